@@ -1,0 +1,1 @@
+"""attest (see docs/architecture.md)."""

@@ -1,0 +1,1 @@
+"""channel (see docs/architecture.md)."""
