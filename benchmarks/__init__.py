@@ -1,0 +1,1 @@
+"""Benchmarks: one module a group, one JSON line a row; see README.md."""
