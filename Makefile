@@ -1,0 +1,48 @@
+# `make demo` plays the main job, `make test` passes the tests; both set everything up first. `make help` lists the rest.
+VENV ?= .venv
+BIN := $(VENV)/bin
+ONLY ?=
+export VENV
+
+.PHONY: help demo test slow check lint types imports docs bench fuzz clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+$(VENV)/.run: pyproject.toml constraints.txt scripts/setup
+	@scripts/setup serve,openai && touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt scripts/setup
+	@scripts/setup serve,bench,dev && touch $@ $(VENV)/.run
+
+demo: $(VENV)/.run ## the whole story in simulation: seal, deploy, verify, chat, prove, and attacks refused
+	@$(BIN)/mitai demo
+
+test: $(VENV)/.dev ## the default tests (under 15 minutes)
+	$(BIN)/pytest
+
+slow: $(VENV)/.dev ## the long tests
+	$(BIN)/pytest -m slow --timeout 1800
+
+lint: $(VENV)/.dev ## format and lint, changing nothing
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: $(VENV)/.dev ## mypy --strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## the direction of imports
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev ## generated pages are up to date
+	$(BIN)/python scripts/docs.py --check
+
+check: lint types imports docs test ## all quality gates
+
+bench: $(VENV)/.dev ## benchmarks: JSON lines on stdout; ONLY=channel for one group
+	@$(BIN)/python -m benchmarks $(ONLY)
+
+fuzz: $(VENV)/.dev ## every fuzz target for SECONDS (default 60)
+	@$(BIN)/pip install -q -c constraints.txt "atheris>=3" && $(BIN)/python scripts/fuzz.py $(or $(SECONDS),60)
+
+clean: ## forget the environment and all outputs
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
