@@ -13,7 +13,7 @@ ALIASES = {"channel": ["channel", "throughput"]}  # a group whose rows are measu
 
 
 def main() -> int:
-    modules = sorted(p.stem for p in HERE.glob("*.py") if not p.stem.startswith("_") and p.stem not in {"harness", "plot"})
+    modules = sorted({p.stem for p in HERE.glob("[a-z]*.py")} - {"harness"})
     wanted = [module for name in sys.argv[1:] for module in ALIASES.get(name, [name])] or modules
     failed = 0
     for module in wanted:
@@ -21,7 +21,8 @@ def main() -> int:
             progress(f"there is no group {module!r}; the groups are: {', '.join(modules)}")
             return 2
         progress(f"== {module}")
-        failed += subprocess.run([sys.executable, "-m", f"benchmarks.{module}"], cwd=HERE.parent, check=False).returncode != 0
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.{module}"], cwd=HERE.parent, check=False)
+        failed += done.returncode != 0
     return min(failed, 1)
 
 

@@ -1,6 +1,6 @@
 """Run every fuzz target for some seconds: `python scripts/fuzz.py SECONDS [NAME…]`.
 
-Each target runs in its own process with a corpus under `tests/fuzz/corpus/` (not committed); a crash makes this command fail.
+Each target runs in its own process with a corpus under `tests/fuzz/corpus/` (not committed); a crash fails the command.
 """
 
 from __future__ import annotations

@@ -36,6 +36,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from mitai.problem import problem
+
 log = structlog.get_logger()
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
@@ -308,12 +310,6 @@ async def _relay(answer: httpx2.Response, exchange: _CapturedExchange | None) ->
         await answer.aclose()
         if exchange:
             exchange.finish(answer.status_code)
-
-
-def problem(status: int, code: str, detail: str) -> Response:
-    """Return an RFC 9457 problem document."""
-    content = {"type": "about:blank", "status": status, "code": code, "detail": detail}
-    return JSONResponse(content, status, media_type="application/problem+json")
 
 
 def _bears(request: Request, token: str) -> bool:

@@ -1,0 +1,143 @@
+"""Where mitai keeps its files: one folder for the operator's platform, one for an owner, one for a user.
+
+`$MITAI_HOME`, else `~/.mitai`. On one machine all three roles share it for trying things out; in earnest they are three
+people on three machines, and each has only its own part.
+
+```
+platform/   the operator's: platform.json (addresses, tokens), sim/, broker/, objects/, witness/, logs/
+owner/      a model owner's: identity.pem, keys/CAPSULE.key
+user/       a user's: policy.toml, sessions/, receipts/, checkpoints/
+```
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from mitai.errors import FleetError
+from mitai.identity import Identity
+
+
+class PlatformFile(msgspec.Struct, frozen=True):
+    """`platform.json`: how the operator's own commands reach a running platform."""
+
+    gateway: str
+    upload_token: str
+    operator_token: str
+    pids: dict[str, int]
+    simulated: bool
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of files, and the names in it."""
+
+    root: Path
+
+    @staticmethod
+    def default() -> Home:
+        """Return `$MITAI_HOME` or `~/.mitai`."""
+        return Home(Path(os.environ.get("MITAI_HOME") or Path.home() / ".mitai"))
+
+    @property
+    def platform(self) -> Path:
+        """The operator's part."""
+        return self.root / "platform"
+
+    @property
+    def sim(self) -> Path:
+        """The simulated hardware's root and keys."""
+        return self.platform / "sim"
+
+    @property
+    def objects(self) -> Path:
+        """The gateway's ciphertext store."""
+        return self.platform / "objects"
+
+    @property
+    def capture(self) -> Path:
+        """The gateway's record of its traffic, where it is asked for."""
+        return self.platform / "capture.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """Standard error of every process."""
+        return self.platform / "logs"
+
+    @property
+    def policy(self) -> Path:
+        """The appraisal policy that a user verifies machines with."""
+        return self.root / "user" / "policy.toml"
+
+    @property
+    def sessions(self) -> Path:
+        """Verified sessions, for a few minutes."""
+        return self.root / "user" / "sessions"
+
+    @property
+    def receipts(self) -> Path:
+        """Receipts of past answers."""
+        return self.root / "user" / "receipts"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The newest ledger checkpoint that this user has seen, by ledger."""
+        return self.root / "user" / "checkpoints"
+
+    def owner(self) -> Identity:
+        """Return the owner's identity; make it on first use."""
+        path = self.root / "owner" / "identity.pem"
+        if not path.exists():
+            Identity.generate().save(path)
+        return Identity.load(path)
+
+    def data_key_path(self, capsule_id: str) -> Path:
+        """Return where the owner keeps the data key of a capsule."""
+        return self.root / "owner" / "keys" / f"{capsule_id}.key"
+
+    def save_data_key(self, capsule_id: str, data_key: bytes) -> None:
+        """Write a data key, readable by its owner only."""
+        write_private(self.data_key_path(capsule_id), data_key)
+
+    def data_key(self, capsule_id: str) -> bytes:
+        """Return a data key that `save_data_key` wrote."""
+        path = self.data_key_path(capsule_id)
+        if not path.exists():
+            raise FleetError(
+                "fleet.data-key-missing",
+                f"the data key of capsule {capsule_id} is not at {path}",
+                hint="publish from the machine that sealed it, or set MITAI_HOME to the folder that it used",
+            )
+        return path.read_bytes()
+
+    def write_platform(self, platform: PlatformFile) -> None:
+        """Record a running platform."""
+        write_private(self.platform / "platform.json", msgspec.json.format(msgspec.json.encode(platform)))
+
+    def read_platform(self) -> PlatformFile:
+        """Return the running platform's record."""
+        path = self.platform / "platform.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=PlatformFile)
+        except FileNotFoundError:
+            raise FleetError(
+                "fleet.no-platform", f"no platform has been started from {self.root}", hint="start one: mitai up"
+            ) from None
+        except msgspec.MsgspecError as error:
+            raise FleetError("fleet.platform-file", f"{path} is damaged", hint="mitai down, then mitai up") from error
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(path.name + ".part")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
