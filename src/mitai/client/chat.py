@@ -1,0 +1,100 @@
+"""A chat completion as a stream of words: the little of the OpenAI API that `mitai chat` needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import httpx2
+import msgspec
+
+from mitai.errors import ClientError
+from mitai.problem import error_from
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta = msgspec.field(default_factory=_Delta)
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+
+
+class _ErrorBody(msgspec.Struct):
+    error: dict[str, object]
+
+
+@dataclass
+class Answer:
+    """One streamed answer; the other fields are set once the stream has ended."""
+
+    client: httpx2.Client
+    body: dict[str, object]
+    text: str = ""
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    exchange_id: str | None = None
+    extensions: dict[str, object] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the pieces of text as they arrive."""
+        with self.client.stream("POST", "/v1/chat/completions", json=self.body) as answer:
+            if answer.status_code != 200:
+                raise _refusal(answer.status_code, answer.read())
+            self.exchange_id = answer.headers.get("mitai-exchange")
+            for line in answer.iter_lines():
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    yield from self._chunk(line[6:])
+            self.extensions = dict(answer.extensions)
+
+    def _chunk(self, data: str) -> Iterator[str]:
+        try:
+            chunk = msgspec.json.decode(data, type=_Chunk)
+        except msgspec.MsgspecError as error:
+            raise ClientError("client.answer-malformed", "the server's stream is not a chat completion") from error
+        if chunk.usage:
+            self.prompt_tokens, self.completion_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
+        for choice in chunk.choices:
+            self.finish_reason = choice.finish_reason or self.finish_reason
+            if choice.delta.content:
+                self.text += choice.delta.content
+                yield choice.delta.content
+
+
+def chat(client: httpx2.Client, messages: Sequence[dict[str, str]], model: str, **options: object) -> Answer:
+    """Return the answer to `messages`, to be iterated; `options` are those of the OpenAI API."""
+    body = {"model": model, "messages": list(messages), "stream": True, "stream_options": {"include_usage": True}}
+    return Answer(client, body | options)
+
+
+def models(client: httpx2.Client) -> list[str]:
+    """Return the names of the models that the server offers."""
+    answer = client.get("/v1/models")
+    if answer.status_code != 200:
+        raise _refusal(answer.status_code, answer.content)
+    try:
+        return [str(entry["id"]) for entry in answer.json()["data"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClientError("client.answer-malformed", "the server's list of models can't be read") from error
+
+
+def _refusal(status: int, body: bytes) -> Exception:
+    """Return the error in an OpenAI-style body, which wraps the fields of a problem document."""
+    try:
+        fields = msgspec.json.decode(body, type=_ErrorBody).error
+        body = msgspec.json.encode({"code": fields.get("code") or "", "detail": fields.get("message") or ""})
+    except (msgspec.MsgspecError, UnicodeError):
+        pass  # a problem document as it stands, or nonsense; `error_from` takes both
+    return error_from(ClientError, status, body, code="client.refused", who="the server")

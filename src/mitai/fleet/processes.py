@@ -1,0 +1,119 @@
+"""Start, watch and stop the processes of a platform on one machine.
+
+Each process writes to its own log file and outlives its starter when it is detached. A process counts as up when its
+health address answers; one that dies while starting is reported with the end of its log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from mitai.errors import FleetError
+
+_LOG_TAIL_BYTES = 1500
+
+
+@dataclass
+class Process:
+    """One running process of the platform."""
+
+    name: str
+    pid: int
+    log: Path
+    popen: subprocess.Popen[bytes]
+
+    def wait_healthy(self, url: str, timeout_s: float = 60.0) -> None:
+        """Return when `url` answers 200; raise `FleetError` when the process dies or stays silent."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self.popen.poll() is not None:
+                raise FleetError(
+                    "fleet.process-died",
+                    f"the {self.name} stopped while starting (status {self.popen.returncode}): {self.last_words()}",
+                    hint=f"its whole log is {self.log}",
+                )
+            try:
+                if httpx2.get(url, timeout=2.0).status_code == 200:
+                    return
+            except httpx2.HTTPError:
+                time.sleep(0.05)
+        raise FleetError(
+            "fleet.process-silent", f"the {self.name} did not come up in {timeout_s:.0f} s", hint=f"see {self.log}"
+        )
+
+    def last_words(self) -> str:
+        """Return the end of the log."""
+        return self.log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+
+
+def start(name: str, module: str, arguments: Sequence[str], logs: Path) -> Process:
+    """Start `python -m module arguments…` in a session of its own."""
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{name}.log"
+    with log.open("ab") as sink:
+        popen = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+    return Process(name, popen.pid, log, popen)
+
+
+def stop(pids: Sequence[int], timeout_s: float = 10.0) -> None:
+    """Ask the processes to end, and make those end that don't; a pid that is no process of ours is left alone."""
+    ours = [pid for pid in pids if _is_ours(pid)]
+    for pid in ours:
+        _signal(pid, signal.SIGTERM)
+    deadline = time.monotonic() + timeout_s
+    while any(_is_ours(pid) for pid in ours) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in ours:
+        if _is_ours(pid):
+            _signal(pid, signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    """Tell whether `pid` is a running process of the platform."""
+    return _is_ours(pid)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _is_ours(pid: int) -> bool:
+    """Tell whether `pid` runs one of our modules: pids are reused, so the command line is looked at."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)  # a child of this very process that has ended would stay a zombie
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"\0mitai." in command
+
+
+def free_port(preferred: int = 0) -> int:
+    """Return `preferred` when nothing listens there, else any free port of the loopback address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
