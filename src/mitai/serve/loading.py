@@ -1,0 +1,331 @@
+"""A Hugging Face causal-LM folder, sealed or plain, becomes a model in memory; nothing of it is written anywhere.
+
+Follows the layout of `save_pretrained`: `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`,
+and safetensors, single (`model.safetensors`) or sharded with an index (github.com/huggingface/safetensors, "Format").
+
+Invariants:
+
+- Only `FileSource` is read: with a capsule, plaintext exists in this process's memory alone. Weights go to anonymous memory maps, and the
+  model's parameters are views of them: one copy.
+- Code in a folder never runs: only architectures that the installed transformers knows are built, pickles are not read.
+- Every tensor that the architecture has must be in the folder, with its shape: nothing is silently left random.
+
+Example:
+    >>> loaded = load(FolderSource(Path("models/tiny-llama")))
+    >>> loaded.model.config.model_type
+    'llama'
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import torch
+import transformers
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from mitai.errors import ServeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MAX_JSON_BYTES = 256 << 20  # tokenizer.json of the largest vocabularies is some 30 MB
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+READ_BYTES = 32 << 20  # one read of a worker
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+class FileSource(Protocol):
+    """A folder's files, whether they lie plain on a disk or come out of a capsule (the seam of `mitai.capsule`)."""
+
+    def names(self) -> tuple[str, ...]:
+        """Return the relative names of all files."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Return a file's size in bytes."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Return a whole file."""
+        ...
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset` on."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its tokenizer, ready to run."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+
+
+def load(source: FileSource, *, workers: int = 2, progress: Callable[[int, int], None] | None = None) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        source: The folder.
+        workers: Threads that read shards.
+        progress: Called with (bytes read, bytes in all) of the weights.
+
+    Raises:
+        ServeError: The folder is not one of a causal language model, or lacks something.
+        CapsuleError: A sealed file is damaged.
+    """
+    config = _config(source)
+    tokenizer = _tokenizer(source)
+    tensors = _tensors(source, workers, progress or (lambda _done, _total: None))
+    return LoadedModel(_model(source, config, tensors), tokenizer)
+
+
+def _json(source: FileSource, name: str) -> dict[str, Any]:
+    if source.size(name) > MAX_JSON_BYTES:
+        raise ServeError("serve.model-file-too-large", f"{name} is larger than {MAX_JSON_BYTES} bytes")
+    try:
+        value = msgspec.json.decode(source.read(name))
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ServeError("serve.model-file-malformed", f"{name} of the model folder is not JSON") from error
+    if not isinstance(value, dict):
+        raise ServeError("serve.model-file-malformed", f"{name} of the model folder is not a JSON object")
+    return value
+
+
+def _require(source: FileSource, name: str, hint: str) -> None:
+    if name not in source.names():
+        raise ServeError("serve.model-file-missing", f"the model folder has no {name}", hint=hint)
+
+
+def _config(source: FileSource) -> Any:
+    _require(source, "config.json", "give the folder that save_pretrained wrote")
+    fields = _json(source, "config.json")
+    if "auto_map" in fields:
+        raise ServeError(
+            "serve.remote-code-refused",
+            "config.json asks to run code from the model folder (auto_map); that is never done",
+            hint="use a model whose architecture the installed transformers has",
+        )
+    kind = fields.pop("model_type", None)
+    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
+        raise ServeError(
+            "serve.architecture-unknown",
+            f"transformers {transformers.__version__} has no model type {str(kind)[:60]!r}",
+        )
+    try:
+        config = AutoConfig.for_model(kind, **fields)
+    except Exception as error:  # a config class may raise anything on nonsense values
+        raise ServeError("serve.config-invalid", f"config.json does not fit model type {kind!r}") from error
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ServeError("serve.not-causal-lm", f"a model of type {kind!r} does not generate text")
+    return config
+
+
+def _tokenizer(source: FileSource) -> PreTrainedTokenizerFast:
+    _require(source, "tokenizer.json", "save the tokenizer in its fast form (tokenizer.json)")
+    settings = _json(source, "tokenizer_config.json") if "tokenizer_config.json" in source.names() else {}
+    for ignored in ("auto_map", "tokenizer_class", "tokenizer_file", "name_or_path", "backend", "is_local"):
+        settings.pop(ignored, None)
+    if "chat_template.jinja" in source.names():
+        settings["chat_template"] = source.read("chat_template.jinja").decode("utf-8", errors="strict")
+    _added_tokens(settings)
+    try:
+        backend = Tokenizer.from_str(source.read("tokenizer.json").decode())
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ServeError("serve.tokenizer-invalid", "the model folder's tokenizer does not load") from error
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    return tokenizer
+
+
+def _added_tokens(settings: dict[str, Any]) -> None:
+    """Bring the JSON form of special tokens to what the constructor takes; `tokenizer.json` already holds the added ones."""
+    settings.pop("added_tokens_decoder", None)
+    for name, value in list(settings.items()):
+        if name.endswith("_token") and isinstance(value, dict):
+            settings[name] = value.get("content")
+
+
+def _shards(source: FileSource) -> list[str]:
+    names = set(source.names())
+    index = "model.safetensors.index.json"
+    if index in names:
+        shards = sorted({str(name) for name in dict(_json(source, index).get("weight_map", {})).values()})
+        missing = [name for name in shards if name not in names]
+        if missing or not shards:
+            raise ServeError("serve.shard-missing", f"{index} names {len(missing) or 'no'} files that are not there")
+        return shards
+    if "model.safetensors" in names:
+        return ["model.safetensors"]
+    pickled = any(re.fullmatch(r"pytorch_model.*\.(bin|pt|pth)", name) for name in names)
+    raise ServeError(
+        "serve.weights-missing",
+        "the model folder has no model.safetensors" + (" (pickled weights are never read)" if pickled else ""),
+        hint="convert the weights to safetensors",
+    )
+
+
+class _TensorEntry(msgspec.Struct, frozen=True):
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+@dataclass
+class _Shard:
+    """A shard in memory: its table and its data."""
+
+    name: str
+    start: int  # of the data within the file
+    table: dict[str, _TensorEntry]
+    data: mmap.mmap
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, entry in self.table.items():
+            yield name, _view(self.data, entry)
+
+
+def _tensors(source: FileSource, workers: int, progress: Callable[[int, int], None]) -> dict[str, torch.Tensor]:
+    """Read all shards into anonymous memory, in parallel pieces, and return views of it."""
+    shards = [_open_shard(source, name) for name in _shards(source)]
+    pieces = [
+        (shard, at, min(READ_BYTES, len(shard.data) - at))
+        for shard in shards
+        for at in range(0, sum(_span(entry) for entry in shard.table.values()), READ_BYTES)
+    ]
+    total = sum(size for _, _, size in pieces)
+
+    def read(piece: tuple[_Shard, int, int]) -> int:
+        shard, at, size = piece
+        with memoryview(shard.data) as view:
+            source.read_into(shard.name, shard.start + at, view[at : at + size])
+        return size
+
+    done = 0
+    with ThreadPoolExecutor(workers, thread_name_prefix="mitai-load") as pool:
+        for size in pool.map(read, pieces):
+            done += size
+            progress(done, total)
+    return dict(pair for shard in shards for pair in shard.tensors())
+
+
+def _span(entry: _TensorEntry) -> int:
+    return entry.data_offsets[1] - entry.data_offsets[0]
+
+
+def _open_shard(source: FileSource, name: str) -> _Shard:
+    size = source.size(name)
+    head = bytearray(8)
+    if size < 8:
+        raise _malformed(name)
+    source.read_into(name, 0, memoryview(head))
+    length = int.from_bytes(head, "little")
+    if length > min(size - 8, MAX_HEADER_BYTES):
+        raise _malformed(name)
+    header = bytearray(length)
+    source.read_into(name, 8, memoryview(header))
+    table = _table(name, bytes(header), size - 8 - length)
+    return _Shard(name, 8 + length, table, mmap.mmap(-1, max(size - 8 - length, 1)))
+
+
+def _table(name: str, header: bytes, data_bytes: int) -> dict[str, _TensorEntry]:
+    """Parse a safetensors header: entries that cover the data without overlap or hole."""
+    try:
+        raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+        raw.pop("__metadata__", None)
+        table = {key: msgspec.json.decode(value, type=_TensorEntry) for key, value in raw.items()}
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise _malformed(name) from error
+    end = 0
+    for entry in sorted(table.values(), key=lambda entry: entry.data_offsets):
+        if entry.dtype not in _DTYPES:
+            raise ServeError("serve.dtype-unknown", f"{name} holds tensors of type {entry.dtype[:20]!r}")
+        count = 1
+        for dimension in entry.shape:
+            count *= dimension
+        if min(entry.shape, default=0) < 0 or entry.data_offsets[0] != end:
+            raise _malformed(name)
+        if _span(entry) != count * _DTYPES[entry.dtype].itemsize:
+            raise _malformed(name)
+        end = entry.data_offsets[1]
+    if end != data_bytes:
+        raise _malformed(name)
+    return table
+
+
+def _malformed(name: str) -> ServeError:
+    return ServeError("serve.safetensors-malformed", f"{name} is not a safetensors file, or is cut short")
+
+
+def _view(data: mmap.mmap, entry: _TensorEntry) -> torch.Tensor:
+    dtype = _DTYPES[entry.dtype]
+    if not _span(entry):
+        return torch.empty(entry.shape, dtype=dtype)
+    flat = torch.frombuffer(data, dtype=torch.uint8, count=_span(entry), offset=entry.data_offsets[0])
+    if entry.data_offsets[0] % dtype.itemsize:
+        flat = flat.clone()
+    return flat.view(dtype).view(entry.shape)
+
+
+def _model(source: FileSource, config: Any, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """Build the architecture around the tensors: transformers makes it without memory and puts the tensors in place."""
+    architecture = AutoModelForCausalLM._model_mapping[type(config)]
+    if isinstance(architecture, tuple):
+        architecture = architecture[0]
+    with _quiet():
+        try:
+            model, report = architecture.from_pretrained(
+                None, config=config, state_dict=tensors, dtype="auto", output_loading_info=True
+            )
+        except Exception as error:  # an architecture may raise anything on tensors that do not fit
+            raise ServeError("serve.weights-misfit", f"the weights do not fit a {architecture.__name__}") from error
+    missing, wrong = sorted(report["missing_keys"]), list(report["mismatched_keys"])
+    if missing or wrong or report["error_msgs"]:
+        raise ServeError(
+            "serve.weights-misfit",
+            f"the weights do not fit a {architecture.__name__}: {len(missing)} tensors missing, {len(wrong)} of another shape",
+            hint=f"the first missing one is {missing[0]}" if missing else None,
+        )
+    if "generation_config.json" in source.names():
+        fields = _json(source, "generation_config.json")
+        model.generation_config = transformers.GenerationConfig.from_dict(fields)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and warnings off standard error: a replica logs through structlog."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

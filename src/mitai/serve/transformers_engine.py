@@ -1,0 +1,516 @@
+"""The default engine: any Hugging Face causal language model, on transformers, with continuous batching.
+
+One thread owns the model. Each turn of its loop is one forward pass that holds the next token of every answering sequence and chunks of the
+prompts that wait: requests join and leave between passes, and a long prompt does not stall the others (`mitai.serve.batch`). Architectures whose
+attention doesn't go through transformers' interface (state-space layers, ALiBi …) run one sequence after the other within a turn.
+
+Invariants:
+
+- A request's sequences leave the batch in the turn after their last token, after the consumer closes, or when the engine closes.
+- Memory for keys and values is bounded: a sequence starts only when its prompt and its longest answer fit beside the others.
+- Nothing of one request is reused for another.
+- Embeddings are the mean over the last hidden states of all tokens, L2-normalised.
+
+Example:
+    >>> engine = TransformersEngine.load(FolderSource(Path("models/tiny-llama")), name="tiny")
+    >>> request = GenerationRequest(engine.tokenize("Once"), Sampling(max_tokens=16, temperature=0))
+    >>> [step.text async for step in engine.generate(request)]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import torch
+from transformers import DynamicCache
+
+from mitai.errors import ServeError
+from mitai.serve import batch
+from mitai.serve.engine import FinishReason, GenerationRequest, ModelInfo, Step, TokenLogprob
+from mitai.serve.loading import FileSource, LoadedModel, load
+from mitai.serve.sampling import Sampler, sample
+from mitai.serve.text import TextStream
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Limits of the engine.
+
+    Attributes:
+        max_sequences: Sequences that answer at once; more wait.
+        step_tokens: Tokens in one forward pass, answering ones and prompt chunks together.
+        max_context: Upper bound on the context length; `None` takes the model's own.
+        cache_bytes: Memory for keys and values; `None` takes a quarter of the machine's.
+        threads: Of torch; `None` leaves its default.
+    """
+
+    max_sequences: int = 32
+    step_tokens: int = 256
+    max_context: int | None = None
+    cache_bytes: int | None = None
+    threads: int | None = None
+
+
+class _Request:
+    """A request on its way through the engine: its sequences, and the loop and queue of who waits for it."""
+
+    def __init__(self, request: GenerationRequest, engine: TransformersEngine) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.steps: asyncio.Queue[Step | ServeError] = asyncio.Queue()
+        self.cancelled = False
+        self.sequences = [_Sequence(request, choice, self, engine) for choice in range(request.n)]
+
+
+class _Sequence:
+    """One choice of one request."""
+
+    def __init__(self, request: GenerationRequest, choice: int, owner: _Request, engine: TransformersEngine) -> None:
+        self.owner, self.choice, self.sampling = owner, choice, request.sampling
+        self.pending = list(request.prompt)  # tokens that the model has not seen yet; one, once it answers
+        self.length = 0  # tokens in the cache
+        self.generated = 0
+        self.longest = min(len(request.prompt) + request.sampling.max_tokens, engine.info.context_length)
+        self.sampler = Sampler(request.sampling, choice)
+        self.text = TextStream(engine.tokenizer, request.sampling.stop)
+        self.own_cache: Any = None  # of architectures that cannot be packed
+        self.done = False
+
+
+@dataclass
+class _Embedding:
+    """Prompts to embed, and the future that waits for the vectors."""
+
+    prompts: list[list[int]]
+    loop: asyncio.AbstractEventLoop
+    result: asyncio.Future[list[list[float]]]
+    vectors: list[list[float]] = field(default_factory=list)
+
+
+class TransformersEngine:
+    """A loaded model and the thread that runs it."""
+
+    @staticmethod
+    def load(
+        source: FileSource,
+        *,
+        name: str = "model",
+        options: EngineOptions | None = None,
+        workers: int = 2,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> TransformersEngine:
+        """Load a folder, sealed or plain, and start; see `mitai.serve.loading.load` for the errors."""
+        return TransformersEngine(load(source, workers=workers, progress=progress), name=name, options=options)
+
+    def __init__(self, loaded: LoadedModel, *, name: str, options: EngineOptions | None = None) -> None:
+        self._options = options or EngineOptions()
+        self._model, self._chat_tokenizer = loaded.model, loaded.tokenizer
+        self.tokenizer = loaded.tokenizer.backend_tokenizer
+        self._info = _describe(loaded, name, self._options)
+        self._ends = _end_tokens(loaded)
+        self._inbox: queue.SimpleQueue[_Request | _Embedding | None] = queue.SimpleQueue()
+        self._cache = batch.KeyValueCache()
+        self._answering: list[_Sequence] = []
+        self._reading: list[_Sequence] = []
+        self._waiting: list[_Sequence] = []
+        self._embeddings: list[_Embedding] = []
+        self._closing = False
+        self._packed = _packable(loaded.model)
+        self._token_bytes = _bytes_per_token(loaded.model)
+        self._cache_bytes = self._options.cache_bytes or _quarter_of_memory()
+        self._thread = threading.Thread(target=self._run, name="mitai-engine", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------ the seam
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is served."""
+        return self._info
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a plain prompt, with what the tokenizer puts around it."""
+        ids: list[int] = self.tokenizer.encode(text).ids
+        return ids
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the token ids of a conversation in the model's template; see `Engine.chat_prompt`."""
+        if not self._info.has_chat_template:
+            raise ServeError(
+                "serve.no-chat-template",
+                f"model {self._info.name} has no chat template",
+                hint="use /v1/completions, or add a chat_template.jinja to the model folder",
+            )
+        try:
+            text = self._chat_tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template raises what it likes
+            raise ServeError("serve.template-refused", "the model's chat template does not take this conversation") from error
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
+        """Continue a prompt; see `Engine.generate`."""
+        self._check(request.prompt)
+        running = _Request(request, self)
+        self._inbox.put(running)
+        left = request.n
+        try:
+            while left:
+                step = await running.steps.get()
+                if isinstance(step, ServeError):
+                    raise step
+                left -= step.finish is not None
+                yield step
+        finally:
+            running.cancelled = True
+
+    async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return one unit vector per prompt; see `Engine.embed`."""
+        for prompt in prompts:
+            self._check(prompt)
+        loop = asyncio.get_running_loop()
+        work = _Embedding([list(prompt) for prompt in prompts], loop, loop.create_future())
+        self._inbox.put(work)
+        return await work.result
+
+    def close(self) -> None:
+        """Stop the thread; what is in progress ends with an error."""
+        self._closing = True
+        self._inbox.put(None)
+        self._thread.join()
+
+    def _check(self, prompt: Sequence[int]) -> None:
+        if self._closing:
+            raise _closed()
+        if not prompt or len(prompt) > self._info.context_length:
+            raise ServeError("serve.prompt-length", f"a prompt of {len(prompt)} tokens; 1 to {self._info.context_length} fit")
+        if min(prompt) < 0 or max(prompt) >= self._info.vocabulary:
+            raise ServeError("serve.token-unknown", "a token id is not in the model's vocabulary")
+
+    # ------------------------------------------------------------------ the thread
+
+    def _run(self) -> None:
+        if self._options.threads:
+            torch.set_num_threads(self._options.threads)
+        with torch.inference_mode():
+            while not self._closing:
+                try:
+                    self._turn()
+                except Exception as error:  # noqa: BLE001 - the engine outlives any request; content never reaches the log
+                    log.error("engine step failed", kind=type(error).__name__)
+                    self._drop_all(ServeError("serve.engine-failed", "the engine failed while it worked on this request"))
+        self._drop_all(_closed())
+
+    def _turn(self) -> None:
+        """Take what arrived, let go of what left, run one forward pass, hand out the tokens."""
+        busy = bool(self._answering or self._reading or self._waiting or self._embeddings)
+        self._take_inbox(wait=not busy)
+        self._release()
+        self._admit()
+        if self._embeddings:
+            self._embed_one()
+        if not (self._answering or self._reading):
+            return
+        ready, logits = self._forward_packed() if self._packed else self._forward_each()
+        if ready:
+            self._choose(ready, logits)
+
+    def _take_inbox(self, *, wait: bool) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                item = self._inbox.get(block=wait)
+                wait = False
+                if isinstance(item, _Request):
+                    self._waiting += item.sequences
+                elif isinstance(item, _Embedding):
+                    self._embeddings.append(item)
+
+    def _release(self) -> None:
+        """Free the rows of sequences that ended or whose consumer left."""
+        self._waiting = [sequence for sequence in self._waiting if not sequence.owner.cancelled]
+        rows = [*self._answering, *self._reading]
+        leaving = [row for row, sequence in enumerate(rows) if sequence.done or sequence.owner.cancelled]
+        for row in reversed(leaving):
+            self._remove(row)
+        if not (self._answering or self._reading):
+            self._cache.clear()
+
+    def _remove(self, row: int) -> None:
+        """Take a row out: the last answering row fills its hole, prompts being read close up behind."""
+        answering = len(self._answering)
+        if row < answering:
+            last = self._answering.pop()
+            if row < answering - 1:
+                self._cache.move(answering - 1, row, last.length)
+                self._answering[row] = last
+            row = answering - 1
+        else:
+            self._reading.pop(row - answering)
+        for target, sequence in enumerate(self._reading[row - len(self._answering) :], start=row):
+            if sequence.length:
+                self._cache.move(target + 1, target, sequence.length)
+
+    def _admit(self) -> None:
+        """Start waiting sequences while rows and memory last; the first one always may start."""
+        running = [*self._answering, *self._reading]
+        longest = max((sequence.longest for sequence in running), default=0)
+        while self._waiting and len(running) < self._options.max_sequences:
+            longest = max(longest, self._waiting[0].longest)
+            if running and (len(running) + 1) * longest * self._token_bytes > self._cache_bytes:
+                return
+            sequence = self._waiting.pop(0)
+            running.append(sequence)
+            self._reading.append(sequence)
+
+    def _forward_packed(self) -> tuple[list[_Sequence], torch.Tensor]:
+        """Run one pass over all answering tokens and as much of the waiting prompts as fits."""
+        answering = len(self._answering)
+        tokens = [sequence.pending[0] for sequence in self._answering]
+        positions = [sequence.length for sequence in self._answering]
+        step = batch.PackedStep(self._cache, list(positions), self._segments())
+        last = list(range(answering))
+        for segment, sequence in zip(step.segments, self._reading, strict=False):
+            tokens += sequence.pending[: segment.count]
+            positions += range(segment.past, segment.past + segment.count)
+            if segment.count == len(sequence.pending):
+                last.append(segment.start + segment.count - 1)
+        logits = self._logits(step, tokens, positions, last)
+        for sequence in self._answering:
+            sequence.length += 1
+        finished = [sequence for sequence, segment in zip(self._reading, step.segments, strict=False) if _advance(sequence, segment)]
+        # prompts are read in order, so the finished ones are the first rows behind the answering ones
+        self._reading = self._reading[len(finished) :]
+        self._answering += finished
+        return list(self._answering) if answering or finished else [], logits
+
+    def _segments(self) -> list[batch.Segment]:
+        start = len(self._answering)
+        room = max(self._options.step_tokens - start, 1)
+        segments = []
+        for row, sequence in enumerate(self._reading, start=start):
+            count = min(len(sequence.pending), room)
+            if not count:
+                break
+            segments.append(batch.Segment(row, start, count, sequence.length))
+            start, room = start + count, room - count
+        return segments
+
+    def _logits(self, step: batch.PackedStep, tokens: list[int], positions: list[int], last: list[int]) -> torch.Tensor:
+        batch.CURRENT.step = step
+        try:
+            output = self._model(
+                input_ids=torch.tensor([tokens]),
+                position_ids=torch.tensor([positions]),
+                use_cache=False,
+                logits_to_keep=torch.tensor(last, dtype=torch.long),
+            )
+        finally:
+            batch.CURRENT.step = None
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+    def _forward_each(self) -> tuple[list[_Sequence], torch.Tensor]:
+        """Run each sequence alone, with transformers' own cache; at most one prompt chunk in a turn."""
+        rows = []
+        for sequence in self._answering:
+            rows.append(self._forward_own(sequence, sequence.pending))
+            sequence.length += 1
+        if self._reading:
+            sequence = self._reading[0]
+            chunk = sequence.pending[: self._options.step_tokens]
+            row = self._forward_own(sequence, chunk)
+            if _advance(sequence, batch.Segment(0, 0, len(chunk), sequence.length)):
+                self._answering.append(self._reading.pop(0))
+                rows.append(row)
+        return list(self._answering), torch.stack(rows) if rows else torch.empty(0)
+
+    def _forward_own(self, sequence: _Sequence, tokens: list[int]) -> torch.Tensor:
+        if sequence.own_cache is None:
+            sequence.own_cache = DynamicCache(config=self._model.config)
+        output = self._model(input_ids=torch.tensor([tokens]), past_key_values=sequence.own_cache, use_cache=True)
+        logits: torch.Tensor = output.logits[0, -1]
+        return logits
+
+    def _choose(self, ready: list[_Sequence], logits: torch.Tensor) -> None:
+        """Sample a token for every ready sequence and hand the steps to their event loops, one call per loop."""
+        asked = [row for row, sequence in enumerate(ready) if sequence.sampling.logprobs is not None]
+        logprobs = dict(zip(asked, logits[asked].float().log_softmax(dim=-1), strict=True)) if asked else {}
+        tokens = sample(logits, [sequence.sampler for sequence in ready])
+        outgoing: dict[asyncio.AbstractEventLoop, list[tuple[_Request, Step]]] = {}
+        for row, (sequence, token) in enumerate(zip(ready, tokens, strict=True)):
+            logprob = self._logprob(token, logprobs[row], sequence.sampling.logprobs or 0) if row in logprobs else None
+            step = self._step(sequence, token, logprob)
+            outgoing.setdefault(sequence.owner.loop, []).append((sequence.owner, step))
+        for loop, steps in outgoing.items():
+            _call(loop, _deliver, steps)
+
+    def _step(self, sequence: _Sequence, token: int, logprob: TokenLogprob | None) -> Step:
+        sequence.pending = [token]
+        sequence.generated += 1
+        sequence.sampler.chosen(token)
+        finish: FinishReason | None = None
+        text, logprobs = "", ()
+        if token in self._ends:
+            finish = "stop"
+        else:
+            text, logprobs = sequence.text.push(token, logprob)
+            if sequence.text.stopped:
+                finish = "stop"
+            elif sequence.generated >= sequence.sampling.max_tokens or sequence.length + 1 > self._info.context_length:
+                finish = "length"
+        if finish:
+            sequence.done = True
+            if not sequence.text.stopped:
+                rest, more = sequence.text.finish()
+                text, logprobs = text + rest, (*logprobs, *more)
+        return Step(sequence.choice, text, sequence.generated, finish, logprobs)
+
+    def _logprob(self, token: int, row: torch.Tensor, top: int) -> TokenLogprob:
+        best = row.topk(top) if top else None
+        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True) if best else ()
+        return self._named(token, float(row[token]), tuple(self._named(index, value) for value, index in pairs))
+
+    def _named(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        text = self.tokenizer.decode([token], skip_special_tokens=False)
+        return TokenLogprob(text, text.encode(), logprob, top)
+
+    def _embed_one(self) -> None:
+        """Embed one prompt of the first waiting job: answering sequences go on between prompts."""
+        work = self._embeddings[0]
+        if not work.result.cancelled():
+            work.vectors.append(self._embedding(work.prompts[len(work.vectors)]))
+        if work.result.cancelled() or len(work.vectors) == len(work.prompts):
+            self._embeddings.pop(0)
+            _call(work.loop, _resolve, work.result, work.vectors)
+
+    def _embedding(self, prompt: list[int]) -> list[float]:
+        tokens = torch.tensor([prompt])
+        if self._packed:
+            batch.CURRENT.step = batch.PackedStep(batch.KeyValueCache(), [], [batch.Segment(0, 0, len(prompt), 0)])
+        try:
+            output = self._model.base_model(
+                input_ids=tokens, use_cache=False, **({"position_ids": torch.arange(len(prompt))[None]} if self._packed else {})
+            )
+        finally:
+            batch.CURRENT.step = None
+        mean = output.last_hidden_state[0].float().mean(dim=0)
+        vector: list[float] = torch.nn.functional.normalize(mean, dim=0).tolist()
+        return vector
+
+    def _drop_all(self, error: ServeError) -> None:
+        self._take_inbox(wait=False)
+        owners = {sequence.owner for sequence in (*self._answering, *self._reading, *self._waiting)}
+        self._answering, self._reading, self._waiting = [], [], []
+        self._cache.clear()
+        for owner in owners:
+            _call(owner.loop, owner.steps.put_nowait, error)
+        jobs, self._embeddings = self._embeddings, []
+        for work in jobs:
+            _call(work.loop, _fail, work.result, error)
+
+
+def _advance(sequence: _Sequence, segment: batch.Segment) -> bool:
+    """Count a chunk as read; tell whether the prompt is complete."""
+    sequence.length += segment.count
+    complete = segment.count == len(sequence.pending)
+    sequence.pending = sequence.pending[segment.count :]
+    return complete
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(function, *arguments)
+
+
+def _deliver(steps: list[tuple[_Request, Step]]) -> None:
+    for owner, step in steps:
+        owner.steps.put_nowait(step)
+
+
+def _resolve(future: asyncio.Future[list[list[float]]], vectors: list[list[float]]) -> None:
+    if not future.done():
+        future.set_result(vectors)
+
+
+def _fail(future: asyncio.Future[list[list[float]]], error: ServeError) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _closed() -> ServeError:
+    return ServeError("serve.engine-closed", "the model is being unloaded", hint="try again shortly")
+
+
+def _describe(loaded: LoadedModel, name: str, options: EngineOptions) -> ModelInfo:
+    config = loaded.model.config.get_text_config()
+    defaults = loaded.model.generation_config
+    own = getattr(config, "max_position_embeddings", None) or 2048
+    return ModelInfo(
+        name=name,
+        context_length=min(own, options.max_context or own),
+        vocabulary=loaded.model.get_input_embeddings().num_embeddings,
+        has_chat_template=bool(loaded.tokenizer.chat_template),
+        architecture=type(loaded.model).__name__,
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        temperature=float(_or(getattr(defaults, "temperature", None), 1.0)),
+        top_p=float(_or(getattr(defaults, "top_p", None), 1.0)),
+    )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _end_tokens(loaded: LoadedModel) -> frozenset[int]:
+    """Return the ids that end an answer: of the generation config, the config and the tokenizer."""
+    ends: set[int] = set()
+    for value in (
+        getattr(loaded.model.generation_config, "eos_token_id", None),
+        getattr(loaded.model.config, "eos_token_id", None),
+        loaded.tokenizer.eos_token_id,
+    ):
+        ends |= set(value) if isinstance(value, list | tuple) else ({value} if value is not None else set())
+    return frozenset(ends)
+
+
+def _packable(model: Any) -> bool:
+    """Tell whether every layer's attention goes through the interface, by trying one token; switch it on where it does."""
+    batch.register()
+    before = model.config._attn_implementation
+    step = batch.PackedStep(batch.KeyValueCache(), [], [batch.Segment(0, 0, 1, 0)])
+    batch.CURRENT.step, batch.CURRENT.layers = step, set()
+    try:
+        model.set_attn_implementation(batch.NAME)
+        zero = torch.zeros(1, 1, dtype=torch.long)
+        with torch.inference_mode():
+            model(input_ids=zero, position_ids=zero, use_cache=False, logits_to_keep=torch.zeros(1, dtype=torch.long))
+        if batch.CURRENT.layers == set(range(model.config.get_text_config().num_hidden_layers)):
+            return True
+    except Exception as error:  # noqa: BLE001 - any failure of the trial means: run it the plain way
+        log.info("model runs unpacked", reason=type(error).__name__, architecture=type(model).__name__)
+    finally:
+        batch.CURRENT.step = batch.CURRENT.layers = None
+    model.set_attn_implementation(before)
+    return False
+
+
+def _bytes_per_token(model: Any) -> int:
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
+
+
+def _quarter_of_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
