@@ -1,0 +1,437 @@
+"""The broker's database: sealed records, content-addressed blobs and the ledger, changed together or not at all.
+
+SQLAlchemy 2 Core over SQLite (WAL, synchronous=FULL) or PostgreSQL; alembic migrations in `migrations/`.
+
+Invariants:
+
+- A transaction writes records, blobs, ledger entries and the head together; answers go out after the commit.
+- The newest stamp of every row is held in memory: a row that the database gives back with older content does not open.
+- At start the set digest over all rows, the ledger's size and its root must be those of the sealed head; so a single row,
+  the ledger or the head alone can't be put back to an older version. (All of them together: see `anchor`.)
+- Appends use ledger tiles held in memory since that check, never what the database says later.
+- A second broker on the same database is noticed before anything is written (`broker.state-conflict`).
+
+Example:
+    >>> database = Database("sqlite:///broker.db", Vault(root_key))
+    >>> state = database.load()
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import (
+    Column,
+    Connection,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    event,
+    insert,
+    select,
+    update,
+)
+
+from mitai.broker.records import Head, LedgerKey, R, Record, kind_of, pack, unpack
+from mitai.broker.vault import STAMP_BYTES, TAG_BYTES, Row, Vault
+from mitai.errors import BrokerError, RollbackError
+from mitai.ledger.sql import SqlStore
+from mitai.ledger.sql import metadata as ledger_metadata
+from mitai.ledger.tree import TILE_WIDTH, Tile, range_hash, tile_width
+
+metadata = MetaData()
+records = Table(
+    "broker_records",
+    metadata,
+    Column("tag", LargeBinary(TAG_BYTES), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("stamp", LargeBinary(STAMP_BYTES), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+)
+blobs = Table(
+    "broker_blobs",
+    metadata,
+    Column("tag", LargeBinary(TAG_BYTES), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+)
+singles = Table(
+    "broker_singles",
+    metadata,
+    Column("name", String(16), primary_key=True),
+    Column("stamp", LargeBinary(STAMP_BYTES), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
+Key = tuple[type[Record], str]  # a record's type and id
+
+_CHANGE = (
+    update(records)
+    .where(records.c.tag == bindparam("of_tag"))
+    .values(stamp=bindparam("new_stamp"), sealed=bindparam("new_sealed"))
+)
+_ALL = select(records.c.tag, records.c.stamp)
+_BLOB = select(blobs.c.sealed).where(blobs.c.tag == bindparam("of_tag"))
+
+
+class EdgeStore(SqlStore):
+    """The ledger's tables, with the tiles at the right edge of the tree taken from memory."""
+
+    def __init__(self, connection: Connection, size: int, edge: Mapping[Tile, bytes]) -> None:
+        super().__init__(connection)
+        self._size, self.edge = size, dict(edge)
+
+    def tile(self, level: int, index: int) -> bytes:
+        """See `ledger.Store`; an append and the root of the whole log need the right edge alone."""
+        return self.edge.get((level, index), b"")
+
+    def reserve(self, count: int) -> int:
+        """See `ledger.Store`; raise when the database's log is not as long as ours."""
+        start = super().reserve(count)
+        if start != self._size:
+            raise _conflict(f"its ledger has {start} entries where this broker wrote {self._size}")
+        return start
+
+    def append(
+        self, start: int, entries: Sequence[bytes], tiles: Mapping[Tile, bytes], sign: Callable[[], bytes]
+    ) -> None:
+        """See `ledger.Store`."""
+        super().append(start, entries, tiles, sign)
+        self._size = start + len(entries)
+        self.edge = right_edge(self._size, lambda level, index: tiles.get((level, index)) or self.tile(level, index))
+
+
+def right_edge(size: int, read: Callable[[int, int], bytes]) -> dict[Tile, bytes]:
+    """Return the partial tile at the right edge of each level, cut to a tree of `size` entries."""
+    edge: dict[Tile, bytes] = {}
+    level = 0
+    while size >> (8 * level):
+        index = (size >> (8 * level)) // TILE_WIDTH
+        if width := tile_width(level, index, size):
+            edge[level, index] = read(level, index)[: width * 32]
+        level += 1
+    return edge
+
+
+class State:
+    """What is held in memory of a loaded database: the head, every row's newest stamp, the ledger's right edge."""
+
+    def __init__(self, head: Head, stamps: dict[bytes, bytes], edge: Mapping[Tile, bytes]) -> None:
+        self.head, self.stamps, self.edge = head, stamps, edge
+        self.head_stamp = b""
+
+
+class Database:
+    """The tables behind a URL, sealed by a vault."""
+
+    def __init__(self, url: str, vault: Vault) -> None:
+        self.vault = vault
+        self.engine = _engine(url)
+        migrate(self.engine)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection with a read transaction."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Give a connection with a write transaction, committed at the end unless the block raises."""
+        with self.engine.connect().execution_options(mitai_writes=True) as connection, connection.begin():
+            yield connection
+
+    def load(self) -> State | None:
+        """Read and check the whole state; None for a database that never held any.
+
+        Raises:
+            RollbackError: A row, the ledger or the head is not of the same moment as the others.
+            BrokerError: The state was sealed by another machine or other code.
+        """
+        with self.reading() as connection:
+            found = self._single(connection, "head")
+            if found is None:
+                _check_nothing_there(connection)
+                return None
+            stamp, data = found
+            head = unpack(data, Head)
+            stamps: dict[bytes, bytes] = {}
+            digest = 0
+            for tag, row_stamp in connection.execute(_ALL):
+                stamps[tag] = row_stamp
+                digest ^= self.vault.element(tag, row_stamp)
+            # 1. every row is the newest, none is missing, none was added
+            if digest.to_bytes(32) != head.digest or len(stamps) != sum(head.counts.values()):
+                raise RollbackError(
+                    "broker.rows-rolled-back",
+                    "rows of the broker's database are not of one moment: some were put back, removed or added",
+                    hint="restore the whole database file, or treat the machine as hostile",
+                )
+            # 2. the ledger is as long as the head says, and its tiles lead to the head's root
+            ledger = SqlStore(connection)
+            edge = right_edge(head.size, ledger.tile)
+            if ledger.size() != head.size or _root(head.size, edge) != head.root:
+                raise RollbackError(
+                    "broker.ledger-rolled-back",
+                    f"the stored ledger is not the one of {head.size} entries that this state belongs to",
+                    hint="restore the whole database file, or treat the machine as hostile",
+                )
+        state = State(head, stamps, edge)
+        state.head_stamp = stamp
+        return state
+
+    def ledger_key(self) -> LedgerKey | None:
+        """Return the ledger's signing key."""
+        with self.reading() as connection:
+            found = self._single(connection, "ledger-key")
+        return unpack(found[1], LedgerKey) if found else None
+
+    def create(self, key: LedgerKey, head: Head) -> State:
+        """Write the first state: the ledger's key and an empty head."""
+        with self.writing() as connection:
+            self._insert_single(connection, "ledger-key", key)
+            stamp = self._insert_single(connection, "head", head)
+        state = State(head, {}, {})
+        state.head_stamp = stamp
+        return state
+
+    def blob(self, digest: str, connection: Connection | None = None) -> bytes:
+        """Return content by its SHA-256; its digest authenticates it, so any connection will do."""
+        if connection is None:
+            with self.reading() as own:
+                return self.blob(digest, own)
+        sealed = connection.scalar(_BLOB, {"of_tag": self.vault.tag("blob", digest)})
+        if sealed is None:
+            raise BrokerError("broker.state-damaged", f"stored content {digest[:16]} is missing")
+        return self.vault.open_blob(digest, sealed)
+
+    def _single(self, connection: Connection, name: str) -> tuple[bytes, bytes] | None:
+        row = connection.execute(select(singles.c.stamp, singles.c.sealed).where(singles.c.name == name)).first()
+        return (
+            (row.stamp, self.vault.open(name, self.vault.tag("single", name), row.stamp, row.sealed)) if row else None
+        )
+
+    def _insert_single(self, connection: Connection, name: str, record: Record) -> bytes:
+        row = self.vault.seal(name, self.vault.tag("single", name), pack(record))
+        connection.execute(insert(singles).values(name=name, stamp=row.stamp, sealed=row.sealed))
+        return row.stamp
+
+
+class Transaction:
+    """One group commit: reads through the newest stamps, collects changes, writes them with their ledger entries.
+
+    Args:
+        database: Where the rows are.
+        state: The state before; replaced by `finish` in the caller's hands only after the commit.
+        connection: With an open write transaction.
+        keys: The records that the jobs will ask for, read at once.
+    """
+
+    def __init__(self, database: Database, state: State, connection: Connection, keys: Iterable[Key]) -> None:
+        self._database, self._state, self._connection = database, state, connection
+        self._vault = database.vault
+        self._values: dict[Key, Record | None] = {}
+        self._changed: dict[Key, Record] = {}
+        self._blobs: dict[str, bytes] = {}
+        self.entries: list[bytes] = []
+        self.head = state.head
+        self._read(set(keys))
+
+    def get(self, kind: type[R], identifier: str) -> R | None:
+        """Return a record as the jobs before left it."""
+        key: Key = (kind, identifier)
+        if key not in self._values:
+            self._read({key})
+        value = self._values[key]
+        return value if isinstance(value, kind) else None
+
+    def blob(self, digest: str) -> bytes:
+        """Return stored content."""
+        kept = self._blobs.get(digest)
+        return kept if kept is not None else self._database.blob(digest, self._connection)
+
+    def entry(self, index: int) -> bytes:
+        """Return a committed ledger entry."""
+        return SqlStore(self._connection).entries(index, index + 1)[0]
+
+    def merge(self, draft: Draft) -> None:
+        """Take over what one job decided."""
+        counts = Counter(self.head.counts)
+        counts.update(kind_of(key[0]) for key in draft.records if self._values.get(key) is None)
+        self.head = msgspec.structs.replace(self.head, counts=dict(counts))
+        self._values.update(draft.records)
+        self._changed.update(draft.records)
+        self._blobs.update(draft.blobs)
+        self.entries += draft.entries
+
+    def finish(self, append: Callable[[EdgeStore, list[bytes]], None], time_s: int) -> State | None:
+        """Write everything; return the state to use once the transaction is committed, None when nothing changed."""
+        if not self.entries and not self._changed:
+            return None
+        stamps, digest = self._write_records()
+        self._write_blobs()
+        store = EdgeStore(self._connection, self.head.size, self._state.edge)
+        if self.entries:
+            append(store, self.entries)
+        size = self.head.size + len(self.entries)
+        time_s = max(time_s, self.head.time_s)
+        root = _root(size, store.edge)
+        head = msgspec.structs.replace(self.head, size=size, root=root, digest=digest, time_s=time_s)
+        state = State(head, self._state.stamps, store.edge)
+        state.head_stamp = self._write_head(head)
+        self._fresh_stamps = stamps
+        return state
+
+    def committed(self) -> None:
+        """Remember the new rows' stamps; called after the commit only."""
+        self._state.stamps.update(self._fresh_stamps)
+
+    def _read(self, keys: set[Key]) -> None:
+        tags = {self._vault.tag(kind_of(kind), identifier): (kind, identifier) for kind, identifier in keys}
+        self._values.update(dict.fromkeys(keys))
+        known = [tag for tag in tags if tag in self._state.stamps]
+        for start in range(0, len(known), 500):
+            part = known[start : start + 500]
+            rows = self._connection.execute(select(records.c.tag, records.c.sealed).where(records.c.tag.in_(part)))
+            found = {row.tag: row.sealed for row in rows}
+            for tag in part:
+                kind, identifier = tags[tag]
+                if tag not in found:
+                    raise RollbackError("broker.rows-rolled-back", f"a stored {kind_of(kind)} was removed")
+                data = self._vault.open(kind_of(kind), tag, self._state.stamps[tag], found[tag])
+                self._values[kind, identifier] = unpack(data, kind)
+
+    def _write_records(self) -> tuple[dict[bytes, bytes], bytes]:
+        digest = int.from_bytes(self.head.digest)
+        new: list[tuple[str, Row]] = []
+        changed: list[Row] = []
+        for (kind, identifier), value in self._changed.items():
+            name = kind_of(kind)
+            row = self._vault.seal(name, self._vault.tag(name, identifier), pack(value))
+            old = self._state.stamps.get(row.tag)
+            digest ^= self._vault.element(row.tag, row.stamp)
+            if old is None:
+                new.append((name, row))
+            else:
+                digest ^= self._vault.element(row.tag, old)
+                changed.append(row)
+        if new:
+            values = [{"tag": r.tag, "kind": k, "stamp": r.stamp, "sealed": r.sealed} for k, r in new]
+            self._connection.execute(insert(records), values)
+        if changed:
+            values = [{"of_tag": r.tag, "new_stamp": r.stamp, "new_sealed": r.sealed} for r in changed]
+            self._connection.execute(_CHANGE, values)
+        return {row.tag: row.stamp for row in [*(row for _, row in new), *changed]}, digest.to_bytes(32)
+
+    def _write_blobs(self) -> None:
+        tags = {self._vault.tag("blob", digest): digest for digest in self._blobs}
+        names = list(tags)
+        for start in range(0, len(names), 500):
+            part = names[start : start + 500]
+            there = set(self._connection.scalars(select(blobs.c.tag).where(blobs.c.tag.in_(part))))
+            values = [
+                {"tag": tag, "sealed": self._vault.seal_blob(tags[tag], self._blobs[tags[tag]])}
+                for tag in part
+                if tag not in there
+            ]
+            if values:
+                self._connection.execute(insert(blobs), values)
+
+    def _write_head(self, head: Head) -> bytes:
+        row = self._vault.seal("head", self._vault.tag("single", "head"), pack(head))
+        result = self._connection.execute(
+            update(singles)
+            .where(singles.c.name == "head", singles.c.stamp == self._state.head_stamp)
+            .values(stamp=row.stamp, sealed=row.sealed)
+        )
+        if result.rowcount != 1:
+            raise _conflict("another process wrote its head")
+        return row.stamp
+
+
+class Draft:
+    """What one job changes; nothing of it counts unless the job ends without an error."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self.records: dict[Key, Record] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.entries: list[bytes] = []
+        self.head = transaction.head
+        self.get = transaction.get
+        self.blob = transaction.blob
+        self.entry = transaction.entry
+
+    @property
+    def next_index(self) -> int:
+        """The ledger index that the next entry gets."""
+        return self.head.size + len(self._transaction.entries) + len(self.entries)
+
+    def put(self, identifier: str, record: Record) -> None:
+        """Write a record's new value."""
+        self.records[type(record), identifier] = record
+
+    def append(self, entry: bytes) -> int:
+        """Add a ledger entry; return its index."""
+        self.entries.append(entry)
+        return self.next_index - 1
+
+
+def _check_nothing_there(connection: Connection) -> None:
+    if connection.execute(_ALL.limit(1)).first() is not None or SqlStore(connection).size():
+        raise RollbackError("broker.head-missing", "the head of the broker's state was removed from its database")
+
+
+def _root(size: int, edge: Mapping[Tile, bytes]) -> bytes:
+    return range_hash(lambda level, index: edge.get((level, index), b""), 0, size)
+
+
+def _conflict(why: str) -> RollbackError:
+    return RollbackError("broker.state-conflict", f"the database changed under this broker: {why}")
+
+
+def _engine(url: str) -> sqlalchemy.Engine:
+    engine = sqlalchemy.create_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _sqlite_settings)
+        event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_settings(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own connection
+    connection.isolation_level = None  # transactions are begun below, not by the driver
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("mitai_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def migrate(engine: sqlalchemy.Engine) -> None:
+    """Bring the tables to the newest version."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    script = ScriptDirectory.from_config(config)
+
+    def upgrade(revision: Any, _context: object) -> Any:  # noqa: ANN401 - alembic's own types
+        return script._upgrade_revs("head", revision)  # as alembic's documentation of `EnvironmentContext` does
+
+    with (
+        engine.connect().execution_options(mitai_writes=True) as connection,
+        connection.begin(),
+        EnvironmentContext(config, script, fn=upgrade) as environment,
+    ):
+        environment.configure(connection=connection, target_metadata=[metadata, ledger_metadata])
+        environment.run_migrations()
