@@ -1,0 +1,186 @@
+"""Receipts: a replica's signed statement about one exchange, and the proof that the ledger holds it.
+
+A receipt is canonical JSON in a DSSE envelope, signed by the receipt key of the replica's attested claims. The
+ledger's entry holds SHA-256("mitai receipt v1" ‖ 0x00 ‖ envelope). `docs/spec/receipt.md` has the format.
+
+Invariants:
+
+- Request and answer are named by the SHA-256 of their ciphertext as it was on the wire; nothing in the clear is hashed.
+- A bundle is checked offline: envelope, entry, inclusion proof and checkpoint travel together.
+- A receipt does not say whether the machine was simulated: that is for the verifier of its evidence to say.
+
+Example:
+    >>> key = Identity.generate()
+    >>> envelope = example.sign(key)  # doctest: +SKIP
+    >>> verify_receipt(bundle, receipt_key=key.public, ledger_vkey=log.vkey)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from mitai.errors import LedgerError, ParseError
+from mitai.identity import Envelope, Identity, PublicKey
+from mitai.ledger.entry import (
+    Count,
+    Digest,
+    Digests,
+    Id,
+    Name,
+    ReceiptEntry,
+    Time,
+    decode,
+    decode_canonical,
+    encode_canonical,
+)
+from mitai.ledger.note import verify_checkpoint
+from mitai.ledger.proof import MAX_PROOF_HASHES, verify_inclusion
+from mitai.ledger.tree import leaf_hash
+
+RECEIPT_LABEL: Final = "mitai receipt v1"
+BUNDLE_LABEL: Final = "mitai receipt bundle v1"
+PAYLOAD_TYPE = "application/vnd.mitai.receipt+json"
+MAX_RECEIPT_BYTES = 64 << 10
+MAX_BUNDLE_BYTES = 1 << 20
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was counted."""
+
+    prompt_tokens: Count
+    completion_tokens: Count
+
+
+class CapsuleRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A sealed folder, by id and by its signed manifest."""
+
+    id: Id
+    manifest_sha256: Digest
+
+
+CapsuleRefs = Annotated[tuple[CapsuleRef, ...], msgspec.Meta(max_length=64)]
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a replica says about one exchange; `started` and `finished` are UTC, `YYYY-MM-DDThh:mm:ssZ`."""
+
+    v: Literal["mitai receipt v1"] = RECEIPT_LABEL
+    exchange: Id
+    request_sha256: Digest  # of the ciphertext on the wire
+    response_sha256: Digest  # of the ciphertext on the wire
+    model: Name
+    capsules: CapsuleRefs
+    adapters: CapsuleRefs = ()
+    policies: Digests
+    usage: Usage
+    evidence_sha256: Digest
+    started: Time
+    finished: Time
+
+    def __post_init__(self) -> None:
+        if datetime.fromisoformat(self.finished) < datetime.fromisoformat(self.started):
+            raise ValueError("an exchange ends after it starts")
+
+    def sign(self, receipt_key: Identity) -> bytes:
+        """Return the signed envelope; raise `ParseError` when a field is out of its bounds."""
+        payload = encode_canonical(self, _RECEIPT, "ledger.receipt-malformed")
+        return receipt_key.sign(payload, PAYLOAD_TYPE).encode()
+
+    @staticmethod
+    def open(envelope: bytes, receipt_key: PublicKey) -> Receipt:
+        """Return the receipt that `receipt_key` signed; raise `MitaiError` otherwise."""
+        if len(envelope) > MAX_RECEIPT_BYTES:
+            raise ParseError("ledger.receipt-malformed", f"a receipt of {len(envelope)} bytes is above the limit")
+        payload = Envelope.decode(envelope).open(PAYLOAD_TYPE, receipt_key)
+        return decode_canonical(payload, _RECEIPT, "ledger.receipt-malformed")
+
+
+Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+class ReceiptBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A receipt with all that its check needs: what a client keeps in a file."""
+
+    v: Literal["mitai receipt bundle v1"] = BUNDLE_LABEL
+    envelope: bytes  # the signed receipt, exact bytes
+    entry: bytes  # the ledger entry, exact bytes
+    index: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+    proof: Annotated[tuple[Hash, ...], msgspec.Meta(max_length=MAX_PROOF_HASHES)]
+    checkpoint: str  # a signed note
+
+    def encode(self) -> bytes:
+        """Return the bundle as canonical JSON; raise `ParseError` when a field is out of its bounds."""
+        return encode_canonical(self, _BUNDLE, "ledger.receipt-bundle-malformed")
+
+    @staticmethod
+    def decode(data: bytes) -> ReceiptBundle:
+        """Parse a bundle; raise `ParseError` on anything else or above 1 MiB."""
+        if len(data) > MAX_BUNDLE_BYTES:
+            raise ParseError(
+                "ledger.receipt-bundle-malformed", f"a receipt bundle of {len(data)} bytes is above the limit"
+            )
+        return decode_canonical(data, _BUNDLE, "ledger.receipt-bundle-malformed")
+
+
+_RECEIPT = msgspec.json.Decoder(Receipt)
+_BUNDLE = msgspec.json.Decoder(ReceiptBundle)
+
+
+def receipt_sha256(envelope: bytes) -> str:
+    """Return the digest of a signed receipt that the ledger holds."""
+    return sha256(RECEIPT_LABEL.encode() + b"\x00" + envelope).hexdigest()
+
+
+def verify_receipt(
+    bundle: ReceiptBundle,
+    *,
+    receipt_key: PublicKey,
+    ledger_vkey: str,
+    request_sha256: str | None = None,
+    response_sha256: str | None = None,
+    witnesses: Sequence[str] = (),
+    threshold: int = 0,
+) -> Receipt:
+    """Return the receipt when all of these hold.
+
+    1. The envelope is signed by the receipt key of the attested claims, and is a receipt.
+    2. It is about this request and this answer, where the caller knows them.
+    3. The ledger's entry is about this receipt.
+    4. The checkpoint is signed by the ledger, and cosigned by enough witnesses.
+    5. The entry is in the tree of that checkpoint, at the index that the bundle says.
+
+    Args:
+        bundle: What was kept of the exchange.
+        receipt_key: From verified claims, never from the bundle.
+        ledger_vkey: From verified claims or a policy, never from the bundle.
+        request_sha256: Digest of the request's ciphertext, hex.
+        response_sha256: Digest of the answer's ciphertext, hex.
+        witnesses: Verifier keys of trusted witnesses.
+        threshold: How many of them must have cosigned.
+
+    Raises:
+        MitaiError: One of the steps failed; `step` names it for those of this module.
+    """
+    # 1. the envelope
+    receipt = Receipt.open(bundle.envelope, receipt_key)
+    # 2. the exchange
+    if request_sha256 is not None and receipt.request_sha256 != request_sha256:
+        raise LedgerError("ledger.receipt-request", "this receipt is about another request", step="exchange")
+    if response_sha256 is not None and receipt.response_sha256 != response_sha256:
+        raise LedgerError("ledger.receipt-response", "this receipt is about another answer", step="exchange")
+    # 3. the entry
+    entry = decode(bundle.entry)
+    if not isinstance(entry, ReceiptEntry) or entry.exchange != receipt.exchange:
+        raise LedgerError("ledger.receipt-entry", "the ledger's entry is not about this exchange", step="entry")
+    if entry.receipt_sha256 != receipt_sha256(bundle.envelope):
+        raise LedgerError("ledger.receipt-entry", "the ledger's entry is about other bytes", step="entry")
+    # 4. the checkpoint
+    checkpoint = verify_checkpoint(bundle.checkpoint.encode(), ledger_vkey, witnesses, threshold)
+    # 5. inclusion
+    verify_inclusion(leaf_hash(bundle.entry), bundle.index, checkpoint.size, bundle.proof, checkpoint.root)
+    return receipt
