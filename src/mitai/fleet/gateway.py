@@ -6,7 +6,11 @@ read, drop or change is exactly what the threat model grants the host, so nobody
 - `/objects/CAPSULE/NAME`: ciphertext, written once with the upload token, readable by all (also in ranges).
 - `/broker/…`: to the broker, prefix removed.  `/control/…`: to every replica, with the operator token only.
 - everything else: to a replica. An evidence answer names its replica in `mitai-replica`; a request that repeats
-  the header reaches the same one, because each replica has its own key.
+  the header reaches the same one, because each replica has its own key. When that one is gone, 421 tells the client
+  to verify another.
+
+Paths are forwarded only when they are plain (no empty, `.` or `..` segment, nothing percent-encoded beyond letters,
+digits and `.`, `_`, `~`, `-`, `:`, `@`), so that no spelling of `/control` takes another way.
 
 Example:
     >>> python -m mitai.fleet.gateway --config gateway.toml
@@ -17,13 +21,17 @@ from __future__ import annotations
 import argparse
 import hmac
 import itertools
+import os
 import re
+import sys
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
+import anyio
 import anyio.to_thread
 import fsspec
 import httpx2
@@ -31,30 +39,39 @@ import msgspec
 import structlog
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from mitai.errors import FleetError
 from mitai.problem import problem
 
 log = structlog.get_logger()
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})")
-_HOP_BY_HOP = {
-    "connection",
-    "keep-alive",
-    "transfer-encoding",
-    "te",
-    "trailer",
-    "upgrade",
-    "host",
-    "proxy-authorization",
-    "content-length",
+_SEGMENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~:@-]+")
+_OWN_SEGMENTS = {"broker", "control", "healthz", "objects"}  # never forwarded to a replica as they are
+_HOP_BY_HOP = {  # RFC 9110 §7.6.1, and what the next request writes afresh
+    b"connection",
+    b"keep-alive",
+    b"proxy-connection",
+    b"transfer-encoding",
+    b"te",
+    b"trailer",
+    b"upgrade",
+    b"host",
+    b"proxy-authorization",
+    b"content-length",
 }
 _BLOCK_BYTES = 1 << 20
+_MAX_CONTROL_BYTES = 1 << 20
 _METHODS = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"]
+
+Headers = list[tuple[bytes, bytes]]
+Token = Annotated[str, msgspec.Meta(min_length=16)]  # an empty token would be no lock at all
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,8 +80,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replicas: dict[str, str]  # name → base URL
     broker: str
     objects: str  # fsspec URL of the object store
-    upload_token: str
-    operator_token: str
+    upload_token: Token
+    operator_token: Token
     host: str = "127.0.0.1"
     port: int = 8700
     capture: str = ""  # a file that records the traffic, to show what a host sees
@@ -72,24 +89,39 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_request_bytes: int = 64 << 20
     read_timeout_s: float = 600.0
 
+    @staticmethod
+    def load(path: Path) -> GatewayConfig:
+        """Read `gateway.toml`; raise `FleetError` when it is missing or says something else."""
+        try:
+            return msgspec.toml.decode(path.read_bytes(), type=GatewayConfig)
+        except OSError as error:
+            raise FleetError("fleet.config", f"{path} can't be read ({type(error).__name__})") from error
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise FleetError("fleet.config", f"{path}: {error}", hint="see docs/configuration.md") from error
 
-def create_app(config: GatewayConfig, client: httpx2.AsyncClient | None = None) -> Starlette:
-    """Return the ASGI app; `client` is for tests that play the replicas in memory."""
-    return Gateway(config, client).app()
+    def __repr__(self) -> str:
+        return f"GatewayConfig(replicas={sorted(self.replicas)}, host={self.host!r}, port={self.port})"  # no token
+
+
+def create_app(config: GatewayConfig, transport: httpx2.AsyncBaseTransport | None = None) -> Starlette:
+    """Return the ASGI app; `transport` is for tests that play the replicas in memory."""
+    return Gateway(config, transport).app()
 
 
 class Gateway:
     """Routes, object store and capture of one gateway."""
 
-    def __init__(self, config: GatewayConfig, client: httpx2.AsyncClient | None) -> None:
+    def __init__(self, config: GatewayConfig, transport: httpx2.AsyncBaseTransport | None) -> None:
         self._config = config
-        self._client = client or httpx2.AsyncClient(
-            timeout=httpx2.Timeout(10.0, read=config.read_timeout_s),
-            limits=httpx2.Limits(max_connections=4096, max_keepalive_connections=64),
+        # A transport, not a client: nothing is added, remembered (cookies), followed or sent through a proxy.
+        self._transport = transport or httpx2.AsyncHTTPTransport(
+            trust_env=False, limits=httpx2.Limits(max_connections=4096, max_keepalive_connections=64)
         )
+        self._timeout = httpx2.Timeout(10.0, read=config.read_timeout_s).as_dict()
         self._turn = itertools.count()
         self._capture = _Capture(Path(config.capture)) if config.capture else None
         self._files, self._root = fsspec.core.url_to_fs(config.objects)
+        self._storing: set[str] = set()  # paths that are being written now
 
     def app(self) -> Starlette:
         """Return the routes as one ASGI app."""
@@ -101,7 +133,14 @@ class Gateway:
             Route("/broker/{path:path}", self._broker, methods=_METHODS),
             Route("/{path:path}", self._replica, methods=_METHODS),
         ]
-        return Starlette(routes=routes)
+        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers={HTTPException: _refused})
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        yield
+        await self._transport.aclose()
+        if self._capture:
+            self._capture.close()
 
     # -- health and control ----------------------------------------------------------------------------------
 
@@ -114,26 +153,38 @@ class Gateway:
             return problem(
                 401, "fleet.operator-token", "this address is for the operator: the operator token is missing or wrong"
             )
+        path = "/control/" + request.path_params["path"]
+        if not _is_plain(path):
+            return _bad_path()
         try:
-            body = await self._bounded_body(request, 1 << 20)
+            body = await _bounded(request.stream(), _MAX_CONTROL_BYTES)
         except _TooLargeError:
             return problem(413, "fleet.request-too-large", "a control request is at most 1 MiB")
+        except ClientDisconnect:
+            return Response(status_code=499)
         answers: dict[str, object] = {}
-        for name, url in self._config.replicas.items():
+
+        async def ask(name: str, url: str) -> None:
+            answers[name] = await self._control_one(request, url, path, body)
+
+        async with anyio.create_task_group() as group:
+            for name, url in self._config.replicas.items():
+                group.start_soon(ask, name, url)
+        return JSONResponse({name: answers[name] for name in sorted(answers)})
+
+    async def _control_one(self, request: Request, url: str, path: str, body: bytes) -> dict[str, object]:
+        """Ask one replica; a replica that fails, lies or floods spoils only its own entry."""
+        headers = [(name, value) for name, value in _forwarded(request.headers.raw) if name.lower() != b"authorization"]
+        try:
+            answer = await self._transport.handle_async_request(self._upstream(request, url, path, headers, body))
             try:
-                answer = await self._client.request(
-                    request.method,
-                    f"{url}/control/{request.path_params['path']}",
-                    content=body,
-                    params=request.query_params,
-                )
-                answers[name] = {"status": answer.status_code, "body": msgspec.json.decode(answer.content)}
-            except (httpx2.HTTPError, msgspec.DecodeError) as error:
-                answers[name] = {
-                    "status": 502,
-                    "body": {"code": "fleet.replica-unreachable", "detail": type(error).__name__},
-                }
-        return JSONResponse(answers)
+                told = msgspec.json.decode(await _bounded(answer.aiter_raw(), _MAX_CONTROL_BYTES))
+            finally:
+                await answer.aclose()
+        except (httpx2.HTTPError, _TooLargeError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            failed = {"code": "fleet.replica-unreachable", "detail": type(error).__name__.strip("_")}
+            return {"status": 502, "body": failed}
+        return {"status": answer.status_code, "body": told}
 
     # -- forwarding ------------------------------------------------------------------------------------------
 
@@ -141,28 +192,36 @@ class Gateway:
         return await self._forward(request, {"broker": self._config.broker}, "/" + request.path_params["path"])
 
     async def _replica(self, request: Request) -> Response:
+        path = request.scope["path"]
+        if path.split("/")[1] in _OWN_SEGMENTS:
+            return problem(404, "fleet.not-found", "there is nothing at this address for this method")
         wanted = request.headers.get("mitai-replica")
         replicas = self._config.replicas
-        if wanted is not None and wanted not in replicas:
-            return problem(
-                421, "fleet.replica-gone", "the replica that this session was verified with is gone: verify again"
-            )
-        if wanted is None:  # start at the next in turn; the others stand in when it is down
-            names = sorted(replicas)
-            start = next(self._turn) % len(names)
-            replicas = {name: replicas[name] for name in names[start:] + names[:start]}
-        else:
-            replicas = {wanted: replicas[wanted]}
-        return await self._forward(request, replicas, request.url.path)
+        if wanted is not None:
+            pinned = {name: url for name, url in replicas.items() if name == wanted}
+            return await self._forward(request, pinned, path, unreachable=_replica_gone)
+        names = sorted(replicas)  # start at the next in turn; the others stand in when it is down
+        start = next(self._turn) % max(len(names), 1)
+        in_turn = {name: replicas[name] for name in names[start:] + names[:start]}
+        return await self._forward(request, in_turn, path)
 
-    async def _forward(self, request: Request, targets: dict[str, str], path: str) -> Response:
-        headers = [(name, value) for name, value in request.headers.items() if name not in _HOP_BY_HOP]
+    async def _forward(
+        self,
+        request: Request,
+        targets: dict[str, str],
+        path: str,
+        unreachable: Callable[[], Response] | None = None,
+    ) -> Response:
+        """Send the request to the first target that can be connected to, and stream its answer back."""
+        if not _is_plain(path):
+            return _bad_path()
+        headers = _forwarded(request.headers.raw)
         exchange = self._capture.start(request.method, path, headers) if self._capture else None
         try:
             body: bytes | None = None
             if request.method not in {"GET", "HEAD"}:
                 # A retry at another replica needs the whole body; sealed requests are bounded, so it is read once.
-                body = await self._bounded_body(request, self._config.max_request_bytes)
+                body = await _bounded(request.stream(), self._config.max_request_bytes)
         except _TooLargeError:
             return problem(
                 413, "fleet.request-too-large", f"a request is at most {self._config.max_request_bytes} bytes"
@@ -172,30 +231,30 @@ class Gateway:
         if exchange and body:
             exchange.request(body)
         for name, url in targets.items():
-            upstream = self._client.build_request(
-                request.method, url + path, params=request.query_params, headers=headers, content=body
-            )
             try:
-                answer = await self._client.send(upstream, stream=True)
-            except httpx2.ConnectError:
-                continue
+                answer = await self._transport.handle_async_request(self._upstream(request, url, path, headers, body))
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                continue  # nothing was sent: another may have it
             except httpx2.HTTPError as error:
                 return problem(502, "fleet.replica-failed", f"{name} did not answer: {type(error).__name__}")
-            kept = {key: value for key, value in answer.headers.items() if key.lower() not in _HOP_BY_HOP}
-            kept["mitai-replica"] = name
-            return StreamingResponse(_relay(answer, exchange), answer.status_code, kept)
+            response = StreamingResponse(_relay(answer, exchange), answer.status_code)
+            response.raw_headers = [
+                (key.lower(), value) for key, value in _forwarded(answer.headers.raw) if key.lower() != b"mitai-replica"
+            ]
+            response.raw_headers.append((b"mitai-replica", name.encode()))
+            return response
+        if unreachable:
+            return unreachable()
         return problem(
             502, "fleet.replica-unreachable", f"none of {', '.join(targets)} can be reached: is it still starting?"
         )
 
-    async def _bounded_body(self, request: Request, limit: int) -> bytes:
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise _TooLargeError
-            parts.append(part)
-        return b"".join(parts)
+    def _upstream(self, request: Request, url: str, path: str, headers: Headers, body: bytes | None) -> httpx2.Request:
+        query = request.scope["query_string"].decode("latin-1")
+        address = url + path + (f"?{query}" if query else "")
+        return httpx2.Request(
+            request.method, address, headers=headers, content=body, extensions={"timeout": self._timeout}
+        )
 
     # -- ciphertext objects ----------------------------------------------------------------------------------
 
@@ -206,29 +265,44 @@ class Gateway:
         path = self._object_path(request)
         if path is None:
             return problem(400, "fleet.object-name", "object names are letters, digits, '.', '_' and '-', at most 128")
-        if await anyio.to_thread.run_sync(self._files.exists, path):
-            return problem(409, "fleet.object-exists", "this object is stored already; objects are never overwritten")
-        temporary = f"{path}.{time.time_ns():x}.part"
+        if path in self._storing:
+            return _object_exists()
+        self._storing.add(path)
+        try:
+            if await anyio.to_thread.run_sync(self._files.exists, path):
+                return _object_exists()
+            return JSONResponse({"size": await self._store(request, path)}, 201)
+        except _TooLargeError:
+            return problem(413, "fleet.object-too-large", f"an object is at most {self._config.max_object_bytes} bytes")
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except OSError as error:
+            log.error("object not stored", path=path, error=type(error).__name__, errno=error.errno)
+            return problem(507, "fleet.object-store", "the object could not be stored: is the disk full?")
+        finally:
+            self._storing.discard(path)
+
+    async def _store(self, request: Request, path: str) -> int:
+        """Write the body under a temporary name, then rename; leave nothing behind when that fails."""
+        temporary, size = f"{path}.{time.time_ns():x}.part", 0
         await anyio.to_thread.run_sync(lambda: self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True))
-        size = 0
         file = await anyio.to_thread.run_sync(self._files.open, temporary, "wb")
         try:
-            async for part in request.stream():
-                size += len(part)
-                if size > self._config.max_object_bytes:
-                    raise _TooLargeError
-                await anyio.to_thread.run_sync(file.write, part)
-            await anyio.to_thread.run_sync(file.close)
+            try:
+                async for part in request.stream():
+                    size += len(part)
+                    if size > self._config.max_object_bytes:
+                        raise _TooLargeError
+                    await anyio.to_thread.run_sync(file.write, part)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(file.close)
             await anyio.to_thread.run_sync(self._files.mv, temporary, path)
-        except (ClientDisconnect, _TooLargeError):
-            file.close()
-            self._files.rm(temporary)
-            return problem(
-                413,
-                "fleet.object-too-large",
-                f"the object is above {self._config.max_object_bytes} bytes or was cut off",
-            )
-        return JSONResponse({"size": size}, 201)
+        except BaseException:  # also when the server stops in the middle
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._files.rm, temporary)
+            raise
+        return size
 
     async def _get_object(self, request: Request) -> Response:
         path = self._object_path(request)
@@ -274,10 +348,15 @@ class _Capture:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[bytes] = path.open("ab", buffering=0)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._file: IO[bytes] = os.fdopen(descriptor, "ab", buffering=0)
 
-    def start(self, method: str, path: str, headers: list[tuple[str, str]]) -> _CapturedExchange:
-        return _CapturedExchange(self._file, method, path, headers)
+    def start(self, method: str, path: str, headers: Headers) -> _CapturedExchange:
+        shown = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        return _CapturedExchange(self._file, method, path, shown)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class _CapturedExchange:
@@ -307,9 +386,49 @@ async def _relay(answer: httpx2.Response, exchange: _CapturedExchange | None) ->
                 exchange.response(part)
             yield part
     finally:
-        await answer.aclose()
+        with anyio.CancelScope(shield=True):  # a client that left frees the replica too
+            await answer.aclose()
         if exchange:
             exchange.finish(answer.status_code)
+
+
+async def _bounded(stream: AsyncIterable[bytes], limit: int) -> bytes:
+    parts, size = [], 0
+    async for part in stream:
+        size += len(part)
+        if size > limit:
+            raise _TooLargeError
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _forwarded(headers: Headers) -> Headers:
+    """Return the end-to-end headers: without hop-by-hop ones and those that `Connection` names."""
+    listed = {
+        token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
+    }
+    return [(name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP | listed]
+
+
+def _is_plain(path: str) -> bool:
+    return path == "/" or (path.startswith("/") and all(map(_SEGMENT.fullmatch, path[1:].split("/"))))
+
+
+def _bad_path() -> Response:
+    return problem(400, "fleet.path", "this path is not written plainly: no empty or dot segments, no odd characters")
+
+
+def _object_exists() -> Response:
+    return problem(409, "fleet.object-exists", "this object is stored already; objects are never overwritten")
+
+
+def _replica_gone() -> Response:
+    return problem(421, "fleet.replica-gone", "the replica that this session was verified with is gone: verify again")
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return problem(status, "fleet.not-found", "there is nothing at this address for this method")
 
 
 def _bears(request: Request, token: str) -> bool:
@@ -321,7 +440,10 @@ def main() -> None:
     """Run the gateway that `--config` describes until it is told to stop."""
     parser = argparse.ArgumentParser(prog="python -m mitai.fleet.gateway", description="The untrusted gateway.")
     parser.add_argument("--config", type=Path, required=True)
-    config = msgspec.toml.decode(parser.parse_args().config.read_bytes(), type=GatewayConfig)
+    try:
+        config = GatewayConfig.load(parser.parse_args().config)
+    except FleetError as error:
+        sys.exit(error.diagnostics())
     app: ASGIApp = create_app(config)
     log.info("gateway starts", host=config.host, port=config.port, replicas=sorted(config.replicas))
     uvicorn.run(app, host=config.host, port=config.port, log_level="warning", access_log=False)
