@@ -1,0 +1,282 @@
+"""Open a capsule: decrypt straight into memory, on several threads, plaintext never on a disk.
+
+Follows `docs/spec/capsule.md`. The store and the envelope come from an untrusted host, the data key from the broker.
+
+Invariants:
+
+- Nothing is read before the manifest's signature, revision, owner, kind and the data key were checked.
+- A buffer holds authenticated bytes of the right file, or an error is raised and the buffer is wiped.
+- Where the manifest has ciphertext digests, they are checked too: then even the owner can't show two contents under
+  one manifest.
+
+Example:
+    >>> source = open_capsule(FolderStore(folder), envelope, key, owner=alice.public)  # doctest: +SKIP
+    >>> source.read("config.json")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import mmap
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+from mitai.capsule import segments
+from mitai.capsule.manifest import FileEntry, Manifest, open_manifest
+from mitai.capsule.segments import BLOCK_BYTES, SEGMENT_BYTES, Place
+from mitai.capsule.sources import bounded, check_range, unknown_file
+from mitai.capsule.stores import ObjectStore
+from mitai.capsule.workers import Progress, default_workers, run_all
+from mitai.errors import CapsuleError
+from mitai.identity import PublicKey
+
+
+def open_capsule(
+    store: ObjectStore,
+    envelope: bytes,
+    data_key: bytes,
+    *,
+    owner: PublicKey,
+    manifest_sha256: str | None = None,
+    kind: str | None = None,
+    workers: int | None = None,
+) -> CapsuleSource:
+    """Check the manifest and the key, and return the capsule's files; objects are read when files are.
+
+    Args:
+        store: Where the encrypted objects lie.
+        envelope: The content of `manifest.json`.
+        data_key: The capsule's 32-byte key.
+        owner: Whose capsule it has to be.
+        manifest_sha256: The revision that is wanted, in hex; without it any revision that the owner signed and the key
+            fits is taken.
+        kind: The kind that is wanted (`model`, `data`, `adapter` …).
+        workers: Threads for bulk reads; as many as processors when not given.
+
+    Raises:
+        CapsuleError: A check failed; `code` says which.
+        ParseError: The envelope or the manifest is malformed.
+    """
+    manifest = open_manifest(envelope, owner=owner, manifest_sha256=manifest_sha256, kind=kind)
+    check_data_key(manifest, data_key)
+    return CapsuleSource(store, manifest, data_key, default_workers() if workers is None else workers)
+
+
+def check_data_key(manifest: Manifest, data_key: bytes) -> None:
+    """Raise `capsule.key-wrong` unless `data_key` is this capsule's."""
+    fits = len(data_key) == segments.DATA_KEY_BYTES and hmac.compare_digest(
+        segments.key_check(data_key, bytes.fromhex(manifest.capsule_id)), manifest.key_check
+    )
+    if not fits:
+        raise CapsuleError("capsule.key-wrong", f"this key does not open capsule {manifest.capsule_id}", step="key")
+
+
+class CapsuleSource:
+    """An opened capsule: a `FileSource` whose every byte was authenticated. Safe to read from several threads."""
+
+    def __init__(self, store: ObjectStore, manifest: Manifest, data_key: bytes, workers: int) -> None:
+        self.manifest = manifest
+        self._store = store
+        self._data_key = data_key
+        self._workers = workers
+        self._files = {file.name: file for file in sorted(manifest.files, key=lambda file: file.name)}
+
+    def __repr__(self) -> str:
+        return f"CapsuleSource({self.manifest.capsule_id}, {len(self._files)} files)"
+
+    def names(self) -> tuple[str, ...]:
+        """Return every file's name, sorted."""
+        return tuple(self._files)
+
+    def size(self, name: str) -> int:
+        """Return a file's size in bytes."""
+        return self._file(name).size
+
+    def read(self, name: str) -> bytes:
+        """Return a whole file of at most 1 GiB."""
+        buffer = bytearray(bounded(self.size(name)))
+        self.read_into(name, 0, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset` on; every segment that is touched is decrypted and authenticated as a whole."""
+        self._fill(self._file(name), offset, buffer, self._workers, None)
+
+    def read_file_into(
+        self, name: str, buffer: memoryview, workers: int | None = None, progress: Progress | None = None
+    ) -> None:
+        """Fill `buffer`, which has exactly the file's size, on `workers` threads."""
+        file = self._file(name)
+        if len(buffer) != file.size:
+            raise CapsuleError("capsule.range-invalid", f"a buffer of {len(buffer)} bytes for a file of {file.size}")
+        self._fill(file, 0, buffer, self._workers if workers is None else workers, progress)
+
+    def _file(self, name: str) -> FileEntry:
+        try:
+            return self._files[name]
+        except KeyError:
+            raise unknown_file(name) from None
+
+    def _fill(self, file: FileEntry, offset: int, buffer: memoryview, workers: int, progress: Progress | None) -> None:
+        buffer = buffer.cast("B")
+        check_range(file.size, offset, len(buffer))
+        check_object_size(self._store, file)
+        end = offset + len(buffer)
+        final = segments.count(file.size) - 1
+        first, last = min(final, offset // SEGMENT_BYTES), min(final, max(offset, end - 1) // SEGMENT_BYTES)
+        jobs: list[Callable[[], int]] = []
+        for index in range(first, last + 1):
+            start = index * SEGMENT_BYTES
+            stop = start + segments.plain_size(file.size, index)
+            wanted = buffer[max(offset, start) - offset : max(0, min(end, stop) - offset)]
+            jobs.append(partial(self._open_segment, file, index, max(0, offset - start), wanted))
+        try:
+            run_all(jobs, workers, progress, len(buffer))
+        except BaseException:
+            segments.wipe(buffer)
+            raise
+
+    def _open_segment(self, file: FileEntry, index: int, skip: int, wanted: memoryview) -> int:
+        """Decrypt one segment; `wanted` takes its bytes from `skip` on."""
+        size = segments.plain_size(file.size, index)
+        blocks = _digested(file, index, object_blocks(self._store, file, index))
+        place = place_of(self.manifest, file, index)
+        commitment = file.commitments[32 * index : 32 * index + 32]
+        if len(wanted) == size:
+            segments.open_into(self._data_key, place, commitment, blocks, wanted)
+        else:
+            with anonymous(size) as scratch, memoryview(scratch) as whole, whole[:size] as plain:
+                segments.open_into(self._data_key, place, commitment, blocks, plain)
+                wanted[:] = plain[skip : skip + len(wanted)]
+        return len(wanted)
+
+
+def verify_objects(
+    store: ObjectStore,
+    envelope: bytes,
+    owner: PublicKey,
+    *,
+    names: Iterable[str] | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Check what a store holds against the manifest, without any key; for uploaders and hosts.
+
+    1. The manifest is signed by its owner and well formed.
+    2. With `names` (a listing of the store): no object is missing and none is there that the manifest does not list.
+    3. Every object has its size, and every segment starts with the commitment that the manifest pins: nothing is
+       truncated, swapped or older.
+    4. Where the capsule was sealed with digests: every segment's SHA-256 fits, so that not one bit differs. Without
+       digests, changed bytes inside of segments are found on opening only.
+
+    Raises:
+        CapsuleError: A check failed; `code` says which.
+        ParseError: The envelope or the manifest is malformed.
+    """
+    # Step 1: manifest
+    manifest = open_manifest(envelope, owner=owner)
+    # Step 2: listing
+    if names is not None:
+        _check_listing(manifest, set(names))
+    # Steps 3 and 4: objects
+    jobs = []
+    for file in manifest.files:
+        check_object_size(store, file)
+        jobs += [partial(_verify_segment, store, manifest, file, index) for index in range(segments.count(file.size))]
+    total = sum(file.object_size for file in manifest.files)
+    run_all(jobs, default_workers() if workers is None else workers, progress, total)
+    return manifest
+
+
+def _check_listing(manifest: Manifest, names: set[str]) -> None:
+    listed = {file.object for file in manifest.files}
+    if listed - names:
+        raise CapsuleError("capsule.object-missing", f"the store lacks {len(listed - names)} objects", step="listing")
+    if names - listed:
+        raise CapsuleError(
+            "capsule.object-unlisted", f"the store has {len(names - listed)} objects of no file", step="listing"
+        )
+
+
+def _verify_segment(store: ObjectStore, manifest: Manifest, file: FileEntry, index: int) -> int:
+    blocks = _digested(file, index, object_blocks(store, file, index))
+    header = next(blocks)[: segments.HEADER_BYTES]
+    commitment = file.commitments[32 * index : 32 * index + 32]
+    segments.check_header(header, place_of(manifest, file, index), commitment)
+    if file.digests:
+        for _block in blocks:
+            pass
+    return segments.sealed_size(segments.plain_size(file.size, index))
+
+
+def place_of(manifest: Manifest, file: FileEntry, index: int) -> Place:
+    """Return where one of a file's segments belongs."""
+    return Place(bytes.fromhex(manifest.capsule_id), bytes.fromhex(file.object), file.size, index)
+
+
+def check_object_size(store: ObjectStore, file: FileEntry) -> None:
+    """Raise when the store's object is shorter or longer than the manifest says."""
+    try:
+        size = store.size(file.object)
+    except OSError as error:
+        raise _store_failed(file, error) from error
+    if size < file.object_size:
+        raise CapsuleError(
+            "capsule.object-truncated", f"object {file.object} has {size} of {file.object_size} bytes", step="size"
+        )
+    if size > file.object_size:
+        raise CapsuleError(
+            "capsule.object-too-long", f"object {file.object} has {size} bytes, not {file.object_size}", step="size"
+        )
+
+
+def object_blocks(store: ObjectStore, file: FileEntry, index: int) -> Iterator[bytes]:
+    """Yield one segment's ciphertext, block by block; raise when the store returns too little, too much, or fails."""
+    position = segments.offset(index)
+    end = position + segments.sealed_size(segments.plain_size(file.size, index))
+    while position < end:
+        length = min(BLOCK_BYTES, end - position)
+        try:
+            block = store.read(file.object, position, length)
+        except OSError as error:
+            raise _store_failed(file, error) from error
+        if len(block) != length:
+            raise CapsuleError(
+                "capsule.store-lied",
+                f"the store returned {len(block)} bytes of object {file.object} where {length} were asked for",
+                step="read",
+            )
+        yield block
+        position += length
+
+
+def _digested(file: FileEntry, index: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass blocks on; after the last one, raise unless their SHA-256 is the manifest's (where it has digests)."""
+    if not file.digests:
+        yield from blocks
+        return
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+        yield block
+    if not hmac.compare_digest(digest.digest(), file.digests[32 * index : 32 * index + 32]):
+        raise CapsuleError(
+            "capsule.digest-mismatch",
+            f"segment {index} of object {file.object} has another SHA-256 than the manifest says",
+            step="digest",
+        )
+
+
+def _store_failed(file: FileEntry, error: OSError) -> CapsuleError:
+    return CapsuleError(
+        "capsule.store-failed", f"the store failed on object {file.object}: {type(error).__name__}", step="read"
+    )
+
+
+def anonymous(size: int) -> mmap.mmap:
+    """Return zeroed private memory outside of the heap: it goes back to the system when the last view of it is gone."""
+    memory = mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= 2 << 20 and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory

@@ -1,0 +1,134 @@
+"""Where encrypted objects lie: anything that tells a size and returns bytes. A store is never trusted.
+
+Invariants:
+
+- Object names are 32 hex digits (`docs/spec/capsule.md`); a store refuses any other, so that none can point elsewhere.
+- What a store returns is checked by whoever asked: a store may be slow, lie, return too little or too much, or vanish.
+
+Example:
+    >>> store = FolderStore(Path("sealed"))  # doctest: +SKIP
+    >>> source = open_capsule(store, envelope, data_key, owner=alice.public)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Protocol
+
+import fsspec
+
+from mitai.errors import CapsuleError
+
+_OBJECT_NAME = re.compile(r"[0-9a-f]{32}\Z")
+
+
+class ObjectStore(Protocol):
+    """Objects by name. Errors are `CapsuleError` or `OSError`; a short answer is found by the reader."""
+
+    def size(self, name: str) -> int:
+        """Return an object's size in bytes."""
+        ...
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset` on; may be called from several threads at once."""
+        ...
+
+
+class FolderStore:
+    """Objects as files of one folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all objects."""
+        return tuple(sorted(path.name for path in self._path.iterdir() if _OBJECT_NAME.match(path.name)))
+
+    def size(self, name: str) -> int:
+        """Return an object's size in bytes."""
+        try:
+            return self._file(name).stat().st_size
+        except FileNotFoundError:
+            raise missing(name) from None
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes; fewer only at the end of the object."""
+        try:
+            descriptor = os.open(self._file(name), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise missing(name) from None
+        try:
+            return os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
+
+    def _file(self, name: str) -> Path:
+        return self._path / checked(name)
+
+
+class MemoryStore:
+    """Objects in memory, for tests and small capsules."""
+
+    def __init__(self, objects: dict[str, bytes] | None = None) -> None:
+        self.objects = {} if objects is None else objects
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all objects."""
+        return tuple(sorted(self.objects))
+
+    def size(self, name: str) -> int:
+        """Return an object's size in bytes."""
+        return len(self._object(name))
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes."""
+        return self._object(name)[offset : offset + length]
+
+    def _object(self, name: str) -> bytes:
+        try:
+            return self.objects[checked(name)]
+        except KeyError:
+            raise missing(name) from None
+
+
+class FsspecStore:
+    """Objects under any fsspec URL: `s3://bucket/prefix`, `https://host/path`, `memory://x`, `file:///folder`."""
+
+    def __init__(self, url: str, **options: object) -> None:
+        self._system, self._root = fsspec.core.url_to_fs(url, **options)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all objects, where the file system can list."""
+        listed = (str(path).rpartition("/")[2] for path in self._system.ls(self._root, detail=False))
+        return tuple(sorted(name for name in listed if _OBJECT_NAME.match(name)))
+
+    def size(self, name: str) -> int:
+        """Return an object's size in bytes."""
+        try:
+            return int(self._system.size(self._path(name)))
+        except FileNotFoundError:
+            raise missing(name) from None
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes."""
+        try:
+            return bytes(self._system.cat_file(self._path(name), start=offset, end=offset + length))
+        except FileNotFoundError:
+            raise missing(name) from None
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{checked(name)}"
+
+
+def checked(name: str) -> str:
+    """Return an object's name, or raise when it is not of the form that capsules use."""
+    if not _OBJECT_NAME.match(name):
+        raise CapsuleError("capsule.object-name-invalid", "an object's name is 32 lower-case hex digits")
+    return name
+
+
+def missing(name: str) -> CapsuleError:
+    """Return the error for an object that is not in the store."""
+    return CapsuleError("capsule.object-missing", f"the store has no object {name}")
