@@ -42,7 +42,9 @@ class KeyValueCache:
     def __init__(self) -> None:
         self._slabs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def slabs(self, layer: int, key: torch.Tensor, value: torch.Tensor, rows: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def slabs(
+        self, layer: int, key: torch.Tensor, value: torch.Tensor, rows: int, positions: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the slabs of a layer with room for `rows` and `positions`, in the shape of `key` and `value` (1, heads, tokens, size)."""
         keys, values = self._slabs.get(layer, (None, None))
         if keys is None or values is None:
@@ -165,7 +167,9 @@ def packed_attention(
         keys[step.row_index, :, step.position_index] = key[0, :, :answering].transpose(0, 1)
         values[step.row_index, :, step.position_index] = value[0, :, :answering].transpose(0, 1)
         attended = scaled_dot_product_attention(
-            query[0, :, :answering].transpose(0, 1).reshape(answering, kv_heads, group, -1),  # a group's heads as queries
+            query[0, :, :answering]
+            .transpose(0, 1)
+            .reshape(answering, kv_heads, group, -1),  # a group's heads as queries
             keys[:answering, :, : step.reach],
             values[:answering, :, : step.reach],
             attn_mask=step.mask(sliding_window),

@@ -10,7 +10,7 @@ Invariants:
 Example:
     >>> async def answer(engine: Engine) -> str:
     ...     prompt = engine.chat_prompt([{"role": "user", "content": "Who are you?"}])
-    ...     request = GenerationRequest(prompt, Sampling(max_tokens=64))
+    ...     request = GenerationRequest([prompt], Sampling(max_tokens=64))
     ...     return "".join([step.text async for step in engine.generate(request)])
 """
 
@@ -73,9 +73,9 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class GenerationRequest(msgspec.Struct, frozen=True):
-    """One prompt and how to continue it `n` times."""
+    """Prompts and how to continue each of them `n` times; choice `p × n + i` is the i-th answer to prompt `p`."""
 
-    prompt: Sequence[int]
+    prompts: Sequence[Sequence[int]]
     sampling: Sampling
     n: int = 1
 
@@ -93,7 +93,7 @@ class Step(msgspec.Struct, frozen=True):
     """What one step of the engine added to one choice.
 
     Attributes:
-        choice: Which of the `n` choices.
+        choice: Which of the choices.
         text: New text; empty while a character or a possible stop string is incomplete.
         tokens: Tokens generated so far for this choice.
         finish: Why the choice ended, on its last step.

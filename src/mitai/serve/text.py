@@ -55,7 +55,9 @@ class TextStream:
         """Return what was held back; bytes of an unfinished character are dropped."""
         before = self._tokenizer.decode(self._context) if self._recent else ""
         rest = self._tokenizer.decode([*self._context, *self._recent])[len(before) :] if self._recent else ""
-        text, logprobs = self._release(self._held + rest.rstrip("\ufffd")) if self._stop else (rest.rstrip("\ufffd"), ())
+        text, logprobs = (
+            self._release(self._held + rest.rstrip("\ufffd")) if self._stop else (rest.rstrip("\ufffd"), ())
+        )
         if not self.stopped:
             text, self._held = text + self._held, ""
         return text, (*logprobs, *self._take_logprobs())

@@ -13,7 +13,7 @@ Invariants:
 
 Example:
     >>> engine = TransformersEngine.load(FolderSource(Path("models/tiny-llama")), name="tiny")
-    >>> request = GenerationRequest(engine.tokenize("Once"), Sampling(max_tokens=16, temperature=0))
+    >>> request = GenerationRequest([engine.tokenize("Once")], Sampling(max_tokens=16, temperature=0))
     >>> [step.text async for step in engine.generate(request)]
 """
 
@@ -68,19 +68,31 @@ class _Request:
         self.loop = asyncio.get_running_loop()
         self.steps: asyncio.Queue[Step | ServeError] = asyncio.Queue()
         self.cancelled = False
-        self.sequences = [_Sequence(request, choice, self, engine) for choice in range(request.n)]
+        self.sequences = [
+            _Sequence(request, at * request.n + again, prompt, again, self, engine)
+            for at, prompt in enumerate(request.prompts)
+            for again in range(request.n)
+        ]
 
 
 class _Sequence:
     """One choice of one request."""
 
-    def __init__(self, request: GenerationRequest, choice: int, owner: _Request, engine: TransformersEngine) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        choice: int,
+        prompt: Sequence[int],
+        again: int,
+        owner: _Request,
+        engine: TransformersEngine,
+    ) -> None:
         self.owner, self.choice, self.sampling = owner, choice, request.sampling
-        self.pending = list(request.prompt)  # tokens that the model has not seen yet; one, once it answers
+        self.pending = list(prompt)  # tokens that the model has not seen yet; one, once it answers
         self.length = 0  # tokens in the cache
         self.generated = 0
-        self.longest = min(len(request.prompt) + request.sampling.max_tokens, engine.info.context_length)
-        self.sampler = Sampler(request.sampling, choice)
+        self.longest = min(len(prompt) + request.sampling.max_tokens, engine.info.context_length)
+        self.sampler = Sampler(request.sampling, again)
         self.text = TextStream(engine.tokenizer, request.sampling.stop)
         self.own_cache: Any = None  # of architectures that cannot be packed
         self.done = False
@@ -155,16 +167,19 @@ class TransformersEngine:
                 [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template raises what it likes
-            raise ServeError("serve.template-refused", "the model's chat template does not take this conversation") from error
+            raise ServeError(
+                "serve.template-refused", "the model's chat template does not take this conversation"
+            ) from error
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
         """Continue a prompt; see `Engine.generate`."""
-        self._check(request.prompt)
+        for prompt in request.prompts:
+            self._check(prompt)
         running = _Request(request, self)
         self._inbox.put(running)
-        left = request.n
+        left = len(running.sequences)
         try:
             while left:
                 step = await running.steps.get()
@@ -194,7 +209,9 @@ class TransformersEngine:
         if self._closing:
             raise _closed()
         if not prompt or len(prompt) > self._info.context_length:
-            raise ServeError("serve.prompt-length", f"a prompt of {len(prompt)} tokens; 1 to {self._info.context_length} fit")
+            raise ServeError(
+                "serve.prompt-length", f"a prompt of {len(prompt)} tokens; 1 to {self._info.context_length} fit"
+            )
         if min(prompt) < 0 or max(prompt) >= self._info.vocabulary:
             raise ServeError("serve.token-unknown", "a token id is not in the model's vocabulary")
 
@@ -209,7 +226,9 @@ class TransformersEngine:
                     self._turn()
                 except Exception as error:  # noqa: BLE001 - the engine outlives any request; content never reaches the log
                     log.error("engine step failed", kind=type(error).__name__)
-                    self._drop_all(ServeError("serve.engine-failed", "the engine failed while it worked on this request"))
+                    self._drop_all(
+                        ServeError("serve.engine-failed", "the engine failed while it worked on this request")
+                    )
         self._drop_all(_closed())
 
     def _turn(self) -> None:
@@ -288,7 +307,11 @@ class TransformersEngine:
         logits = self._logits(step, tokens, positions, last)
         for sequence in self._answering:
             sequence.length += 1
-        finished = [sequence for sequence, segment in zip(self._reading, step.segments, strict=False) if _advance(sequence, segment)]
+        finished = [
+            sequence
+            for sequence, segment in zip(self._reading, step.segments, strict=False)
+            if _advance(sequence, segment)
+        ]
         # prompts are read in order, so the finished ones are the first rows behind the answering ones
         self._reading = self._reading[len(finished) :]
         self._answering += finished
@@ -400,7 +423,9 @@ class TransformersEngine:
             batch.CURRENT.step = batch.PackedStep(batch.KeyValueCache(), [], [batch.Segment(0, 0, len(prompt), 0)])
         try:
             output = self._model.base_model(
-                input_ids=tokens, use_cache=False, **({"position_ids": torch.arange(len(prompt))[None]} if self._packed else {})
+                input_ids=tokens,
+                use_cache=False,
+                **({"position_ids": torch.arange(len(prompt))[None]} if self._packed else {}),
             )
         finally:
             batch.CURRENT.step = None

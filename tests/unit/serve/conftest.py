@@ -26,6 +26,8 @@ def llama_folder(model_folders) -> Path:
 def engine(llama_folder):
     from mitai.serve.transformers_engine import EngineOptions, TransformersEngine
 
-    engine = TransformersEngine.load(FolderLike(llama_folder), name="tiny", options=EngineOptions(threads=1, step_tokens=32))
+    engine = TransformersEngine.load(
+        FolderLike(llama_folder), name="tiny", options=EngineOptions(threads=1, step_tokens=32)
+    )
     yield engine
     engine.close()

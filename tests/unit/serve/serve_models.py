@@ -8,7 +8,12 @@ TEMPLATE = (
     "{% for m in messages %}{% if m['role'] not in ['system', 'user', 'assistant'] %}{{ raise_exception('role') }}{% endif %}"
     "<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-CORPUS = ["the quick brown fox jumps over the lazy dog", "机密计算保护模型和数据", "密态大模型 confidential computing", "hello world 你好世界"]
+CORPUS = [
+    "the quick brown fox jumps over the lazy dog",
+    "机密计算保护模型和数据",
+    "密态大模型 confidential computing",
+    "hello world 你好世界",
+]
 
 
 class FolderLike:
@@ -41,7 +46,10 @@ def make_tokenizer():
     backend.decoder = decoders.ByteLevel()
     special = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=300,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     backend.train_from_iterator(CORPUS, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", chat_template=TEMPLATE)
@@ -67,7 +75,16 @@ def config(kind: str, vocabulary: int, **changes):
     if kind == "qwen2":
         return Qwen2Config(**{**small, **changes})
     return GPT2Config(
-        **{"vocab_size": vocabulary, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512, "initializer_range": 0.4, **end, **changes}
+        **{
+            "vocab_size": vocabulary,
+            "n_embd": 64,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 512,
+            "initializer_range": 0.4,
+            **end,
+            **changes,
+        }
     )
 
 

@@ -15,7 +15,7 @@ from mitai.serve.transformers_engine import EngineOptions, TransformersEngine
 
 
 async def run(engine, prompt, n=1, **sampling):
-    request = GenerationRequest(prompt, Sampling(**{"max_tokens": 12, "temperature": 0.0, **sampling}), n)
+    request = GenerationRequest([prompt], Sampling(**{"max_tokens": 12, "temperature": 0.0, **sampling}), n)
     steps = [step async for step in engine.generate(request)]
     return ["".join(step.text for step in steps if step.choice == choice) for choice in range(n)], steps
 
@@ -40,7 +40,9 @@ async def test_a_crowd_gets_what_each_gets_alone(model_folders, kind):
     try:
         assert engine._packed
         prompts = [engine.tokenize("the quick brown fox 密态" * size)[: 3 + 7 * size] for size in range(1, 9)]
-        answers = await asyncio.gather(*(run(engine, prompt, max_tokens=4 + at * 2) for at, prompt in enumerate(prompts)))
+        answers = await asyncio.gather(
+            *(run(engine, prompt, max_tokens=4 + at * 2) for at, prompt in enumerate(prompts))
+        )
         for at, (prompt, (texts, steps)) in enumerate(zip(prompts, answers, strict=True)):
             want = expected(folder, prompt, 4 + at * 2)
             assert steps[-1].tokens == len(want)
