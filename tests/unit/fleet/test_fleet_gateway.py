@@ -650,7 +650,8 @@ def live(tmp_path) -> Iterator[tuple[str, Story]]:
 def test_parts_arrive_as_they_are_made_and_a_client_that_leaves_frees_the_replica(live):
     url, story = live
     with httpx2.Client(trust_env=False) as client, client.stream("GET", url + "/stream") as answer:
-        assert next(answer.iter_raw()) == b"/stream"
+        parts = answer.iter_raw()  # kept: a dropped iterator closes the answer
+        assert next(parts) == b"/stream"
         assert not story.freed.is_set()
     assert story.freed.wait(10)
 
