@@ -22,9 +22,8 @@ import contextlib
 import mmap
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -32,14 +31,15 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from mitai.capsule.sources import FileSource
+from mitai.capsule.tensors import Tensor, parse_shard
 from mitai.errors import ServeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAX_JSON_BYTES = 256 << 20  # tokenizer.json of the largest vocabularies is some 30 MB
-MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
-READ_BYTES = 32 << 20  # one read of a worker
+READ_BYTES = 64 << 20  # one read: four of a capsule's segments
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -49,31 +49,15 @@ _DTYPES = {
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "C64": torch.complex64,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-
-
-class FileSource(Protocol):
-    """A folder's files, whether they lie plain on a disk or come out of a capsule (the seam of `mitai.capsule`)."""
-
-    def names(self) -> tuple[str, ...]:
-        """Return the relative names of all files."""
-        ...
-
-    def size(self, name: str) -> int:
-        """Return a file's size in bytes."""
-        ...
-
-    def read(self, name: str) -> bytes:
-        """Return a whole file."""
-        ...
-
-    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from `offset` on."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,21 +68,21 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerFast
 
 
-def load(source: FileSource, *, workers: int = 2, progress: Callable[[int, int], None] | None = None) -> LoadedModel:
+def load(source: FileSource, *, progress: Callable[[int, int], None] | None = None) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
     Args:
         source: The folder.
-        workers: Threads that read shards.
         progress: Called with (bytes read, bytes in all) of the weights.
 
     Raises:
         ServeError: The folder is not one of a causal language model, or lacks something.
+        ParseError: A file of weights is not strict safetensors.
         CapsuleError: A sealed file is damaged.
     """
     config = _config(source)
     tokenizer = _tokenizer(source)
-    tensors = _tensors(source, workers, progress or (lambda _done, _total: None))
+    tensors = _tensors(source, progress or (lambda _done, _total: None))
     return LoadedModel(_model(source, config, tensors), tokenizer)
 
 
@@ -189,106 +173,36 @@ def _shards(source: FileSource) -> list[str]:
     )
 
 
-class _TensorEntry(msgspec.Struct, frozen=True):
-    dtype: str
-    shape: list[int]
-    data_offsets: tuple[int, int]
-
-
-@dataclass
-class _Shard:
-    """A shard in memory: its table and its data."""
-
-    name: str
-    start: int  # of the data within the file
-    table: dict[str, _TensorEntry]
-    data: mmap.mmap
-
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, entry in self.table.items():
-            yield name, _view(self.data, entry)
-
-
-def _tensors(source: FileSource, workers: int, progress: Callable[[int, int], None]) -> dict[str, torch.Tensor]:
-    """Read all shards into anonymous memory, in parallel pieces, and return views of it."""
-    shards = [_open_shard(source, name) for name in _shards(source)]
-    pieces = [
-        (shard, at, min(READ_BYTES, len(shard.data) - at))
-        for shard in shards
-        for at in range(0, sum(_span(entry) for entry in shard.table.values()), READ_BYTES)
-    ]
-    total = sum(size for _, _, size in pieces)
-
-    def read(piece: tuple[_Shard, int, int]) -> int:
-        shard, at, size = piece
-        with memoryview(shard.data) as view:
-            source.read_into(shard.name, shard.start + at, view[at : at + size])
-        return size
-
+def _tensors(source: FileSource, progress: Callable[[int, int], None]) -> dict[str, torch.Tensor]:
+    """Read all shards into anonymous memory and return views of it; a capsule decrypts each read on several threads."""
+    shards = _shards(source)
+    total = sum(map(source.size, shards))
     done = 0
-    with ThreadPoolExecutor(workers, thread_name_prefix="mitai-load") as pool:
-        for size in pool.map(read, pieces):
-            done += size
+    tensors: dict[str, torch.Tensor] = {}
+    for name in shards:
+        size = source.size(name)
+        if not size:
+            raise ServeError("serve.weights-missing", f"{name} is empty")
+        buffer = memoryview(mmap.mmap(-1, size))
+        for at in range(0, size, READ_BYTES):
+            piece = buffer[at : at + READ_BYTES]
+            source.read_into(name, at, piece)
+            done += len(piece)
             progress(done, total)
-    return dict(pair for shard in shards for pair in shard.tensors())
+        tensors |= {tensor.name: _view(name, tensor) for tensor in parse_shard(name, buffer).tensors}
+    return tensors
 
 
-def _span(entry: _TensorEntry) -> int:
-    return entry.data_offsets[1] - entry.data_offsets[0]
-
-
-def _open_shard(source: FileSource, name: str) -> _Shard:
-    size = source.size(name)
-    head = bytearray(8)
-    if size < 8:
-        raise _malformed(name)
-    source.read_into(name, 0, memoryview(head))
-    length = int.from_bytes(head, "little")
-    if length > min(size - 8, MAX_HEADER_BYTES):
-        raise _malformed(name)
-    header = bytearray(length)
-    source.read_into(name, 8, memoryview(header))
-    table = _table(name, bytes(header), size - 8 - length)
-    return _Shard(name, 8 + length, table, mmap.mmap(-1, max(size - 8 - length, 1)))
-
-
-def _table(name: str, header: bytes, data_bytes: int) -> dict[str, _TensorEntry]:
-    """Parse a safetensors header: entries that cover the data without overlap or hole."""
-    try:
-        raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
-        raw.pop("__metadata__", None)
-        table = {key: msgspec.json.decode(value, type=_TensorEntry) for key, value in raw.items()}
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise _malformed(name) from error
-    end = 0
-    for entry in sorted(table.values(), key=lambda entry: entry.data_offsets):
-        if entry.dtype not in _DTYPES:
-            raise ServeError("serve.dtype-unknown", f"{name} holds tensors of type {entry.dtype[:20]!r}")
-        count = 1
-        for dimension in entry.shape:
-            count *= dimension
-        if min(entry.shape, default=0) < 0 or entry.data_offsets[0] != end:
-            raise _malformed(name)
-        if _span(entry) != count * _DTYPES[entry.dtype].itemsize:
-            raise _malformed(name)
-        end = entry.data_offsets[1]
-    if end != data_bytes:
-        raise _malformed(name)
-    return table
-
-
-def _malformed(name: str) -> ServeError:
-    return ServeError("serve.safetensors-malformed", f"{name} is not a safetensors file, or is cut short")
-
-
-def _view(data: mmap.mmap, entry: _TensorEntry) -> torch.Tensor:
-    dtype = _DTYPES[entry.dtype]
-    if not _span(entry):
-        return torch.empty(entry.shape, dtype=dtype)
-    flat = torch.frombuffer(data, dtype=torch.uint8, count=_span(entry), offset=entry.data_offsets[0])
-    if entry.data_offsets[0] % dtype.itemsize:
+def _view(shard: str, tensor: Tensor) -> torch.Tensor:
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise ServeError("serve.dtype-unknown", f"{shard} holds tensors of type {tensor.dtype}")
+    if not tensor.data.nbytes:
+        return torch.empty(tensor.shape, dtype=dtype)
+    flat = torch.frombuffer(tensor.data, dtype=torch.uint8)
+    if flat.data_ptr() % dtype.itemsize:
         flat = flat.clone()
-    return flat.view(dtype).view(entry.shape)
+    return flat.view(dtype).view(tensor.shape)
 
 
 def _model(source: FileSource, config: Any, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:

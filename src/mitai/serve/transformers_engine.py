@@ -32,10 +32,11 @@ import structlog
 import torch
 from transformers import DynamicCache
 
+from mitai.capsule.sources import FileSource
 from mitai.errors import ServeError
 from mitai.serve import batch
 from mitai.serve.engine import FinishReason, GenerationRequest, ModelInfo, Step, TokenLogprob
-from mitai.serve.loading import FileSource, LoadedModel, load
+from mitai.serve.loading import LoadedModel, load
 from mitai.serve.sampling import Sampler, sample
 from mitai.serve.text import TextStream
 
@@ -117,11 +118,10 @@ class TransformersEngine:
         *,
         name: str = "model",
         options: EngineOptions | None = None,
-        workers: int = 2,
         progress: Callable[[int, int], None] | None = None,
     ) -> TransformersEngine:
         """Load a folder, sealed or plain, and start; see `mitai.serve.loading.load` for the errors."""
-        return TransformersEngine(load(source, workers=workers, progress=progress), name=name, options=options)
+        return TransformersEngine(load(source, progress=progress), name=name, options=options)
 
     def __init__(self, loaded: LoadedModel, *, name: str, options: EngineOptions | None = None) -> None:
         self._options = options or EngineOptions()

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from serve_models import FolderLike, make_model  # noqa: E402
+from serve_models import make_model
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +24,11 @@ def llama_folder(model_folders) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(llama_folder):
+    from mitai.capsule import FolderSource
     from mitai.serve.transformers_engine import EngineOptions, TransformersEngine
 
     engine = TransformersEngine.load(
-        FolderLike(llama_folder), name="tiny", options=EngineOptions(threads=1, step_tokens=32)
+        FolderSource(llama_folder), name="tiny", options=EngineOptions(threads=1, step_tokens=32)
     )
     yield engine
     engine.close()

@@ -16,27 +16,6 @@ CORPUS = [
 ]
 
 
-class FolderLike:
-    """The `FileSource` seam over a plain folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def names(self):
-        return tuple(sorted(str(p.relative_to(self.path)) for p in self.path.rglob("*") if p.is_file()))
-
-    def size(self, name):
-        return (self.path / name).stat().st_size
-
-    def read(self, name):
-        return (self.path / name).read_bytes()
-
-    def read_into(self, name, offset, buffer):
-        with (self.path / name).open("rb") as file:
-            file.seek(offset)
-            assert file.readinto(buffer) == len(buffer)
-
-
 def make_tokenizer():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

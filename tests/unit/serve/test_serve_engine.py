@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 import torch
-from serve_models import FolderLike, make_model
+
 from transformers import AutoModelForCausalLM
 
-from mitai.errors import ServeError
+from mitai.capsule import FolderSource
 from mitai.serve.engine import GenerationRequest, Sampling
 from mitai.serve.transformers_engine import EngineOptions, TransformersEngine
 
@@ -36,7 +36,7 @@ def expected(folder, prompt, count):
 async def test_a_crowd_gets_what_each_gets_alone(model_folders, kind):
     folder = model_folders[kind]
     options = EngineOptions(threads=1, step_tokens=8, max_sequences=5)  # small: prompts come in chunks, sequences queue
-    engine = TransformersEngine.load(FolderLike(folder), options=options)
+    engine = TransformersEngine.load(FolderSource(folder), options=options)
     try:
         assert engine._packed
         prompts = [engine.tokenize("the quick brown fox 密态" * size)[: 3 + 7 * size] for size in range(1, 9)]
