@@ -1,0 +1,154 @@
+"""Evidence and claims: what a measured process hands to whoever wants to trust it.
+
+The format is written down in `docs/spec/evidence.md`.
+
+Invariants:
+
+- `report_data` covers the verifier's nonce and the exact bytes of claims and device evidence; keys are taken from those bytes only.
+- Bytes are hashed as received: claims are never parsed and written again before they are hashed.
+- Unknown fields, unknown versions and oversized input are refused.
+
+Example:
+    >>> evidence = Evidence.decode(body)
+    >>> report_data(nonce, evidence.claims, evidence.devices)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Protocol
+
+import msgspec
+
+from mitai.attest.dcap.collateral import Collateral
+from mitai.attest.dcap.quote import parse_quote
+from mitai.errors import ParseError
+
+MAX_EVIDENCE_BYTES = 8 << 20  # a real guest's event log alone has up to 256 KiB
+MAX_CLAIMS_BYTES = 1 << 20
+NONCE_BYTES = 32
+NO_DEVICES = b"[]"
+
+_REPORT_DATA_LABEL = b"mitai report data v1\0"
+_EVIDENCE_DIGEST_LABEL = b"mitai evidence digest v1\0"
+_SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def report_data(nonce: bytes, claims: bytes, devices: bytes) -> bytes:
+    """Return the 64 bytes that the hardware signs: SHA-512 over label, nonce and the digests of claims and devices."""
+    if len(nonce) != NONCE_BYTES:
+        raise ParseError("attest.nonce-malformed", f"a nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
+    parts = _REPORT_DATA_LABEL + nonce + hashlib.sha256(claims).digest() + hashlib.sha256(devices).digest()
+    return hashlib.sha512(parts).digest()
+
+
+class CapsuleClaim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A capsule that is open in the process."""
+
+    id: str
+    manifest_sha256: str
+
+
+class LedgerClaim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The log that the process writes to, and the latest checkpoint (a signed note) that it has seen."""
+
+    origin: str
+    vkey: str
+    checkpoint: bytes
+
+
+class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a measured process says about itself; every key that a client uses is in here."""
+
+    v: int = 1
+    workload: str
+    key_config: bytes  # RFC 9458 key configuration: the channel's HPKE key
+    receipt_key: bytes = b""  # Ed25519 public key (32 bytes) that signs receipts, or nothing
+    tls_key_sha256: str | None = None
+    capsules: tuple[CapsuleClaim, ...] = ()
+    policies: tuple[str, ...] = ()  # SHA-256 of the policies in force, in hex
+    ledger: LedgerClaim | None = None
+    extra: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        if self.v != 1:
+            raise ParseError("attest.claims-version-unsupported", f"claims of version {self.v}, expected 1")
+        digests = [*self.policies, *(capsule.manifest_sha256 for capsule in self.capsules)]
+        digests += [self.tls_key_sha256] if self.tls_key_sha256 is not None else []
+        if not all(_SHA256_HEX.fullmatch(digest) for digest in digests):
+            raise ParseError("attest.claims-malformed", "a digest in the claims is not SHA-256 in lower-case hex")
+        if len(self.receipt_key) not in {0, 32}:
+            raise ParseError("attest.claims-malformed", f"a receipt key has 32 bytes, not {len(self.receipt_key)}")
+        if not _NAME.fullmatch(self.workload):
+            raise ParseError(
+                "attest.claims-malformed", "a workload is named by up to 64 of a-z, 0-9, dot, dash, underscore"
+            )
+
+    def encode(self) -> bytes:
+        """Return the JSON form: the bytes that `report_data` covers."""
+        return msgspec.json.encode(self)
+
+    @staticmethod
+    def decode(data: bytes) -> Claims:
+        """Parse claims; raise `ParseError` on anything else or above 1 MiB."""
+        if len(data) > MAX_CLAIMS_BYTES:
+            raise ParseError("attest.claims-malformed", f"claims of {len(data)} bytes are above the limit")
+        try:
+            return msgspec.json.decode(data, type=Claims)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise ParseError("attest.claims-malformed", "the claims are malformed") from error
+
+
+class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The bundle as it travels."""
+
+    v: int = 1
+    tee: str
+    quote: bytes
+    event_log: bytes = b""
+    collateral: Collateral | None = None
+    devices: bytes = NO_DEVICES  # the exact bytes of a JSON array
+    claims: bytes
+    nonce: bytes
+
+    def encode(self) -> bytes:
+        """Return the JSON form."""
+        return msgspec.json.encode(self)
+
+    @staticmethod
+    def decode(data: bytes) -> Evidence:
+        """Parse evidence; raise `ParseError` on anything else or above 8 MiB."""
+        if len(data) > MAX_EVIDENCE_BYTES:
+            raise ParseError("attest.evidence-malformed", f"evidence of {len(data)} bytes is above the limit")
+        try:
+            evidence = msgspec.json.decode(data, type=Evidence)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise ParseError("attest.evidence-malformed", "these bytes are not evidence") from error
+        if evidence.v != 1:
+            raise ParseError("attest.evidence-version-unsupported", f"evidence of version {evidence.v}, expected 1")
+        return evidence
+
+
+def evidence_sha256(evidence: Evidence) -> str:
+    """Return the digest by which receipts name evidence: over the signed part of its quote, in hex.
+
+    A quote as a whole is malleable (padding, another encoding of the same signature), its signed part is not; and that part
+    holds `report_data`, hence nonce, claims and devices.
+    """
+    return hashlib.sha256(_EVIDENCE_DIGEST_LABEL + parse_quote(evidence.quote).signed).hexdigest()
+
+
+class Attester(Protocol):
+    """The TEE that this process runs in."""
+
+    tee: str
+
+    def evidence(self, claims: bytes, nonce: bytes) -> Evidence:
+        """Return fresh evidence for these claims and this nonce (32 bytes, chosen by the verifier)."""
+        ...
+
+    def sealing_key(self, label: bytes) -> bytes:
+        """Return 32 bytes that only this platform and this measurement can derive."""
+        ...
