@@ -13,6 +13,8 @@ user/       a user's: policy.toml, sessions/, receipts/, checkpoints/
 from __future__ import annotations
 
 import os
+import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,8 @@ import msgspec
 
 from mitai.errors import FleetError
 from mitai.identity import Identity
+
+_CAPSULE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class PlatformFile(msgspec.Struct, frozen=True):
@@ -30,6 +34,9 @@ class PlatformFile(msgspec.Struct, frozen=True):
     operator_token: str
     pids: dict[str, int]
     simulated: bool
+
+    def __repr__(self) -> str:
+        return f"PlatformFile(gateway={self.gateway!r}, simulated={self.simulated})"  # no token
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,8 @@ class Home:
 
     def data_key_path(self, capsule_id: str) -> Path:
         """Return where the owner keeps the data key of a capsule."""
+        if not _CAPSULE_ID.fullmatch(capsule_id):  # it may come from a server: it must not lead elsewhere
+            raise FleetError("fleet.capsule-id", "a capsule's id is letters, digits, '_' and '-', at most 128")
         return self.root / "owner" / "keys" / f"{capsule_id}.key"
 
     def save_data_key(self, capsule_id: str, data_key: bytes) -> None:
@@ -127,17 +136,25 @@ class Home:
             raise FleetError(
                 "fleet.no-platform", f"no platform has been started from {self.root}", hint="start one: mitai up"
             ) from None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise FleetError("fleet.platform-file", f"{path} is damaged", hint="mitai down, then mitai up") from error
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
+    """Write a file that only its owner can read, whole or not at all, and lasting when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(path.name + ".part")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name too
+    finally:
+        os.close(folder)
