@@ -140,7 +140,7 @@ class CapsuleSource:
     def _open_segment(self, file: FileEntry, index: int, skip: int, wanted: memoryview) -> int:
         """Decrypt one segment; `wanted` takes its bytes from `skip` on."""
         size = segments.plain_size(file.size, index)
-        blocks = _digested(file, index, object_blocks(self._store, file, index))
+        blocks = _checked_blocks(self._store, file, index)
         place = place_of(self.manifest, file, index)
         commitment = file.commitments[32 * index : 32 * index + 32]
         if len(wanted) == size:
@@ -200,7 +200,7 @@ def _check_listing(manifest: Manifest, names: set[str]) -> None:
 
 
 def _verify_segment(store: ObjectStore, manifest: Manifest, file: FileEntry, index: int) -> int:
-    blocks = _digested(file, index, object_blocks(store, file, index))
+    blocks = _checked_blocks(store, file, index)
     header = next(blocks)[: segments.HEADER_BYTES]
     commitment = file.commitments[32 * index : 32 * index + 32]
     segments.check_header(header, place_of(manifest, file, index), commitment)
@@ -251,11 +251,14 @@ def object_blocks(store: ObjectStore, file: FileEntry, index: int) -> Iterator[b
         position += length
 
 
+def _checked_blocks(store: ObjectStore, file: FileEntry, index: int) -> Iterator[bytes]:
+    """Yield one segment's ciphertext, checked against its digest where the manifest has one."""
+    blocks = object_blocks(store, file, index)
+    return _digested(file, index, blocks) if file.digests else blocks
+
+
 def _digested(file: FileEntry, index: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass blocks on; after the last one, raise unless their SHA-256 is the manifest's (where it has digests)."""
-    if not file.digests:
-        yield from blocks
-        return
+    """Pass blocks on; after the last one, raise unless their SHA-256 is the manifest's."""
     digest = hashlib.sha256()
     for block in blocks:
         digest.update(block)

@@ -44,7 +44,7 @@ from mitai.capsule.sources import FolderSource, source_changed
 from mitai.capsule.stores import checked
 from mitai.capsule.workers import Progress, default_workers, run_all
 from mitai.errors import CapsuleError
-from mitai.identity import Identity
+from mitai.identity import MAX_ENVELOPE_BYTES, Identity
 
 JOURNAL_NAME = ".sealing.json"
 _JOURNAL_LABEL = b"mitai capsule journal key v1"
@@ -176,9 +176,19 @@ def _plan(dest: Path, request: Journal, owner: Identity, data_key: bytes | None)
     _refuse_leftovers(dest)
     key = data_key or secrets.token_bytes(segments.DATA_KEY_BYTES)
     journal = msgspec.structs.replace(request, wrapped_key=_wrap(key, request, owner))
-    _manifest(journal, key, {}).encode()
+    _check_plan(journal, key)
     _write_atomically(path, msgspec.json.encode(journal))
     return journal, key
+
+
+def _check_plan(journal: Journal, key: bytes) -> None:
+    """Find out before the work, not after it, whether the manifest will be valid and small enough to be opened."""
+    nothing = bytes(32), bytes(32)
+    blank = {(file.object, index): nothing for file in journal.files for index in range(segments.count(file.size))}
+    payload = _manifest(journal, key, blank).encode()
+    Manifest.decode(payload)
+    if len(payload) * 4 // 3 + 1024 > MAX_ENVELOPE_BYTES:
+        raise CapsuleError("capsule.too-large", "too many files or too much data for one capsule")
 
 
 def _refuse_leftovers(dest: Path) -> None:
@@ -232,7 +242,10 @@ class _Sealer:
         _write_atomically(self._dest / MANIFEST_NAME, owner.sign(payload, PAYLOAD_TYPE).encode())
 
     def _stamps(self) -> list[tuple[int, int]]:
-        found = ((self._source_dir / file.name).stat() for file in self._journal.files)
+        try:
+            found = [(self._source_dir / file.name).stat() for file in self._journal.files]
+        except FileNotFoundError:
+            raise source_changed(self._journal.name) from None
         return [(stat.st_size, stat.st_mtime_ns) for stat in found]
 
     def _segment(self, file: PlannedFile, index: int) -> int:
@@ -334,9 +347,7 @@ def _manifest(journal: Journal, key: bytes, made: Mapping[tuple[str, int], tuple
                 digests=joined(file, 1) if journal.digests else b"",
             )
             for file in journal.files
-        )
-        if made
-        else (),
+        ),
         parents=journal.parents,
         labels=journal.labels,
     )

@@ -75,8 +75,10 @@ class FolderSource:
         check_range(self.size(name), offset, len(buffer))
         try:
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise source_changed(name) from None
         except OSError as error:
-            raise source_changed(name) from error
+            raise CapsuleError("capsule.source-unreadable", f"{name!r} can't be read: {error.strerror}") from error
         try:
             done = 0
             while done < len(buffer):

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
-
-import fsspec
 
 from mitai.errors import CapsuleError
 
@@ -97,26 +97,28 @@ class FsspecStore:
     """Objects under any fsspec URL: `s3://bucket/prefix`, `https://host/path`, `memory://x`, `file:///folder`."""
 
     def __init__(self, url: str, **options: object) -> None:
-        self._system, self._root = fsspec.core.url_to_fs(url, **options)
+        import fsspec
+
+        with _failures("the listing"):
+            self._system, self._root = fsspec.core.url_to_fs(url, **options)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all objects, where the file system can list."""
-        listed = (str(path).rpartition("/")[2] for path in self._system.ls(self._root, detail=False))
+        with _failures("the listing"):
+            listed = [str(path).rpartition("/")[2] for path in self._system.ls(self._root, detail=False)]
         return tuple(sorted(name for name in listed if _OBJECT_NAME.match(name)))
 
     def size(self, name: str) -> int:
         """Return an object's size in bytes."""
-        try:
-            return int(self._system.size(self._path(name)))
-        except FileNotFoundError:
-            raise missing(name) from None
+        path = self._path(name)
+        with _failures(name):
+            return int(self._system.size(path))
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Return up to `length` bytes."""
-        try:
-            return bytes(self._system.cat_file(self._path(name), start=offset, end=offset + length))
-        except FileNotFoundError:
-            raise missing(name) from None
+        path = self._path(name)
+        with _failures(name):
+            return bytes(self._system.cat_file(path, start=offset, end=offset + length))
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{checked(name)}"
@@ -132,3 +134,16 @@ def checked(name: str) -> str:
 def missing(name: str) -> CapsuleError:
     """Return the error for an object that is not in the store."""
     return CapsuleError("capsule.object-missing", f"the store has no object {name}")
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Turn whatever a file system's driver raises into `CapsuleError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise missing(what) from None
+    except Exception as error:  # each driver has its own exceptions
+        raise CapsuleError(
+            "capsule.store-failed", f"the store failed on {what}: {type(error).__name__}", step="read"
+        ) from error
