@@ -1,6 +1,7 @@
 """Attestation: evidence in, claims out.
 
-A measured process hands out `Evidence`; `verify` appraises it under a `Policy` and returns an `Appraisal`, or raises `AttestError` with the
+A measured process hands out `Evidence`; `verify` appraises it under a `Policy` and returns an `Appraisal`, or raises
+`AttestError` with the
 step that failed. `mitai.attest.sim` stands in for the hardware where there is none.
 
 Example:

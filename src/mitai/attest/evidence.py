@@ -4,7 +4,8 @@ The format is written down in `docs/spec/evidence.md`.
 
 Invariants:
 
-- `report_data` covers the verifier's nonce and the exact bytes of claims and device evidence; keys are taken from those bytes only.
+- `report_data` covers the verifier's nonce and the exact bytes of claims and device evidence; keys are taken from those
+  bytes only.
 - Bytes are hashed as received: claims are never parsed and written again before they are hashed.
 - Unknown fields, unknown versions and oversized input are refused.
 
@@ -81,6 +82,8 @@ class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ParseError("attest.claims-malformed", "a digest in the claims is not SHA-256 in lower-case hex")
         if len(self.receipt_key) not in {0, 32}:
             raise ParseError("attest.claims-malformed", f"a receipt key has 32 bytes, not {len(self.receipt_key)}")
+        if len({capsule.id for capsule in self.capsules}) != len(self.capsules):
+            raise ParseError("attest.claims-malformed", "the claims name a capsule twice")
         if not _NAME.fullmatch(self.workload):
             raise ParseError(
                 "attest.claims-malformed", "a workload is named by up to 64 of a-z, 0-9, dot, dash, underscore"
@@ -113,6 +116,10 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     claims: bytes
     nonce: bytes
 
+    def __post_init__(self) -> None:
+        if self.v != 1:
+            raise ParseError("attest.evidence-version-unsupported", f"evidence of version {self.v}, expected 1")
+
     def encode(self) -> bytes:
         """Return the JSON form."""
         return msgspec.json.encode(self)
@@ -123,19 +130,16 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if len(data) > MAX_EVIDENCE_BYTES:
             raise ParseError("attest.evidence-malformed", f"evidence of {len(data)} bytes is above the limit")
         try:
-            evidence = msgspec.json.decode(data, type=Evidence)
+            return msgspec.json.decode(data, type=Evidence)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise ParseError("attest.evidence-malformed", "these bytes are not evidence") from error
-        if evidence.v != 1:
-            raise ParseError("attest.evidence-version-unsupported", f"evidence of version {evidence.v}, expected 1")
-        return evidence
 
 
 def evidence_sha256(evidence: Evidence) -> str:
     """Return the digest by which receipts name evidence: over the signed part of its quote, in hex.
 
-    A quote as a whole is malleable (padding, another encoding of the same signature), its signed part is not; and that part
-    holds `report_data`, hence nonce, claims and devices.
+    A quote as a whole is malleable (padding, another encoding of the same signature), its signed part is not; and that
+    part holds `report_data`, hence nonce, claims and devices.
     """
     return hashlib.sha256(_EVIDENCE_DIGEST_LABEL + parse_quote(evidence.quote).signed).hexdigest()
 

@@ -4,7 +4,8 @@ The format is written down in `docs/spec/appraisal-policy.md`.
 
 Invariants:
 
-- What is not allowed is refused: a policy made without arguments accepts no simulation, no debug mode, no outdated platform, no
+- What is not allowed is refused: a policy made without arguments accepts no simulation, no debug mode, no outdated
+  platform, no
   advisory and, without reference values, no workload.
 - Unknown keys, unknown versions and malformed values are refused when the policy is read, not when it is used.
 - Whether a simulated root is accepted is decided here alone.
@@ -123,7 +124,7 @@ class ClaimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReferenceValues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The measurements of one build of one workload, each 48 bytes in hex; "any" leaves a register unpinned, visibly."""
+    """The measurements of one build of one workload, each 48 bytes in hex; "any" leaves a register unpinned."""
 
     name: str
     mrtd: str

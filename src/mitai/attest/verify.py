@@ -1,10 +1,12 @@
 """Evidence in, claims out: the verifier.
 
-Follows RFC 9334 (RATS): evidence and endorsements (collateral) are appraised under a policy that holds reference values.
+Follows RFC 9334 (RATS): evidence and endorsements (collateral) are appraised under a policy that holds reference
+values.
 
 Invariants:
 
-- No input, no clock and no trust anchor but those given: bytes and `now` go in, a frozen `Appraisal` comes out, or `AttestError`.
+- No input, no clock and no trust anchor but those given: bytes and `now` go in, a frozen `Appraisal` comes out, or
+  `AttestError`.
 - `verify` is a numbered checklist. Each step must pass; the error names the step that did not.
 - Keys and names are taken only from the claims whose hash the quote's report data covers.
 
@@ -115,7 +117,7 @@ def verify(
         policy: What is accepted.
         nonce: The 32 bytes that the verifier chose for this exchange.
         now: Time of the check, with a time zone.
-        collateral: Collateral from elsewhere; otherwise that in the evidence is used (it is signed, so its carrier does not matter).
+        collateral: Collateral from elsewhere; otherwise that in the evidence (signed: its carrier does not matter).
         cache: Remembers verified collateral between calls.
 
     Raises:
@@ -131,13 +133,14 @@ def verify(
             )
         expected_report_data = report_data(nonce, evidence.claims, evidence.devices)
         say("answers ours")
-    machine = _appraise_quote(checks, evidence.quote, collateral or evidence.collateral, policy, now, cache)
+    machine = _appraise_quote(checks, evidence.quote, collateral or evidence.collateral, policy, now=now, cache=cache)
     body = machine.quote.body
     with checks.step("report data") as say:
         if not isinstance(body, TdReport) or not hmac.compare_digest(body.report_data, expected_report_data):
             raise AttestError(
                 "attest.report-data-mismatch",
-                "the quote does not cover these claims: a key or a name was exchanged, or the quote belongs to another process",
+                "the quote does not cover these claims",
+                hint="a key or a name was exchanged on the way, or the quote belongs to another process",
             )
         if evidence.devices != NO_DEVICES:
             raise AttestError(
@@ -185,7 +188,7 @@ def verify_quote(
     Nothing is said about report data: who has only a quote must compare `appraisal.quote.body.report_data` himself.
     """
     checks = Checklist()
-    machine = _appraise_quote(checks, quote, collateral, policy, now, cache)
+    machine = _appraise_quote(checks, quote, collateral, policy, now=now, cache=cache)
     if policy.workloads:
         with checks.step("workload"):
             _check_workload(None, machine.measurements, policy)
@@ -197,6 +200,7 @@ def _appraise_quote(
     data: bytes,
     collateral: Collateral | None,
     policy: Policy,
+    *,
     now: datetime,
     cache: CollateralCache | None,
 ) -> QuoteAppraisal:
@@ -252,12 +256,12 @@ def _check_tcb(result: dcap_tcb.TcbResult, rules: TcbRules) -> None:
     if result.evaluation_number < rules.min_evaluation_number:
         raise AttestError(
             "attest.tcb-evaluation-number-too-low",
-            f"the collateral is of TCB evaluation {result.evaluation_number}, the policy demands {rules.min_evaluation_number}",
+            f"the collateral is of TCB evaluation {result.evaluation_number}, demanded: {rules.min_evaluation_number}",
         )
     if result.status not in rules.accepted_statuses:
         raise AttestError(
             "attest.tcb-status-refused",
-            f"the platform is {result.status} ({', '.join(result.advisory_ids) or 'no advisories'}), which the policy does not accept",
+            f"the policy does not accept a platform that is {result.status} ({', '.join(result.advisory_ids)})",
             hint="the machine's owner must update firmware, microcode or TDX module",
         )
     unknown = set(result.advisory_ids) - set(rules.accepted_advisories)
@@ -294,6 +298,6 @@ def _check_workload(name: str | None, measurements: dict[str, str], policy: Poli
     if None not in mismatches:
         raise AttestError(
             "attest.measurement-mismatch",
-            f"the machine runs other code than the policy expects of {name or 'any workload'!r}: {mismatches[0]} differs",
+            f"the machine runs other code than the policy expects of {name or 'any workload'!r}: {mismatches[0]}",
             hint="either the code was changed, or the policy is of another release",
         )

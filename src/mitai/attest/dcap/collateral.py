@@ -1,6 +1,7 @@
 """Collateral: what Intel says about a platform on a given day, and the proof that Intel said it.
 
-Follows "Intel SGX and TDX Provisioning Certification Service API" version 4 (TCB info version 3, enclave identity version 2, CRLs) and
+Follows "Intel SGX and TDX Provisioning Certification Service API" version 4 (TCB info version 3, enclave identity
+version 2, CRLs) and
 Intel's QuoteVerificationLibrary for the order and meaning of the checks.
 
 Invariants:
@@ -72,25 +73,11 @@ class Collateral(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Parse the JSON form of Intel's `QuoteCollateralV3`: the same names, binary parts in hex."""
         _refuse_oversize(data)
         try:
-            parts = msgspec.json.decode(data, type=_QuoteCollateralV3)
-            binary = {name: bytes.fromhex(getattr(parts, name)) for name in _BINARY}
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            parts: dict[str, object] = dict(msgspec.json.decode(data, type=dict[str, str]))
+            parts |= {name: bytes.fromhex(str(parts[name])) for name in _BINARY}
+            return msgspec.convert(parts, Collateral)
+        except (msgspec.MsgspecError, ValueError, KeyError, RecursionError) as error:
             raise ParseError("attest.collateral-malformed", "these bytes are not a QuoteCollateralV3") from error
-        text = {name: getattr(parts, name) for name in _QuoteCollateralV3.__struct_fields__ if name not in _BINARY}
-        return Collateral(**text, **binary)
-
-
-class _QuoteCollateralV3(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    tcb_info: str
-    tcb_info_signature: str
-    tcb_info_issuer_chain: str
-    qe_identity: str
-    qe_identity_signature: str
-    qe_identity_issuer_chain: str
-    root_ca_crl: str
-    pck_crl: str
-    pck_crl_issuer_chain: str
-    pck_certificate_chain: str | None = None
 
 
 _BINARY = ("tcb_info_signature", "qe_identity_signature", "root_ca_crl", "pck_crl")
@@ -123,6 +110,7 @@ class VerifiedCollateral:
     pck_crl_issuer: Certificate
     not_before: datetime
     not_after: datetime
+    # PCK chains that were verified under it, by SHA-256 of their PEM
     chains: OrderedDict[bytes, VerifiedChain] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     def covers(self, now: datetime) -> bool:
@@ -133,7 +121,7 @@ class VerifiedCollateral:
 class CollateralCache:
     """Collateral that was verified before; keyed by its exact content, the root and the grace, bounded.
 
-    Only collateral that verified is kept, and it is used only inside its window: outside, it is verified again, and so refused.
+    Only collateral that verified is kept, and it is used only inside its window: outside, it is verified again.
     """
 
     def __init__(self, size: int = 32) -> None:
@@ -240,13 +228,8 @@ def _signing_chain(pem: str, what: str, root_fingerprint: str, now: datetime) ->
 
 
 def _check_signature(chain: tuple[Certificate, ...], signature: bytes, message: bytes, what: str) -> None:
-    verify_signature(
-        chain[0].key,
-        signature,
-        message,
-        f"attest.{what}-signature-invalid",
-        f"the {what} is not signed by {chain[0].common_name!r}",
-    )
+    why = f"the {what} is not signed by {chain[0].common_name!r}"
+    verify_signature(chain[0].key, signature, message, f"attest.{what}-signature-invalid", why)
 
 
 def _check_window(what: str, start: datetime, end: datetime, now: datetime) -> None:

@@ -1,11 +1,13 @@
 """From a quote to its platform: the signature chain, then the TCB level.
 
-Follows "Intel TDX DCAP Quoting Library API", appendix 3, and the checks of Intel's QuoteVerificationLibrary: attestation key → QE report →
+Follows "Intel TDX DCAP Quoting Library API", appendix 3, and the checks of Intel's QuoteVerificationLibrary:
+attestation key → QE report →
 PCK certificate → PCK CA → root.
 
 Invariants:
 
-- The attestation key is used only because the QE's report data is SHA-256(attestation key ‖ authentication data), and that report
+- The attestation key is used only because the QE's report data is SHA-256(attestation key ‖ authentication data), and
+  that report
   is signed by the PCK key, and that key's chain ends in a root that the caller trusts and is on no revocation list.
 - Nothing of the quote is reported before its signature was checked.
 """
@@ -81,14 +83,15 @@ def check_root(chain: PckChain, roots: Mapping[str, bool], *, allow_simulation: 
     if simulated is None:
         raise AttestError(
             "attest.simulated-root-unknown",
-            f"the chain ends in the simulated root sha256:{chain.root.fingerprint}, which is none of the policy's sim_roots",
+            f"the simulated root sha256:{chain.root.fingerprint} is none of the policy's sim_roots",
         )
     return simulated
 
 
 def verify_pck_chain(chain: PckChain, collateral: VerifiedCollateral, now: datetime) -> VerifiedChain:
-    """Check the chain and that nobody revoked it; remember it for as long as its certificates and the collateral live."""
-    known = collateral.chains.get(chain.pem)
+    """Check the chain and that nobody revoked it; remember it for as long as it and the collateral live."""
+    digest = hashlib.sha256(chain.pem).digest()
+    known = collateral.chains.get(digest)
     if known is not None and known.not_before <= now <= known.not_after:
         return known
     leaf, intermediate, root = chain.certificates
@@ -113,7 +116,7 @@ def verify_pck_chain(chain: PckChain, collateral: VerifiedCollateral, now: datet
         max(certificate.not_valid_before_utc for certificate in parsed),
         min(certificate.not_valid_after_utc for certificate in parsed),
     )
-    collateral.chains[chain.pem] = verified
+    collateral.chains[digest] = verified
     while len(collateral.chains) > _MAX_CHAINS:
         collateral.chains.popitem(last=False)
     return verified

@@ -1,12 +1,14 @@
 """Intel's certificate chains and revocation lists, walked step by step against one given root.
 
-Follows "Intel SGX PCK Certificate and Certificate Revocation List Profile Specification" 1.5 and RFC 5280, section 6, for the
+Follows "Intel SGX PCK Certificate and Certificate Revocation List Profile Specification" 1.5 and RFC 5280, section 6,
+for the
 fields that this profile uses. Every chain has a fixed shape: leaf, at most one intermediate, root.
 
 Invariants:
 
 - The root is trusted because it is byte for byte the one that the caller gave (by SHA-256), never because of its name.
-- Every certificate: P-256, ECDSA with SHA-256, inside its validity, no unknown critical extension; an issuer has CA and keyCertSign.
+- Every certificate: P-256, ECDSA with SHA-256, inside its validity, no unknown critical extension; an issuer has CA and
+  keyCertSign.
 - PEM is read strictly: nothing before, between or after the certificates, canonical base64.
 """
 
@@ -18,6 +20,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -108,7 +111,7 @@ def verify_chain(chain: tuple[Certificate, ...], what: str, now: datetime) -> No
     """
     for certificate in chain:
         _usable(certificate, what, now)
-    for depth, (child, issuer) in enumerate(zip(chain[:-1], chain[1:], strict=True)):
+    for depth, (child, issuer) in enumerate(pairwise(chain)):
         _may_issue(issuer, depth, what)
         try:
             child.parsed.verify_directly_issued_by(issuer.parsed)
@@ -189,7 +192,7 @@ class RevocationList:
 
 
 def verify_crl(der: bytes, issuer: Certificate, what: str) -> RevocationList:
-    """Parse a CRL and check that `issuer` signed it; its window is for the caller (`what` is `root-crl` or `pck-crl`)."""
+    """Parse a CRL and check that `issuer` signed it; the caller checks its window (`what`: `root-crl` or `pck-crl`)."""
     try:
         parsed = x509.load_der_x509_crl(der)
         not_before, not_after = parsed.last_update_utc, parsed.next_update_utc

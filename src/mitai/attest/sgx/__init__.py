@@ -1,4 +1,7 @@
-"""Intel SGX: what an enclave's report must look like beyond its signature (Intel SDM volume 3D, chapter 38: ATTRIBUTES)."""
+"""Intel SGX: what an enclave's report must look like beyond its signature.
+
+Follows the Intel SDM, volume 3D, chapter 38 (ATTRIBUTES).
+"""
 
 from __future__ import annotations
 

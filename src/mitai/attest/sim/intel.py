@@ -1,6 +1,7 @@
 """Intel's side of the simulation: certificate authority, collateral service and quoting enclave.
 
-Writes what `mitai.attest.dcap` reads, in the same formats: PCK certificates with the SGX extension, TCB info version 3, QE identity
+Writes what `mitai.attest.dcap` reads, in the same formats: PCK certificates with the SGX extension, TCB info version 3,
+QE identity
 version 2, CRLs, quotes of versions 3, 4 and 5.
 """
 
@@ -90,7 +91,7 @@ class Authority:
         def issue(
             subject: x509.Name, key: str, issuer: x509.Name, issuer_key: str, depth: int | None
         ) -> x509.CertificateBuilder:
-            return _certificate(subject, keys[key], issuer, keys[issuer_key], start, depth)
+            return _certificate(subject, keys[key], issuer, keys[issuer_key], start=start, depth=depth)
 
         builders = {
             "root": issue(root_name, "root", root_name, "root", 1),
@@ -174,6 +175,7 @@ def _certificate(
     key: ec.EllipticCurvePrivateKey,
     issuer: x509.Name,
     issuer_key: ec.EllipticCurvePrivateKey,
+    *,
     start: datetime,
     depth: int | None,
 ) -> x509.CertificateBuilder:

@@ -3,7 +3,8 @@
 Invariants:
 
 - The registers are what the event log replays to; the log is in the format that real firmware writes (CCEL).
-- `installed_workload` covers name and bytes of every Python file of the installed package: one changed byte is another workload.
+- `installed_workload` covers name and bytes of every Python file of the installed package: one changed byte is another
+  workload.
 
 Example:
     >>> reference_values(installed_workload("serve"))

@@ -1,6 +1,7 @@
 """A simulated TDX platform: its own root, its own keys, quotes in Intel's formats byte for byte.
 
-The folder stands for the hardware: whoever has it can issue any quote of this platform. It holds one file, `platform.json`.
+The folder stands for the hardware: whoever has it can issue any quote of this platform. It holds one file,
+`platform.json`.
 
 Invariants:
 
