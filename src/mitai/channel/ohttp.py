@@ -1,0 +1,377 @@
+"""Oblivious HTTP: encapsulated requests and responses, whole or chunk by chunk.
+
+Follows RFC 9458 (key configurations, `message/ohttp-req` and `-res`) and draft-ietf-ohai-chunked-ohttp-08
+(`message/ohttp-chunked-req` and `-res`). A one-shot message is treated as a stream that consists of its final chunk.
+
+Invariants:
+
+- Chunks are opened in order, each is authenticated before a byte of it is returned, and so is the end of a stream.
+- A response can be opened only with the request that it answers: its keys come from the request's HPKE context.
+- After an error an opener stays broken.
+
+Example:
+    >>> sealer = RequestSealer(config)
+    >>> opener = RequestOpener(ring.find)
+    >>> opener.feed(sealer.seal_message(b"hello")) + opener.finish()
+    [b'hello']
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from mitai.channel.bhttp import varint
+from mitai.channel.frames import MAX_CHUNK_BYTES, FrameReader
+from mitai.channel.hpke import (
+    KDF_HKDF_SHA256,
+    NONCE_BYTES,
+    TAG_BYTES,
+    Aead,
+    AeadSequence,
+    Context,
+    Data,
+    Kem,
+    PrivateKey,
+    expand,
+    extract,
+    setup_recipient,
+    setup_sender,
+)
+from mitai.errors import ChannelError, KeysChangedError, ParseError
+
+KEYS_MEDIA_TYPE: Final = "application/ohttp-keys"
+_FINAL = b"final"
+_HEADER_BYTES = 7  # key id, KEM id, KDF id, AEAD id
+
+
+class Form(NamedTuple):
+    """The two forms of an encapsulated message: labels, media types, and how chunks are delimited."""
+
+    request_label: bytes
+    response_label: bytes
+    request_type: str
+    response_type: str
+    chunked: bool
+
+
+ONE_SHOT: Final = Form(
+    b"message/bhttp request", b"message/bhttp response", "message/ohttp-req", "message/ohttp-res", chunked=False
+)
+CHUNKED: Final = Form(
+    b"message/bhttp chunked request",
+    b"message/bhttp chunked response",
+    "message/ohttp-chunked-req",
+    "message/ohttp-chunked-res",
+    chunked=True,
+)
+
+
+# --- Key configurations (RFC 9458 section 3) -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class KeyConfig:
+    """A gateway's public key and the AEADs that it accepts with it."""
+
+    key_id: int
+    kem: Kem
+    public: bytes
+    aeads: tuple[Aead, ...]
+
+    def encode(self) -> bytes:
+        """Return the encoding of this one configuration, without a length before it."""
+        suites = b"".join(KDF_HKDF_SHA256.to_bytes(2) + aead.to_bytes(2) for aead in self.aeads)
+        return bytes((self.key_id,)) + self.kem.to_bytes(2) + self.public + len(suites).to_bytes(2) + suites
+
+    @staticmethod
+    def decode(data: bytes) -> KeyConfig:
+        """Parse one configuration; algorithms that we do not have are left out, and one must remain."""
+        try:
+            kem = Kem(int.from_bytes(data[1:3]))
+        except ValueError:
+            raise ParseError("channel.key-config-unsupported", "the key configuration has an unknown KEM") from None
+        public_end = 3 + kem.public_bytes
+        suites = data[public_end + 2 :]
+        length = int.from_bytes(data[public_end : public_end + 2])
+        if len(data) < public_end + 2 or length != len(suites) or length == 0 or length % 4:
+            raise ParseError("channel.key-config-malformed", "these bytes are not one key configuration")
+        pairs = [
+            (int.from_bytes(suites[i : i + 2]), int.from_bytes(suites[i + 2 : i + 4])) for i in range(0, length, 4)
+        ]
+        known = {*Aead}
+        aeads = tuple(Aead(aead) for kdf, aead in pairs if kdf == KDF_HKDF_SHA256 and aead in known)
+        if not aeads:
+            raise ParseError("channel.key-config-unsupported", "the key configuration has no algorithm that we have")
+        return KeyConfig(data[0], kem, data[3:public_end], aeads)
+
+
+def encode_keys(configs: list[bytes]) -> bytes:
+    """Return the `application/ohttp-keys` form of encoded configurations."""
+    return b"".join(len(config).to_bytes(2) + config for config in configs)
+
+
+def decode_keys(data: bytes) -> list[KeyConfig]:
+    """Parse the `application/ohttp-keys` form; configurations that we can't use are left out."""
+    configs: list[KeyConfig] = []
+    while data:
+        end = 2 + int.from_bytes(data[:2])
+        if len(data) < max(end, 2):
+            raise ParseError("channel.key-config-malformed", "a list of key configurations ends in the middle")
+        try:
+            configs.append(KeyConfig.decode(data[2:end]))
+        except ParseError as error:
+            if error.code != "channel.key-config-unsupported":
+                raise
+        data = data[end:]
+    return configs
+
+
+class GatewayKey(Protocol):
+    """A key that a gateway holds, with the configuration under which it is published."""
+
+    @property
+    def config(self) -> KeyConfig:
+        """The published configuration."""
+
+    @property
+    def private(self) -> PrivateKey:
+        """The key pair."""
+
+
+# --- Sealing and opening streams of chunks ---------------------------------------------------------------------------
+
+
+class _StreamSealer:
+    """Writes chunks after `prefix`, which precedes the first."""
+
+    def __init__(self, form: Form, sequence: AeadSequence, prefix: bytes) -> None:
+        self.form = form
+        self._sequence = sequence
+        self._prefix = prefix
+
+    def seal(self, chunk: Data, *, final: bool = False) -> bytes:
+        """Return the next chunk as it goes on the wire; only the final one may be empty."""
+        aad = _FINAL if final and self.form.chunked else b""
+        prefix, self._prefix = self._prefix + self._length(len(chunk), final), b""
+        return prefix + self._sequence.seal(chunk, aad)
+
+    def seal_message(self, *parts: Data, chunk_bytes: int = MAX_CHUNK_BYTES) -> bytearray:
+        """Return a whole message: `parts` joined, in chunks of equal size, so that the lengths of the parts don't show."""
+        total = sum(map(len, parts))
+        if not self.form.chunked:
+            chunk_bytes = total
+        cuts = range(0, max(total, 1), max(chunk_bytes, 1))
+        sizes = [min(chunk_bytes, total - start) for start in cuts]
+        lengths = [self._length(size, final=i == len(sizes) - 1) for i, size in enumerate(sizes)]
+        wire = bytearray(len(self._prefix) + sum(map(len, lengths)) + total + TAG_BYTES * len(sizes))
+        view = memoryview(wire)
+        wire[: len(self._prefix)] = self._prefix
+        at = len(self._prefix)
+        for chunk, length in zip(_cut(parts, sizes), lengths, strict=True):
+            start = at + len(length)
+            end = start + len(chunk) + TAG_BYTES
+            view[at:start] = length
+            is_final = end == len(wire)
+            self._sequence.seal_into(chunk, _FINAL if is_final and self.form.chunked else b"", view[start:end])
+            at = end
+        self._prefix = b""
+        return wire
+
+    def _length(self, size: int, final: bool) -> bytes:
+        if not self.form.chunked:
+            return b""
+        return b"\x00" if final else varint(size + TAG_BYTES)
+
+
+def _cut(parts: tuple[Data, ...], sizes: list[int]) -> Iterator[Data]:
+    """Cut the concatenation of `parts` into pieces; a piece that lies within one part is a view of it."""
+    remaining = [memoryview(part) for part in parts if len(part)]
+    for size in sizes:
+        piece: list[memoryview] = []
+        missing = size
+        while missing:
+            piece.append(remaining[0][:missing])
+            remaining[0] = remaining[0][missing:]
+            missing -= len(piece[-1])
+            if not len(remaining[0]):
+                del remaining[0]
+        yield piece[0] if len(piece) == 1 else b"".join(piece)
+
+
+class _StreamOpener:
+    """Reads chunks after a prefix of `prefix_bytes`, from which a subclass learns the keys."""
+
+    def __init__(self, form: Form, limit: int) -> None:
+        self.form = form
+        self._frames = FrameReader("varint" if form.chunked else "rest", limit)
+        self._prefix = b""
+        self._sequence: AeadSequence | None = None
+        self._broken = False
+
+    def feed(self, data: Data) -> list[bytes]:
+        """Return the plaintext of the chunks that these further bytes complete."""
+        try:
+            return self._feed(data)
+        except ChannelError:
+            self._broken = True
+            raise
+
+    def finish(self) -> list[bytes]:
+        """Return the plaintext of the final chunk; raise `ChannelError` if the stream was cut."""
+        sequence = self._sequence
+        if sequence is None or self._broken:
+            raise ChannelError("channel.truncated", "the sealed message ends within its header")
+        final = self._frames.finish()
+        self._broken = True
+        plaintext = sequence.open(final or b"", _FINAL if self.form.chunked else b"")
+        return [plaintext] if plaintext else []
+
+    def _feed(self, data: Data) -> list[bytes]:
+        if self._broken:
+            raise ChannelError("channel.unopenable", "this message goes on after its end, or after an error")
+        if self._sequence is None:
+            wanted = self._prefix_bytes() - len(self._prefix)
+            while len(data) and wanted > 0:
+                self._prefix += data[:wanted]
+                data = data[wanted:]
+                wanted = self._prefix_bytes() - len(self._prefix)
+            if wanted > 0:
+                return []
+            self._sequence = self._start(self._prefix)
+        chunks = [self._sequence.open(frame) for frame in self._frames.feed(data)]
+        if not all(chunks):
+            raise ChannelError("channel.unopenable", "a chunk that is not the final one is empty")
+        return chunks
+
+    def _prefix_bytes(self) -> int:
+        raise NotImplementedError
+
+    def _start(self, prefix: bytes) -> AeadSequence:
+        raise NotImplementedError
+
+
+# --- Requests --------------------------------------------------------------------------------------------------------
+
+
+class RequestSealer(_StreamSealer):
+    """Seals one request to a key configuration (RFC 9458 section 4.3).
+
+    Args:
+        config: The gateway's key configuration, from claims that were verified.
+        form: `CHUNKED` or `ONE_SHOT`.
+        ephemeral: For test vectors only.
+    """
+
+    def __init__(self, config: KeyConfig, form: Form = CHUNKED, *, ephemeral: X25519PrivateKey | None = None) -> None:
+        aead = Aead.AES_256_GCM if Aead.AES_256_GCM in config.aeads else config.aeads[0]
+        header = bytes((config.key_id,)) + b"".join(i.to_bytes(2) for i in (config.kem, KDF_HKDF_SHA256, aead))
+        info = form.request_label + b"\x00" + header
+        self._context = setup_sender(config.kem, config.public, info, aead, ephemeral=ephemeral)
+        self._aead = aead
+        super().__init__(form, self._context, header + self._context.enc)
+
+    def response_opener(self, *, limit: int = MAX_CHUNK_BYTES) -> ResponseOpener:
+        """Return the opener of this request's response."""
+        return ResponseOpener(self.form, self._context, self._aead, limit)
+
+
+class RequestOpener(_StreamOpener):
+    """Opens one encapsulated request.
+
+    Args:
+        find: Gives the key with a certain id, or None.
+        form: `CHUNKED` or `ONE_SHOT`, as the media type says.
+        limit: Bytes of plaintext that a chunk may hold.
+    """
+
+    def __init__(
+        self, find: Callable[[int], GatewayKey | None], form: Form = CHUNKED, *, limit: int = MAX_CHUNK_BYTES
+    ) -> None:
+        super().__init__(form, limit)
+        self._find = find
+        self._key: GatewayKey | None = None
+        self._context: Context | None = None
+        self._aead = Aead.AES_256_GCM
+
+    @property
+    def enc(self) -> bytes:
+        """The encapsulated key, unique to this request; empty until it has arrived."""
+        return self._context.enc if self._context else b""
+
+    def response_sealer(self, *, nonce: bytes | None = None) -> ResponseSealer:
+        """Return the sealer of this request's response; `nonce` is for test vectors only."""
+        if self._context is None:
+            raise ChannelError("channel.truncated", "there is no request to answer yet")
+        return ResponseSealer(self.form, self._context, self._aead, nonce)
+
+    def _prefix_bytes(self) -> int:
+        if not self._prefix:
+            return 1
+        if self._key is None:
+            self._key = self._find(self._prefix[0])
+            if self._key is None:
+                raise keys_changed()
+        return _HEADER_BYTES + self._key.config.kem.enc_bytes
+
+    def _start(self, prefix: bytes) -> Context:
+        key = self._key
+        kem, kdf, aead = (int.from_bytes(prefix[i : i + 2]) for i in (1, 3, 5))
+        if key is None or kem != key.config.kem or kdf != KDF_HKDF_SHA256 or aead not in key.config.aeads:
+            raise keys_changed()
+        self._aead = Aead(aead)
+        info = self.form.request_label + b"\x00" + prefix[:_HEADER_BYTES]
+        self._context = setup_recipient(key.private, prefix[_HEADER_BYTES:], info, self._aead)
+        return self._context
+
+
+def keys_changed() -> KeysChangedError:
+    """Return the error for a request that is sealed to a key that is not held (any more)."""
+    return KeysChangedError(
+        "channel.keys-changed",
+        "the request is sealed to a key that the server does not hold",
+        hint="verify the server again to learn its present key",
+    )
+
+
+# --- Responses (RFC 9458 section 4.4) --------------------------------------------------------------------------------
+
+
+def response_sequence(secret: bytes, enc: bytes, nonce: bytes, aead: Aead) -> AeadSequence:
+    """Derive the keys of a response from the request's exported secret, its encapsulated key and the response nonce."""
+    prk = extract(enc + nonce, secret)
+    return AeadSequence(aead, expand(prk, b"key", aead.key_bytes), expand(prk, b"nonce", NONCE_BYTES))
+
+
+def entropy_bytes(aead: Aead) -> int:
+    """Length of a response's nonce and of the exported secret: max(Nn, Nk)."""
+    return max(NONCE_BYTES, aead.key_bytes)
+
+
+class ResponseSealer(_StreamSealer):
+    """Seals one response; made by `RequestOpener.response_sealer`."""
+
+    def __init__(self, form: Form, context: Context, aead: Aead, nonce: bytes | None = None) -> None:
+        nonce = nonce or secrets.token_bytes(entropy_bytes(aead))
+        secret = context.export(form.response_label, entropy_bytes(aead))
+        super().__init__(form, response_sequence(secret, context.enc, nonce, aead), nonce)
+
+
+class ResponseOpener(_StreamOpener):
+    """Opens one response; made by `RequestSealer.response_opener`."""
+
+    def __init__(self, form: Form, context: Context, aead: Aead, limit: int = MAX_CHUNK_BYTES) -> None:
+        super().__init__(form, limit)
+        self._secret = context.export(form.response_label, entropy_bytes(aead))
+        self._enc = context.enc
+        self._aead = aead
+
+    def _prefix_bytes(self) -> int:
+        return entropy_bytes(self._aead)
+
+    def _start(self, prefix: bytes) -> AeadSequence:
+        return response_sequence(self._secret, self._enc, prefix, self._aead)
