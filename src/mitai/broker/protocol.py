@@ -1,15 +1,14 @@
-"""What travels to and from the key broker, and what its ledger says: every structure, its limits, its digests.
+"""What travels to and from the key broker, every structure and its limits.
 
 Follows `docs/spec/broker.md`. JSON throughout; bytes are base64, digests and nonces lower-case hex.
 
 Invariants:
 
-- A command's signed payload holds no secret: the data key travels beside it and is bound by `key_commitment`, so that a
-  signed command can be kept and shown as what its owner ordered.
+- A command's signed payload holds no secret: the data key travels beside it, and the manifest that the command names
+  holds a check value of it. So a signed command can be shown to anybody as what its owner ordered.
 - Every signed structure names its broker (`audience`) and its party; a command's `sequence` only grows, so it is
   accepted once.
 - Unknown fields, versions, types, trailing bytes and anything above a limit are refused with `ParseError`.
-- Ledger entries hold ids, digests, times and reason codes, never a key, a policy's text or a parameter.
 
 Example:
     >>> request = decode(b'{"v":1,"command":…}', CommandRequest, MAX_COMMAND_BYTES)
@@ -20,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Meta
@@ -34,26 +33,25 @@ QUERY_HEADER = "mitai-query"
 
 MAX_COMMAND_BYTES = 24 << 20  # a manifest in base64 and some
 MAX_MANIFEST_BYTES = 16 << 20
-MAX_RELEASE_BYTES = 4 << 20  # evidence with event log, devices and collateral
+MAX_RELEASE_BYTES = 8 << 20  # evidence with event log, devices and collateral
 MAX_RECEIPTS_BYTES = 4 << 20
 MAX_QUERY_BYTES = 8 << 10
 MAX_POLICY_CHARS = 64 << 10
-DATA_KEY_BYTES = 32
 CLOCK_WINDOW_S = 300  # how far a signed structure's time may be from the broker's
 
-_KEY_LABEL = b"mitai data key v1\x00"
 _RELEASE_LABEL = b"mitai key release v1\x00"
 _AUDIENCE_LABEL = b"mitai broker audience v1\x00"
 
 _FIELD = re.compile(r"\$[A-Za-z0-9_.\[\]]*")
 
+Key32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Hex32 = Annotated[str, Meta(pattern="^[0-9a-f]{64}\\Z")]
 CapsuleId = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\\Z")]
 Purpose = Annotated[str, Meta(pattern="^[a-z][a-z-]{0,31}\\Z")]
 Parameters = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=64)], Annotated[str, Meta(max_length=256)]], Meta(max_length=32)
 ]
-CapsuleIds = Annotated[tuple[CapsuleId, ...], Meta(min_length=1, max_length=64)]
+CapsuleIds = Annotated[tuple[CapsuleId, ...], Meta(min_length=1, max_length=16)]
 PartyIds = Annotated[tuple[Hex32, ...], Meta(max_length=16)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
@@ -86,7 +84,6 @@ class Signed(Wire, frozen=True, tag_field="type"):
 class RegisterParty(Signed, frozen=True, tag="register-party"):
     """Make a key known to the broker; signed by that key."""
 
-    public_key: Annotated[bytes, Meta(min_length=32, max_length=32)]
     name: Annotated[str, Meta(min_length=1, max_length=200)]
 
 
@@ -95,7 +92,6 @@ class RegisterCapsule(Signed, frozen=True, tag="register-capsule"):
 
     capsule: CapsuleId
     manifest_sha256: Hex32
-    key_commitment: Hex32
     policy: Annotated[str, Meta(min_length=1, max_length=MAX_POLICY_CHARS)]
     budget: Budget
     co_owners: PartyIds = ()
@@ -119,7 +115,7 @@ Command = RegisterParty | RegisterCapsule | SetPolicy | Revoke
 
 
 class Query(Wire, frozen=True):
-    """An owner's right to read: signed over the exact path and query string that it asks."""
+    """An owner's right to read: signed over the path that it asks."""
 
     broker: Hex32
     party: Hex32
@@ -130,11 +126,19 @@ class Query(Wire, frozen=True):
 # --- Requests and answers -------------------------------------------------------------------------------------------
 
 
+class QueryHeader(Wire, frozen=True):
+    """What the header `mitai-query` holds, as JSON in base64: a signed query and its signer's key."""
+
+    public_key: Key32
+    query: Envelope
+
+
 class CommandRequest(Wire, frozen=True):
     """A signed command; where it registers a capsule, with what it commits to: data key and manifest's envelope."""
 
+    public_key: Key32
     command: Envelope
-    data_key: Annotated[bytes, Meta(min_length=DATA_KEY_BYTES, max_length=DATA_KEY_BYTES)] | None = None
+    data_key: Key32 | None = None
     manifest: Annotated[bytes, Meta(max_length=MAX_MANIFEST_BYTES)] | None = None
 
     def __repr__(self) -> str:
@@ -145,7 +149,6 @@ class CommandAnswer(Wire, frozen=True):
     """The command is durable, as ledger entry `index`."""
 
     index: int
-    command_sha256: str
     checkpoint: bytes
 
 
@@ -164,6 +167,10 @@ class ReleaseRequest(Wire, frozen=True):
     purpose: Purpose
     capsules: CapsuleIds
     parameters: Parameters = {}
+
+    def __post_init__(self) -> None:
+        if len(set(self.capsules)) != len(self.capsules):
+            raise ValueError("a capsule is asked for once")
 
 
 class ReleasedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,24 +205,31 @@ class ReleaseAnswer(Wire, frozen=True):
 
 
 class ReceiptsRequest(Wire, frozen=True):
-    """Receipts that a replica signed with the receipt key of its claims."""
+    """Signed receipts (exact bytes of their envelopes) of the replica whose claims hold `receipt_key`."""
 
-    receipt_key: Annotated[bytes, Meta(min_length=32, max_length=32)]
-    receipts: Annotated[tuple[Envelope, ...], Meta(min_length=1, max_length=256)]
+    receipt_key: Key32
+    receipts: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=256)]
+
+
+class LoggedEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A ledger entry with its inclusion proof."""
+
+    index: int
+    entry: bytes
+    proof: tuple[bytes, ...]
 
 
 class ReceiptsAnswer(Wire, frozen=True):
-    """Where the ledger holds each receipt, in the order of the request."""
+    """Each receipt's entry, in the order of the request, proven at `checkpoint`."""
 
-    indices: tuple[int, ...]
+    entries: tuple[LoggedEntry, ...]
     checkpoint: bytes
 
 
-class InclusionAnswer(Wire, frozen=True):
-    """An entry's inclusion proof at a checkpoint."""
+class ProofAnswer(Wire, frozen=True):
+    """One entry, proven at `checkpoint`."""
 
-    index: int
-    proof: tuple[bytes, ...]
+    entry: LoggedEntry
     checkpoint: bytes
 
 
@@ -241,102 +255,12 @@ class CapsuleView(Wire, frozen=True):
     grants: tuple[GrantView, ...]
 
 
-class DecisionView(msgspec.Struct, frozen=True):
-    """A ledger entry about a capsule, with its index."""
-
-    index: int
-    entry: msgspec.Raw
-
-
 class DecisionsAnswer(Wire, frozen=True):
-    """Newest first; `before` continues the list when it is not None."""
+    """The newest entries about a capsule, newest first, proven at `checkpoint`; older ones are in the public ledger."""
 
-    decisions: tuple[DecisionView, ...]
-    before: int | None
+    entries: tuple[LoggedEntry, ...]
+    checkpoint: bytes
 
-
-# --- Ledger entries -------------------------------------------------------------------------------------------------
-
-
-class Entry(Wire, frozen=True, tag_field="type"):
-    """What every entry of the broker's ledger holds."""
-
-    time: str
-
-
-class StartEntry(Entry, frozen=True, tag="broker-start"):
-    """The ledger's first entry: this broker's key and software."""
-
-    broker: str
-    tee: str
-
-
-class PartyEntry(Entry, frozen=True, tag="party"):
-    """A party was registered."""
-
-    party: str
-    command_sha256: str
-
-
-class CapsuleEntry(Entry, frozen=True, tag="capsule"):
-    """A capsule's key was handed over."""
-
-    party: str
-    capsule: str
-    manifest_sha256: str
-    policy_sha256: str
-    co_owners: tuple[str, ...]
-    command_sha256: str
-
-
-class PolicyEntry(Entry, frozen=True, tag="policy"):
-    """An owner's policy was set or replaced."""
-
-    party: str
-    capsule: str
-    version: int
-    policy_sha256: str
-    command_sha256: str
-    previous: int | None
-
-
-class RevocationEntry(Entry, frozen=True, tag="revocation"):
-    """An owner's consent ended, for one capsule or (None) for all of its own."""
-
-    party: str
-    capsule: str | None
-    command_sha256: str
-    previous: int | None
-
-
-class ReleaseEntry(Entry, frozen=True, tag="release"):
-    """A decision over keys: `allow` with the policies that allowed, or `deny` with the reason.
-
-    `previous` is, for each capsule, the index of the entry about it before this one: a chain that its owner can follow.
-    """
-
-    decision: Literal["allow", "deny"]
-    reason: str
-    capsules: tuple[str, ...]
-    purpose: str
-    workload: str
-    tee: str
-    simulated: bool
-    nonce_sha256: str
-    request_sha256: str
-    evidence_sha256: str
-    policies: tuple[str, ...]
-    previous: tuple[int | None, ...]
-
-
-class ReceiptEntry(Entry, frozen=True, tag="receipt"):
-    """A replica's receipt, by its digest."""
-
-    receipt_sha256: str
-    receipt_key: str
-
-
-LedgerEntry = StartEntry | PartyEntry | CapsuleEntry | PolicyEntry | RevocationEntry | ReleaseEntry | ReceiptEntry
 
 # --- Encoding and digests -------------------------------------------------------------------------------------------
 
@@ -355,6 +279,11 @@ def decode(data: bytes, kind: type[T], limit_bytes: int) -> T:
         raise ParseError("broker.malformed", f"these bytes do not follow the protocol{at}") from None
 
 
+def decode_command(payload: bytes) -> Command:
+    """Parse a command's signed payload."""
+    return decode(payload, cast("type[Command]", Command), MAX_COMMAND_BYTES)
+
+
 def encode(value: msgspec.Struct) -> bytes:
     """Return the JSON form."""
     return msgspec.json.encode(value)
@@ -368,11 +297,6 @@ def sha256_hex(data: bytes) -> str:
 def audience(ledger_key: PublicKey) -> str:
     """Name the broker in signed structures: the digest of its ledger's public key, which it keeps for life."""
     return sha256_hex(_AUDIENCE_LABEL + ledger_key.raw)
-
-
-def key_commitment(capsule: str, data_key: bytes) -> str:
-    """Bind a command to a data key without holding it; the key is 32 random bytes, so the digest hides it."""
-    return sha256_hex(_KEY_LABEL + capsule.encode() + b"\x00" + data_key)
 
 
 def release_info(request_bytes: bytes) -> bytes:

@@ -44,15 +44,17 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Capsule(Record, frozen=True):
-    """A capsule's key and everything that decides over it; `last_entry` heads the chain of its ledger entries."""
+    """A capsule's key and everything that decides over it; `recent` are the newest ledger entries about it."""
 
     capsule: str
     owner: str
     manifest_sha256: str
+    envelope_sha256: str  # of the signed manifest as it is stored
+    envelope_bytes: int
     data_key: bytes
     registered_s: int
     grants: tuple[Grant, ...]
-    last_entry: int | None = None
+    recent: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return f"Capsule({self.capsule!r}, …)"
@@ -61,10 +63,14 @@ class Capsule(Record, frozen=True):
         """Return that party's grant, if it has one."""
         return next((grant for grant in self.grants if grant.party == party), None)
 
-    def with_grant(self, grant: Grant, last_entry: int) -> Capsule:
+    def with_grant(self, grant: Grant) -> Capsule:
         """Return this capsule with that party's grant replaced."""
         grants = tuple(grant if old.party == grant.party else old for old in self.grants)
-        return msgspec.structs.replace(self, grants=grants, last_entry=last_entry)
+        return msgspec.structs.replace(self, grants=grants)
+
+    def noted(self, index: int, at_most: int) -> Capsule:
+        """Return this capsule with one more ledger entry about it."""
+        return msgspec.structs.replace(self, recent=(*self.recent, index)[-at_most:])
 
 
 class Replica(Record, frozen=True):

@@ -6,8 +6,8 @@ Invariants:
 
 - A transaction writes records, blobs, ledger entries and the head together; answers go out after the commit.
 - The newest stamp of every row is held in memory: a row that the database gives back with older content does not open.
-- At start the set digest over all rows, the ledger's size and its root must be those of the sealed head; so a single row,
-  the ledger or the head alone can't be put back to an older version. (All of them together: see `anchor`.)
+- At start the set digest over all rows, the ledger's size and its root must be those of the sealed head: no row, and
+  neither the ledger nor the head, can be put back to an older version on its own. (All of them together: see `anchor`.)
 - Appends use ledger tiles held in memory since that check, never what the database says later.
 - A second broker on the same database is noticed before anything is written (`broker.state-conflict`).
 
@@ -91,9 +91,13 @@ class EdgeStore(SqlStore):
         super().__init__(connection)
         self._size, self.edge = size, dict(edge)
 
+    def size(self) -> int:
+        """See `ledger.Store`; as this broker wrote it."""
+        return self._size
+
     def tile(self, level: int, index: int) -> bytes:
         """See `ledger.Store`; an append and the root of the whole log need the right edge alone."""
-        return self.edge.get((level, index), b"")
+        return self.edge.get((level, index)) or super().tile(level, index)
 
     def reserve(self, count: int) -> int:
         """See `ledger.Store`; raise when the database's log is not as long as ours."""
@@ -240,7 +244,7 @@ class Transaction:
     def __init__(self, database: Database, state: State, connection: Connection, keys: Iterable[Key]) -> None:
         self._database, self._state, self._connection = database, state, connection
         self._vault = database.vault
-        self._values: dict[Key, Record | None] = {}
+        self._values: dict[Key, Record | BrokerError | None] = {}
         self._changed: dict[Key, Record] = {}
         self._blobs: dict[str, bytes] = {}
         self.entries: list[bytes] = []
@@ -253,6 +257,8 @@ class Transaction:
         if key not in self._values:
             self._read({key})
         value = self._values[key]
+        if isinstance(value, BrokerError):
+            raise value
         return value if isinstance(value, kind) else None
 
     def blob(self, digest: str) -> bytes:
@@ -305,11 +311,12 @@ class Transaction:
             rows = self._connection.execute(select(records.c.tag, records.c.sealed).where(records.c.tag.in_(part)))
             found = {row.tag: row.sealed for row in rows}
             for tag in part:
-                kind, identifier = tags[tag]
-                if tag not in found:
-                    raise RollbackError("broker.rows-rolled-back", f"a stored {kind_of(kind)} was removed")
-                data = self._vault.open(kind_of(kind), tag, self._state.stamps[tag], found[tag])
-                self._values[kind, identifier] = unpack(data, kind)
+                kind, _ = key = tags[tag]
+                try:
+                    data = self._vault.open(kind_of(kind), tag, self._state.stamps[tag], found.get(tag, b""))
+                    self._values[key] = unpack(data, kind)
+                except BrokerError as error:  # for the jobs that need it; the others go on
+                    self._values[key] = error
 
     def _write_records(self) -> tuple[dict[bytes, bytes], bytes]:
         digest = int.from_bytes(self.head.digest)

@@ -71,7 +71,7 @@ class Vault:
         name = _name(kind, tag, stamp)
         try:
             return AESGCM(_mac(self._rows, name)).decrypt(_NONCE, sealed, name)
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             raise BrokerError(
                 "broker.state-damaged", f"a stored {kind} was changed, swapped, or sealed by another machine or code"
             ) from None
@@ -84,7 +84,7 @@ class Vault:
         """Decrypt the content whose SHA-256 in hex is `digest`."""
         try:
             data = AESGCM(_mac(self._blobs, digest.encode())).decrypt(_NONCE, sealed, digest.encode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             raise BrokerError("broker.state-damaged", f"stored content {digest[:16]} was changed or swapped") from None
         return data
 

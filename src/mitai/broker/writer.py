@@ -1,4 +1,4 @@
-"""Group commit: one thread takes what has queued up, decides all of it in one transaction, and answers after the commit.
+"""Group commit: one thread decides all that has queued up in one transaction, and answers after the commit.
 
 Invariants:
 
@@ -25,7 +25,6 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy.exc
 import structlog
 
-from mitai.broker.records import Head
 from mitai.broker.store import Database, Draft, EdgeStore, Key, State, Transaction
 from mitai.errors import BrokerError, MitaiError
 from mitai.identity import Identity
@@ -56,14 +55,23 @@ class Writer:
         signer: The ledger's key.
         origin: The ledger's name.
         clock: Returns the time, UTC.
+        committed: Called after every commit.
     """
 
     def __init__(
-        self, database: Database, state: State, signer: Identity, origin: str, clock: Callable[[], datetime]
+        self,
+        database: Database,
+        state: State,
+        signer: Identity,
+        origin: str,
+        clock: Callable[[], datetime],
+        *,
+        committed: Callable[[], None] = lambda: None,
     ) -> None:
         self._database, self._signer, self._origin, self._clock = database, signer, origin, clock
+        self._committed = committed
         self._state: State | None = state
-        self.head: Head = state.head
+        self.snapshot: State = state  # the newest that is committed
         self._queue: queue.Queue[Job[Any] | None] = queue.Queue(MAX_QUEUED)
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="broker-writer", daemon=True)
@@ -133,7 +141,7 @@ class Writer:
                 draft = Draft(transaction)
                 try:
                     result = job.run(draft)
-                except BrokerError as error:
+                except MitaiError as error:
                     job.future.set_exception(error)
                 except Exception as error:  # noqa: BLE001 - a defect in one job must not take the writer down
                     log.error("job failed", kind=type(error).__name__)
@@ -144,13 +152,14 @@ class Writer:
             after = transaction.finish(self._append, int(self._clock().timestamp()))
         if after is not None:
             transaction.committed()
-            self._state, self.head = after, after.head
+            self._state = self.snapshot = after
+            self._committed()
 
     def _reload(self) -> State:
         state = self._database.load()
-        if state is None or state.head.size < self.head.size:
+        if state is None or state.head.size < self.snapshot.head.size:
             raise BrokerError("broker.state-lost", "the broker's database lost entries that were committed")
-        self.head = state.head
+        self.snapshot = state
         return state
 
     def _append(self, store: EdgeStore, entries: list[bytes]) -> None:

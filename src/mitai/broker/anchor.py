@@ -1,0 +1,202 @@
+"""What outlives the database: the published ledger and the witnesses; both tell when the whole database was put back.
+
+Follows C2SP tlog-tiles (the published folder) and tlog-witness (through `mitai.ledger.witness`).
+
+Invariants:
+
+- At start, a published checkpoint or a witness that has seen more than the database, or other, stops the broker.
+- Only roots that the sealed head vouches for are signed; nothing is computed from the published folder.
+- Publishing follows the commit and may lag behind it; answers do not wait for it.
+- The folder lies on the same untrusted host: it finds accidents and careless attackers; a witness elsewhere finds others.
+
+Example:
+    >>> anchor = Anchor(database, signer, origin, folder, witnesses)
+    >>> anchor.check(state)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from mitai.broker.records import Head
+from mitai.broker.store import Database, EdgeStore, State
+from mitai.errors import BrokerError, LedgerError, MitaiError, RollbackError
+from mitai.identity import Identity
+from mitai.ledger.log import Log
+from mitai.ledger.note import Note, parse_note, sign_checkpoint, verify_checkpoint
+from mitai.ledger.proof import verify_consistency
+from mitai.ledger.sql import SqlStore
+from mitai.ledger.store import FolderStore
+from mitai.ledger.tree import HASH_BYTES, TILE_WIDTH, Tile, tile_width
+from mitai.ledger.witness import MAX_ANSWER_BYTES, submit
+
+PUBLISH_AT_ONCE = 64 * TILE_WIDTH  # entries
+RETRY_S = 5.0
+_RESTORE = "find out who put older files back; to go on, restore the newest database"
+log = structlog.get_logger("mitai.broker")
+
+Snapshot = Callable[[], State]
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Somebody who cosigns our checkpoints: a verifier key and where to post them."""
+
+    vkey: str
+    url: str
+
+    def post(self, body: bytes) -> tuple[int, bytes]:
+        """Send a body to `add-checkpoint`."""
+        try:
+            with httpx2.stream("POST", f"{self.url.rstrip('/')}/add-checkpoint", content=body, timeout=10.0) as answer:
+                data = b""
+                for part in answer.iter_bytes():
+                    data += part
+                    if len(data) > MAX_ANSWER_BYTES:
+                        break
+                return answer.status_code, data
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise BrokerError(
+                "broker.witness-unreachable", f"the witness at {self.url} did not answer ({type(error).__name__})"
+            ) from None
+
+
+class Anchor:
+    """Publishes the ledger, has it cosigned, and compares it with the database at start."""
+
+    def __init__(
+        self, database: Database, signer: Identity, origin: str, folder: Path, witnesses: tuple[Witness, ...] = ()
+    ) -> None:
+        self._database, self._signer, self._origin, self._witnesses = database, signer, origin, witnesses
+        self._folder = FolderStore(folder)
+        self._wake, self._closed = threading.Event(), False
+        self._thread: threading.Thread | None = None
+
+    def check(self, state: State) -> None:
+        """Compare the database with what was published and with what witnesses remember.
+
+        Raises:
+            RollbackError: The database is older than they are, or another history.
+            BrokerError: A witness can't be asked; without its word a broker that has one does not start.
+        """
+        published = self._folder.checkpoint()
+        with self._database.reading() as connection:
+            ledger = self._log(state, connection)
+            if published is not None:
+                self._check_published(published, ledger, state.head)
+            for witness in self._witnesses if state.head.size else ():
+                _ask(ledger, witness)
+
+    def start(self, snapshot: Snapshot) -> None:
+        """Publish in the background, whenever `wake` was called."""
+        self._thread = threading.Thread(target=self._run, args=(snapshot,), name="broker-anchor", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is something new."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Publish what is there, then stop and let go of the folder."""
+        self._closed = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._folder.close()
+
+    def publish(self, state: State) -> None:
+        """Bring the folder to this state, then have its checkpoint cosigned and publish the cosignatures."""
+        with self._database.reading() as connection:
+            while self._folder.size() < state.head.size:
+                self._mirror(state, connection)
+            if self._witnesses and state.head.size:
+                ledger = self._log(state, connection)
+                self._folder.publish(_merged([_ask(ledger, witness) for witness in self._witnesses]))
+
+    def _mirror(self, state: State, connection: Connection) -> None:
+        """Copy the next entries and every tile that they change; sign what the head vouches for."""
+        source, start = SqlStore(connection), self._folder.size()
+        end = min(state.head.size, start + PUBLISH_AT_ONCE)
+        tiles: dict[Tile, bytes] = {}
+        level = 0
+        while end >> (8 * level) > start >> (8 * level):
+            first, last = (start >> (8 * level)) // TILE_WIDTH, ((end >> (8 * level)) - 1) // TILE_WIDTH
+            for index in range(first, last + 1):
+                width = tile_width(level, index, end)
+                tiles[level, index] = source.tile(level, index)[: width * HASH_BYTES]
+            level += 1
+        ledger = self._log(state, connection)
+        root = ledger.root(end)
+        _check_prefix(ledger, end, root, state.head)
+        note = sign_checkpoint(self._origin, end, root, self._signer)
+        self._folder.append(start, source.entries(start, end), tiles, lambda: note)
+
+    def _check_published(self, published: bytes, ledger: Log, head: Head) -> None:
+        try:
+            checkpoint = verify_checkpoint(published, ledger.vkey)
+        except MitaiError as error:
+            raise RollbackError(
+                "broker.published-foreign", f"the published checkpoint is not this broker's: {error.message}"
+            ) from None
+        if checkpoint.size > head.size:
+            raise RollbackError(
+                "broker.rolled-back",
+                f"{checkpoint.size} ledger entries were published, the database holds {head.size}",
+                hint=_RESTORE,
+            )
+        _check_prefix(ledger, checkpoint.size, checkpoint.root, head)
+
+    def _log(self, state: State, connection: Connection) -> Log:
+        return Log(EdgeStore(connection, state.head.size, state.edge), self._signer, self._origin)
+
+    def _run(self, snapshot: Snapshot) -> None:
+        while not self._closed:
+            self._wake.wait()
+            self._wake.clear()
+            try:
+                self.publish(snapshot())
+            except (MitaiError, SQLAlchemyError, OSError) as error:
+                log.error("publishing the ledger failed", code=getattr(error, "code", type(error).__name__))
+                self._wake_later()
+
+    def _wake_later(self) -> None:
+        """Try again in a few seconds, or when something new comes."""
+        if not self._closed:
+            self._wake.wait(RETRY_S)
+            self._wake.set()
+
+
+def _check_prefix(ledger: Log, size: int, root: bytes, head: Head) -> None:
+    """Raise unless the tree of `size` entries with `root` is a beginning of the head's."""
+    try:
+        verify_consistency(size, head.size, ledger.consistency_proof(size, head.size), root, head.root)
+    except LedgerError as error:
+        raise RollbackError(
+            "broker.forked", f"the published ledger and the database are two histories: {error.message}", hint=_RESTORE
+        ) from None
+
+
+def _ask(ledger: Log, witness: Witness) -> bytes:
+    """Have a witness cosign; what it remembers otherwise is a rollback."""
+    try:
+        return submit(ledger, witness.post, [witness.vkey])
+    except LedgerError as error:
+        if error.code in {"ledger.rolled-back", "ledger.forked"}:
+            code = error.code.replace("ledger.", "broker.")
+            raise RollbackError(code, f"a witness remembers more: {error.message}", hint=_RESTORE) from None
+        raise
+
+
+def _merged(notes: list[bytes]) -> bytes:
+    """Return one note with the signatures of all: they have the same text."""
+    parsed = [parse_note(note) for note in notes]
+    signatures = dict.fromkeys(signature for note in parsed for signature in note.signatures)
+    return Note(parsed[0].text, tuple(signatures)).encode()

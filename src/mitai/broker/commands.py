@@ -1,0 +1,292 @@
+"""Owners' commands: checked without any state first, then applied by the writer together with their ledger entries.
+
+Invariants:
+
+- A command counts only for the broker that it names, within five minutes of its time, and once: each party's
+  sequence only grows, so that a command held back can't come after a newer one either.
+- Only the key that a party is named after speaks for it; a capsule's manifest must be signed by whoever registers it.
+- A stranger and an owner's mistake look alike: `broker.capsule-unknown`.
+- Revocation is final, for a capsule and for a party.
+
+Example:
+    >>> writer.submit(prepare(body, audience, now, engine, limits)).result()
+    17
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from mitai.broker import protocol
+from mitai.broker.policy import PolicyEngine
+from mitai.broker.protocol import Command, CommandRequest, RegisterCapsule, RegisterParty, Revoke, SetPolicy, sha256_hex
+from mitai.broker.records import Capsule, Grant, Party
+from mitai.broker.store import Draft, Key
+from mitai.broker.writer import Job
+from mitai.capsule import Manifest, open_manifest
+from mitai.capsule.opening import check_data_key
+from mitai.errors import BrokerError, DeniedError, MitaiError, ParseError
+from mitai.identity import Envelope, PublicKey
+from mitai.ledger.entry import CapsuleRegistered, PartyRegistered, PolicySet, Revocation, utc
+
+MAX_RECENT = 100  # ledger indices that a capsule remembers
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much the broker keeps, and for whom; no `allowed_parties` means anybody may register."""
+
+    parties: int = 10_000
+    capsules: int = 1_000_000
+    replicas: int = 100_000
+    allowed_parties: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every command's application needs."""
+
+    command_sha256: str
+    now: datetime
+    limits: Limits
+
+    @property
+    def time(self) -> str:
+        """The ledger's spelling of now."""
+        return utc(self.now)
+
+
+@dataclass(frozen=True, repr=False)
+class _Offer:
+    """What a capsule's registration brings along."""
+
+    manifest: Manifest
+    envelope: bytes
+    data_key: bytes
+
+
+def prepare(body: bytes, audience: str, now: datetime, engine: PolicyEngine, limits: Limits) -> Job[int]:
+    """Check a command on its own and return the job that applies it; the job's result is its ledger index.
+
+    1. The request parses, and its envelope is signed by the key that it carries.
+    2. The command names this key's party, this broker, and a time close to now.
+    3. What it carries fits: the manifest is that party's, the key opens it, the policy compiles.
+
+    Raises:
+        ParseError: The request is malformed or too large.
+        BrokerError: A check failed.
+    """
+    # 1. signature
+    request = protocol.decode(body, CommandRequest, protocol.MAX_COMMAND_BYTES)
+    signer = public_key(request.public_key)
+    payload = open_signed(request.command, protocol.COMMAND_TYPE, signer)
+    command = protocol.decode_command(payload)
+    # 2. who, to whom, when
+    check_addressing(command, signer, audience, now)
+    # 3. what
+    context = Context(sha256_hex(payload), now, limits)
+    offer = _check_content(request, command, signer, engine)
+    return Job(lambda draft: _apply(draft, command, context, signer, offer), _keys(command))
+
+
+def open_signed(envelope: Envelope, payload_type: str, signer: PublicKey) -> bytes:
+    """Return the signed payload; raise `BrokerError` when `signer` did not sign it."""
+    try:
+        return envelope.open(payload_type, signer)
+    except MitaiError as error:
+        raise BrokerError("broker.signature-invalid", error.message) from None
+
+
+def public_key(raw: bytes) -> PublicKey:
+    """Return a key that a request carries; raise `ParseError` when it is none."""
+    try:
+        return PublicKey(raw)
+    except ValueError:
+        raise ParseError("broker.key-malformed", "these 32 bytes are not an Ed25519 key") from None
+
+
+def check_addressing(signed: protocol.Signed | protocol.Query, signer: PublicKey, audience: str, now: datetime) -> None:
+    """Raise unless the structure names its signer, this broker, and a time within five minutes of `now`."""
+    if signed.party != signer.key_id:
+        raise BrokerError("broker.party-mismatch", "the command names another party than the one that signed it")
+    if signed.broker != audience:
+        raise BrokerError(
+            "broker.wrong-audience",
+            "this was signed for another broker",
+            hint="verify this broker again and sign for the ledger key in its claims",
+        )
+    if abs(now.timestamp() - signed.time_s) > protocol.CLOCK_WINDOW_S:
+        raise BrokerError("broker.stale", "this was signed too long ago, or the clocks differ", hint="check the clock")
+
+
+def _check_content(request: CommandRequest, command: Command, signer: PublicKey, engine: PolicyEngine) -> _Offer | None:
+    if isinstance(command, RegisterCapsule | SetPolicy):
+        engine.compile(command.policy)
+    if not isinstance(command, RegisterCapsule):
+        if request.data_key is not None or request.manifest is not None:
+            raise ParseError("broker.malformed", "only a capsule's registration carries a key and a manifest")
+        return None
+    if request.data_key is None or request.manifest is None:
+        raise ParseError("broker.malformed", "a capsule's registration carries its key and its manifest")
+    manifest = open_manifest(request.manifest, owner=signer, manifest_sha256=command.manifest_sha256)
+    check_data_key(manifest, request.data_key)
+    if manifest.capsule_id != command.capsule:
+        raise BrokerError("broker.capsule-mismatch", "the command names another capsule than its manifest")
+    if len({*command.co_owners, command.party}) != len(command.co_owners) + 1:
+        raise ParseError("broker.malformed", "a capsule's owners are named once each")
+    return _Offer(manifest, request.manifest, request.data_key)
+
+
+def _keys(command: Command) -> tuple[Key, ...]:
+    capsule = getattr(command, "capsule", None)
+    owners = command.co_owners if isinstance(command, RegisterCapsule) else ()
+    parties: list[Key] = [(Party, party) for party in (command.party, *owners)]
+    return (*parties, (Capsule, capsule)) if capsule else tuple(parties)
+
+
+def _apply(draft: Draft, command: Command, context: Context, signer: PublicKey, offer: _Offer | None) -> int:
+    if isinstance(command, RegisterParty):
+        return _register_party(draft, command, context, signer)
+    party = _accept(draft, command)
+    if isinstance(command, Revoke):
+        return _revoke(draft, command, context, party)
+    if isinstance(command, SetPolicy):
+        return _set_policy(draft, command, context)
+    assert offer is not None  # noqa: S101 - `_check_content` made one
+    return _register_capsule(draft, command, context, offer)
+
+
+def _register_party(draft: Draft, command: RegisterParty, context: Context, signer: PublicKey) -> int:
+    limits = context.limits
+    if limits.allowed_parties and command.party not in limits.allowed_parties:
+        raise DeniedError("broker.party-not-allowed", "this broker serves a fixed list of parties, and this is none")
+    if draft.get(Party, command.party) is not None:
+        raise BrokerError("broker.party-exists", "this party is registered already")
+    check_room(draft, "party", limits.parties)
+    draft.put(command.party, Party(signer.raw, command.name, command.time_s, command.sequence))
+    return draft.append(PartyRegistered(time=context.time, party=command.party, name=command.name).encode())
+
+
+def _accept(draft: Draft, command: Command) -> Party:
+    """Advance the party's sequence; raise when it is unknown, revoked, or said this before."""
+    party = known_party(draft, command.party)
+    if command.sequence <= party.sequence:
+        raise BrokerError(
+            "broker.replayed",
+            "this command, or one after it, was accepted before",
+            hint=f"a new command has a sequence above {party.sequence}",
+        )
+    party = msgspec.structs.replace(party, sequence=command.sequence)
+    draft.put(command.party, party)
+    return party
+
+
+def known_party(draft: Draft, party_id: str) -> Party:
+    """Return a registered party that may still command."""
+    party = draft.get(Party, party_id)
+    if party is None:
+        raise DeniedError("broker.party-unknown", "this party is not registered here")
+    if party.revoked:
+        raise DeniedError("broker.revoked", "this party has revoked everything and can't command any more")
+    return party
+
+
+def check_room(draft: Draft, kind: str, limit: int) -> None:
+    """Raise `broker.full` when there are `limit` rows of that kind."""
+    if draft.head.counts.get(kind, 0) >= limit:
+        raise BrokerError("broker.full", f"this broker holds as many of kind {kind!r} as it may")
+
+
+def _register_capsule(draft: Draft, command: RegisterCapsule, context: Context, offer: _Offer) -> int:
+    if draft.get(Capsule, command.capsule) is not None:
+        raise BrokerError("broker.capsule-exists", "this capsule is registered already", hint="replace its policy")
+    if any(draft.get(Party, party) is None for party in command.co_owners):
+        raise BrokerError("broker.party-unknown", "a co-owner is not registered here")
+    check_room(draft, "capsule", context.limits.capsules)
+    policy_sha256 = _keep(draft, command.policy.encode())
+    owner = Grant(command.party, policy_sha256, 1, command.budget)
+    registered = CapsuleRegistered(
+        time=context.time,
+        capsule=command.capsule,
+        kind=offer.manifest.kind,
+        name=offer.manifest.name,
+        owners=(command.party, *command.co_owners),
+        manifest_sha256=command.manifest_sha256,
+        parents=offer.manifest.parents,
+    )
+    indices = (draft.append(registered.encode()), draft.append(_policy_set(command, context, owner)))
+    draft.put(
+        command.capsule,
+        Capsule(
+            capsule=command.capsule,
+            owner=command.party,
+            manifest_sha256=command.manifest_sha256,
+            envelope_sha256=_keep(draft, offer.envelope),
+            envelope_bytes=len(offer.envelope),
+            data_key=offer.data_key,
+            registered_s=command.time_s,
+            grants=(owner, *(Grant(party) for party in command.co_owners)),
+            recent=indices,
+        ),
+    )
+    return indices[-1]
+
+
+def _set_policy(draft: Draft, command: SetPolicy, context: Context) -> int:
+    capsule, old = _owned(draft, command.capsule, command.party)
+    policy_sha256 = _keep(draft, command.policy.encode())
+    grant = msgspec.structs.replace(
+        old, policy_sha256=policy_sha256, version=old.version + 1, budget=command.budget
+    )  # what was used stays used
+    index = draft.append(_policy_set(command, context, grant))
+    draft.put(command.capsule, capsule.with_grant(grant).noted(index, MAX_RECENT))
+    return index
+
+
+def _revoke(draft: Draft, command: Revoke, context: Context, party: Party) -> int:
+    subject = f"capsule:{command.capsule}" if command.capsule else f"party:{command.party}"
+    entry = Revocation(
+        time=context.time,
+        owner=command.party,
+        subject=subject,
+        reason="revoked by its owner",
+        command_sha256=context.command_sha256,
+    )
+    if command.capsule is None:
+        draft.put(command.party, msgspec.structs.replace(party, revoked=True))
+        return draft.append(entry.encode())
+    capsule, grant = _owned(draft, command.capsule, command.party)
+    index = draft.append(entry.encode())
+    revoked = capsule.with_grant(msgspec.structs.replace(grant, revoked=True))
+    draft.put(command.capsule, revoked.noted(index, MAX_RECENT))
+    return index
+
+
+def _owned(draft: Draft, capsule_id: str, party: str) -> tuple[Capsule, Grant]:
+    capsule = draft.get(Capsule, capsule_id)
+    grant = capsule.grant_of(party) if capsule else None
+    if capsule is None or grant is None:
+        raise DeniedError("broker.capsule-unknown", "this party owns no such capsule here")
+    if grant.revoked:
+        raise DeniedError("broker.revoked", "this capsule was revoked, for good", hint="seal and publish it anew")
+    return capsule, grant
+
+
+def _policy_set(command: RegisterCapsule | SetPolicy, context: Context, grant: Grant) -> bytes:
+    return PolicySet(
+        time=context.time,
+        capsule=command.capsule,
+        owner=command.party,
+        policy_sha256=sha256_hex(command.policy.encode()),
+        version=grant.version,
+        command_sha256=context.command_sha256,
+    ).encode()
+
+
+def _keep(draft: Draft, content: bytes) -> str:
+    digest = sha256_hex(content)
+    draft.blobs[digest] = content
+    return digest

@@ -1,0 +1,278 @@
+"""Key release: evidence, every owner's consent, and keys that only the proven workload can open.
+
+The steps are in `docs/spec/broker.md`, "Release"; nonces are in `nonces`, the order of the steps in `service`.
+
+Invariants:
+
+- Keys go only to the HPKE key in the claims that the evidence over this broker's own nonce covers.
+- All owners' grants of all capsules must allow, at one moment, in the writer; the first refusal is the reason, and
+  nothing is spent unless everything is allowed.
+- The decision, its budget and its ledger entry are committed before anything is answered.
+
+Example:
+    >>> case = Case(request, sha256_hex(body), prove(request, policy, now, cache), policies, now)
+    >>> writer.submit(Job(lambda draft: decide(draft, case))).result().index
+    17
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+
+from mitai.attest import Appraisal, CollateralCache, Evidence, Policy, verify
+from mitai.broker import protocol
+from mitai.broker.commands import MAX_RECENT, check_room
+from mitai.broker.policy import CompiledPolicy, Facts, PolicyEngine
+from mitai.broker.protocol import ReleasedKey, ReleasedKeys, ReleaseRequest, sha256_hex
+from mitai.broker.records import Capsule, Grant, Party, Replica
+from mitai.broker.store import Draft
+from mitai.channel.hpke import setup_sender
+from mitai.channel.ohttp import KeyConfig
+from mitai.errors import AttestError, BrokerError, ChannelError, DeniedError, ParseError
+from mitai.ledger.entry import Denial, Release, utc
+
+CLOCK_TOLERANCE_S = 60  # how far the clock may be behind the newest ledger entry
+MAX_MANIFESTS_BYTES = 48 << 20  # in one answer
+
+
+# --- Evidence -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the evidence came to: an appraisal with the key to seal to, or the reason why it was refused."""
+
+    appraisal: Appraisal | None = None
+    recipient: KeyConfig | None = None
+    code: str = ""
+    why: str = ""
+
+
+def prove(request: ReleaseRequest, policy: Policy, now: datetime, cache: CollateralCache) -> Proof:
+    """Verify a request's evidence under the broker's own policy."""
+    try:
+        evidence = Evidence.decode(request.evidence)
+        appraisal = verify(evidence, policy, nonce=bytes.fromhex(request.nonce), now=now, cache=cache)
+        return Proof(appraisal, KeyConfig.decode(appraisal.claims.key_config))
+    except (AttestError, ParseError, ChannelError) as error:
+        simulated = error.code == "attest.simulation-refused"
+        code = "broker.simulation-refused" if simulated else f"broker.evidence-refused:{error.code}"
+        return Proof(code=code, why=error.message)
+
+
+# --- The decision ---------------------------------------------------------------------------------------------------
+
+
+class Policies:
+    """Compiled policies by digest; used by the writer alone."""
+
+    def __init__(self, engine: PolicyEngine, size: int = 4096) -> None:
+        self._engine, self._size = engine, size
+        self._compiled: OrderedDict[str, CompiledPolicy] = OrderedDict()
+
+    def get(self, digest: str, draft: Draft) -> CompiledPolicy:
+        """Return a policy, compiled once while it is in use."""
+        policy = self._compiled.pop(digest, None)
+        if policy is None:
+            policy = self._engine.compile(draft.blob(digest).decode())
+            if len(self._compiled) >= self._size:
+                self._compiled.popitem(last=False)
+        self._compiled[digest] = policy
+        return policy
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why keys are not released."""
+
+    code: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided and logged as entry `index`: keys, or a refusal."""
+
+    index: int
+    refusal: Refusal | None = None
+    capsules: tuple[Capsule, ...] = ()
+    keys: tuple[ReleasedKey, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A release that is to be decided."""
+
+    request: ReleaseRequest
+    request_sha256: str
+    proof: Proof
+    policies: Policies
+    now: datetime
+    max_replicas: int = 100_000
+    facts: Facts | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        appraisal = self.proof.appraisal
+        facts = appraisal and Facts(
+            workload=appraisal.workload,
+            purpose=self.request.purpose,
+            time=self.now,
+            tee=appraisal.tee,
+            simulated=appraisal.simulated,
+            measurements=tuple(appraisal.measurements.items()),
+            tcb_status=appraisal.tcb_status,
+            advisory_ids=appraisal.advisory_ids,
+            tcb_evaluation_number=appraisal.tcb_evaluation_number,
+            parameters=self.request.parameters,
+        )
+        object.__setattr__(self, "facts", facts)
+
+
+def decide(draft: Draft, case: Case) -> Decision:
+    """Decide a release, in the writer.
+
+    1. The clock is not behind the ledger: budgets in time can't be won back by setting it.
+    2. The evidence was accepted.
+    3. For every capsule, for every owner: known, not revoked, not expired, uses left, the policy allows.
+    4. All budgets are decremented, and the release is logged; or nothing is, and the denial is logged.
+    """
+    # 1. clock
+    if case.now.timestamp() < draft.head.time_s - CLOCK_TOLERANCE_S:
+        raise BrokerError("broker.clock-behind", "this machine's clock is behind the newest ledger entry")
+    found = [draft.get(Capsule, capsule) for capsule in case.request.capsules]
+    # 2. and 3. the first refusal is the reason
+    refusal = _first_refusal(draft, case, found)
+    if refusal is not None:
+        return _deny(draft, case, refusal, [capsule for capsule in found if capsule is not None])
+    # 4. spend and log
+    return _allow(draft, case, [capsule for capsule in found if capsule is not None])
+
+
+def _first_refusal(draft: Draft, case: Case, found: list[Capsule | None]) -> Refusal | None:
+    if case.facts is None:
+        return Refusal(case.proof.code, case.proof.why)
+    room = MAX_MANIFESTS_BYTES
+    for name, capsule in zip(case.request.capsules, found, strict=True):
+        if capsule is None:
+            return Refusal("broker.capsule-unknown", f"no capsule {name} is registered here")
+        room -= capsule.envelope_bytes
+        if room < 0:
+            return Refusal("broker.answer-too-large", "these manifests do not fit into one answer: ask in several")
+        for grant in capsule.grants:
+            refusal = _ask(draft, case, case.facts, capsule, grant)
+            if refusal is not None:
+                return Refusal(refusal.code, f"capsule {name}, owner {grant.party[:16]}: {refusal.why}")
+    return None
+
+
+def _ask(draft: Draft, case: Case, facts: Facts, capsule: Capsule, grant: Grant) -> Refusal | None:
+    """Ask one owner's grant."""
+    party = draft.get(Party, grant.party)
+    if party is None or party.revoked or grant.revoked:
+        return Refusal("broker.revoked", "the owner has revoked it")
+    if grant.policy_sha256 is None:
+        return Refusal("broker.policy-missing", "this owner has set no policy yet")
+    budget = grant.budget
+    if budget.not_after_s is not None and case.now.timestamp() > budget.not_after_s:
+        return Refusal("broker.policy-expired", "the time that the owner allowed is over")
+    if budget.uses is not None and grant.uses >= budget.uses:
+        return Refusal("broker.budget-exhausted", f"all {budget.uses} uses that the owner allowed are spent")
+    if not case.policies.get(grant.policy_sha256, draft).allows(facts, capsule.capsule, grant.uses):
+        return Refusal("broker.policy-denied", f"the policy does not allow {facts.workload} {facts.purpose}")
+    return None
+
+
+def _deny(draft: Draft, case: Case, refusal: Refusal, found: list[Capsule]) -> Decision:
+    appraisal = case.proof.appraisal
+    entry = Denial(
+        time=utc(case.now),
+        capsules=case.request.capsules,
+        code=refusal.code,
+        reasons=(_printable(refusal.why),),
+        workload=appraisal.workload if appraisal else None,
+        purpose=case.request.purpose,
+        evidence_sha256=appraisal.evidence_sha256 if appraisal else None,
+        policies=_policies(found),
+        simulated=appraisal.simulated if appraisal else None,
+    )
+    index = draft.append(entry.encode())
+    for capsule in found:
+        draft.put(capsule.capsule, capsule.noted(index, MAX_RECENT))
+    return Decision(index, refusal)
+
+
+def _allow(draft: Draft, case: Case, found: list[Capsule]) -> Decision:
+    appraisal = case.proof.appraisal
+    assert appraisal is not None  # noqa: S101 - `_first_refusal` saw to it
+    keys = tuple(_released(draft, capsule) for capsule in found)
+    entry = Release(
+        time=utc(case.now),
+        release=case.request_sha256,
+        capsules=case.request.capsules,
+        workload=appraisal.workload,
+        purpose=case.request.purpose,
+        evidence_sha256=appraisal.evidence_sha256,
+        recipient_sha256=sha256_hex(appraisal.claims.key_config),
+        policies=_policies(found),
+        simulated=appraisal.simulated,
+    )
+    index = draft.append(entry.encode())
+    for capsule in found:
+        spent = tuple(msgspec.structs.replace(grant, uses=grant.uses + 1) for grant in capsule.grants)
+        draft.put(capsule.capsule, msgspec.structs.replace(capsule, grants=spent).noted(index, MAX_RECENT))
+    _know_replica(draft, case, appraisal)
+    return Decision(index, None, tuple(found), keys)
+
+
+def _released(draft: Draft, capsule: Capsule) -> ReleasedKey:
+    owner = draft.get(Party, capsule.owner)
+    assert owner is not None  # noqa: S101 - its grant was asked
+    policies = _policies([capsule])
+    return ReleasedKey(capsule.capsule, capsule.data_key, capsule.manifest_sha256, owner.public_key, policies)
+
+
+def _know_replica(draft: Draft, case: Case, appraisal: Appraisal) -> None:
+    """Remember whose receipts are taken: the receipt key in the claims that were given keys."""
+    receipt_key = appraisal.claims.receipt_key
+    if not receipt_key:
+        return
+    if draft.get(Replica, receipt_key.hex()) is None:
+        check_room(draft, "replica", case.max_replicas)
+        replica = Replica(appraisal.workload, appraisal.simulated, int(case.now.timestamp()))
+        draft.put(receipt_key.hex(), replica)
+
+
+def _policies(capsules: list[Capsule]) -> tuple[str, ...]:
+    digests = [grant.policy_sha256 for capsule in capsules for grant in capsule.grants if grant.policy_sha256]
+    if len(digests) > 64:
+        raise BrokerError("broker.too-many-policies", "a release asks at most 64 policies", hint="ask in several")
+    return tuple(dict.fromkeys(digests))
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)[:512] or "?"
+
+
+# --- The answer -----------------------------------------------------------------------------------------------------
+
+
+def denied(decision: Decision) -> DeniedError:
+    """Return the error that stands for a refusal."""
+    assert decision.refusal is not None  # noqa: S101 - the caller looked
+    return DeniedError(decision.refusal.code, f"{decision.refusal.why} (ledger entry {decision.index})")
+
+
+def seal_answer(
+    body: bytes, proof: Proof, decision: Decision, manifests: tuple[bytes, ...], checkpoint: bytes
+) -> bytes:
+    """Seal released keys to the workload's attested key, bound to the exact request."""
+    config = proof.recipient
+    assert config is not None  # noqa: S101 - keys are released to proven workloads only
+    plaintext = protocol.encode(ReleasedKeys(keys=decision.keys, index=decision.index))
+    context = setup_sender(config.kem, config.public, protocol.release_info(body), config.aeads[0])
+    sealed = context.enc + context.seal(plaintext)
+    return protocol.encode(protocol.ReleaseAnswer(sealed=sealed, manifests=manifests, checkpoint=checkpoint))

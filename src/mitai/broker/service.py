@@ -1,0 +1,343 @@
+"""The key broker: requests as bytes in, answers as bytes out, errors of the tree otherwise.
+
+Joins the parts in their order: parse and verify on worker threads, decide in the writer, answer after the commit.
+
+Invariants:
+
+- A release that was begun is finished whether or not its caller is still there; the same request finds the same answer.
+- Refusals of evidence that proves nothing are logged too, but only so many a second: strangers can't fill the ledger.
+- A broker that finds its state rolled back does not start.
+
+Example:
+    >>> broker = Broker.open(Settings("example.org/ledger", "sqlite:///broker.db", Path("ledger")), attester, policy)
+    >>> broker.vkey
+    'example.org/ledger+…'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from mitai.attest import Attester, CollateralCache, LedgerClaim, Policy
+from mitai.broker import commands, protocol, receipts
+from mitai.broker.anchor import Anchor, Witness
+from mitai.broker.commands import Limits, check_addressing, known_party, open_signed, public_key
+from mitai.broker.nonces import NONCE_LIFE_S, Nonces
+from mitai.broker.policy import CedarEngine, PolicyEngine
+from mitai.broker.protocol import LoggedEntry, ReleaseRequest, encode, sha256_hex
+from mitai.broker.records import Capsule, Grant, Head, LedgerKey, Party, Replica
+from mitai.broker.release import Case, Decision, Policies, Proof, decide, denied, prove, seal_answer
+from mitai.broker.store import Database, Draft, EdgeStore, State
+from mitai.broker.vault import DIGEST_BYTES, Vault
+from mitai.broker.writer import Job, Writer
+from mitai.errors import BrokerError, MitaiError, ParseError, RollbackError
+from mitai.identity import Identity
+from mitai.ledger.log import Log
+from mitai.ledger.note import sign_checkpoint, vkey
+from mitai.ledger.tree import EMPTY_ROOT
+
+STATE_LABEL = b"mitai broker state v1"
+T = TypeVar("T")
+logger = structlog.get_logger("mitai.broker")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the broker keeps what, and how much of it.
+
+    Args:
+        origin: The ledger's name, a schema-less URL.
+        state_url: The database, as SQLAlchemy spells it.
+        publish_folder: Where the ledger is published as tiles.
+        witnesses: Who cosigns it.
+        limits: How much is kept, and for whom.
+        unproven_per_s: How many refusals of worthless evidence are logged per second; ten times as many at once.
+    """
+
+    origin: str
+    state_url: str
+    publish_folder: Path
+    witnesses: tuple[Witness, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    unproven_per_s: float = 20.0
+
+
+class Meter:
+    """A token bucket."""
+
+    def __init__(self, per_s: float, burst: float, clock: Callable[[], float]) -> None:
+        self._per_s, self._burst, self._clock = per_s, burst, clock
+        self._tokens, self._at = burst, clock()
+
+    def take(self) -> bool:
+        """Take one token, if there is one."""
+        now = self._clock()
+        self._tokens, self._at = min(self._burst, self._tokens + (now - self._at) * self._per_s), now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Broker:
+    """A running broker; `open` makes one.
+
+    Args:
+        settings: As configured.
+        policy: The appraisal policy for workloads that ask for keys.
+        database: The opened database.
+        state: Its checked state.
+        signer: The ledger's key.
+        anchor: Publishes the ledger.
+        engine: The policy language.
+        clock: Returns the time, UTC.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        policy: Policy,
+        database: Database,
+        state: State,
+        signer: Identity,
+        anchor: Anchor,
+        *,
+        engine: PolicyEngine,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.settings, self._policy, self._database, self._signer = settings, policy, database, signer
+        self._engine, self._clock, self._anchor = engine, clock, anchor
+        self.vkey = vkey(settings.origin, signer.public)
+        self.audience = protocol.audience(signer.public)
+        self._collateral = CollateralCache()
+        self._policies = Policies(engine)
+        self._nonces = Nonces(time.monotonic)
+        self._unproven = Meter(settings.unproven_per_s, 10 * settings.unproven_per_s, time.monotonic)
+        self._receipts = receipts.Known()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "broker-crypto")
+        self._writer = Writer(database, state, signer, settings.origin, clock, committed=anchor.wake)
+        anchor.start(lambda: self._writer.snapshot)
+        anchor.wake()
+
+    @staticmethod
+    def open(
+        settings: Settings,
+        attester: Attester,
+        policy: Policy,
+        *,
+        engine: PolicyEngine | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> Broker:
+        """Open or create the state, check it against everything that remembers, and start.
+
+        Raises:
+            RollbackError: Something remembers more than the database holds.
+            BrokerError: The state was sealed by another machine or other code, or a witness can't be asked.
+        """
+        vault = Vault(attester.sealing_key(STATE_LABEL))
+        database = Database(settings.state_url, vault)
+        key, state = database.ledger_key(), database.load()
+        if (key is None) != (state is None):
+            raise RollbackError("broker.head-missing", "a part of the broker's state was removed from its database")
+        if key is None or state is None:
+            key, state = _create(database, settings)
+        if key.origin != settings.origin:
+            raise BrokerError(
+                "broker.origin-changed", f"this state's ledger is {key.origin!r}; a ledger keeps its name"
+            )
+        signer = Identity.from_seed(key.seed)
+        anchor = Anchor(database, signer, key.origin, settings.publish_folder, settings.witnesses)
+        try:
+            anchor.check(state)
+        except BaseException:
+            anchor.close()
+            raise
+        return Broker(settings, policy, database, state, signer, anchor, engine=engine or CedarEngine(), clock=clock)
+
+    def close(self) -> None:
+        """Finish what was begun, publish, and let go of database and folder."""
+        self._writer.close()
+        self._anchor.close()
+        self._pool.shutdown()
+        self._database.engine.dispose()
+
+    @property
+    def size(self) -> int:
+        """How many ledger entries are committed."""
+        return self._writer.snapshot.head.size
+
+    def checkpoint(self) -> bytes:
+        """Return a signed checkpoint of all that is committed."""
+        head = self._writer.snapshot.head
+        return sign_checkpoint(self.settings.origin, head.size, head.root, self._signer)
+
+    def ledger_claim(self) -> LedgerClaim:
+        """Return what the broker's evidence says of its ledger."""
+        return LedgerClaim(self.settings.origin, self.vkey, self.checkpoint())
+
+    # --- Requests -------------------------------------------------------------------------------------------------
+
+    async def command(self, body: bytes) -> bytes:
+        """Apply an owner's command."""
+        job = await self._run(commands.prepare, body, self.audience, self._clock(), self._engine, self.settings.limits)
+        index = await self._decided(job)
+        return encode(protocol.CommandAnswer(index=index, checkpoint=self.checkpoint()))
+
+    def challenge(self) -> bytes:
+        """Give a nonce for one release."""
+        return encode(protocol.Challenge(nonce=self._nonces.issue().hex(), expires_s=NONCE_LIFE_S))
+
+    async def release(self, body: bytes) -> bytes:
+        """Decide a release; the same bytes again give the same answer.
+
+        Raises:
+            DeniedError: The evidence or an owner said no; the denial is in the ledger.
+            BrokerError: The request could not be decided.
+        """
+        request = protocol.decode(body, ReleaseRequest, protocol.MAX_RELEASE_BYTES)
+        answer, ours = self._nonces.claim(bytes.fromhex(request.nonce), sha256_hex(body))
+        if ours:
+            task = asyncio.create_task(self._release(request, body, answer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(asyncio.wrap_future(answer))
+
+    async def _release(self, request: ReleaseRequest, body: bytes, answer: Future[bytes]) -> None:
+        try:
+            self._nonces.keep(answer, await self._decide_release(request, body))
+        except MitaiError as error:
+            answer.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - a caller waits for `answer`: it must come to an end
+            logger.error("release failed", kind=type(error).__name__)
+            answer.set_exception(BrokerError("broker.internal", "the broker failed on this request"))
+
+    async def _decide_release(self, request: ReleaseRequest, body: bytes) -> bytes:
+        now = self._clock()
+        proof = await self._run(prove, request, self._policy, now, self._collateral)
+        if proof.appraisal is None and not self._unproven.take():
+            raise BrokerError("broker.rate-limited", f"too many refusals at this time; this one: {proof.why}")
+        case = Case(request, sha256_hex(body), proof, self._policies, now, self.settings.limits.replicas)
+        keys = [(Capsule, capsule) for capsule in request.capsules]
+        decision = await self._decided(Job(lambda draft: decide(draft, case), tuple(keys)))
+        logger.info(
+            "release" if decision.refusal is None else "denial",
+            index=decision.index,
+            code=decision.refusal.code if decision.refusal else "",
+            capsules=request.capsules,
+            simulated=proof.appraisal.simulated if proof.appraisal else None,
+        )
+        if decision.refusal is not None:
+            raise denied(decision)
+        return await self._run(self._answer, body, proof, decision, self.checkpoint())
+
+    def _answer(self, body: bytes, proof: Proof, decision: Decision, checkpoint: bytes) -> bytes:
+        manifests = tuple(self._database.blob(capsule.envelope_sha256) for capsule in decision.capsules)
+        return seal_answer(body, proof, decision, manifests, checkpoint)
+
+    async def receipts(self, body: bytes) -> bytes:
+        """Log a replica's receipts; return their entries with proofs."""
+        job = await self._run(receipts.prepare, body, self._clock(), self._receipts)
+        indices = await self._decided(job)
+        entries, checkpoint = await self._run(self._prove_entries, indices)
+        return encode(protocol.ReceiptsAnswer(entries=entries, checkpoint=checkpoint))
+
+    async def proof(self, index: int) -> bytes:
+        """Return a ledger entry with its proof."""
+        entries, checkpoint = await self._run(self._prove_entries, (index,))
+        return encode(protocol.ProofAnswer(entry=entries[0], checkpoint=checkpoint))
+
+    async def capsule(self, capsule_id: str, header: str | None) -> bytes:
+        """Tell an owner about its capsule."""
+        party = self._asked_by(header, f"/v1/capsules/{capsule_id}")
+        view = await self._decided(Job(lambda draft: _view(draft, party, capsule_id)))
+        return encode(view)
+
+    async def decisions(self, capsule_id: str, header: str | None) -> bytes:
+        """List the newest ledger entries about an owner's capsule."""
+        party = self._asked_by(header, f"/v1/decisions?capsule={capsule_id}")
+        recent = await self._decided(Job(lambda draft: _owned(draft, party, capsule_id).recent))
+        entries, checkpoint = await self._run(self._prove_entries, tuple(reversed(recent)))
+        return encode(protocol.DecisionsAnswer(entries=entries, checkpoint=checkpoint))
+
+    # --- Helpers --------------------------------------------------------------------------------------------------
+
+    def _asked_by(self, header: str | None, target: str) -> str:
+        """Return the party that signed a query for exactly this target."""
+        try:
+            data = base64.b64decode(header or "", validate=True)
+        except (binascii.Error, ValueError):
+            raise ParseError("broker.malformed", f"the header {protocol.QUERY_HEADER} is not base64") from None
+        signed = protocol.decode(data, protocol.QueryHeader, protocol.MAX_QUERY_BYTES)
+        signer = public_key(signed.public_key)
+        payload = open_signed(signed.query, protocol.QUERY_TYPE, signer)
+        query = protocol.decode(payload, protocol.Query, protocol.MAX_QUERY_BYTES)
+        check_addressing(query, signer, self.audience, self._clock())
+        if query.target != target:
+            raise BrokerError("broker.query-mismatch", "this query was signed for another path")
+        return query.party
+
+    def _prove_entries(self, indices: tuple[int, ...]) -> tuple[tuple[LoggedEntry, ...], bytes]:
+        state = self._writer.snapshot
+        with self._database.reading() as connection:
+            ledger = Log(EdgeStore(connection, state.head.size, state.edge), self._signer, self.settings.origin)
+            entries = tuple(
+                LoggedEntry(index, ledger.entry(index), tuple(ledger.inclusion_proof(index))) for index in indices
+            )
+        head = state.head
+        return entries, sign_checkpoint(self.settings.origin, head.size, head.root, self._signer)
+
+    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    async def _decided(self, job: Job[T]) -> T:
+        return await asyncio.wrap_future(self._writer.submit(job))
+
+
+def _create(database: Database, settings: Settings) -> tuple[LedgerKey, State]:
+    if (settings.publish_folder / "checkpoint").exists():
+        raise RollbackError(
+            "broker.state-missing",
+            "a ledger was published here, and the database that it came from is gone",
+            hint="restore the database, or begin a new broker in an empty folder",
+        )
+    key = LedgerKey(Identity.generate().seed(), settings.origin)
+    return key, database.create(key, Head(0, EMPTY_ROOT, bytes(DIGEST_BYTES)))
+
+
+def _owned(draft: Draft, party: str, capsule_id: str) -> Capsule:
+    capsule = draft.get(Capsule, capsule_id)
+    if capsule is None or capsule.grant_of(party) is None or draft.get(Party, party) is None:
+        raise BrokerError("broker.capsule-unknown", "this party owns no such capsule here")
+    return capsule
+
+
+def _view(draft: Draft, party: str, capsule_id: str) -> protocol.CapsuleView:
+    capsule = _owned(draft, party, capsule_id)
+    return protocol.CapsuleView(
+        capsule=capsule.capsule,
+        owner=capsule.owner,
+        manifest_sha256=capsule.manifest_sha256,
+        registered_s=capsule.registered_s,
+        grants=tuple(_grant_view(draft, grant, own=grant.party == party) for grant in capsule.grants),
+    )
+
+
+def _grant_view(draft: Draft, grant: Grant, *, own: bool) -> protocol.GrantView:
+    """Show an owner its own policy's text, and of the others the digest."""
+    policy = draft.blob(grant.policy_sha256).decode() if own and grant.policy_sha256 else None
+    return protocol.GrantView(
+        grant.party, policy, grant.policy_sha256, grant.version, grant.budget, grant.uses, grant.revoked
+    )
