@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import httpx2
 import msgspec
 
+from mitai.channel.exchange import Exchange
+from mitai.client.transport import EXCHANGE_EXTENSION
 from mitai.errors import ClientError
 from mitai.problem import error_from
 
@@ -45,19 +47,17 @@ class Answer:
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    exchange_id: str | None = None
-    extensions: dict[str, object] = field(default_factory=dict)
+    exchange: Exchange | None = None
 
     def __iter__(self) -> Iterator[str]:
         """Yield the pieces of text as they arrive."""
         with self.client.stream("POST", "/v1/chat/completions", json=self.body) as answer:
             if answer.status_code != 200:
                 raise _refusal(answer.status_code, answer.read())
-            self.exchange_id = answer.headers.get("mitai-exchange")
+            self.exchange = answer.extensions.get(EXCHANGE_EXTENSION)
             for line in answer.iter_lines():
                 if line.startswith("data: ") and line != "data: [DONE]":
                     yield from self._chunk(line[6:])
-            self.extensions = dict(answer.extensions)
 
     def _chunk(self, data: str) -> Iterator[str]:
         try:

@@ -48,6 +48,7 @@ class Session:
     Args:
         base_url: Where the server answers; any host may stand in between.
         policy: What the server's evidence must show.
+        workload: The workload that must answer; another one, however genuine, is refused.
         cache: A folder to keep the verified evidence in, for other processes of this user.
         max_age_s: How long one verification is relied upon.
         http: The HTTP client to fetch evidence with.
@@ -62,30 +63,38 @@ class Session:
         base_url: str,
         policy: Policy,
         *,
+        workload: str = "serve",
         cache: Path | None = None,
         max_age_s: float = 600.0,
         http: httpx2.Client | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.policy = policy
+        self.workload = workload
         self._http = http or httpx2.Client(timeout=30.0)
         self._max_age = timedelta(seconds=max_age_s)
         self._lock = threading.Lock()
         self._policy_sha256 = hashlib.sha256(policy.to_toml().encode()).hexdigest()
-        name = hashlib.sha256(f"{self.base_url}\0{self._policy_sha256}".encode()).hexdigest()[:32]
+        name = hashlib.sha256(f"{self.base_url}\0{workload}\0{self._policy_sha256}".encode()).hexdigest()[:32]
         self._path = cache / f"{name}.json" if cache else None
         self.appraisal: Appraisal
         self.evidence: Evidence
         self.replica: str | None
+        self.verified_at: datetime
         if not self._load():
             self.renew()
 
     @property
     def key_config(self) -> bytes:
         """The key configuration (RFC 9458) from the verified claims; verifies again when the session is too old."""
-        if datetime.now(UTC) >= self._stale_at:
+        if self.stale:
             self.renew()
         return self.appraisal.claims.key_config
+
+    @property
+    def stale(self) -> bool:
+        """Whether the verification is too old to be relied upon."""
+        return datetime.now(UTC) >= self._stale_at
 
     def renew(self) -> None:
         """Verify the server afresh; raise and keep no key when it does not hold."""
@@ -123,8 +132,13 @@ class Session:
 
     def _accept(self, body: bytes, nonce: bytes, replica: str | None, verified_at: datetime) -> None:
         evidence = Evidence.decode(body)
-        self.appraisal = verify(evidence, self.policy, nonce=nonce, now=datetime.now(UTC))
-        self.evidence, self.replica = evidence, replica
+        appraisal = verify(evidence, self.policy, nonce=nonce, now=datetime.now(UTC))
+        if appraisal.workload != self.workload:
+            raise ClientError(
+                "client.other-workload",
+                f"{self.base_url} is a genuine {appraisal.workload!r}, but {self.workload!r} is expected here",
+            )
+        self.appraisal, self.evidence, self.replica, self.verified_at = appraisal, evidence, replica, verified_at
         self._stale_at = min(verified_at + self._max_age, self.appraisal.not_after)
 
     # -- the cache: evidence, not verdicts ------------------------------------------------------------------

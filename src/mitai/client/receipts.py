@@ -1,0 +1,199 @@
+"""A user's proof of an answer: the receipt, its place in the ledger, and the evidence of the machine that signed it.
+
+A kept file holds all three, so that anyone can check it later, offline, with that file and an appraisal policy.
+
+Invariants:
+
+- The receipt's key and the ledger's key come from the evidence, which is verified first; never from the receipt.
+- The digests of request and answer are those that this device computed from the bytes it sent and received.
+- A ledger that shows an older or another history than this user has seen before is refused.
+
+Example:
+    >>> proof = fetch(http, session, answer.exchange_id, request_sha256, response_sha256)
+    >>> check(proof, policy).usage.completion_tokens
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import httpx2
+import msgspec
+
+from mitai.attest import Appraisal, Evidence, Policy, verify
+from mitai.channel.exchange import Exchange
+from mitai.client.session import Session
+from mitai.errors import ClientError, LedgerError, ParseError
+from mitai.identity import PublicKey
+from mitai.ledger import (
+    Checkpoint,
+    Receipt,
+    ReceiptBundle,
+    TileReader,
+    verify_checkpoint,
+    verify_receipt,
+)
+from mitai.problem import error_from
+
+MAX_PROOF_BYTES = 12 << 20
+_MAX_TILE_BYTES = 32 << 20  # an entry bundle of 256 entries of at most 64 KiB, and some
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a user keeps of one exchange."""
+
+    v: Literal["mitai proof v1"] = "mitai proof v1"
+    bundle: ReceiptBundle
+    evidence: Evidence
+    nonce: bytes
+    verified_at: datetime
+    request_sha256: str
+    response_sha256: str
+
+    def encode(self) -> bytes:
+        """Return the JSON form."""
+        return msgspec.json.format(msgspec.json.encode(self))
+
+    @staticmethod
+    def decode(data: bytes) -> Proof:
+        """Parse a kept proof; raise `ParseError` on anything else or above 12 MiB."""
+        if len(data) > MAX_PROOF_BYTES:
+            raise ParseError("client.proof-too-large", f"a proof of {len(data)} bytes is above the limit")
+        try:
+            return msgspec.json.decode(data, type=Proof)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise ParseError("client.proof-malformed", "this file is not a proof that mitai has kept") from error
+
+
+def fetch(
+    http: httpx2.Client,
+    session: Session,
+    exchange: Exchange,
+    wait_s: float = 10.0,
+) -> Proof:
+    """Fetch the receipt of an exchange, through the sealed channel, and put it together with the evidence.
+
+    Raises:
+        ClientError: The replica has no such receipt, or none yet after `wait_s`.
+    """
+    if exchange.request_sha256 is None or exchange.response_sha256 is None:
+        raise ClientError("client.answer-unfinished", "an answer that did not end has no receipt")
+    deadline = time.monotonic() + wait_s
+    while True:
+        answer = http.get(f"{session.base_url}/v1/receipts/{exchange.id}")
+        if answer.status_code == 200:
+            break
+        if answer.status_code not in {202, 404, 503} or time.monotonic() > deadline:
+            raise error_from(
+                ClientError, answer.status_code, answer.content, code="client.no-receipt", who="the replica"
+            )
+        time.sleep(0.1)
+    return Proof(
+        bundle=ReceiptBundle.decode(answer.content),
+        evidence=session.evidence,
+        nonce=session.evidence.nonce,
+        verified_at=session.verified_at,
+        request_sha256=exchange.request_sha256,
+        response_sha256=exchange.response_sha256,
+    )
+
+
+def check(proof: Proof, policy: Policy) -> tuple[Receipt, Appraisal]:
+    """Check a kept proof, offline.
+
+    1. The evidence held under `policy` when the exchange took place.
+    2. The receipt is signed by the key in that evidence and is about these bytes.
+    3. The ledger that the evidence names holds it, at the index that the receipt's bundle says.
+    4. It is about a capsule that the evidence lists as open.
+
+    Raises:
+        AttestError, LedgerError, MitaiError: The first thing that does not hold.
+    """
+    # 1. the machine
+    appraisal = verify(proof.evidence, policy, nonce=proof.nonce, now=proof.verified_at)
+    claims = appraisal.claims
+    if claims.ledger is None or not claims.receipt_key:
+        raise LedgerError(
+            "client.no-receipt-key", "the machine's claims name no receipt key or no ledger", step="machine"
+        )
+    # 2, 3. the receipt and its place in the ledger
+    receipt = verify_receipt(
+        proof.bundle,
+        receipt_key=PublicKey(claims.receipt_key),
+        ledger_vkey=claims.ledger.vkey,
+        request_sha256=proof.request_sha256,
+        response_sha256=proof.response_sha256,
+    )
+    # 4. the model
+    opened = {(capsule.id, capsule.manifest_sha256) for capsule in claims.capsules}
+    if any((capsule.id, capsule.manifest_sha256) not in opened for capsule in receipt.capsules):
+        raise LedgerError("client.receipt-capsule", "the receipt names a model that was not open there", step="model")
+    return receipt, appraisal
+
+
+class LedgerMemory:
+    """The newest checkpoint that this user has seen of each ledger: a second one must extend it.
+
+    Args:
+        folder: Where they are kept, one file a ledger.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def recall(self, vkey: str) -> Checkpoint | None:
+        """Return the remembered checkpoint of the ledger with this key."""
+        path = self._path(vkey)
+        return verify_checkpoint(path.read_bytes(), vkey) if path.exists() else None
+
+    def observe(self, note: bytes, vkey: str, fetch_resource: Callable[[str], bytes | None]) -> Checkpoint:
+        """Check that `note` extends what is remembered, and remember the larger of the two.
+
+        Raises:
+            LedgerError: The ledger was rolled back or forked since.
+        """
+        seen, known = verify_checkpoint(note, vkey), self.recall(vkey)
+        if known is not None:
+            older, newer = sorted((known, seen), key=lambda checkpoint: checkpoint.size)
+            if TileReader(fetch_resource, newer).root(older.size) != older.root:
+                raise LedgerError(
+                    "ledger.forked", f"the ledger's first {older.size} entries are not what they were", step="memory"
+                )
+        if known is None or seen.size > known.size:
+            path = self._path(vkey)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".part")
+            temporary.write_bytes(note)
+            temporary.replace(path)
+        return seen
+
+    def _path(self, vkey: str) -> Path:
+        return self._folder / hashlib.sha256(vkey.encode()).hexdigest()[:32]
+
+
+def ledger_fetcher(base_url: str, http: httpx2.Client) -> Callable[[str], bytes | None]:
+    """Return a function from a tlog-tiles path to its bytes, over HTTP; what it returns is checked by its callers."""
+
+    def fetch_resource(path: str) -> bytes | None:
+        url = f"{base_url.rstrip('/')}/broker/ledger/{path}"
+        try:
+            with http.stream("GET", url) as answer:
+                if answer.status_code == 404:
+                    return None
+                body = b""
+                for part in answer.iter_bytes():
+                    body += part
+                    if len(body) > _MAX_TILE_BYTES:
+                        raise ClientError("client.ledger-too-large", f"{url} is larger than any ledger resource")
+        except httpx2.HTTPError as error:
+            raise ClientError("client.unreachable", f"{url} can't be reached ({type(error).__name__})") from error
+        if answer.status_code != 200:
+            raise error_from(ClientError, answer.status_code, body, code="client.ledger-refused", who=url)
+        return body
+
+    return fetch_resource

@@ -1,0 +1,211 @@
+"""A whole platform on one machine, in simulation: witness, broker, replicas, gateway, each its own process.
+
+The order matters: broker (its ledger's key is new on first start), witness (which needs that key), replicas, gateway.
+On a later start the witness comes first, so that the broker can ask it whether its own state is the newest.
+
+Invariants:
+
+- Every process gets its configuration from a file and keeps its state under the home folder.
+- The user's appraisal policy names the simulated root and the measurements of the code that is installed here.
+
+Example:
+    >>> platform = start(Home.default(), Settings())
+    >>> platform.gateway
+    'http://127.0.0.1:8700'
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+
+from mitai.attest import Policy
+from mitai.attest.sim import SimPlatform, installed_workload, reference_values
+from mitai.client import Session
+from mitai.errors import FleetError
+from mitai.fleet.home import Home, PlatformFile, write_private
+from mitai.fleet.processes import Process, alive, free_port, stop
+from mitai.fleet.processes import start as start_process
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person can choose about a local platform."""
+
+    port: int = 8700
+    replicas: int = 1
+    capture: bool = False
+    threads: int = 0  # of the engine; 0: as many as cores
+    kem: str = "x25519"
+
+
+@dataclass
+class Platform:
+    """A running platform and its processes, by name."""
+
+    home: Home
+    gateway: str
+    upload_token: str
+    operator_token: str
+    processes: dict[str, Process] = field(default_factory=dict)
+
+    def record(self) -> None:
+        """Write `platform.json`, by which later commands find this platform."""
+        pids = {name: process.pid for name, process in self.processes.items()}
+        self.home.write_platform(PlatformFile(self.gateway, self.upload_token, self.operator_token, pids, True))
+
+    def stop(self) -> None:
+        """End every process, the gateway first."""
+        stop([process.pid for process in reversed(self.processes.values())])
+
+    def dead(self) -> list[Process]:
+        """Return the processes that have ended."""
+        return [process for process in self.processes.values() if process.popen.poll() is not None]
+
+
+def start(home: Home, settings: Settings, say: Say = lambda _: None) -> Platform:
+    """Start every process and return when all answer; stop what was started when one does not.
+
+    Raises:
+        FleetError: A platform of this home is up already, or a process did not come up.
+    """
+    _refuse_second(home)
+    sim = open_sim(home)
+    write_policy(home, sim)
+    port = free_port(settings.port)
+    platform = Platform(home, f"http://127.0.0.1:{port}", secrets.token_urlsafe(24), secrets.token_urlsafe(24))
+    try:
+        _start_all(platform, settings, port, say)
+    except BaseException:
+        platform.stop()
+        raise
+    platform.record()
+    return platform
+
+
+def open_sim(home: Home) -> SimPlatform:
+    """Return the simulated hardware of this home; make it on first use."""
+    if not (home.sim / "platform.json").exists():
+        return SimPlatform.create(home.sim)
+    return SimPlatform.open(home.sim)
+
+
+def write_policy(home: Home, sim: SimPlatform) -> Policy:
+    """Write the appraisal policy that accepts this home's simulated root and the code installed here."""
+    values = tuple(reference_values(installed_workload(name)) for name in ("serve", "broker"))
+    policy = Policy(allow_simulation=True, sim_roots=(sim.sim_root,), workloads=values)
+    head = (
+        "# Written by `mitai up`: accepts the SIMULATED hardware of this machine, and the code installed on it.\n"
+        "# For real hardware take the policy from the release that you trust, and leave allow_simulation false.\n"
+    )
+    write_private(home.policy, (head + policy.to_toml()).encode())
+    return policy
+
+
+def _refuse_second(home: Home) -> None:
+    try:
+        running = home.read_platform()
+    except FleetError:
+        return
+    if any(alive(pid) for pid in running.pids.values()):
+        raise FleetError(
+            "fleet.already-up", f"a platform of {home.root} is up at {running.gateway}", hint="stop it with: mitai down"
+        )
+
+
+def _start_all(platform: Platform, settings: Settings, port: int, say: Say) -> None:
+    home, root = platform.home, platform.home.platform
+    for folder in (home.objects, home.logs, root / "broker"):
+        folder.mkdir(parents=True, exist_ok=True)
+    home.objects.parent.chmod(0o700)
+    ports = {name: free_port() for name in ("broker", "witness", *(f"replica-{i}" for i in range(settings.replicas)))}
+    urls = {name: f"http://127.0.0.1:{number}" for name, number in ports.items()}
+    witness_vkey = root / "witness" / "log.vkey"
+
+    def run(name: str, module: str, arguments: list[str], health: str) -> None:
+        say(f"starting the {name} …")
+        platform.processes[name] = start_process(name, module, arguments, home.logs)
+        platform.processes[name].wait_healthy(health)
+
+    def run_witness() -> None:
+        arguments = ["--state", str(root / "witness" / "state.db"), "--key", str(root / "witness" / "key.pem")]
+        arguments += ["--log-vkey", witness_vkey.read_text(), "--port", str(ports["witness"])]
+        run("witness", "mitai.fleet.witness", arguments, f"{urls['witness']}/healthz")
+
+    if witness_vkey.exists():
+        run_witness()
+    broker = {
+        "port": ports["broker"],
+        "state": f"sqlite:///{root / 'broker' / 'state.db'}",
+        "publish": str(root / "broker" / "ledger"),
+        "sim": str(home.sim),
+        "policy": str(home.policy),
+        "witnesses": [urls["witness"]],
+    }
+    run("broker", "mitai.broker", ["--config", str(_config(root / "broker.toml", broker))], f"{urls['broker']}/healthz")
+    if not witness_vkey.exists():
+        claimed = Session(urls["broker"], Policy.from_toml(home.policy.read_text()), workload="broker").appraisal.claims
+        if claimed.ledger is None:
+            raise FleetError("fleet.no-ledger", "the broker's claims name no ledger")
+        write_private(witness_vkey, claimed.ledger.vkey.encode())
+        run_witness()
+    replicas = {}
+    for name in [name for name in ports if name.startswith("replica-")]:
+        serve = {"port": ports[name], "sim": str(home.sim), "threads": settings.threads, "kem": settings.kem}
+        run(name, "mitai.serve", ["--config", str(_config(root / f"{name}.toml", serve))], f"{urls[name]}/healthz")
+        replicas[name] = urls[name]
+    gateway = {
+        "port": port,
+        "broker": urls["broker"],
+        "objects": str(home.objects),
+        "upload_token": platform.upload_token,
+        "operator_token": platform.operator_token,
+        "capture": str(home.capture) if settings.capture else "",
+        "replicas": replicas,
+    }
+    path = _config(root / "gateway.toml", gateway)
+    run("gateway", "mitai.fleet.gateway", ["--config", str(path)], f"{platform.gateway}/healthz")
+
+
+def _config(path: Path, fields: Mapping[str, object]) -> Path:
+    """Write a flat TOML file with at most one level of sub-tables, readable by its owner only: it may hold tokens."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in fields.items() if not isinstance(value, dict)]
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{key}]", *(f"{json.dumps(name)} = {json.dumps(entry)}" for name, entry in value.items())]
+    write_private(path, ("\n".join(lines) + "\n").encode())
+    return path
+
+
+def deploy(gateway: str, operator_token: str, body: Mapping[str, object]) -> dict[str, object]:
+    """Tell every replica behind a gateway what to serve; return what each answered."""
+    return _control(gateway, operator_token, "deploy", body)
+
+
+def status(gateway: str, operator_token: str) -> dict[str, object]:
+    """Return what every replica behind a gateway says of itself."""
+    return _control(gateway, operator_token, "status", None)
+
+
+def _control(gateway: str, token: str, what: str, body: Mapping[str, object] | None) -> dict[str, object]:
+    headers = {"authorization": f"Bearer {token}"}
+    method = "GET" if body is None else "POST"
+    try:
+        answer = httpx2.request(method, f"{gateway}/control/{what}", json=body, headers=headers, timeout=60.0)
+        fields = answer.json()
+    except (httpx2.HTTPError, ValueError) as error:
+        raise FleetError(
+            "fleet.gateway-unreachable",
+            f"the gateway at {gateway} does not answer ({type(error).__name__})",
+            hint="is the platform up? mitai status",
+        ) from error
+    if answer.status_code != 200 or not isinstance(fields, dict):
+        raise FleetError("fleet.control-refused", f"the gateway refused: {fields.get('detail', answer.status_code)}")
+    return fields
