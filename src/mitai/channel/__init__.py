@@ -1,7 +1,7 @@
-"""End-to-end encryption to an attested key: HPKE, Binary HTTP, Oblivious HTTP (chunked), EHBP; see docs/spec/channel.md.
+"""End-to-end encryption to an attested key: HPKE, Binary HTTP, chunked Oblivious HTTP, EHBP; see docs/spec/channel.md.
 
-The server puts its app behind `ChannelMiddleware`; a client uses `mitai.client.transport`. Bytes in, bytes out: nothing here opens a
-connection, a file or a thread.
+The server puts its app behind `ChannelMiddleware`; a client uses `mitai.client.transport`. Bytes in, bytes out: nothing
+here opens a connection, a file or a thread.
 """
 
 from mitai.channel.asgi import EXCHANGE_KEY, ChannelMiddleware, Limits

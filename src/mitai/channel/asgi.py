@@ -81,7 +81,7 @@ class ChannelMiddleware:
         public: Serves what was not sealed; by default nothing is.
         limits: What is accepted.
         replay: The memory of requests seen.
-        on_exchange: Awaited when an answer is complete, before the client sees its end: a receipt made there is in time.
+        on_exchange: Awaited when an answer is complete, before the client sees its end: a receipt is made in time.
         clock: Seconds since 1970, for the dates of requests.
     """
 

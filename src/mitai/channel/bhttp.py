@@ -7,7 +7,7 @@ Invariants:
 
 - Decoding is incremental and bounded: heads, fields and content each have a limit, checked before anything is stored.
 - Whatever the bytes, the decoder returns events or raises `ParseError`; it looks at each byte once.
-- A name or value that HTTP/2 would call malformed (RFC 9113 section 8.2.1) is refused: nothing is smuggled into a header.
+- A name or value that HTTP/2 would call malformed (RFC 9113 section 8.2.1) is refused: nothing is smuggled in.
 
 Example:
     >>> head = encode_request(RequestHead(b"GET", b"https", b"example.com", b"/"), content_bytes=0)

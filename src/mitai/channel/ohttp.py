@@ -161,7 +161,7 @@ class _StreamSealer:
         return prefix + self._sequence.seal(chunk, aad)
 
     def seal_message(self, *parts: Data, chunk_bytes: int = MAX_CHUNK_BYTES) -> bytearray:
-        """Return a whole message: `parts` joined, in chunks of equal size, so that the lengths of the parts don't show."""
+        """Return a whole message: `parts` joined, in chunks of equal size, so that the parts' lengths don't show."""
         total = sum(map(len, parts))
         if not self.form.chunked:
             chunk_bytes = total

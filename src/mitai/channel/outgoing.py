@@ -2,9 +2,9 @@
 
 Invariants:
 
-- What leaves is sealed to the key configuration that was given; there is no way to send or accept anything in the clear.
+- What leaves is sealed to the key configuration that was given; nothing is sent or accepted in the clear.
 - An answer that was cut raises; its end is never taken for granted (EHBP can't tell a cut between two frames).
-- What an outer response says is not authenticated: it can make an exchange fail, or ask for a new verification, no more.
+- What an outer response says is not authenticated: it can make an exchange fail, or ask to verify again, no more.
 
 Example:
     >>> outgoing = OhttpOutgoing(config, head, b"{}", now=time.time())

@@ -2,7 +2,7 @@
 
 Whole messages are padded to Padmé sizes (Nikitin et al., "Reducing Metadata Leakage from Encrypted Files and
 Communication with PURBs", section 4): at most 12 % more, and only O(log log n) bits of the length remain. Pieces of an
-event stream are padded with comment lines, which every reader of `text/event-stream` ignores (WHATWG HTML section 9.2.6).
+event stream are padded with comment lines, which every reader of `text/event-stream` ignores (WHATWG HTML, 9.2.6).
 
 Invariants:
 

@@ -1,7 +1,7 @@
 """Replay refusal: a sealed request is accepted once.
 
 Follows RFC 9458 section 6.5.1: the encapsulated key, which is unique to a request, is remembered for as long as the
-request's sealed date would be accepted. EHBP seals no date: there it is remembered for as long as the server's key lives.
+request's sealed date would be accepted. EHBP seals no date: there it is remembered while the server's key lives.
 
 Invariants:
 

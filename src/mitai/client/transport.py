@@ -1,12 +1,12 @@
 """httpx2 transports that seal every request to a key that was verified, and open the answers as they stream in.
 
-Under the stock `openai` client, or any other that takes an httpx2 client. All that is not I/O is in `mitai.channel.outgoing`.
+For the stock `openai` client, or any other that takes an httpx2 client. All but the I/O is in `mitai.channel.outgoing`.
 
 Invariants:
 
 - Nothing is ever sent in the clear, and no answer that is not sealed is ever returned.
 - A request for another origin than the one that was verified is refused: its headers may hold somebody else's secrets.
-- A request is sent again only when the server said that it does not hold the key, and only to another key that was verified anew.
+- A request is sent again only when the server said that it does not hold the key, and only to another, verified key.
 
 Example:
     >>> transport = OhttpTransport(httpx2.HTTPTransport(), session, "https://gateway.example")
