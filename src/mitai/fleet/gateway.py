@@ -6,8 +6,8 @@ read, drop or change is exactly what the threat model grants the host, so nobody
 - `/objects/CAPSULE/NAME`: ciphertext, written once with the upload token, readable by all (also in ranges).
 - `/broker/…`: to the broker, prefix removed.  `/control/…`: to every replica, with the operator token only.
 - everything else: to a replica. An evidence answer names its replica in `mitai-replica`; a request that repeats
-  the header reaches the same one, because each replica has its own key. When that one is gone, 421 tells the client
-  to verify another.
+  the header reaches the same one, because each replica has its own key. When that one is gone, the client is told to
+  verify again, and so finds another.
 
 Paths are forwarded only when they are plain (no empty, `.` or `..` segment, nothing percent-encoded beyond letters,
 digits and `.`, `_`, `~`, `-`, `:`, `@`), so that no spelling of `/control` takes another way.
@@ -423,7 +423,8 @@ def _object_exists() -> Response:
 
 
 def _replica_gone() -> Response:
-    return problem(421, "fleet.replica-gone", "the replica that this session was verified with is gone: verify again")
+    """The key that the request was sealed to is out of reach: the same to a client as a key that was dropped."""
+    return problem(421, "channel.keys-changed", "the replica that this session was verified with is gone: verify again")
 
 
 async def _refused(_: Request, error: Exception) -> Response:

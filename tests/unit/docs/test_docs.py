@@ -110,7 +110,7 @@ def test_the_page_lists_each_code_once_with_all_its_messages():
 def test_the_real_tree_has_the_codes_that_everybody_relies_on():
     root = Path(__file__).parents[3]
     found = {use.code for use in docs.error_uses(docs.parse_sources(root / "src"), root)}
-    assert {"identity.signature-invalid", "fleet.replica-gone", "workload.nonce", "client.unreachable"} <= found
+    assert {"identity.signature-invalid", "fleet.replica-failed", "workload.nonce", "client.unreachable"} <= found
 
 
 # -- configuration -------------------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ async def test_another_replica_stands_in_for_a_dead_one(gate, failure):
 async def test_a_session_with_a_dead_or_unknown_replica_is_told_to_verify_again(gate, name):
     gateway = gate({"r1": dead, "r2": well, "broker": well})
     got = await gateway.ask("POST", "/ohttp", b"sealed", {"mitai-replica": name})
-    assert (got.status, got.json["code"]) == (421, "fleet.replica-gone")
+    assert (got.status, got.json["code"]) == (421, "channel.keys-changed")
     assert all(request.url.host == "r1" for request in gateway.replicas.seen), "sealed to one, sent to another"
 
 
