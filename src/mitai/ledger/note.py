@@ -114,11 +114,7 @@ def parse_vkey(text: str) -> VerifierKey:
     raw = decode_base64(encoded, "ledger.vkey-malformed")
     if len(raw) != 33 or raw[0] not in (ED25519, COSIGNATURE):
         raise ParseError("ledger.vkey-malformed", "only Ed25519 keys of type 1 (notes) and 4 (cosignatures) are known")
-    try:
-        public = PublicKey(raw[1:])
-    except ValueError as error:
-        raise ParseError("ledger.vkey-malformed", "these 32 bytes are not an Ed25519 key") from error
-    key = VerifierKey(_checked_name(name), raw[0], public)
+    key = VerifierKey(_checked_name(name), raw[0], PublicKey(raw[1:]))
     if key.key_id.hex() != key_id:
         raise ParseError("ledger.vkey-malformed", "the key id does not fit the key")
     return key
