@@ -20,6 +20,7 @@ import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import anyio.to_thread
@@ -31,6 +32,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from mitai.channel.asgi import EXCHANGE_KEY
 from mitai.errors import MitaiError, ServeError
 from mitai.serve.engine import Engine, GenerationRequest, Step
 from mitai.serve.render import ChatRenderer, CompletionRenderer, Renderer
@@ -78,14 +80,21 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_seconds: float = 600.0
 
 
-def create_app(engine: Callable[[], Engine | None], limits: Limits | None = None) -> Starlette:
+OnUsage = Callable[[str, datetime, int, int], None]
+
+
+def create_app(
+    engine: Callable[[], Engine | None], limits: Limits | None = None, *, on_usage: OnUsage | None = None
+) -> Starlette:
     """Return the API as an ASGI app.
 
     Args:
         engine: Returns the engine of this moment, or `None` while no model is deployed.
         limits: What is refused.
+        on_usage: Called before the end of a sealed answer is sent, with its exchange's id, the time it started, and the tokens of
+            prompt and answer.
     """
-    api = _Api(engine, limits or Limits())
+    api = _Api(engine, limits or Limits(), on_usage)
     routes = [
         Route("/v1/chat/completions", api.guarded(api.chat), methods=["POST"]),
         Route("/v1/completions", api.guarded(api.completion), methods=["POST"]),
@@ -102,8 +111,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class _Api:
     """The endpoints and the count of what is in progress."""
 
-    def __init__(self, engine: Callable[[], Engine | None], limits: Limits) -> None:
-        self._provider, self._limits = engine, limits
+    def __init__(self, engine: Callable[[], Engine | None], limits: Limits, on_usage: OnUsage | None) -> None:
+        self._provider, self._limits, self._on_usage = engine, limits, on_usage
         self._running = 0
         self._started = int(time.time())
 
@@ -115,8 +124,8 @@ class _Api:
                 return await endpoint(request)
             except MitaiError as error:
                 return error_response(error)
-            except (ClientDisconnect, asyncio.CancelledError):
-                raise
+            except ClientDisconnect:
+                return Response(status_code=499)  # nobody reads it
             except Exception as error:  # noqa: BLE001 - a traceback would hold the prompt
                 log.error("request failed", kind=type(error).__name__)
                 return error_response(ServeError("serve.internal", "the server failed while it worked on this request"))
@@ -156,6 +165,7 @@ class _Api:
         prompts = [await _offload(len(body), _tokens, engine, each) for each in inputs]
         for prompt in prompts:
             self._check_prompt(engine, prompt, "input", room=0)
+        started = datetime.now(UTC)
         with self._place():
             vectors = await _while_connected(request.receive, self._in_time(engine.embed(prompts)))
         encode: Callable[[list[float]], object] = _base64 if wanted.encoding_format == "base64" else list
@@ -166,7 +176,8 @@ class _Api:
             "model": engine.info.name,
             "usage": {"prompt_tokens": counted, "total_tokens": counted},
         }
-        return _json(content, request.scope)
+        self.used(request.scope, started, counted, 0)
+        return _json(content)
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models and /v1/models/NAME."""
@@ -175,7 +186,7 @@ class _Api:
         if wanted is not None and (engine is None or engine.info.name != wanted):
             raise _no_model()
         known = [] if engine is None else [self._model(engine)]
-        return _json(known[0] if wanted is not None else {"object": "list", "data": known}, request.scope)
+        return _json(known[0] if wanted is not None else {"object": "list", "data": known})
 
     def _model(self, engine: Engine) -> dict[str, object]:
         return {
@@ -206,9 +217,11 @@ class _Api:
         if wanted.stream:
             with_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
             return _Stream(self, engine, work, renderer, with_usage=with_usage, place=place)
+        started = datetime.now(UTC)
         with place:
-            answer = await _while_connected(request.receive, self._in_time(_collect(engine, work, renderer)))
-        return _bytes(answer, request.scope)
+            answer, used = await _while_connected(request.receive, self._in_time(_collect(engine, work, renderer)))
+        self.used(request.scope, started, renderer.prompt_tokens, used)
+        return Response(answer, media_type="application/json")
 
     def _check_prompt(self, engine: Engine, prompt: Sequence[int], param: str, *, room: int) -> None:
         bound = min(engine.info.context_length - room, self._limits.max_prompt_tokens)
@@ -243,6 +256,12 @@ class _Api:
     def late(self) -> ServeError:
         """Return the error of an answer that took too long."""
         return ServeError("serve.timeout", f"the answer took longer than {self._limits.max_seconds:g} s")
+
+    def used(self, scope: Scope, started: datetime, prompt_tokens: int, completion_tokens: int) -> None:
+        """Tell what a sealed exchange used."""
+        exchange = scope.get(EXCHANGE_KEY)
+        if exchange is not None and self._on_usage is not None:
+            self._on_usage(exchange.id, started, prompt_tokens, completion_tokens)
 
     @property
     def max_seconds(self) -> float:
@@ -304,12 +323,9 @@ class _Stream(Response):
         self._with_usage, self._place = with_usage, place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope, self._started = scope, datetime.now(UTC)
         with self._place:
-            headers = [
-                (b"content-type", b"text/event-stream; charset=utf-8"),
-                (b"cache-control", b"no-store"),
-                *_exchange_header(scope),
-            ]
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             try:
                 await _while_connected(receive, self._events(send))
@@ -338,7 +354,9 @@ class _Stream(Response):
                 counts[step.choice] = step.tokens
                 if data := event(step):
                     await send({"type": "http.response.body", "body": data, "more_body": True})
-        last = self._renderer.usage_event(sum(counts.values())) if self._with_usage else b""
+        used = sum(counts.values())
+        last = self._renderer.usage_event(used) if self._with_usage else b""
+        self._api.used(self._scope, self._started, self._renderer.prompt_tokens, used)
         await send({"type": "http.response.body", "body": last + b"data: [DONE]\n\n", "more_body": False})
 
     async def _fail(self, send: Send, error: ServeError) -> None:
@@ -347,12 +365,14 @@ class _Stream(Response):
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _collect(engine: Engine, work: GenerationRequest, renderer: Renderer) -> bytes:
+async def _collect(engine: Engine, work: GenerationRequest, renderer: Renderer) -> tuple[bytes, int]:
+    """Return the whole answer and how many tokens it has."""
     steps: list[Step] = []
     async with aclosing(engine.generate(work)) as source:
         async for step in source:
             steps.append(step)  # noqa: PERF401 - the generator must be closed by us
-    return renderer.whole(steps)
+    tokens = sum({step.choice: step.tokens for step in steps}.values())
+    return renderer.whole(steps, tokens), tokens
 
 
 async def _while_connected(receive: Receive, work: Awaitable[T]) -> T:
@@ -389,19 +409,8 @@ def _base64(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-def _exchange_header(scope: Scope) -> list[tuple[bytes, bytes]]:
-    exchange = scope.get("mitai.exchange")
-    return [(b"mitai-exchange", str(exchange.id).encode())] if exchange is not None else []
-
-
-def _bytes(body: bytes, scope: Scope) -> Response:
-    response = Response(body, media_type="application/json")
-    response.raw_headers += _exchange_header(scope)
-    return response
-
-
-def _json(content: object, scope: Scope) -> Response:
-    return _bytes(msgspec.json.encode(content), scope)
+def _json(content: object) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")
 
 
 def _no_model() -> RequestError:

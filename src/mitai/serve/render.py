@@ -30,23 +30,20 @@ class Renderer:
 
     prompt_field: ClassVar[str]
     prefix: ClassVar[str]
-    object: ClassVar[str]
+    whole_object: ClassVar[str]
     chunk_object: ClassVar[str]
 
     def __init__(self, model: str, prompt_tokens: int, choices: int, sampling: Sampling) -> None:
-        self._model, self._prompt_tokens, self._choices = model, prompt_tokens, choices
+        self._model, self.prompt_tokens, self._choices = model, prompt_tokens, choices
         self._with_logprobs = sampling.logprobs is not None
         self._id = f"{self.prefix}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._offsets = dict.fromkeys(range(choices), 0)  # of plain completions' text_offset
 
-    def whole(self, steps: Sequence[Step]) -> bytes:
-        """Return the answer to a request that does not stream."""
+    def whole(self, steps: Sequence[Step], tokens: int) -> bytes:
+        """Return the answer to a request that does not stream; `tokens` are those of all choices."""
         choices = [self._whole_choice([step for step in steps if step.choice == at], at) for at in range(self._choices)]
-        tokens = sum(
-            max((step.tokens for step in steps if step.choice == at), default=0) for at in range(self._choices)
-        )
-        return _encode({**self._head(self.object), "choices": choices, "usage": self._usage(tokens)})
+        return _encode({**self._head(self.whole_object), "choices": choices, "usage": self._usage(tokens)})
 
     def events(self, *, with_usage: bool) -> Callable[[Step], bytes]:
         """Return the function that turns a step into its event; empty where there is nothing to say yet."""
@@ -79,9 +76,9 @@ class Renderer:
 
     def _usage(self, completion_tokens: int) -> dict[str, int]:
         return {
-            "prompt_tokens": self._prompt_tokens,
+            "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion_tokens,
-            "total_tokens": self._prompt_tokens + completion_tokens,
+            "total_tokens": self.prompt_tokens + completion_tokens,
         }
 
     def _logprobs(self, step: Step) -> bytes:
@@ -114,7 +111,7 @@ class ChatRenderer(Renderer):
 
     prompt_field = "messages"
     prefix = "chatcmpl"
-    object = "chat.completion"
+    whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
     def _whole_text(self, text: str) -> dict[str, object]:
@@ -140,7 +137,7 @@ class CompletionRenderer(Renderer):
 
     prompt_field = "prompt"
     prefix = "cmpl"
-    object = "text_completion"
+    whole_object = "text_completion"
     chunk_object = "text_completion"
 
     def _whole_text(self, text: str) -> dict[str, object]:

@@ -1,0 +1,38 @@
+"""Run a replica: `python -m mitai.serve --config serve.toml`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from mitai.errors import MitaiError
+from mitai.serve.app import create_replica
+from mitai.serve.config import ServeConfig
+
+log = structlog.get_logger("mitai.serve")
+
+
+def main() -> None:
+    """Serve until told to stop; exit 1 with the reason when the replica can't start."""
+    parser = argparse.ArgumentParser(prog="python -m mitai.serve", description="An inference replica.")
+    parser.add_argument("--config", type=Path, required=True, help="a TOML file; see docs/configuration.md")
+    arguments = parser.parse_args()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    try:
+        config = ServeConfig.parse(arguments.config.read_text())
+        replica = create_replica(config)
+    except (MitaiError, OSError) as error:
+        raise SystemExit(error.diagnostics() if isinstance(error, MitaiError) else str(error)) from None
+    log.warning("SIMULATED hardware: this replica proves nothing to a stranger")
+    log.info("replica starts", host=config.host, port=config.port)
+    uvicorn.run(
+        replica.app(), host=config.host, port=config.port, log_level="warning", access_log=False, server_header=False
+    )
+
+
+if __name__ == "__main__":
+    main()

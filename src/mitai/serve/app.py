@@ -1,0 +1,163 @@
+"""A replica: evidence in the clear, the OpenAI API and receipts behind the sealed channel, deployment by its host.
+
+```
+GET  /healthz                            anyone       the process is up
+GET  /.well-known/mitai/evidence?nonce=  anyone       what it is and what it serves
+POST /control/deploy, GET /control/status  the host   a gateway lets only operators through; nothing secret is said or taken here
+POST /ohttp …                            sealed       /v1/… and /v1/receipts/EXCHANGE
+```
+
+Invariants:
+
+- The API is not reachable in the clear.
+- The host decides what is deployed, never what is in the clear: keys come from the broker against evidence only.
+
+Example:
+    >>> uvicorn.run(create_replica(ServeConfig(port=8701, sim="platform/sim")))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
+
+from mitai.attest import Attester, Claims, Policy
+from mitai.attest.sim import SimPlatform, installed_workload
+from mitai.channel import KeyRing
+from mitai.errors import ServeError
+from mitai.identity import Identity
+from mitai.problem import problem, problem_of
+from mitai.serve.api import create_app
+from mitai.serve.config import DeployRequest, ServeConfig
+from mitai.serve.deployment import Deployment
+from mitai.serve.receipts import ReceiptBook
+from mitai.workload import Workload
+
+log = structlog.get_logger(__name__)
+WORKLOAD = "serve"
+MAX_CONTROL_BYTES = 64 << 10
+_STATUS = {"serve.deploying": 409, "serve.deployed": 409, "serve.receipt-unknown": 404, "serve.receipt-pending": 202}
+
+
+class Replica:
+    """One replica and its parts.
+
+    Args:
+        config: What its file says.
+        attester: The hardware's interface.
+        policy: What brokers must show; `None` takes their word.
+    """
+
+    def __init__(self, config: ServeConfig, attester: Attester, policy: Policy | None = None) -> None:
+        self._config = config
+        self._started = time.monotonic()
+        self._keyring = KeyRing.generate(config.kem, grace_s=config.grace_s)
+        self._receipt_key = Identity.generate()
+        self._book = ReceiptBook(self._receipt_key)
+        self._workload = Workload(attester, self._keyring, self._claims)
+        self.deployment = Deployment(config, self._keyring, self._workload.evidence, self._book, policy)
+        self._simulated = isinstance(getattr(attester, "tee", None), str) and type(attester).__name__.startswith("Sim")
+
+    def app(self) -> ASGIApp:
+        """Return the ASGI app of the whole replica."""
+        inner = Starlette(
+            routes=[
+                Route("/v1/receipts/{exchange}", self._receipt),
+                Mount("/", create_app(lambda: self.deployment.engine, self._config.limits, on_usage=self._book.note)),
+            ],
+            lifespan=self._lifespan,
+        )
+        public: list[Route | Mount] = [
+            Route("/healthz", self._health),
+            Route("/control/deploy", self._deploy, methods=["POST"]),
+            Route("/control/status", self._status),
+        ]
+        return self._workload.app(inner, public, on_exchange=self._book.on_exchange)
+
+    def _claims(self) -> Claims:
+        serving = self.deployment
+        return Claims(
+            workload=WORKLOAD,
+            key_config=b"",  # the workload puts the current one in
+            receipt_key=self._receipt_key.public.raw,
+            capsules=serving.capsules,
+            policies=serving.policies,
+            ledger=serving.ledger,
+            extra={"model": serving.progress.model} if serving.capsules else {},
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._book.run()), asyncio.create_task(self._rotate())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.deployment.stop()
+
+    async def _rotate(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.rotate_s)
+            await self.deployment.renew()
+
+    # ------------------------------------------------------------------ in the clear
+
+    async def _health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _deploy(self, request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_CONTROL_BYTES:
+                return problem(
+                    413, "serve.control-too-large", f"a control request is at most {MAX_CONTROL_BYTES} bytes"
+                )
+        try:
+            wanted = msgspec.json.decode(body, type=DeployRequest)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            return problem(400, "serve.control-malformed", f"this is no deploy request: {error}"[:300])
+        try:
+            self.deployment.start(wanted)
+        except ServeError as error:
+            return problem_of(_STATUS.get(error.code, 400), error)
+        return JSONResponse({"state": "deploying"}, 202)
+
+    async def _status(self, _: Request) -> Response:
+        shown = dataclasses.asdict(self.deployment.progress)
+        shown |= {"simulated": self._simulated, "uptime_s": round(time.monotonic() - self._started, 1)}
+        return JSONResponse(shown)
+
+    # ------------------------------------------------------------------ sealed
+
+    async def _receipt(self, request: Request) -> Response:
+        try:
+            bundle = await self._book.bundle(request.path_params["exchange"])
+        except ServeError as error:
+            return problem_of(_STATUS[error.code], error)
+        return Response(bundle, media_type="application/vnd.mitai.receipt-bundle+json")
+
+
+def create_replica(config: ServeConfig) -> Replica:
+    """Return a replica on the hardware that the configuration names.
+
+    Raises:
+        MitaiError: The simulated hardware or the broker policy can't be read.
+    """
+    attester = SimPlatform.open(Path(config.sim)).attester(installed_workload(WORKLOAD))
+    policy = Policy.from_toml(Path(config.broker_policy).read_text()) if config.broker_policy else None
+    return Replica(config, attester, policy)

@@ -1,0 +1,84 @@
+"""What a replica's configuration file says; `docs/configuration.md` lists every field.
+
+Example:
+    >>> ServeConfig.parse('port = 8701\\nsim = "platform/sim"\\n').port
+    8701
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from mitai.errors import ServeError
+from mitai.serve.api import Limits
+
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s]{1,2000}\Z")]
+CapsuleId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
+
+
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The engine's limits; see `EngineOptions`."""
+
+    max_sequences: Annotated[int, Meta(ge=1, le=1024)] = 32
+    step_tokens: Annotated[int, Meta(ge=1, le=65536)] = 256
+    max_context: Annotated[int, Meta(ge=1)] | None = None
+    cache_bytes: Annotated[int, Meta(ge=1 << 20)] | None = None
+
+
+class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A replica.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port to listen on.
+        sim: Folder of the simulated hardware; there is no other attester yet, so it is required.
+        kem: The channel's key encapsulation.
+        rotate_s: How often the channel's key is replaced.
+        grace_s: How long the former key is honoured.
+        threads: Of the engine's arithmetic; 0 leaves torch's default.
+        broker_policy: An appraisal policy (a file) that brokers must meet; none: the broker is not verified (see `mitai.serve.link`).
+        engine: The engine's limits.
+        limits: The API's limits.
+    """
+
+    port: Annotated[int, Meta(ge=0, le=65535)]
+    sim: str
+    host: str = "127.0.0.1"
+    kem: Literal["x25519", "x-wing"] = "x25519"
+    rotate_s: Annotated[float, Meta(gt=0)] = 3600.0
+    grace_s: Annotated[float, Meta(ge=0)] = 600.0
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    broker_policy: str = ""
+    engine: EngineConfig = EngineConfig()
+    limits: Limits = Limits()
+
+    @staticmethod
+    def parse(text: str) -> ServeConfig:
+        """Parse TOML; raise `ServeError` on anything unknown."""
+        try:
+            return msgspec.toml.decode(text, type=ServeConfig)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise ServeError("serve.config-malformed", f"the configuration is not valid: {error}") from error
+
+
+class DeployRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /control/deploy: what to serve, and where keys and ciphertext are.
+
+    Attributes:
+        capsules: The model's capsule. (Adapters will follow it.)
+        broker: The broker's address.
+        objects: The object store: `OBJECTS/CAPSULE/NAME` over HTTP, or an fsspec URL.
+        model: The name in the API.
+        parameters: What owners' policies may ask about.
+        replace: Unload what is served now.
+    """
+
+    capsules: Annotated[tuple[CapsuleId, ...], Meta(min_length=1, max_length=1)]
+    broker: Url
+    objects: Annotated[str, Meta(min_length=1, max_length=2000)]
+    model: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")]
+    parameters: dict[str, str] = {}
+    replace: bool = False
