@@ -71,11 +71,15 @@ class KeyRing:
         """Return the RFC 9458 key configuration of the current key: what goes into attested claims."""
         return self._current.encoded
 
-    def rotate(self) -> None:
-        """Make a fresh key current; honour the former for `grace_s` more seconds."""
+    def rotate(self, *, grace_s: float | None = None) -> None:
+        """Make a fresh key current; honour the former for `grace_s` more seconds (default: the ring's own).
+
+        With 0 no former key is honoured any more: every client has to verify the server again.
+        """
+        grace_s = self._grace_s if grace_s is None else grace_s
         key_id = (self._current.config.key_id + 1) % _KEY_IDS
-        self._old = [(until, key) for until, key in self._live_old() if key.config.key_id != key_id]
-        self._old.append((self._clock() + self._grace_s, self._current))
+        self._old = [(until, key) for until, key in self._live_old() if key.config.key_id != key_id] if grace_s else []
+        self._old.append((self._clock() + grace_s, self._current))
         self._current = RingKey(key_id, self.kem, self._aeads)
 
     def live(self) -> list[RingKey]:
