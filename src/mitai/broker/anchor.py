@@ -7,7 +7,7 @@ Invariants:
 - At start, a published checkpoint or a witness that has seen more than the database, or other, stops the broker.
 - Only roots that the sealed head vouches for are signed; nothing is computed from the published folder.
 - Publishing follows the commit and may lag behind it; answers do not wait for it.
-- The folder lies on the same untrusted host: it finds accidents and careless attackers; a witness elsewhere finds others.
+- The folder lies on the same untrusted host: it finds accidents and careless attackers; a witness finds others.
 
 Example:
     >>> anchor = Anchor(database, signer, origin, folder, witnesses)
@@ -31,7 +31,7 @@ from mitai.broker.store import Database, EdgeStore, State
 from mitai.errors import BrokerError, LedgerError, MitaiError, RollbackError
 from mitai.identity import Identity
 from mitai.ledger.log import Log
-from mitai.ledger.note import Note, parse_note, sign_checkpoint, verify_checkpoint
+from mitai.ledger.note import Note, parse_note, parse_vkey, sign_checkpoint, verify_checkpoint
 from mitai.ledger.proof import verify_consistency
 from mitai.ledger.sql import SqlStore
 from mitai.ledger.store import FolderStore
@@ -48,15 +48,28 @@ Snapshot = Callable[[], State]
 
 @dataclass(frozen=True)
 class Witness:
-    """Somebody who cosigns our checkpoints: a verifier key and where to post them."""
+    """Somebody who cosigns our checkpoints: an address, and the verifier key if it must be a certain one."""
 
-    vkey: str
     url: str
+    vkey: str | None = None
+
+    @staticmethod
+    def parse(text: str) -> Witness:
+        """Read `URL` or `URL VKEY`."""
+        url, _, key = text.partition(" ")
+        return Witness(url.rstrip("/"), str(parse_vkey(key)) if key else None)
+
+    def key(self) -> str:
+        """Return the verifier key: the one that is demanded, or else the one that the witness names."""
+        return self.vkey or str(parse_vkey(self._request("GET", "/healthz", b"")[1].decode("ascii", "replace").strip()))
 
     def post(self, body: bytes) -> tuple[int, bytes]:
         """Send a body to `add-checkpoint`."""
+        return self._request("POST", "/add-checkpoint", body)
+
+    def _request(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         try:
-            with httpx2.stream("POST", f"{self.url.rstrip('/')}/add-checkpoint", content=body, timeout=10.0) as answer:
+            with httpx2.stream(method, self.url + path, content=body, timeout=10.0) as answer:
                 data = b""
                 for part in answer.iter_bytes():
                     data += part
@@ -187,7 +200,7 @@ def _check_prefix(ledger: Log, size: int, root: bytes, head: Head) -> None:
 def _ask(ledger: Log, witness: Witness) -> bytes:
     """Have a witness cosign; what it remembers otherwise is a rollback."""
     try:
-        return submit(ledger, witness.post, [witness.vkey])
+        return submit(ledger, witness.post, [witness.key()])
     except LedgerError as error:
         if error.code in {"ledger.rolled-back", "ledger.forked"}:
             code = error.code.replace("ledger.", "broker.")

@@ -7,7 +7,7 @@ Invariants:
 
 Example:
     >>> writer.submit(prepare(body, now, Known())).result()
-    (41, 42)
+    (('9f…', 41), ('03…', 42))
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mitai.ledger.receipt import Receipt, receipt_sha256
 
 
 class Known:
-    """The newest receipts' ledger indices by digest; used by the writer alone."""
+    """The newest receipts' ledger indices by digest; added after their commit."""
 
     def __init__(self, size: int = 65_536) -> None:
         self._size = size
@@ -44,8 +44,8 @@ class Known:
             self._indices.popitem(last=False)
 
 
-def prepare(body: bytes, now: datetime, known: Known) -> Job[tuple[int, ...]]:
-    """Check receipts on their own and return the job that logs them; its result is their ledger indices.
+def prepare(body: bytes, now: datetime, known: Known) -> Job[tuple[tuple[str, int], ...]]:
+    """Check receipts on their own and return the job that logs them; its result is each one's digest and index.
 
     Raises:
         ParseError: The request or a receipt is malformed.
@@ -60,17 +60,13 @@ def prepare(body: bytes, now: datetime, known: Known) -> Job[tuple[int, ...]]:
         entry = ReceiptEntry(time=utc(now), exchange=receipt.exchange, receipt_sha256=digest)
         entries.append((digest, entry.encode()))
 
-    def log(draft: Draft) -> tuple[int, ...]:
+    def log(draft: Draft) -> tuple[tuple[str, int], ...]:
         if draft.get(Replica, request.receipt_key.hex()) is None:
             raise DeniedError("broker.replica-unknown", "no keys were released to a replica with this receipt key")
-        return tuple(_logged(draft, known, digest, entry) for digest, entry in entries)
+        return tuple((digest, _logged(draft, known.get(digest), entry)) for digest, entry in entries)
 
     return Job(log, ((Replica, request.receipt_key.hex()),))
 
 
-def _logged(draft: Draft, known: Known, digest: str, entry: bytes) -> int:
-    index = known.get(digest)
-    if index is None:
-        index = draft.append(entry)
-        known.add(digest, index)
-    return index
+def _logged(draft: Draft, known: int | None, entry: bytes) -> int:
+    return draft.append(entry) if known is None else known

@@ -33,11 +33,11 @@ import structlog
 from mitai.attest import Attester, CollateralCache, LedgerClaim, Policy
 from mitai.broker import commands, protocol, receipts
 from mitai.broker.anchor import Anchor, Witness
-from mitai.broker.commands import Limits, check_addressing, known_party, open_signed, public_key
+from mitai.broker.commands import Limits, check_addressing, open_signed, public_key
 from mitai.broker.nonces import NONCE_LIFE_S, Nonces
 from mitai.broker.policy import CedarEngine, PolicyEngine
 from mitai.broker.protocol import LoggedEntry, ReleaseRequest, encode, sha256_hex
-from mitai.broker.records import Capsule, Grant, Head, LedgerKey, Party, Replica
+from mitai.broker.records import Capsule, Grant, Head, LedgerKey, Party
 from mitai.broker.release import Case, Decision, Policies, Proof, decide, denied, prove, seal_answer
 from mitai.broker.store import Database, Draft, EdgeStore, State
 from mitai.broker.vault import DIGEST_BYTES, Vault
@@ -111,9 +111,9 @@ class Broker:
         policy: Policy,
         database: Database,
         state: State,
+        *,
         signer: Identity,
         anchor: Anchor,
-        *,
         engine: PolicyEngine,
         clock: Callable[[], datetime],
     ) -> None:
@@ -165,7 +165,9 @@ class Broker:
         except BaseException:
             anchor.close()
             raise
-        return Broker(settings, policy, database, state, signer, anchor, engine=engine or CedarEngine(), clock=clock)
+        return Broker(
+            settings, policy, database, state, signer=signer, anchor=anchor, engine=engine or CedarEngine(), clock=clock
+        )
 
     def close(self) -> None:
         """Finish what was begun, publish, and let go of database and folder."""
@@ -173,6 +175,11 @@ class Broker:
         self._anchor.close()
         self._pool.shutdown()
         self._database.engine.dispose()
+
+    @property
+    def witnesses(self) -> tuple[str, ...]:
+        """Who cosigns the ledger, as configured."""
+        return tuple(f"{witness.url}" if witness.vkey is None else witness.vkey for witness in self.settings.witnesses)
 
     @property
     def size(self) -> int:
@@ -250,8 +257,10 @@ class Broker:
     async def receipts(self, body: bytes) -> bytes:
         """Log a replica's receipts; return their entries with proofs."""
         job = await self._run(receipts.prepare, body, self._clock(), self._receipts)
-        indices = await self._decided(job)
-        entries, checkpoint = await self._run(self._prove_entries, indices)
+        logged = await self._decided(job)
+        for digest, index in logged:
+            self._receipts.add(digest, index)
+        entries, checkpoint = await self._run(self._prove_entries, tuple(index for _, index in logged))
         return encode(protocol.ReceiptsAnswer(entries=entries, checkpoint=checkpoint))
 
     async def proof(self, index: int) -> bytes:

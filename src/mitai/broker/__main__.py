@@ -1,0 +1,88 @@
+"""`python -m mitai.broker --config broker.toml`: run the key broker."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from mitai.attest import Attester, Claims, Policy
+from mitai.attest.sim import SimPlatform, installed_workload
+from mitai.broker.app import create_app, public_routes
+from mitai.broker.config import Config
+from mitai.broker.protocol import MAX_COMMAND_BYTES
+from mitai.broker.service import Broker
+from mitai.channel import KeyRing, Limits
+from mitai.errors import BrokerError, MitaiError
+from mitai.workload import Workload
+
+WORKLOAD = "broker"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until a signal; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m mitai.broker", description="Run the key broker.")
+    parser.add_argument("--config", type=Path, required=True, help="a TOML file; see mitai.broker.config")
+    _log_to_stderr()
+    try:
+        config = Config.read(parser.parse_args(arguments).config)
+        policy = Policy.from_toml(Path(config.policy).read_text())
+        attester = _attester(config)
+        broker = Broker.open(config.settings(), attester, policy)
+    except MitaiError as error:
+        print(error.diagnostics(), file=sys.stderr)  # noqa: T201 - what the operator sees
+        return 1
+    except OSError as error:
+        print(f"the broker can't start: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    try:
+        app = build_app(broker, attester, policy, config)
+        uvicorn.run(app, host=config.host, port=config.port, log_config=None, access_log=False, lifespan="off")
+    finally:
+        broker.close()
+    return 0
+
+
+def build_app(broker: Broker, attester: Attester, policy: Policy, config: Config) -> ASGIApp:
+    """Return the whole process's app: evidence and ledger in the clear, the rest behind the channel."""
+    keyring = KeyRing.generate(config.kem)
+    policy_sha256 = hashlib.sha256(policy.to_toml().encode()).hexdigest()
+
+    def claims() -> Claims:
+        return Claims(
+            workload=WORKLOAD,
+            key_config=keyring.current_config(),
+            policies=(policy_sha256,),
+            ledger=broker.ledger_claim(),
+            extra={"witnesses": " ".join(broker.witnesses), "audience": broker.audience},
+        )
+
+    workload = Workload(attester, keyring, claims)
+    public = public_routes(broker, Path(config.publish))
+    return workload.app(create_app(broker), public, limits=Limits(request_bytes=MAX_COMMAND_BYTES + (1 << 20)))
+
+
+def _attester(config: Config) -> Attester:
+    if config.sim is None:
+        raise BrokerError(
+            "broker.no-attester",
+            "no TEE that this release can drive was configured",
+            hint="for a trial, give `sim`, the folder of a simulated platform",
+        )
+    return SimPlatform.open(Path(config.sim)).attester(installed_workload(WORKLOAD))
+
+
+def _log_to_stderr() -> None:
+    structlog.configure(
+        processors=[structlog.processors.TimeStamper("iso"), structlog.processors.JSONRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""The broker over HTTP: a Starlette app for what arrives sealed, and routes for what is public.
+
+- Sealed: `POST /v1/challenge`, `/v1/release`, `/v1/commands`, `/v1/receipts`; `GET /v1/capsules/ID`,
+  `/v1/decisions?capsule=ID`, `/v1/proof?index=N`.
+- Public: `GET /ledger/checkpoint`, `/ledger/tile/…` (C2SP tlog-tiles), `/healthz`.
+
+Invariants:
+
+- Bodies are read up to their limit and no further; errors are problem documents with a stable code, never a traceback.
+- Nothing that a request holds is logged.
+
+Example:
+    >>> app = Workload(attester, keyring, claims).app(create_app(broker), public_routes(broker, folder))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+
+from mitai.broker import protocol
+from mitai.broker.service import Broker
+from mitai.errors import DeniedError, MitaiError, ParseError
+from mitai.ledger.tiles import folder_reader
+from mitai.problem import problem, problem_of
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_STATUS = {
+    "broker.busy": 503,
+    "broker.capsule-exists": 409,
+    "broker.capsule-unknown": 404,
+    "broker.clock-behind": 503,
+    "broker.closed": 503,
+    "broker.full": 507,
+    "broker.internal": 500,
+    "broker.nonce-used": 409,
+    "broker.party-exists": 409,
+    "broker.rate-limited": 429,
+    "broker.replayed": 409,
+    "broker.storage": 503,
+    "broker.state-damaged": 500,
+    "broker.state-lost": 500,
+    "broker.too-large": 413,
+    "ledger.index-out-of-range": 404,
+}
+_CHALLENGE_BYTES = 1024
+log = structlog.get_logger("mitai.broker")
+
+
+def create_app(broker: Broker) -> Starlette:
+    """Return the app that serves sealed requests."""
+
+    async def challenge(request: Request) -> Response:
+        await _body(request, _CHALLENGE_BYTES)
+        return _json(broker.challenge())
+
+    async def release(request: Request) -> Response:
+        return _json(await broker.release(await _body(request, protocol.MAX_RELEASE_BYTES)))
+
+    async def command(request: Request) -> Response:
+        return _json(await broker.command(await _body(request, protocol.MAX_COMMAND_BYTES)))
+
+    async def receipts(request: Request) -> Response:
+        return _json(await broker.receipts(await _body(request, protocol.MAX_RECEIPTS_BYTES)))
+
+    async def capsule(request: Request) -> Response:
+        return _json(await broker.capsule(request.path_params["capsule"], request.headers.get(protocol.QUERY_HEADER)))
+
+    async def decisions(request: Request) -> Response:
+        capsule = request.query_params.get("capsule", "")
+        return _json(await broker.decisions(capsule, request.headers.get(protocol.QUERY_HEADER)))
+
+    async def proof(request: Request) -> Response:
+        text = request.query_params.get("index", "")
+        if not text.isdecimal() or not text.isascii() or len(text) > 18:
+            raise ParseError("broker.malformed", "`index` is a number")
+        return _json(await broker.proof(int(text)))
+
+    routes = [
+        _post("/v1/challenge", challenge),
+        _post("/v1/release", release),
+        _post("/v1/commands", command),
+        _post("/v1/receipts", receipts),
+        _get("/v1/capsules/{capsule}", capsule),
+        _get("/v1/decisions", decisions),
+        _get("/v1/proof", proof),
+    ]
+    return Starlette(routes=routes, exception_handlers=_HANDLERS)
+
+
+def public_routes(broker: Broker, folder: Path) -> list[Route | Mount]:
+    """Return the routes that need no seal: the published ledger and a sign of life."""
+    read = folder_reader(folder)
+
+    async def ledger(request: Request) -> Response:
+        path = request.path_params["path"]
+        data = read(path)
+        if data is None:
+            return problem(404, "broker.not-found", "the ledger has no such resource")
+        if path == "checkpoint":
+            return Response(data, media_type="text/plain; charset=utf-8", headers={"cache-control": "no-cache"})
+        return Response(data, media_type="application/octet-stream", headers={"cache-control": _FOREVER})
+
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"status": "ok", "ledger_size": broker.size})
+
+    return [Route("/ledger/{path:path}", ledger), Route("/healthz", healthz)]
+
+
+_FOREVER = "public, max-age=31536000, immutable"
+
+
+def _post(path: str, handler: Handler) -> Route:
+    return Route(path, handler, methods=["POST"])
+
+
+def _get(path: str, handler: Handler) -> Route:
+    return Route(path, handler, methods=["GET"])
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise ParseError("broker.too-large", f"a request to {request.url.path} has at most {limit} bytes")
+    return bytes(body)
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, MitaiError)  # noqa: S101 - registered for it
+    status = _STATUS.get(error.code) or (403 if isinstance(error, DeniedError) else 400)
+    return problem_of(status, error)
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    return problem(error.status_code, "broker.not-found", "the broker has no such method and path")
+
+
+async def _failed(_request: Request, error: Exception) -> Response:
+    log.error("request failed", kind=type(error).__name__)
+    return problem(500, "broker.internal", "the broker failed on this request")
+
+
+_HANDLERS = {MitaiError: _refused, HTTPException: _http_error, Exception: _failed}

@@ -1,0 +1,73 @@
+"""The broker's configuration file.
+
+```toml
+state = "sqlite:///var/broker/state.db"   # the database, as SQLAlchemy spells it
+publish = "var/broker/ledger"             # where the ledger is published
+policy = "policy.toml"                    # appraisal policy: which workloads may ask for keys
+sim = "var/sim"                           # simulated hardware; without it, the machine's own TEE
+origin = "example.org/ledger"             # the ledger's name; can't be changed later
+host = "127.0.0.1"
+port = 8701
+kem = "x25519"                            # or "x-wing"
+witnesses = ["https://witness.example"]   # "URL", or "URL VKEY" to demand one key
+allowed_parties = []                      # key ids; empty: anybody may register
+max_parties = 10000
+max_capsules = 1000000
+```
+
+The file lies on the untrusted host. What it decides about trust (the appraisal policy, the witnesses) is therefore
+in the broker's attested claims, where owners check it.
+
+Invariants:
+
+- Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from mitai.broker.anchor import Witness
+from mitai.broker.commands import Limits
+from mitai.broker.service import Settings
+from mitai.errors import ParseError
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The file's keys."""
+
+    state: str
+    publish: str
+    policy: str
+    sim: str | None = None
+    origin: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9./_-]{0,127}\Z")] = "mitai.local/ledger"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8701
+    kem: Literal["x25519", "x-wing"] = "x25519"
+    witnesses: tuple[str, ...] = ()
+    allowed_parties: tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")], ...] = ()
+    max_parties: Annotated[int, Meta(ge=1)] = 10_000
+    max_capsules: Annotated[int, Meta(ge=1)] = 1_000_000
+
+    @staticmethod
+    def read(path: Path) -> Config:
+        """Read the file; raise `ParseError` when it is missing, malformed, or has unknown keys."""
+        try:
+            return msgspec.convert(tomllib.loads(path.read_text()), Config)
+        except OSError as error:
+            raise ParseError("broker.config-missing", f"there is no configuration at {path}") from error
+        except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+            raise ParseError("broker.config-malformed", f"{path}: {error}") from error
+
+    def settings(self) -> Settings:
+        """Return what the broker itself needs of it."""
+        limits = Limits(
+            parties=self.max_parties, capsules=self.max_capsules, allowed_parties=frozenset(self.allowed_parties)
+        )
+        witnesses = tuple(Witness.parse(text) for text in self.witnesses)
+        return Settings(self.origin, self.state, Path(self.publish), witnesses, limits)

@@ -1,0 +1,224 @@
+"""An owner's side of the key broker: verify it, register, publish keys under policies, revoke, look.
+
+Invariants:
+
+- Nothing is sent before the broker's evidence was accepted under the owner's policy; all is sealed to its attested key.
+- Commands are signed for the ledger key in those very claims: another broker can't use them.
+- What the broker answers is checked: every index against a checkpoint of the attested ledger key.
+
+Example:
+    >>> owner = Owner("http://127.0.0.1:8700/broker", identity, Policy.from_toml(text))
+    >>> owner.register("Alice")
+    >>> owner.publish(sealed.capsule_id, sealed.envelope, sealed.data_key, policy=cedar, uses=100)
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+import msgspec
+
+from mitai.attest import LedgerClaim, Policy
+from mitai.broker import protocol
+from mitai.broker.protocol import (
+    Budget,
+    CapsuleView,
+    Command,
+    CommandAnswer,
+    CommandRequest,
+    DecisionsAnswer,
+    LoggedEntry,
+    Query,
+    QueryHeader,
+    RegisterCapsule,
+    RegisterParty,
+    Revoke,
+    SetPolicy,
+    sha256_hex,
+)
+from mitai.capsule.manifest import PAYLOAD_TYPE
+from mitai.client.http import session_client
+from mitai.client.session import Session
+from mitai.errors import BrokerError, ClientError
+from mitai.identity import Envelope, Identity
+from mitai.ledger.note import Checkpoint, parse_vkey, verify_checkpoint
+from mitai.ledger.proof import verify_inclusion
+from mitai.ledger.tree import leaf_hash
+from mitai.problem import error_from
+
+MAX_ANSWER_BYTES = 16 << 20
+T = TypeVar("T")
+
+
+class Owner:
+    """A party and a verified broker.
+
+    Args:
+        base_url: Where the broker answers, such as `https://gateway.example/broker`.
+        identity: The party's key.
+        broker_policy: What the broker's evidence must show.
+        cache: A folder that keeps the verified session for a few minutes.
+        client: An HTTP client that seals to `session`; made when not given.
+
+    Raises:
+        AttestError: The broker's evidence was refused; nothing was sent.
+        ClientError: The broker can't be reached.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        identity: Identity,
+        broker_policy: Policy,
+        *,
+        cache: Path | None = None,
+        session: Session | None = None,
+        client: httpx2.Client | None = None,
+    ) -> None:
+        self.identity = identity
+        self.session = session or Session(base_url, broker_policy, workload="broker", cache=cache)
+        self._client = client or session_client(self.session)
+        self._base_url = self.session.base_url
+        self._sequence = 0
+
+    @property
+    def ledger(self) -> LedgerClaim:
+        """The ledger in the broker's verified claims."""
+        claim = self.session.appraisal.claims.ledger
+        if claim is None:
+            raise ClientError("client.no-ledger", "the broker's claims name no ledger")
+        return claim
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.close()
+
+    # --- Commands -------------------------------------------------------------------------------------------------
+
+    def register(self, name: str) -> int:
+        """Make this party known; return the ledger index."""
+        return self._command(RegisterParty(name=name, **self._signed()))
+
+    def publish(
+        self,
+        capsule_id: str,
+        envelope: bytes,
+        data_key: bytes,
+        *,
+        policy: str,
+        uses: int | None = None,
+        not_after: datetime | None = None,
+        co_owners: Iterable[str] = (),
+    ) -> int:
+        """Hand over a capsule's key under a Cedar policy; return the ledger index.
+
+        Args:
+            capsule_id: The capsule's id.
+            envelope: Its signed manifest, the exact bytes of `manifest.json`.
+            data_key: Its data key, 32 bytes.
+            policy: This owner's policy in Cedar; see `mitai.broker.policy` for its facts and templates.
+            uses: How many releases are allowed; None: any number.
+            not_after: Until when; None: no end.
+            co_owners: Key ids of further owners, who must each set a policy before any release.
+
+        Raises:
+            BrokerError: The broker refused, with its code.
+        """
+        payload = Envelope.decode(envelope).open(PAYLOAD_TYPE, self.identity.public)
+        command = RegisterCapsule(
+            capsule=capsule_id,
+            manifest_sha256=sha256_hex(payload),
+            policy=policy,
+            budget=_budget(uses, not_after),
+            co_owners=tuple(co_owners),
+            **self._signed(),
+        )
+        return self._command(command, data_key, envelope)
+
+    def set_policy(
+        self, capsule_id: str, policy: str, *, uses: int | None = None, not_after: datetime | None = None
+    ) -> int:
+        """Replace this owner's policy and budget; `uses` counts from the first release on. Return the ledger index."""
+        budget = _budget(uses, not_after)
+        return self._command(SetPolicy(capsule=capsule_id, policy=policy, budget=budget, **self._signed()))
+
+    def revoke(self, capsule_id: str | None = None) -> int:
+        """End the consent for a capsule, or for everything of this party, for good; return the ledger index."""
+        return self._command(Revoke(capsule=capsule_id, **self._signed()))
+
+    # --- Queries --------------------------------------------------------------------------------------------------
+
+    def capsule(self, capsule_id: str) -> CapsuleView:
+        """Return what the broker holds of a capsule: owners, policies, uses."""
+        return self._query(f"/v1/capsules/{capsule_id}", CapsuleView)
+
+    def decisions(self, capsule_id: str) -> list[tuple[int, bytes]]:
+        """Return the newest ledger entries about a capsule, newest first, each proven to be in the attested ledger."""
+        answer = self._query(f"/v1/decisions?capsule={capsule_id}", DecisionsAnswer)
+        checkpoint = self._checkpoint(answer.checkpoint)
+        return [(entry.index, proven(entry, checkpoint)) for entry in answer.entries]
+
+    # --- Helpers --------------------------------------------------------------------------------------------------
+
+    def _addressed(self) -> dict[str, Any]:
+        broker = protocol.audience(parse_vkey(self.ledger.vkey).public)
+        return {"broker": broker, "party": self.identity.key_id, "time_s": int(time.time())}
+
+    def _signed(self) -> dict[str, Any]:
+        self._sequence = max(self._sequence + 1, time.time_ns() // 1000)
+        return {"sequence": self._sequence, **self._addressed()}
+
+    def _command(self, command: Command, data_key: bytes | None = None, manifest: bytes | None = None) -> int:
+        envelope = self.identity.sign(protocol.encode(command), protocol.COMMAND_TYPE)
+        request = CommandRequest(
+            public_key=self.identity.public.raw, command=envelope, data_key=data_key, manifest=manifest
+        )
+        answer = self._send("POST", "/v1/commands", CommandAnswer, content=protocol.encode(request))
+        if self._checkpoint(answer.checkpoint).size <= answer.index:
+            raise BrokerError("broker.answer-mismatch", "the broker's checkpoint does not cover what it says it logged")
+        return answer.index
+
+    def _query(self, target: str, kind: type[T]) -> T:
+        query = msgspec.convert({"target": target, **self._addressed()}, Query)
+        signed = self.identity.sign(protocol.encode(query), protocol.QUERY_TYPE)
+        header = protocol.encode(QueryHeader(public_key=self.identity.public.raw, query=signed))
+        return self._send("GET", target, kind, headers={protocol.QUERY_HEADER: base64.b64encode(header).decode()})
+
+    def _send(
+        self, method: str, path: str, kind: type[T], *, content: bytes | None = None, headers: Mapping[str, str] = {}
+    ) -> T:
+        try:
+            with self._client.stream(method, self._base_url + path, content=content, headers=headers) as answer:
+                body = bytearray()
+                for part in answer.iter_bytes():
+                    body += part
+                    if len(body) > MAX_ANSWER_BYTES:
+                        raise ClientError("client.answer-too-large", "the broker's answer is too large")
+        except httpx2.HTTPError as error:
+            raise ClientError(
+                "client.unreachable",
+                f"the broker can't be reached ({type(error).__name__})",
+                hint="a command may have arrived: ask for the capsule before sending it again",
+            ) from error
+        if answer.status_code != 200:
+            raise error_from(BrokerError, answer.status_code, bytes(body), code="broker.refused", who="the broker")
+        return protocol.decode(bytes(body), kind, MAX_ANSWER_BYTES)
+
+    def _checkpoint(self, note: bytes) -> Checkpoint:
+        return verify_checkpoint(note, self.ledger.vkey)
+
+
+def proven(logged: LoggedEntry, checkpoint: Checkpoint) -> bytes:
+    """Return an entry that is proven to be in the tree of a verified checkpoint."""
+    verify_inclusion(leaf_hash(logged.entry), logged.index, checkpoint.size, logged.proof, checkpoint.root)
+    return logged.entry
+
+
+def _budget(uses: int | None, not_after: datetime | None) -> Budget:
+    return Budget(uses=uses, not_after_s=int(not_after.timestamp()) if not_after else None)
