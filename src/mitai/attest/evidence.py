@@ -147,7 +147,10 @@ def evidence_sha256(evidence: Evidence) -> str:
 class Attester(Protocol):
     """The TEE that this process runs in."""
 
-    tee: str
+    @property
+    def tee(self) -> str:
+        """The kind of evidence that it makes, such as `tdx`."""
+        ...
 
     def evidence(self, claims: bytes, nonce: bytes) -> Evidence:
         """Return fresh evidence for these claims and this nonce (32 bytes, chosen by the verifier)."""
