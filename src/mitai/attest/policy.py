@@ -59,6 +59,8 @@ class TcbRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.min_evaluation_number < 0 or self.collateral_grace_s < 0:
             raise ParseError(_CODE, "a number in [tcb] is negative")
+        if TcbStatus.REVOKED in self.accepted_statuses:
+            raise ParseError(_CODE, "a platform that Intel has revoked can't be accepted")
 
 
 class TdxRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

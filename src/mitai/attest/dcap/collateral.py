@@ -41,7 +41,7 @@ MAX_COLLATERAL_BYTES = 1 << 20
 class Collateral(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The parts as Intel serves them: PEM chains and JSON as text, CRLs (DER) and signatures (r ‖ s) as bytes.
 
-    `pck_certificate_chain` is only for quotes that do not carry their PCK certificate.
+    `pck_certificate_chain` is for quotes that do not carry their PCK certificates; where it is there, it is used.
     """
 
     tcb_info: str
@@ -160,21 +160,21 @@ def verify_collateral(
     tcb_bytes = collateral.tcb_info.encode()
     _check_signature(tcb_chain, collateral.tcb_info_signature, tcb_bytes, "tcb-info")
     tcb_info = parse_tcb_info(tcb_bytes)
-    _check_window("tcb-info", tcb_info.issueDate, tcb_info.nextUpdate + grace, now)
+    _check_window("tcb-info", tcb_info.issueDate, _later(tcb_info.nextUpdate, grace), now)
     # QE identity
     qe_chain = _signing_chain(collateral.qe_identity_issuer_chain, "qe-identity", root_fingerprint, now)
     qe_bytes = collateral.qe_identity.encode()
     _check_signature(qe_chain, collateral.qe_identity_signature, qe_bytes, "qe-identity")
     qe_identity = parse_qe_identity(qe_bytes)
-    _check_window("qe-identity", qe_identity.issueDate, qe_identity.nextUpdate + grace, now)
+    _check_window("qe-identity", qe_identity.issueDate, _later(qe_identity.nextUpdate, grace), now)
     # Revocation lists: the root's own, and that of the CA which issues PCK certificates
     root_crl = verify_crl(collateral.root_ca_crl, tcb_chain[-1], "root-crl")
-    _check_window("root-crl", root_crl.not_before, root_crl.not_after + grace, now)
+    _check_window("root-crl", root_crl.not_before, _later(root_crl.not_after, grace), now)
     crl_chain = _chain(collateral.pck_crl_issuer_chain, "pck-crl", root_fingerprint, now)
     if not is_pck_ca(crl_chain[0]):
         raise AttestError("attest.pck-crl-chain-invalid", f"{crl_chain[0].common_name!r} is no PCK CA")
     pck_crl = verify_crl(collateral.pck_crl, crl_chain[0], "pck-crl")
-    _check_window("pck-crl", pck_crl.not_before, pck_crl.not_after + grace, now)
+    _check_window("pck-crl", pck_crl.not_before, _later(pck_crl.not_after, grace), now)
     for signer in (tcb_chain[0], qe_chain[0]):
         root_crl.refuse_revoked(signer, "attest.tcb-signing-revoked")
     root_crl.refuse_revoked(crl_chain[0], "attest.intermediate-revoked")
@@ -194,8 +194,8 @@ def verify_collateral(
             *(certificate.not_valid_before_utc for certificate in certificates),
         ),
         not_after=min(
-            *(part.nextUpdate + grace for part in signed),
-            *(part.not_after + grace for part in lists),
+            *(_later(part.nextUpdate, grace) for part in signed),
+            *(_later(part.not_after, grace) for part in lists),
             *(certificate.not_valid_after_utc for certificate in certificates),
         ),
     )
@@ -230,6 +230,13 @@ def _signing_chain(pem: str, what: str, root_fingerprint: str, now: datetime) ->
 def _check_signature(chain: tuple[Certificate, ...], signature: bytes, message: bytes, what: str) -> None:
     why = f"the {what} is not signed by {chain[0].common_name!r}"
     verify_signature(chain[0].key, signature, message, f"attest.{what}-signature-invalid", why)
+
+
+def _later(moment: datetime, grace: timedelta) -> datetime:
+    try:
+        return moment + grace
+    except OverflowError:  # the end of the calendar
+        return moment
 
 
 def _check_window(what: str, start: datetime, end: datetime, now: datetime) -> None:

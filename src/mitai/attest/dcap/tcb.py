@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TypeVar
 
@@ -172,8 +172,8 @@ def _parse(data: bytes, kind: type[_Signed], version: int, what: str, name: str)
         parsed = msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ParseError(f"attest.{what}-malformed", f"{name} is malformed") from error
-    if parsed.issueDate.tzinfo is None or parsed.nextUpdate.tzinfo is None:
-        raise ParseError(f"attest.{what}-malformed", f"{name} has a date without a time zone")
+    if any(date.utcoffset() != timedelta(0) for date in (parsed.issueDate, parsed.nextUpdate)):
+        raise ParseError(f"attest.{what}-malformed", f"{name} has a date that is not in UTC")
     return parsed
 
 
@@ -214,12 +214,12 @@ def evaluate_tcb(
     if _unhex(info.fmspc, 6, code) != pck.fmspc:
         raise AttestError(
             "attest.tcb-info-fmspc-mismatch",
-            f"the TCB info is of FMSPC {info.fmspc}, the platform is {pck.fmspc.hex()}",
+            f"the TCB info is of FMSPC {info.fmspc!r}, the platform is {pck.fmspc.hex()}",
         )
     if _unhex(info.pceId, 2, code) != pck.pce_id:
         raise AttestError(
             "attest.tcb-info-pceid-mismatch",
-            f"the TCB info is of PCE {info.pceId}, the platform has {pck.pce_id.hex()}",
+            f"the TCB info is of PCE {info.pceId!r}, the platform has {pck.pce_id.hex()}",
         )
     levels: list[PlatformLevel | IsvLevel] = [_platform_level(body, pck, info)]
     if isinstance(body, TdReport):

@@ -43,11 +43,11 @@ class PckChain:
 
 
 def find_pck_chain(quote: Quote, out_of_band: str | None) -> PckChain:
-    """Return the chain in the quote or, where the quote has none, the one that came with the collateral."""
-    if quote.signature.cert_type == CERT_PCK_CHAIN:
-        pem = quote.signature.cert_data
-    elif out_of_band is not None:
+    """Return the chain that came with the collateral or, where none came, the one in the quote."""
+    if out_of_band is not None:
         pem = out_of_band.encode()
+    elif quote.signature.cert_type == CERT_PCK_CHAIN:
+        pem = quote.signature.cert_data
     else:
         raise AttestError(
             "attest.pck-chain-incomplete", "the quote carries no PCK certificate, and none came with the collateral"

@@ -23,16 +23,17 @@ from datetime import datetime
 from itertools import pairwise
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.x509.oid import ExtensionOID, NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
 from mitai.errors import AttestError, ParseError
 
 MAX_PEM_BYTES = 64 << 10
 _ECDSA_SHA256 = ec.ECDSA(SHA256())
+_UNUSABLE = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.DuplicateExtension)
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----\r?\n((?:[A-Za-z0-9+/=]{1,76}\r?\n){1,200})-----END CERTIFICATE-----(?:\r?\n)?"
 )
@@ -53,14 +54,20 @@ class Certificate:
 
     @property
     def common_name(self) -> str:
-        """Return the subject's common name, for checks of role and for messages."""
-        names = self.parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        return str(names[0].value) if len(names) == 1 else ""
+        """Return the subject's common name, for checks of role and for messages; nothing where there is not one."""
+        try:
+            names = self.parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        except ValueError:
+            return ""
+        return str(names[0].value)[:64] if len(names) == 1 else ""
 
     @property
     def key(self) -> ec.EllipticCurvePublicKey:
-        """Return the P-256 key; `_usable` has checked that it is one."""
-        key = self.parsed.public_key()
+        """Return the P-256 key; refuse any other."""
+        try:
+            key = self.parsed.public_key()
+        except _UNUSABLE:
+            key = None
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
             raise AttestError("attest.certificate-key-unsupported", f"the key of {self.common_name!r} is not on P-256")
         return key
@@ -115,7 +122,7 @@ def verify_chain(chain: tuple[Certificate, ...], what: str, now: datetime) -> No
         _may_issue(issuer, depth, what)
         try:
             child.parsed.verify_directly_issued_by(issuer.parsed)
-        except (InvalidSignature, ValueError, TypeError) as error:
+        except _UNUSABLE as error:
             raise AttestError(
                 f"attest.{what}-chain-invalid", f"{child.common_name!r} is not signed by {issuer.common_name!r}"
             ) from error
@@ -130,6 +137,10 @@ def _usable(certificate: Certificate, what: str, now: datetime) -> None:
             f"{parsed.not_valid_after_utc:%F %T} UTC, not on {now:%F %T}",
         )
     certificate.key  # noqa: B018 - refuses other curves
+    if parsed.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
+        raise AttestError(
+            f"attest.{what}-chain-invalid", f"{certificate.common_name!r} is not signed with ECDSA-SHA256"
+        )
     if any(extension.critical and extension.oid not in _KNOWN_CRITICAL for extension in _extensions(certificate, what)):
         raise AttestError(
             f"attest.{what}-chain-invalid", f"{certificate.common_name!r} has an unknown critical extension"
@@ -139,7 +150,7 @@ def _usable(certificate: Certificate, what: str, now: datetime) -> None:
 def _extensions(certificate: Certificate, what: str) -> x509.Extensions:
     try:
         return certificate.parsed.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except _UNUSABLE as error:
         raise AttestError(f"attest.{what}-chain-invalid", "a certificate has malformed extensions") from error
 
 
@@ -198,7 +209,8 @@ def verify_crl(der: bytes, issuer: Certificate, what: str) -> RevocationList:
         not_before, not_after = parsed.last_update_utc, parsed.next_update_utc
         critical = any(extension.critical for extension in parsed.extensions)
         valid = parsed.issuer == issuer.parsed.subject and parsed.is_signature_valid(issuer.key)
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        valid = valid and parsed.signature_algorithm_oid == SignatureAlgorithmOID.ECDSA_WITH_SHA256
+    except _UNUSABLE as error:
         raise ParseError(f"attest.{what}-malformed", "the certificate revocation list is malformed") from error
     if not valid:
         raise AttestError(
