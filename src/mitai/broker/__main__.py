@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import signal
 import sys
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"the broker can't start: {error}", file=sys.stderr)  # noqa: T201
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # after uvicorn's own shutdown; then `finally`
     try:
         app = build_app(broker, attester, policy, config)
         uvicorn.run(app, host=config.host, port=config.port, log_config=None, access_log=False, lifespan="off")

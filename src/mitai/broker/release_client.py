@@ -7,7 +7,7 @@ Invariants:
 
 Example:
     >>> release = Release(challenge_body, workload.evidence, purpose="inference", capsules=("ab…",))
-    >>> keys = release.open(answer_body, lambda key_id: keyring.find(key_id))
+    >>> keys = release.open(answer_body, keyring)
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from mitai.attest import Claims, Evidence
 from mitai.broker import protocol
 from mitai.broker.protocol import Challenge, ReleaseAnswer, ReleasedKeys, ReleaseRequest
 from mitai.capsule import Manifest, open_manifest
-from mitai.channel.hpke import PrivateKey, setup_recipient
+from mitai.channel.hpke import setup_recipient
+from mitai.channel.keys import KeyRing
 from mitai.channel.ohttp import KeyConfig
 from mitai.errors import BrokerError
 from mitai.identity import PublicKey
@@ -73,22 +74,22 @@ class Release:
         )
         self.body = protocol.encode(request)
 
-    def open(self, answer: bytes, find: Callable[[int], PrivateKey | None]) -> tuple[OpenedKey, ...]:
+    def open(self, answer: bytes, keyring: KeyRing) -> tuple[OpenedKey, ...]:
         """Return the released keys, in the order asked.
 
         Args:
             answer: The body of the broker's answer to `POST /v1/release`.
-            find: Returns the private key with a key id of the channel's key ring.
+            keyring: The channel's keys, one of which the evidence named.
 
         Raises:
             MitaiError: The answer is malformed, for another key or request, or a manifest does not fit.
         """
         parsed = protocol.decode(answer, ReleaseAnswer, MAX_ANSWER_BYTES)
-        private = find(self._config.key_id)
-        if private is None or private.public != self._config.public:
+        held = keyring.find(self._config.key_id)
+        if held is None or held.config.public != self._config.public:
             raise BrokerError("broker.key-rotated", "the key that the evidence held is gone", hint="release again")
-        enc, sealed = parsed.sealed[: private.kem.enc_bytes], parsed.sealed[private.kem.enc_bytes :]
-        context = setup_recipient(private, enc, protocol.release_info(self.body), self._config.aeads[0])
+        enc, sealed = parsed.sealed[: held.config.kem.enc_bytes], parsed.sealed[held.config.kem.enc_bytes :]
+        context = setup_recipient(held.private, enc, protocol.release_info(self.body), self._config.aeads[0])
         released = protocol.decode(context.open(sealed), ReleasedKeys, MAX_ANSWER_BYTES)
         if tuple(key.capsule for key in released.keys) != self._capsules or len(parsed.manifests) != len(released.keys):
             raise BrokerError("broker.answer-mismatch", "the broker released other capsules than were asked for")

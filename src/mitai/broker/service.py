@@ -195,6 +195,14 @@ class Broker:
         """Return what the broker's evidence says of its ledger."""
         return LedgerClaim(self.settings.origin, self.vkey, self.checkpoint())
 
+    def now(self) -> datetime:
+        """Return the broker's time."""
+        return self._clock()
+
+    def submit(self, job: Job[T]) -> Future[T]:
+        """Queue a job for the writer."""
+        return self._writer.submit(job)
+
     # --- Requests -------------------------------------------------------------------------------------------------
 
     async def command(self, body: bytes) -> bytes:
@@ -312,7 +320,7 @@ class Broker:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     async def _decided(self, job: Job[T]) -> T:
-        return await asyncio.wrap_future(self._writer.submit(job))
+        return await asyncio.wrap_future(self.submit(job))
 
 
 def _create(database: Database, settings: Settings) -> tuple[LedgerKey, State]:
