@@ -1,6 +1,7 @@
 """The OpenAI API over an engine: chat completions, completions, embeddings, models; an ASGI app.
 
-Follows `docs/spec/openai-api.md`. The app knows nothing of encryption: `mitai.channel` puts it behind the sealed channel.
+Follows `docs/spec/openai-api.md`. The app knows nothing of encryption: `mitai.channel` puts it behind the sealed
+channel.
 
 Invariants:
 
@@ -21,7 +22,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import anyio.to_thread
 import msgspec
@@ -91,8 +93,8 @@ def create_app(
     Args:
         engine: Returns the engine of this moment, or `None` while no model is deployed.
         limits: What is refused.
-        on_usage: Called before the end of a sealed answer is sent, with its exchange's id, the time it started, and the tokens of
-            prompt and answer.
+        on_usage: Called before the end of a sealed answer is sent, with its exchange's id, the time it started, and
+            the tokens of prompt and answer.
     """
     api = _Api(engine, limits or Limits(), on_usage)
     routes = [
@@ -141,7 +143,7 @@ class _Api:
         engine = self._engine(wanted.model)
         wanted.refuse_unsupported()
         messages = [message.plain(at) for at, message in enumerate(wanted.messages)]
-        prompt = await _offload(len(body), engine.chat_prompt, messages)
+        prompt = await _offload(len(body), partial(engine.chat_prompt, messages))
         return await self._generate(request, engine, wanted, [prompt], ChatRenderer)
 
     async def completion(self, request: Request) -> Response:
@@ -151,7 +153,7 @@ class _Api:
         engine = self._engine(wanted.model)
         wanted.refuse_unsupported()
         prompts = texts_or_tokens(wanted.prompt, "prompt", self._limits.max_choices)
-        tokens = [await _offload(len(body), _tokens, engine, prompt) for prompt in prompts]
+        tokens = [await _offload(len(body), partial(_tokens, engine, prompt)) for prompt in prompts]
         return await self._generate(request, engine, wanted, tokens, CompletionRenderer)
 
     async def embeddings(self, request: Request) -> Response:
@@ -162,7 +164,7 @@ class _Api:
         if wanted.dimensions is not None:
             raise unsupported("dimensions")
         inputs = texts_or_tokens(wanted.input, "input", self._limits.max_embeddings)
-        prompts = [await _offload(len(body), _tokens, engine, each) for each in inputs]
+        prompts = [await _offload(len(body), partial(_tokens, engine, each)) for each in inputs]
         for prompt in prompts:
             self._check_prompt(engine, prompt, "input", room=0)
         started = datetime.now(UTC)
@@ -230,7 +232,7 @@ class _Api:
         if len(prompt) > bound:
             raise RequestError(
                 "context_length_exceeded",
-                f"the prompt has {len(prompt)} tokens; at most {bound} fit (context length {engine.info.context_length})",
+                f"the prompt has {len(prompt)} tokens; {bound} fit (context length {engine.info.context_length})",
                 param=param,
             )
         if min(prompt) < 0 or max(prompt) >= engine.info.vocabulary:
@@ -313,7 +315,7 @@ class _Place:
 
 
 class _Stream(Response):
-    """Server-sent events of one request: an event per step and choice, then usage where it was asked for, then `[DONE]`."""
+    """Server-sent events: one per step and choice, then usage where it was asked for, then `[DONE]`."""
 
     def __init__(
         self, api: _Api, engine: Engine, work: GenerationRequest, renderer: Renderer, *, with_usage: bool, place: _Place
@@ -395,10 +397,10 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _offload(size: int, function: Callable[..., list[int]], *arguments: Any) -> list[int]:
+async def _offload(size: int, function: Callable[[], list[int]]) -> list[int]:
     if size < _OFFLOAD_BYTES:
-        return function(*arguments)
-    return await anyio.to_thread.run_sync(lambda: function(*arguments))
+        return function()
+    return await anyio.to_thread.run_sync(function)
 
 
 def _tokens(engine: Engine, prompt: str | list[int]) -> list[int]:

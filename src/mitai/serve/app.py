@@ -3,8 +3,8 @@
 ```
 GET  /healthz                            anyone       the process is up
 GET  /.well-known/mitai/evidence?nonce=  anyone       what it is and what it serves
-POST /control/deploy, GET /control/status  the host   a gateway lets only operators through; nothing secret is said or taken here
-POST /ohttp …                            sealed       /v1/… and /v1/receipts/EXCHANGE
+POST /control/deploy, GET /control/status  the host   a gateway lets only operators through; nothing secret is said or
+taken here POST /ohttp …                            sealed       /v1/… and /v1/receipts/EXCHANGE
 ```
 
 Invariants:
@@ -58,17 +58,19 @@ class Replica:
         config: What its file says.
         attester: The hardware's interface.
         policy: What brokers must show; `None` takes their word.
+        simulated: Whether the hardware is simulated, for status; verifiers find out by themselves.
     """
 
-    def __init__(self, config: ServeConfig, attester: Attester, policy: Policy | None = None) -> None:
-        self._config = config
+    def __init__(
+        self, config: ServeConfig, attester: Attester, policy: Policy | None = None, *, simulated: bool = False
+    ) -> None:
+        self._config, self._simulated = config, simulated
         self._started = time.monotonic()
         self._keyring = KeyRing.generate(config.kem, grace_s=config.grace_s)
         self._receipt_key = Identity.generate()
         self._book = ReceiptBook(self._receipt_key)
         self._workload = Workload(attester, self._keyring, self._claims)
         self.deployment = Deployment(config, self._keyring, self._workload.evidence, self._book, policy)
-        self._simulated = isinstance(getattr(attester, "tee", None), str) and type(attester).__name__.startswith("Sim")
 
     def app(self) -> ASGIApp:
         """Return the ASGI app of the whole replica."""
@@ -160,4 +162,4 @@ def create_replica(config: ServeConfig) -> Replica:
     """
     attester = SimPlatform.open(Path(config.sim)).attester(installed_workload(WORKLOAD))
     policy = Policy.from_toml(Path(config.broker_policy).read_text()) if config.broker_policy else None
-    return Replica(config, attester, policy)
+    return Replica(config, attester, policy, simulated=True)

@@ -1,16 +1,18 @@
 """One forward pass over many conversations: tokens packed side by side, attention kept apart, keys and values cached.
 
-All tokens of a step — one per answering sequence, a chunk of each prompt being read — are one packed row for the model's linear layers, so
-that weights are read once. `packed_attention` is what transformers calls in place of its own attention (its `AttentionInterface`): it writes the
-new keys and values into the cache and lets each token see its own sequence only.
+All tokens of a step — one per answering sequence, a chunk of each prompt being read — are one packed row for the
+model's linear layers, so that weights are read once. `packed_attention` is what transformers calls in place of its
+own attention (its `AttentionInterface`): it writes the new keys and values into the cache and lets each token see its
+own sequence only.
 
-The cache is one slab per layer, (rows, kv heads, positions, head size). Answering sequences sit in its first rows, prompts being read
-behind them, so that the answering ones are one view and one kernel call. Rows move when a sequence leaves.
+The cache is one slab per layer, (rows, kv heads, positions, head size). Answering sequences sit in its first rows,
+prompts being read behind them, so that the answering ones are one view and one kernel call. Rows move when a sequence
+leaves.
 
 Invariants:
 
-- A query sees positions of its own row only, up to its own position: the mask and the slices say so, and a test compares with each
-  sequence alone.
+- A query sees positions of its own row only, up to its own position: the mask and the slices say so, and a test
+  compares with each sequence alone.
 - A row is overwritten before it is read again: nothing of a finished sequence is visible to the next one.
 """
 
@@ -28,7 +30,7 @@ _BLOCK = 128  # positions; the slab grows in powers of two of this
 
 @dataclass
 class Segment:
-    """A piece of one prompt within a step: `count` tokens from `start` of the pack, after `past` cached ones, in `row`."""
+    """A piece of a prompt in a step: `count` tokens from `start` of the pack, after `past` cached ones, in `row`."""
 
     row: int
     start: int
@@ -45,7 +47,7 @@ class KeyValueCache:
     def slabs(
         self, layer: int, key: torch.Tensor, value: torch.Tensor, rows: int, positions: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the slabs of a layer with room for `rows` and `positions`, in the shape of `key` and `value` (1, heads, tokens, size)."""
+        """Return a layer's slabs with room for `rows` and `positions`, shaped as `key` and `value`."""
         keys, values = self._slabs.get(layer, (None, None))
         if keys is None or values is None:
             keys, values = _grown(None, key, rows, positions), _grown(None, value, rows, positions)
@@ -103,7 +105,7 @@ class PackedStep:
         self.even = len(set(self.lengths)) <= 1
 
     def mask(self, window: int | None) -> torch.Tensor | None:
-        """Return which cached positions each answering row sees: (rows, 1, 1, positions), or `None` where all see all."""
+        """Return which positions each answering row sees: (rows, 1, 1, positions), or `None` where all see all."""
         if self.even and (window is None or window >= self.reach):
             return None
         if window not in self._masks:
@@ -127,7 +129,7 @@ class UnpackableError(Exception):
     """The model's attention does something that this one does not know."""
 
 
-def packed_attention(
+def packed_attention(  # noqa: PLR0917 - transformers calls it so
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -182,7 +184,7 @@ def packed_attention(
         keys[segment.row, :, segment.past : total] = key[0, :, pack]
         values[segment.row, :, segment.past : total] = value[0, :, pack]
         attended = scaled_dot_product_attention(
-            query[0, :, pack].unflatten(0, (kv_heads, group)),
+            query[0, :, pack].view(kv_heads, group, segment.count, -1),
             keys[segment.row, :, None, :total].expand(-1, group, -1, -1),
             values[segment.row, :, None, :total].expand(-1, group, -1, -1),
             attn_mask=_causal(segment, sliding_window),

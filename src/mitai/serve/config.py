@@ -1,7 +1,7 @@
 """What a replica's configuration file says; `docs/configuration.md` lists every field.
 
 Example:
-    >>> ServeConfig.parse('port = 8701\\nsim = "platform/sim"\\n').port
+    >>> ServeConfig.parse(Path("serve.toml").read_text()).port
     8701
 """
 
@@ -39,7 +39,8 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rotate_s: How often the channel's key is replaced.
         grace_s: How long the former key is honoured.
         threads: Of the engine's arithmetic; 0 leaves torch's default.
-        broker_policy: An appraisal policy (a file) that brokers must meet; none: the broker is not verified (see `mitai.serve.link`).
+        broker_policy: An appraisal policy (a file) that brokers must meet; none: the broker is not verified (see
+            `mitai.serve.link`).
         engine: The engine's limits.
         limits: The API's limits.
     """

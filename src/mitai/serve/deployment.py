@@ -3,8 +3,8 @@
 Invariants:
 
 - A data key is in memory only, for as long as the capsule is being read; it is in no log, error or status.
-- Claims list a capsule only once it is open and loaded, and the channel's key is replaced at that moment without grace: a client that
-  verified the machine before must verify it again, and sees what it talks to.
+- Claims list a capsule only once it is open and loaded, and the channel's key is replaced at that moment without
+  grace: a client that verified the machine before must verify it again, and sees what it talks to.
 - A deployment that fails leaves the replica idle, with the reason in its status.
 
 Example:
@@ -20,7 +20,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 import msgspec
@@ -147,11 +147,7 @@ class Deployment:
             parameters=request.parameters,
         )
         answer = link.post("/v1/release", release.body)
-        return release.open(answer, self._private)[0]
-
-    def _private(self, key_id: int) -> Any:
-        found = self._keyring.find(key_id)
-        return found.private if found is not None else None
+        return release.open(answer, self._keyring)[0]
 
     def _load(self, request: DeployRequest, key: OpenedKey, progress: Progress) -> Engine:
         from mitai.serve.transformers_engine import TransformersEngine

@@ -1,12 +1,13 @@
 """A Hugging Face causal-LM folder, sealed or plain, becomes a model in memory; nothing of it is written anywhere.
 
-Follows the layout of `save_pretrained`: `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`,
-and safetensors, single (`model.safetensors`) or sharded with an index (github.com/huggingface/safetensors, "Format").
+Follows the layout of `save_pretrained`: `config.json`, `generation_config.json`, `tokenizer.json`,
+`tokenizer_config.json`, `chat_template.jinja`, and safetensors, single (`model.safetensors`) or sharded with an index
+(github.com/huggingface/safetensors, "Format").
 
 Invariants:
 
-- Only `FileSource` is read: with a capsule, plaintext exists in this process's memory alone. Weights go to anonymous memory maps, and the
-  model's parameters are views of them: one copy.
+- Only `FileSource` is read: with a capsule, plaintext exists in this process's memory alone. Weights go to anonymous
+  memory maps, and the model's parameters are views of them: one copy.
 - Code in a folder never runs: only architectures that the installed transformers knows are built, pickles are not read.
 - Every tensor that the architecture has must be in the folder, with its shape: nothing is silently left random.
 
@@ -29,7 +30,7 @@ import msgspec
 import torch
 import transformers
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
 from mitai.capsule.sources import FileSource
 from mitai.capsule.tensors import Tensor, parse_shard
@@ -38,6 +39,7 @@ from mitai.errors import ServeError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_TOKENIZER: Any = PreTrainedTokenizerFast  # its constructor has no types
 MAX_JSON_BYTES = 256 << 20  # tokenizer.json of the largest vocabularies is some 30 MB
 READ_BYTES = 64 << 20  # one read: four of a capsule's segments
 _DTYPES = {
@@ -103,7 +105,7 @@ def _require(source: FileSource, name: str, hint: str) -> None:
         raise ServeError("serve.model-file-missing", f"the model folder has no {name}", hint=hint)
 
 
-def _config(source: FileSource) -> Any:
+def _config(source: FileSource) -> PretrainedConfig:
     _require(source, "config.json", "give the folder that save_pretrained wrote")
     fields = _json(source, "config.json")
     if "auto_map" in fields:
@@ -119,7 +121,7 @@ def _config(source: FileSource) -> Any:
             f"transformers {transformers.__version__} has no model type {str(kind)[:60]!r}",
         )
     try:
-        config = AutoConfig.for_model(kind, **fields)
+        config: PretrainedConfig = AutoConfig.for_model(kind, **fields)
     except Exception as error:  # a config class may raise anything on nonsense values
         raise ServeError("serve.config-invalid", f"config.json does not fit model type {kind!r}") from error
     if type(config) not in AutoModelForCausalLM._model_mapping:
@@ -136,8 +138,8 @@ def _tokenizer(source: FileSource) -> PreTrainedTokenizerFast:
         settings["chat_template"] = source.read("chat_template.jinja").decode("utf-8", errors="strict")
     _added_tokens(settings)
     try:
-        backend = Tokenizer.from_str(source.read("tokenizer.json").decode())
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
+        backend: Any = Tokenizer.from_str(source.read("tokenizer.json").decode())
+        tokenizer: PreTrainedTokenizerFast = _TOKENIZER(tokenizer_object=backend, **settings)
     except Exception as error:  # tokenizers raises bare Exception
         raise ServeError("serve.tokenizer-invalid", "the model folder's tokenizer does not load") from error
     backend = tokenizer.backend_tokenizer
@@ -147,7 +149,7 @@ def _tokenizer(source: FileSource) -> PreTrainedTokenizerFast:
 
 
 def _added_tokens(settings: dict[str, Any]) -> None:
-    """Bring the JSON form of special tokens to what the constructor takes; `tokenizer.json` already holds the added ones."""
+    """Bring special tokens from JSON to what the constructor takes; `tokenizer.json` already holds the added ones."""
     settings.pop("added_tokens_decoder", None)
     for name, value in list(settings.items()):
         if name.endswith("_token") and isinstance(value, dict):
@@ -205,11 +207,10 @@ def _view(shard: str, tensor: Tensor) -> torch.Tensor:
     return flat.view(dtype).view(tensor.shape)
 
 
-def _model(source: FileSource, config: Any, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
+def _model(source: FileSource, config: PretrainedConfig, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
     """Build the architecture around the tensors: transformers makes it without memory and puts the tensors in place."""
-    architecture = AutoModelForCausalLM._model_mapping[type(config)]
-    if isinstance(architecture, tuple):
-        architecture = architecture[0]
+    architecture: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    architecture = architecture[0] if isinstance(architecture, tuple) else architecture
     with _quiet():
         try:
             model, report = architecture.from_pretrained(
@@ -221,19 +222,20 @@ def _model(source: FileSource, config: Any, tensors: dict[str, torch.Tensor]) ->
     if missing or wrong or report["error_msgs"]:
         raise ServeError(
             "serve.weights-misfit",
-            f"the weights do not fit a {architecture.__name__}: {len(missing)} tensors missing, {len(wrong)} of another shape",
+            f"the weights do not fit a {architecture.__name__}: {len(missing)} missing, {len(wrong)} of another shape",
             hint=f"the first missing one is {missing[0]}" if missing else None,
         )
     if "generation_config.json" in source.names():
         fields = _json(source, "generation_config.json")
         model.generation_config = transformers.GenerationConfig.from_dict(fields)
-    return model.eval().requires_grad_(requires_grad=False)
+    ready: PreTrainedModel = model.eval().requires_grad_(requires_grad=False)
+    return ready
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' progress bars and warnings off standard error: a replica logs through structlog."""
-    logging = transformers.utils.logging
+    logging: Any = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,12 +1,15 @@
-"""Receipts of a replica: signed when an answer is complete, sent to the broker's ledger in batches, handed out with their proof.
+"""Receipts of a replica: signed when an answer is complete, sent to the ledger in batches, handed out with proof.
 
-Follows `docs/spec/receipt.md`. A receipt holds digests of ciphertext, counts and ids: nothing of what was asked or answered.
+Follows `docs/spec/receipt.md`. A receipt holds digests of ciphertext, counts and ids: nothing of what was asked or
+answered.
 
 Invariants:
 
 - One receipt per exchange that ran the model to the end of its answer; what was refused or cut off has none.
-- Memory is bounded: the oldest receipts go first. A receipt that the ledger has not taken is sent again until it is dropped.
-- Who asks for a receipt must know its exchange id, 128 random bits that only the exchange's client was told, under the seal.
+- Memory is bounded: the oldest receipts go first. A receipt that the ledger has not taken is sent again until it is
+  dropped.
+- Who asks for a receipt must know its exchange id, 128 random bits that only the exchange's client was told, under
+  the seal.
 
 Example:
     >>> book = ReceiptBook(Identity.generate())

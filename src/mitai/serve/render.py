@@ -1,7 +1,7 @@
 """Engine steps as OpenAI's JSON: whole answers and stream events.
 
-The parts of an event that never change within a request are encoded once; per token only the text (and, where asked for, its log
-probabilities) is encoded. This is the data path.
+The parts of an event that never change within a request are encoded once; per token only the text (and, where asked
+for, its log probabilities) is encoded. This is the data path.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Choosing the next token of many sequences at once.
 
-Each sequence draws one uniform number per token from its own generator and inverts the cumulative distribution at it, so that a seed gives
-the same answer whoever shares the batch (as far as the model's logits are the same: a different batch size may round differently).
+Each sequence draws one uniform number per token from its own generator and inverts the cumulative distribution at it,
+so that a seed gives the same answer whoever shares the batch (as far as the model's logits are the same: a different
+batch size may round differently).
 
 Invariants:
 
@@ -78,7 +79,7 @@ def _draw(logits: torch.Tensor, samplers: list[Sampler]) -> list[int]:
 
 
 def _draw_nucleus(probabilities: torch.Tensor, top_p: torch.Tensor, uniform: torch.Tensor) -> list[int]:
-    """Draw within the smallest sets that reach `top_p`; sorts `NUCLEUS` candidates, and all where those don't reach it."""
+    """Draw within the smallest sets that reach `top_p`; sort `NUCLEUS` candidates, all where those don't reach it."""
     best, order = probabilities.topk(min(NUCLEUS, probabilities.shape[-1]), dim=-1)
     short = best.sum(dim=-1, keepdim=True) < top_p.clamp(max=1 - 1e-6)
     if bool(short.any()):

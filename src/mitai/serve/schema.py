@@ -4,8 +4,8 @@ Follows `docs/spec/openai-api.md` (the OpenAI API reference of 2026, chat comple
 
 Invariants:
 
-- A field that is not known is refused, and so is a known one that is not supported, unless it holds the value that changes nothing:
-  no option is silently ignored that would change the answer.
+- A field that is not known is refused, and so is a known one that is not supported, unless it holds the value that
+  changes nothing: no option is silently ignored that would change the answer.
 - A refusal names the field, never its content.
 """
 
@@ -177,9 +177,19 @@ class ChatRequest(Base, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def refuse_unsupported(self) -> None:
         """Raise `RequestError` for a wish that can't be met."""
         super().refuse_unsupported()
-        for field in (
-            "tools functions function_call audio prediction reasoning_effort verbosity web_search_options moderation prompt_cache_options store"
-        ).split():
+        for field in [
+            "tools",
+            "functions",
+            "function_call",
+            "audio",
+            "prediction",
+            "reasoning_effort",
+            "verbosity",
+            "web_search_options",
+            "moderation",
+            "prompt_cache_options",
+            "store",
+        ]:
             if getattr(self, field):
                 raise unsupported(field)
         if self.tool_choice not in {None, "none", "auto"} if isinstance(self.tool_choice, str | None) else True:

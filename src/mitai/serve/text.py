@@ -1,7 +1,7 @@
 """From tokens to text while they come: whole characters only, and never a piece of a stop string.
 
-A token of a byte-level tokenizer may be a third of a Chinese character, and a stop string may arrive in pieces. `TextStream` holds text
-back until it is certain, and with it the log probabilities of the tokens that made it.
+A token of a byte-level tokenizer may be a third of a Chinese character, and a stop string may arrive in pieces.
+`TextStream` holds text back until it is certain, and with it the log probabilities of the tokens that made it.
 
 Example:
     >>> stream = TextStream(tokenizer, stop=("END",))

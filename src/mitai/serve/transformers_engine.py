@@ -1,13 +1,16 @@
 """The default engine: any Hugging Face causal language model, on transformers, with continuous batching.
 
-One thread owns the model. Each turn of its loop is one forward pass that holds the next token of every answering sequence and chunks of the
-prompts that wait: requests join and leave between passes, and a long prompt does not stall the others (`mitai.serve.batch`). Architectures whose
-attention doesn't go through transformers' interface (state-space layers, ALiBi …) run one sequence after the other within a turn.
+One thread owns the model. Each turn of its loop is one forward pass that holds the next token of every answering
+sequence and chunks of the prompts that wait: requests join and leave between passes, and a long prompt does not stall
+the others (`mitai.serve.batch`). Architectures whose attention doesn't go through transformers' interface
+(state-space layers, ALiBi …) run one sequence after the other within a turn.
 
 Invariants:
 
-- A request's sequences leave the batch in the turn after their last token, after the consumer closes, or when the engine closes.
-- Memory for keys and values is bounded: a sequence starts only when its prompt and its longest answer fit beside the others.
+- A request's sequences leave the batch in the turn after their last token, after the consumer closes, or when the
+  engine closes.
+- Memory for keys and values is bounded: a sequence starts only when its prompt and its longest answer fit beside the
+  others.
 - Nothing of one request is reused for another.
 - Embeddings are the mean over the last hidden states of all tokens, L2-normalised.
 
@@ -30,7 +33,7 @@ from typing import Any
 
 import structlog
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from mitai.capsule.sources import FileSource
 from mitai.errors import ServeError
@@ -70,30 +73,21 @@ class _Request:
         self.steps: asyncio.Queue[Step | ServeError] = asyncio.Queue()
         self.cancelled = False
         self.sequences = [
-            _Sequence(request, at * request.n + again, prompt, again, self, engine)
-            for at, prompt in enumerate(request.prompts)
-            for again in range(request.n)
+            _Sequence(self, request, choice, engine) for choice in range(len(request.prompts) * request.n)
         ]
 
 
 class _Sequence:
     """One choice of one request."""
 
-    def __init__(
-        self,
-        request: GenerationRequest,
-        choice: int,
-        prompt: Sequence[int],
-        again: int,
-        owner: _Request,
-        engine: TransformersEngine,
-    ) -> None:
+    def __init__(self, owner: _Request, request: GenerationRequest, choice: int, engine: TransformersEngine) -> None:
         self.owner, self.choice, self.sampling = owner, choice, request.sampling
+        prompt = request.prompts[choice // request.n]
         self.pending = list(prompt)  # tokens that the model has not seen yet; one, once it answers
         self.length = 0  # tokens in the cache
         self.generated = 0
         self.longest = min(len(prompt) + request.sampling.max_tokens, engine.info.context_length)
-        self.sampler = Sampler(request.sampling, again)
+        self.sampler = Sampler(request.sampling, choice % request.n)
         self.text = TextStream(engine.tokenizer, request.sampling.stop)
         self.own_cache: Any = None  # of architectures that cannot be packed
         self.done = False
@@ -383,7 +377,7 @@ class TransformersEngine:
         sequence.generated += 1
         sequence.sampler.chosen(token)
         finish: FinishReason | None = None
-        text, logprobs = "", ()
+        text, logprobs = "", tuple[TokenLogprob, ...]()
         if token in self._ends:
             finish = "stop"
         else:
@@ -484,13 +478,20 @@ def _describe(loaded: LoadedModel, name: str, options: EngineOptions) -> ModelIn
     return ModelInfo(
         name=name,
         context_length=min(own, options.max_context or own),
-        vocabulary=loaded.model.get_input_embeddings().num_embeddings,
+        vocabulary=_vocabulary(loaded.model),
         has_chat_template=bool(loaded.tokenizer.chat_template),
         architecture=type(loaded.model).__name__,
         dtype=str(loaded.model.dtype).removeprefix("torch."),
         temperature=float(_or(getattr(defaults, "temperature", None), 1.0)),
         top_p=float(_or(getattr(defaults, "top_p", None), 1.0)),
     )
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    weight = model.get_input_embeddings().weight
+    if not isinstance(weight, torch.Tensor):
+        raise ServeError("serve.weights-misfit", "the model has no table of input embeddings")
+    return weight.shape[0]
 
 
 def _or(value: float | None, default: float) -> float:
@@ -509,8 +510,8 @@ def _end_tokens(loaded: LoadedModel) -> frozenset[int]:
     return frozenset(ends)
 
 
-def _packable(model: Any) -> bool:
-    """Tell whether every layer's attention goes through the interface, by trying one token; switch it on where it does."""
+def _packable(model: PreTrainedModel) -> bool:
+    """Try one token: tell whether every layer's attention goes through the interface, and leave it on if so."""
     batch.register()
     before = model.config._attn_implementation
     step = batch.PackedStep(batch.KeyValueCache(), [], [batch.Segment(0, 0, 1, 0)])
@@ -530,7 +531,7 @@ def _packable(model: Any) -> bool:
     return False
 
 
-def _bytes_per_token(model: Any) -> int:
+def _bytes_per_token(model: PreTrainedModel) -> int:
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 
-import httpx2
 import openai
 import pytest
 import uvicorn

@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 import torch
-
 from transformers import AutoModelForCausalLM
 
 from mitai.capsule import FolderSource
