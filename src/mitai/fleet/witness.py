@@ -179,7 +179,7 @@ def create_app(witness: Witness) -> Starlette:
             log.warning("refused", status=status, code=error.code)
             return problem_of(status, error)
         if isinstance(answer, Conflict):
-            return Response(f"{answer.size}\n", 409, media_type=SIZE_MEDIA_TYPE)
+            return Response(f"{answer.size}\n", 409, {"content-type": SIZE_MEDIA_TYPE})  # without a charset
         return PlainTextResponse(answer)
 
     async def latest(request: Request) -> Response:

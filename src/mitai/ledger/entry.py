@@ -47,7 +47,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     time: Time
 
     def __post_init__(self) -> None:
-        datetime.fromisoformat(self.time)
+        datetime.fromisoformat(self.time)  # `Time` alone would let a 30 February pass
 
     def encode(self) -> bytes:
         """Return the canonical bytes; raise `ParseError` when a field is out of its bounds."""

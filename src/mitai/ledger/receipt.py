@@ -83,8 +83,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     finished: Time
 
     def __post_init__(self) -> None:
-        if datetime.fromisoformat(self.finished) < datetime.fromisoformat(self.started):
-            raise ValueError("an exchange ends after it starts")
+        datetime.fromisoformat(self.started)  # `Time` alone would let a 30 February pass
+        datetime.fromisoformat(self.finished)
 
     def sign(self, receipt_key: Identity) -> bytes:
         """Return the signed envelope; raise `ParseError` when a field is out of its bounds."""

@@ -62,7 +62,11 @@ def parse_tile_path(path: str) -> tuple[int, int, int] | None:
     level = ENTRIES if match["level"] == "entries" else int(match["level"])
     index = int(match["index"].replace("x", "").replace("/", ""))
     width = int(match["width"] or TILE_WIDTH)
-    return (level, index, width) if level <= 63 and width <= TILE_WIDTH and tile_path(level, index, width) == path else None
+    return (
+        (level, index, width)
+        if level <= 63 and width <= TILE_WIDTH and tile_path(level, index, width) == path
+        else None
+    )
 
 
 def encode_bundle(entries: Sequence[bytes]) -> bytes:

@@ -73,13 +73,16 @@ def verify_log(
         raise LedgerError("ledger.checkpoint-missing", "there is no checkpoint", step="checkpoint")
     checkpoint = verify_checkpoint(note, vkey, witnesses, threshold)
     # 2. no rollback
-    newest = max((known.size for known in remembered), default=0)
-    if newest > checkpoint.size or any(known.origin != checkpoint.origin for known in remembered):
-        raise LedgerError(
-            "ledger.rolled-back",
-            f"a checkpoint of {newest} entries is known, the log now shows {checkpoint.size}",
-            step="remembered",
-        )
+    for known in remembered:
+        if known.origin != checkpoint.origin:
+            raise LedgerError("ledger.origin-mismatch", "a remembered checkpoint is another log's", step="remembered")
+        if known.size > checkpoint.size:
+            raise LedgerError(
+                "ledger.rolled-back",
+                f"a checkpoint of {known.size} entries is known, the log now shows {checkpoint.size}",
+                step="remembered",
+                hint="the log lost entries or hides them: do not trust it",
+            )
     sizes = {known.size for known in (*remembered, checkpoint)}
     # 3, 4, 5. entries, tiles and roots
     roots = {0: EMPTY_ROOT}

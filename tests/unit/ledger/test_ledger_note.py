@@ -71,7 +71,13 @@ def test_published_checkpoints_parse():
 
 def test_a_checkpoint_verifies_and_says_what_was_signed():
     found = verify_checkpoint(CHECKPOINT, KEY)
-    assert (found.origin, found.size, found.root, found.extensions, found.cosignatures) == ("log.example", 7, ROOT, (), ())
+    assert (found.origin, found.size, found.root, found.extensions, found.cosignatures) == (
+        "log.example",
+        7,
+        ROOT,
+        (),
+        (),
+    )
 
 
 def test_every_changed_byte_of_a_checkpoint_is_refused():
@@ -162,7 +168,9 @@ def test_key_types_do_not_stand_in_for_each_other():
         verify_checkpoint(CHECKPOINT, KEY, [KEY], 1)
     # a log signature under the witness type, and the other way round
     text = parse_note(CHECKPOINT).text
-    as_witness = NoteSignature("log.example", VerifierKey("log.example", 4, LOG.public).key_id, LOG.sign_bytes(text.encode()))
+    as_witness = NoteSignature(
+        "log.example", VerifierKey("log.example", 4, LOG.public).key_id, LOG.sign_bytes(text.encode())
+    )
     with pytest.raises(LedgerError, match=r"ledger\.checkpoint-unsigned"):
         verify_checkpoint(Note(text, (as_witness,)).encode(), KEY)
 

@@ -134,6 +134,8 @@ def test_tile_widths_of_the_specifications_example():
     assert tile_width(3, 0, size) == 0
     tiles = extend(0, [LEAVES[0]] * size, lambda level, index: b"")
     assert {key: len(data) // 32 for key, data in tiles.items()} == {
-        (level, index): tile_width(level, index, size) for level in range(3) for index in range((size >> 8 * (level + 1)) + 1)
+        (level, index): tile_width(level, index, size)
+        for level in range(3)
+        for index in range((size >> 8 * (level + 1)) + 1)
     }
     assert tiles[1, 0][:32] == perfect_root(LEAVES[0] * 256)

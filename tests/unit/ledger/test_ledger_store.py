@@ -267,7 +267,7 @@ def test_readers_see_a_whole_log_while_it_grows(tmp_path):
                 assert all(reader.root(old.size) == old.root for old in remembered)
                 remembered = [checkpoint]
                 sizes.add(checkpoint.size)
-            except Exception as error:  # reported by the test's own thread
+            except Exception as error:  # noqa: BLE001 - reported by the test's own thread
                 failures.append(error)
                 return
 
@@ -302,9 +302,9 @@ def append(engine, *data):
 
 def test_entries_commit_with_the_callers_transaction_or_not_at_all(engine):
     append(engine, b"a")
-    with pytest.raises(RuntimeError), engine.begin() as connection:
+    with engine.connect() as connection:
         Log(sql.SqlStore(connection), SIGNER, "log.example").append(entries(0, 300))
-        raise RuntimeError("the caller gave up")
+        connection.rollback()
     with engine.begin() as connection:
         log = Log(sql.SqlStore(connection), SIGNER, "log.example")
         assert log.size == 1
@@ -354,7 +354,7 @@ def test_writers_queue_up(tmp_path):
         for turn in range(20):
             try:
                 indices.extend(append(engine, b"%d/%d" % (number, turn), b"x"))
-            except Exception as error:  # reported by the test's own thread
+            except Exception as error:  # noqa: BLE001 - reported by the test's own thread
                 failures.append(error)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
@@ -381,7 +381,7 @@ def test_postgresql():
         try:
             for _ in range(10):
                 append(engine, *entries(0, 30))
-        except Exception as error:  # reported by the test's own thread
+        except Exception as error:  # noqa: BLE001 - reported by the test's own thread
             failures.append(error)
 
     threads = [threading.Thread(target=write) for _ in range(4)]

@@ -119,12 +119,20 @@ def test_a_reader_gives_the_logs_own_proofs(log, checkpoint):
 
 def test_partial_tiles_may_have_become_full(log, checkpoint):
     early = Checkpoint("log.example", 300, log.root(300))
-    gone = {path: None for path in ("tile/0/001.p/44", "tile/entries/001.p/44")}
+    gone = dict.fromkeys(("tile/0/001.p/44", "tile/entries/001.p/44"))
     reader = TileReader(lambda path: gone.get(path, log.resource(path)), early)
     assert reader.root(300) == log.root(300)
     assert reader.entry(299) == b"entry 299"
     with pytest.raises(LedgerError, match=r"ledger\.index-out-of-range"):
         reader.entry(300)
+
+
+def read_everywhere(fetch, checkpoint):
+    reader = TileReader(fetch, checkpoint)
+    for index in (0, 65_535, SIZE - 1):
+        reader.inclusion_proof(index)
+        reader.entry(index)
+    reader.root(256)
 
 
 @pytest.mark.parametrize(
@@ -140,16 +148,14 @@ def test_changed_tiles_are_refused(log, checkpoint, path, spoil):
         changed = bytearray(data)
         changed[len(data) // 2] ^= 1
         swapped = None if data is None else data[32:] + data[:32]
-        return {"flip": bytes(changed), "cut": data[:-32], "extend": data + data[:32], "missing": None}.get(spoil, swapped)
+        return {"flip": bytes(changed), "cut": data[:-32], "extend": data + data[:32], "missing": None}.get(
+            spoil, swapped
+        )
 
     if spoil == "swapped" and path == "tile/2/000.p/1":
         return  # one hash has one order
     with pytest.raises(LedgerError, match=r"ledger\.tile-(invalid|missing)"):
-        reader = TileReader(fetch, checkpoint)
-        for index in (0, 65_535, SIZE - 1):
-            reader.inclusion_proof(index)
-            reader.entry(index)
-        reader.root(256)
+        read_everywhere(fetch, checkpoint)
 
 
 def test_a_changed_entry_is_named(log, checkpoint):
@@ -182,7 +188,15 @@ def test_the_log_serves_what_exists_and_nothing_else(log):
     assert len(log.resource("tile/0/273.p/112")) == 112 * 32
     assert len(log.resource("tile/0/273.p/7")) == 7 * 32  # of an earlier checkpoint
     assert decode_bundle(log.resource("tile/entries/273.p/2"), 2) == [b"entry 69888", b"entry 69889"]
-    for path in ("tile/0/273", "tile/0/273.p/113", "tile/0/274.p/1", "tile/entries/274.p/1", "tile/3/000.p/1", "other", ""):
+    for path in (
+        "tile/0/273",
+        "tile/0/273.p/113",
+        "tile/0/274.p/1",
+        "tile/entries/274.p/1",
+        "tile/3/000.p/1",
+        "other",
+        "",
+    ):
         assert log.resource(path) is None
 
 
