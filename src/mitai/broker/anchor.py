@@ -39,6 +39,7 @@ from mitai.ledger.tree import HASH_BYTES, TILE_WIDTH, Tile, tile_width
 from mitai.ledger.witness import MAX_ANSWER_BYTES, submit
 
 PUBLISH_AT_ONCE = 64 * TILE_WIDTH  # entries
+INTERVAL_S = 0.5
 RETRY_S = 5.0
 _RESTORE = "find out who put older files back; to go on, restore the newest database"
 log = structlog.get_logger("mitai.broker")
@@ -90,7 +91,7 @@ class Anchor:
     ) -> None:
         self._database, self._signer, self._origin, self._witnesses = database, signer, origin, witnesses
         self._folder = FolderStore(folder)
-        self._wake, self._closed = threading.Event(), False
+        self._wake, self._pause, self._closed = threading.Event(), threading.Event(), False
         self._thread: threading.Thread | None = None
 
     def check(self, state: State) -> None:
@@ -120,6 +121,7 @@ class Anchor:
     def close(self) -> None:
         """Publish what is there, then stop and let go of the folder."""
         self._closed = True
+        self._pause.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
@@ -171,20 +173,18 @@ class Anchor:
         return Log(EdgeStore(connection, state.head.size, state.edge), self._signer, self._origin)
 
     def _run(self, snapshot: Snapshot) -> None:
-        while not self._closed:
+        last = False
+        while not last:
             self._wake.wait()
+            self._pause.wait(INTERVAL_S)  # under load, one publication covers many commits
             self._wake.clear()
+            last = self._closed  # read before the snapshot: what is closed has no newer one
             try:
                 self.publish(snapshot())
             except (MitaiError, SQLAlchemyError, OSError) as error:
                 log.error("publishing the ledger failed", code=getattr(error, "code", type(error).__name__))
-                self._wake_later()
-
-    def _wake_later(self) -> None:
-        """Try again in a few seconds, or when something new comes."""
-        if not self._closed:
-            self._wake.wait(RETRY_S)
-            self._wake.set()
+                self._pause.wait(RETRY_S)
+                self._wake.set()
 
 
 def _check_prefix(ledger: Log, size: int, root: bytes, head: Head) -> None:

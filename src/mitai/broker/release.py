@@ -29,7 +29,7 @@ from mitai.broker.commands import MAX_RECENT, check_room
 from mitai.broker.policy import CompiledPolicy, Facts, PolicyEngine
 from mitai.broker.protocol import ReleasedKey, ReleasedKeys, ReleaseRequest, sha256_hex
 from mitai.broker.records import Capsule, Grant, Party, Replica
-from mitai.broker.store import Draft
+from mitai.broker.store import Draft, Key
 from mitai.channel.hpke import setup_sender
 from mitai.channel.ohttp import KeyConfig
 from mitai.errors import AttestError, BrokerError, ChannelError, DeniedError, ParseError
@@ -130,6 +130,12 @@ class Case:
             parameters=self.request.parameters,
         )
         object.__setattr__(self, "facts", facts)
+
+    def keys(self) -> tuple[Key, ...]:
+        """Return the records that the decision will read, as far as they are known."""
+        capsules: list[Key] = [(Capsule, capsule) for capsule in self.request.capsules]
+        receipt_key = self.proof.appraisal.claims.receipt_key if self.proof.appraisal else b""
+        return (*capsules, (Replica, receipt_key.hex())) if receipt_key else tuple(capsules)
 
 
 def decide(draft: Draft, case: Case) -> Decision:

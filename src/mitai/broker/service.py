@@ -49,6 +49,7 @@ from mitai.ledger.note import sign_checkpoint, vkey
 from mitai.ledger.tree import EMPTY_ROOT
 
 STATE_LABEL = b"mitai broker state v1"
+LARGE_BYTES = 256 << 10
 T = TypeVar("T")
 logger = structlog.get_logger("mitai.broker")
 
@@ -241,12 +242,11 @@ class Broker:
 
     async def _decide_release(self, request: ReleaseRequest, body: bytes) -> bytes:
         now = self._clock()
-        proof = await self._run(prove, request, self._policy, now, self._collateral)
+        proof = await self._compute(len(body), prove, request, self._policy, now, self._collateral)
         if proof.appraisal is None and not self._unproven.take():
             raise BrokerError("broker.rate-limited", f"too many refusals at this time; this one: {proof.why}")
         case = Case(request, sha256_hex(body), proof, self._policies, now, self.settings.limits.replicas)
-        keys = [(Capsule, capsule) for capsule in request.capsules]
-        decision = await self._decided(Job(lambda draft: decide(draft, case), tuple(keys)))
+        decision = await self._decided(Job(lambda draft: decide(draft, case), case.keys()))
         logger.info(
             "release" if decision.refusal is None else "denial",
             index=decision.index,
@@ -256,7 +256,8 @@ class Broker:
         )
         if decision.refusal is not None:
             raise denied(decision)
-        return await self._run(self._answer, body, proof, decision, self.checkpoint())
+        size = sum(capsule.envelope_bytes for capsule in decision.capsules)
+        return await self._compute(size, self._answer, body, proof, decision, self.checkpoint())
 
     def _answer(self, body: bytes, proof: Proof, decision: Decision, checkpoint: bytes) -> bytes:
         manifests = tuple(self._database.blob(capsule.envelope_sha256) for capsule in decision.capsules)
@@ -315,6 +316,10 @@ class Broker:
             )
         head = state.head
         return entries, sign_checkpoint(self.settings.origin, head.size, head.root, self._signer)
+
+    async def _compute(self, size_bytes: int, function: Callable[..., T], *arguments: object) -> T:
+        """Run short work here (a hop to a thread and back costs more than it), and large work on a thread."""
+        return function(*arguments) if size_bytes <= LARGE_BYTES else await self._run(function, *arguments)
 
     async def _run(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
