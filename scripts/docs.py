@@ -192,23 +192,74 @@ def _cell(text: str) -> str:
 
 
 def struct_table(source: str, name: str) -> str:
-    """Return the table of a struct's fields: name, type, default, and the comment beside it."""
-    lines = source.splitlines()
+    """Return the table of a struct's fields: name, type, default, meaning.
+
+    The meaning is the comment beside or above the field, or what the docstring of the class (`Attributes:`) or an
+    example in that of the module (`name = value  # meaning`) says.
+    """
+    lines, tree = source.splitlines(), ast.parse(source)
+    constants = {_name(one.targets[0]): one.value for one in tree.body if isinstance(one, ast.Assign)}
     rows = ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for node in ast.parse(source).body:
+    for node in tree.body:
         if not (isinstance(node, ast.ClassDef) and node.name == name):
             continue
+        example = re.findall(r"^(\w+) = .*?# (.*)$", ast.get_docstring(tree) or "", re.MULTILINE)
+        told = dict(example) | _attributes(ast.get_docstring(node) or "")
         for field in node.body:
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                default = f"`{_cell(ast.unparse(field.value))}`" if field.value else "required"
-                comment = lines[(field.end_lineno or 1) - 1][field.end_col_offset or 0 :].strip().lstrip("# ")
-                if not comment and lines[field.lineno - 2].strip().startswith("#"):
-                    comment = lines[field.lineno - 2].strip().lstrip("# ")
-                rows.append(
-                    f"| `{field.target.id}` | `{_cell(ast.unparse(field.annotation))}` | {default} | {_cell(comment)} |"
-                )
+                kind = _type(field.annotation)
+                given = constants.get(_name(field.value), field.value) if field.value else None
+                default = _code_span(_value(given)) if given else "required"
+                beside = lines[(field.end_lineno or 1) - 1][field.end_col_offset or 0 :].strip()
+                above = lines[field.lineno - 2].strip()
+                comment = beside or (above if above.startswith("#") else "") or told.get(field.target.id, "")
+                rows.append(f"| `{field.target.id}` | {kind} | {default} | {_cell(comment.lstrip('# '))} |")
         return "\n".join(rows) + "\n"
     raise LookupError(name)
+
+
+def _attributes(docstring: str) -> dict[str, str]:
+    """Return what the section `Attributes:` of a docstring says of each name."""
+    _, _, section = docstring.partition("Attributes:\n")
+    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section.split("\n\n")[0], re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+_BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "min_length": "at least {} long"}
+_UNITS = ("", " KiB", " MiB", " GiB", " TiB")
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes `Annotated[T, …]` for `T`, and remembers the bounds."""
+
+    def __init__(self) -> None:
+        self.bounds: list[str] = []
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        if _name(node.value) != "Annotated" or not isinstance(node.slice, ast.Tuple):
+            return self.generic_visit(node)
+        kind, *rest = node.slice.elts
+        given = [keyword for meta in rest if isinstance(meta, ast.Call) for keyword in meta.keywords]
+        self.bounds += [_BOUNDS[one.arg].format(_value(one.value)) for one in given if one.arg in _BOUNDS]
+        return self.visit(kind)
+
+
+def _type(annotation: ast.expr) -> str:
+    """Return a type as people read it: `Annotated[int, Meta(ge=0)]` is an `int`, ≥ 0."""
+    bare = _Bare()
+    return ", ".join([_code_span(ast.unparse(bare.visit(annotation))), *bare.bounds])
+
+
+def _value(node: ast.expr) -> str:
+    """Return a value as people read it: `64 << 20` is 64 MiB."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.LShift):
+        size, shift = (part.value for part in (node.left, node.right) if isinstance(part, ast.Constant))
+        return f"{size << shift % 10}{_UNITS[shift // 10]}"
+    return ast.unparse(node)
+
+
+def _code_span(text: str) -> str:
+    return "`" + text.replace("|", "\\|") + "`"
 
 
 def configuration_page(page: str, root: Path) -> str:

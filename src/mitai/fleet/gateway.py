@@ -78,16 +78,16 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `gateway.toml` says; see `docs/configuration.md`."""
 
     replicas: dict[str, str]  # name → base URL
-    broker: str
-    objects: str  # fsspec URL of the object store
-    upload_token: Token
-    operator_token: Token
-    host: str = "127.0.0.1"
-    port: int = 8700
-    capture: str = ""  # a file that records the traffic, to show what a host sees
-    max_object_bytes: int = 1 << 40
-    max_request_bytes: int = 64 << 20
-    read_timeout_s: float = 600.0
+    broker: str  # base URL
+    objects: str  # a folder or any other fsspec URL, for ciphertext objects
+    upload_token: Token  # for storing objects; at least 16 characters
+    operator_token: Token  # for `/control/…`; at least 16 characters
+    host: str = "127.0.0.1"  # address to listen on
+    port: int = 8700  # port to listen on
+    capture: str = ""  # a file that records the traffic, to show what a host sees; it holds all answers in memory
+    max_object_bytes: int = 1 << 40  # of one object
+    max_request_bytes: int = 64 << 20  # of one forwarded request; each is held in memory until it is sent
+    read_timeout_s: float = 600.0  # how long a replica may be silent
 
     @staticmethod
     def load(path: Path) -> GatewayConfig:

@@ -116,15 +116,29 @@ def test_the_real_tree_has_the_codes_that_everybody_relies_on():
 # -- configuration -------------------------------------------------------------------------------------------
 
 CONFIG = '''
+"""Example:
+
+limit = 3   # from the example
+"""
 import msgspec, os
+_KIND = 'any'
 
 class ThingConfig(msgspec.Struct, frozen=True):
-    """What thing.toml says."""
+    """What thing.toml says.
+
+    Attributes:
+        port: Where it listens,
+            on loopback.
+        kind: Not this, since a comment is nearer.
+    """
 
     name: str  # how it is called
     # beside no line, but above
     sizes: dict[str, int] = {}
-    kind: str | None = None
+    kind: str = _KIND  # which
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8700
+    bytes: Annotated[int, Meta(ge=1 << 20)] | None = 3 << 31  # so many
+    limit: Annotated[Literal[1, 2], Meta(pattern="x")]
 
     def method(self): ...
 
@@ -136,12 +150,15 @@ PAGE = "before\n<!-- generated: mitai.thing.ThingConfig -->\nold\n<!-- end -->\n
 def test_tables_come_from_the_struct(project):
     root = project(src__mitai__thing_py=CONFIG)
     page = docs.configuration_page(PAGE, root)
-    assert page.splitlines()[2:7] == [
+    assert page.splitlines()[2:10] == [
         "| setting | type | default | meaning |",
         "| --- | --- | --- | --- |",
         "| `name` | `str` | required | how it is called |",
         "| `sizes` | `dict[str, int]` | `{}` | beside no line, but above |",
-        "| `kind` | `str \\| None` | `None` |  |",
+        "| `kind` | `str` | `'any'` | which |",
+        "| `port` | `int`, ≥ 0, ≤ 65535 | `8700` | Where it listens, on loopback. |",
+        "| `bytes` | `int \\| None`, ≥ 1 MiB | `6 GiB` | so many |",
+        "| `limit` | `Literal[1, 2]` | required | from the example |",
     ]
     assert (page.startswith("before\n"), page.endswith("after `MITAI_THING`\n"), "old" in page) == (True, True, False)
     assert docs.configuration_page(page, root) == page
