@@ -15,20 +15,23 @@ Example:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import secrets
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
+import httpx2
 import msgspec
 import structlog
 
 from mitai.attest import CapsuleClaim, Claims, Evidence, LedgerClaim, Policy, evidence_sha256
 from mitai.broker.release_client import OpenedKey, Release
-from mitai.capsule import CapsuleSource, FsspecStore, ObjectStore, open_capsule
+from mitai.capsule import FsspecStore, ObjectStore, open_capsule
 from mitai.channel import KeyRing
 from mitai.client.objects import HttpStore
 from mitai.errors import MitaiError, ServeError
@@ -126,7 +129,7 @@ class Deployment:
             progress.seconds = round(time.monotonic() - began, 3)
 
     async def _deploy(self, request: DeployRequest, progress: Progress) -> None:
-        link = await anyio.to_thread.run_sync(BrokerLink, request.broker, self._policy)
+        self._link = link = await anyio.to_thread.run_sync(BrokerLink, request.broker, self._policy)
         key = await anyio.to_thread.run_sync(self._release, request, link)
         progress.step = "load"
         engine = await anyio.to_thread.run_sync(self._load, request, key, progress)
@@ -134,7 +137,7 @@ class Deployment:
         self.capsules = (CapsuleClaim(key.capsule, key.manifest_sha256),)
         self.policies = key.policies
         self.ledger = link.claims.ledger
-        self._link, self.engine = link, engine
+        self.engine = engine
         await self.renew(grace_s=0.0)
 
     def _release(self, request: DeployRequest, link: BrokerLink) -> OpenedKey:
@@ -152,19 +155,19 @@ class Deployment:
     def _load(self, request: DeployRequest, key: OpenedKey, progress: Progress) -> Engine:
         from mitai.serve.transformers_engine import TransformersEngine
 
-        source: CapsuleSource = open_capsule(
-            ReadAhead(object_store(request.objects, key.capsule)),
-            key.envelope,
-            key.data_key,
-            owner=key.owner,
-            manifest_sha256=key.manifest_sha256,
-            kind="model",
-        )
-
         def report(done: int, total: int) -> None:
             progress.done_bytes, progress.total_bytes = done, total
 
-        return TransformersEngine.load(source, name=request.model, options=self._options(), progress=report)
+        with object_store(request.objects, key.capsule) as store:
+            source = open_capsule(
+                ReadAhead(store),
+                key.envelope,
+                key.data_key,
+                owner=key.owner,
+                manifest_sha256=key.manifest_sha256,
+                kind="model",
+            )
+            return TransformersEngine.load(source, name=request.model, options=self._options(), progress=report)
 
     def _options(self) -> EngineOptions:
         from mitai.serve.transformers_engine import EngineOptions
@@ -191,6 +194,10 @@ class Deployment:
     async def _unload(self) -> None:
         engine, self.engine = self.engine, None
         self.capsules, self.policies = (), ()
+        self._book.serve(None, None)
+        link, self._link = self._link, None
+        if link is not None:
+            await anyio.to_thread.run_sync(link.close)
         if engine is not None:
             await anyio.to_thread.run_sync(engine.close)
             del engine
@@ -198,10 +205,15 @@ class Deployment:
         self.progress = Progress()
 
 
-def object_store(objects: str, capsule: str) -> ObjectStore:
-    """Return the store of a capsule's objects under an HTTP address or an fsspec URL."""
+@contextlib.contextmanager
+def object_store(objects: str, capsule: str) -> Iterator[ObjectStore]:
+    """Open the store of a capsule's objects under an HTTP address or an fsspec URL."""
     url = f"{objects.rstrip('/')}/{capsule}"
-    return HttpStore(url) if url.startswith(("http://", "https://")) else FsspecStore(url)
+    if not url.startswith(("http://", "https://")):
+        yield FsspecStore(url)
+        return
+    with httpx2.Client(timeout=60.0) as http:
+        yield HttpStore(url, http)
 
 
 class ReadAhead:
@@ -213,8 +225,6 @@ class ReadAhead:
     """
 
     def __init__(self, store: ObjectStore, size: int = READ_AHEAD_BYTES) -> None:
-        import threading
-
         self._store, self._size_bytes = store, size
         self._window = threading.local()
         self._sizes: dict[str, int] = {}

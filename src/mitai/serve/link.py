@@ -44,7 +44,12 @@ class BrokerLink:
 
     def __init__(self, url: str, policy: Policy | None) -> None:
         self._url = url.rstrip("/")
-        self._session = Session(self._url, policy, workload="broker") if policy else _Unverified(self._url)
+        self._plain = httpx2.Client(timeout=30.0)
+        self._session: Session | _Unverified
+        if policy is not None:
+            self._session = Session(self._url, policy, workload="broker", http=self._plain)
+        else:
+            self._session = _Unverified(self._url, self._plain)
         self._http = httpx2.Client(
             transport=OhttpTransport(httpx2.HTTPTransport(), self._session, self._url), timeout=60.0
         )
@@ -70,6 +75,7 @@ class BrokerLink:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+        self._plain.close()
 
 
 class _Unverified:
@@ -77,8 +83,8 @@ class _Unverified:
 
     replica: str | None = None
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, http: httpx2.Client) -> None:
+        self._url, self._http = url, http
         self.renew()
 
     @property
@@ -87,9 +93,8 @@ class _Unverified:
 
     def renew(self) -> None:
         try:
-            with httpx2.stream(
-                "GET", self._url + EVIDENCE_PATH, params={"nonce": secrets.token_hex(32)}, timeout=30.0
-            ) as answer:
+            nonce = secrets.token_hex(32)
+            with self._http.stream("GET", self._url + EVIDENCE_PATH, params={"nonce": nonce}) as answer:
                 body = _bounded(answer, MAX_EVIDENCE_BYTES)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise _unreachable(error) from None
