@@ -77,7 +77,7 @@ def error_uses(trees: Trees, root: Path) -> list[Use]:
             for call, given in calls:
                 if _name(call.func) not in _LOGGING:
                     found.add(Use(code, where, _kind(call, helpers) or carried, _message(call, given)))
-            if not calls and not isinstance(parents[node], ast.Compare):
+            if not calls and not _is_looked_up(node, parents[node]):
                 found.add(Use(code, where, carried, ""))
     return sorted(found)
 
@@ -91,6 +91,11 @@ def _code(node: ast.AST) -> str | None:
     else:
         return None
     return text if _CODE.fullmatch(text) and text.split(".")[1] not in _NO_CODES else None
+
+
+def _is_looked_up(node: ast.AST, parent: ast.AST) -> bool:
+    """Tell whether a code is compared with, or the key of a table: it is given to an error elsewhere."""
+    return isinstance(parent, ast.Compare | ast.Set) or (isinstance(parent, ast.Dict) and node in parent.keys)
 
 
 def _kinds_of_carried_codes(tree: ast.Module) -> str:

@@ -62,7 +62,8 @@ def family(name):
 
 def logged(error):
     log.error("attest.only-logged")
-    if error.code == "attest.only-compared":
+    if error.code == "attest.only-compared" or error.code in {"attest.only-in-a-set"}:
+        STATUS = {"attest.only-a-key": 400}
         open("identity.pem")
 '''
 
@@ -93,6 +94,7 @@ def test_codes_are_found_wherever_they_are_given(uses, code, kind, message):
 
 def test_what_only_looks_like_a_code_is_left_out(uses):
     assert not {"attest.in-prose", "attest.only-logged", "attest.only-compared", "identity.pem"} & set(uses)
+    assert not {"attest.only-in-a-set", "attest.only-a-key"} & set(uses)
 
 
 def test_the_page_lists_each_code_once_with_all_its_messages():
