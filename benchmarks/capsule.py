@@ -3,13 +3,13 @@
 Rows:
 
 - `capsule-seal`, `capsule-open`: megabytes per second of processor time, one worker, the whole pipeline: read the file
-  (on a memory file system where there is one), encrypt, write objects, sign; or read objects, decrypt, authenticate, into
-  fresh memory. Peer: AES-256-GCM alone, in chunks of the same 16 KiB, memory to memory, per second of processor time.
+  (on a memory file system where there is one), encrypt, write objects, sign; or read objects, decrypt and authenticate
+  into fresh memory. Peer: AES-256-GCM alone, in chunks of the same 16 KiB, memory to memory, measured the same way.
 - `capsule-seal-digests`, `capsule-open-digests`: the same with SHA-256 of the ciphertext in the manifest.
 - `capsule-open-pyrage`: megabytes per second by the clock on the wall, all processors. Peer: `pyrage.decrypt` of the
   same bytes, in memory.
 
-`rss_mb` is how much the process grew at its peak over one run, without the destination of `open`, which is the plaintext.
+`rss_mb` is how much the process grew at its peak over one run, without the destination of `open` (the plaintext).
 """
 
 from __future__ import annotations

@@ -121,7 +121,6 @@ class CapsuleSource:
     def _fill(self, file: FileEntry, offset: int, buffer: memoryview, workers: int, progress: Progress | None) -> None:
         buffer = buffer.cast("B")
         check_range(file.size, offset, len(buffer))
-        check_object_size(self._store, file)
         end = offset + len(buffer)
         final = segments.count(file.size) - 1
         first, last = min(final, offset // SEGMENT_BYTES), min(final, max(offset, end - 1) // SEGMENT_BYTES)
@@ -132,6 +131,7 @@ class CapsuleSource:
             wanted = buffer[max(offset, start) - offset : max(0, min(end, stop) - offset)]
             jobs.append(partial(self._open_segment, file, index, max(0, offset - start), wanted))
         try:
+            check_object_size(self._store, file)
             run_all(jobs, workers, progress, len(buffer))
         except BaseException:
             segments.wipe(buffer)

@@ -1,0 +1,55 @@
+"""Gigabytes in bounded memory, measured on a real process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+SIZE = (1 << 30) + 12_345
+
+CHILD = textwrap.dedent(
+    """
+    import json, resource, sys
+    from pathlib import Path
+    from mitai.capsule import FolderStore, open_capsule, seal, verify_objects
+    from mitai.identity import Identity
+
+    plain, dest = Path(sys.argv[1]), Path(sys.argv[2])
+    peak_kb = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    owner = Identity.generate()
+    start = peak_kb()
+    sealed = seal(plain, dest, owner=owner, name="large", workers=4)
+    verify_objects(FolderStore(dest), sealed.envelope, owner.public)
+    after_seal = peak_kb()
+    source = open_capsule(FolderStore(dest), sealed.envelope, sealed.data_key, owner=owner.public)
+    size, buffer = source.size("weights"), bytearray(32 << 20)
+    with (plain / "weights").open("rb") as file:
+        for position in range(0, size, len(buffer)):
+            part = memoryview(buffer)[: min(len(buffer), size - position)]
+            source.read_into("weights", position, part)
+            assert part == file.read(len(part))
+    print(json.dumps({"start": start, "seal": after_seal, "open": peak_kb()}))
+    """
+)
+
+
+@pytest.mark.slow
+def test_a_gigabyte_in_bounded_memory(tmp_path):
+    (tmp_path / "plain").mkdir()
+    block = bytes(range(256)) * 4096
+    with (tmp_path / "plain" / "weights").open("wb") as file:
+        for position in range(0, SIZE, len(block)):
+            file.write(position.to_bytes(8, "big") + block[8:])
+        file.truncate(SIZE)
+    result = subprocess.run(
+        [sys.executable, "-c", CHILD, tmp_path / "plain", tmp_path / "sealed"],
+        capture_output=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr.decode()
+    peak = json.loads(result.stdout)
+    assert peak["seal"] - peak["start"] < 32 << 10, peak  # 32 MiB for four workers
+    assert peak["open"] - peak["start"] < 160 << 10, peak  # the buffer, and a segment per worker
