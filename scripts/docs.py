@@ -5,6 +5,7 @@
 - `docs/configuration.md`: the tables between `<!-- generated: MODULE.CLASS -->` and `<!-- end -->`, from the structs
   that read those files; a struct or a `MITAI_…` variable that the page does not mention fails the check.
 - Lists between `<!-- index: FOLDER -->` and `<!-- end -->`: the pages of that folder, by their titles.
+- Every error code that a page mentions exists in the source.
 - Every relative link in every page, with its anchor.
 - `--run-readme`: the blocks after a `<!-- run -->` line of README.md are run in order, in a fresh home folder.
 """
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 _PART = "attest|broker|capsule|channel|cli|client|demo|fleet|identity|ledger|serve|witness|workload"
 _CODE = re.compile(rf"(?:{_PART})\.[a-z0-9*]+(?:-[a-z0-9*]+)*")
-_NO_CODES = {"pem", "toml", "json", "local"}  # file and host names look alike
+_NO_CODES = {"pem", "toml", "json", "local", "py"}  # file and host names look alike
 _LOGGING = {"debug", "info", "warning", "error", "exception", "critical"}
 _GENERATED = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _INDEX = re.compile(r"(<!-- index: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -189,6 +190,18 @@ def errors_page(uses: list[Use]) -> str:
             places = "<br>".join(f"`{place}`" for place in sorted({use.where for use in same}))
             lines.append(f"| `{code}` | {kinds} | {said} | {places} |")
     return "\n".join(lines) + "\n"
+
+
+def unknown_codes(root: Path, uses: list[Use]) -> list[str]:
+    """Return a line for each code that a page mentions and the source does not have."""
+    known = [re.compile(re.escape(code).replace(r"\*", r"[a-z0-9-]+")) for code in {use.code for use in uses}]
+    unknown = []
+    for page in pages(root):
+        for code in sorted({found[1:-1] for found in re.findall(r"`[a-z]+\.[a-z0-9-]+`", page.read_text())}):
+            is_code = _CODE.fullmatch(code) and code.split(".")[1] not in _NO_CODES
+            if is_code and not any(pattern.fullmatch(code) for pattern in known):
+                unknown.append(f"{page.relative_to(root)}: no error has the code {code}")
+    return unknown
 
 
 def _cell(text: str) -> str:
@@ -422,8 +435,9 @@ def main() -> int:
         return run_blocks((ROOT / "README.md").read_text(), ROOT)
     trees = parse_sources(ROOT / "src")
     configuration = (ROOT / "docs/configuration.md").read_text()
+    uses = error_uses(trees, ROOT)
     generated = {
-        "docs/errors.md": errors_page(error_uses(trees, ROOT)),
+        "docs/errors.md": errors_page(uses),
         "docs/configuration.md": configuration_page(configuration, ROOT),
         "docs/cli.md": cli_page(),
     }
@@ -438,7 +452,7 @@ def main() -> int:
         else:
             path.write_text(text)
             print(f"wrote {name}")
-    problems += broken_links(ROOT)
+    problems += broken_links(ROOT) + unknown_codes(ROOT, uses)
     print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
     return 1 if problems else 0
 

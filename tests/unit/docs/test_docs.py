@@ -115,6 +115,14 @@ def test_the_real_tree_has_the_codes_that_everybody_relies_on():
     assert {"identity.signature-invalid", "fleet.replica-failed", "workload.nonce", "client.unreachable"} <= found
 
 
+def test_codes_that_a_page_invents_are_found(project):
+    root = project(
+        docs__a_md="`attest.real` `attest.tcb-info-expired` `attest.dreamt` `broker.toml` `identity.py` attest.prose"
+    )
+    made = [docs.Use("attest.real", "", "", ""), docs.Use("attest.*-expired", "", "", "")]
+    assert docs.unknown_codes(root, made) == ["docs/a.md: no error has the code attest.dreamt"]
+
+
 # -- configuration -------------------------------------------------------------------------------------------
 
 CONFIG = '''
