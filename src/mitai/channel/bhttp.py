@@ -6,20 +6,21 @@ empty tails, zero padding. Encoding never copies the content: it yields the head
 Invariants:
 
 - Decoding is incremental and bounded: heads, fields and content each have a limit, checked before anything is stored.
-- Whatever the bytes, the decoder returns events or raises `ParseError`; it looks at each byte once.
+- Whatever the bytes, the decoder returns events or raises `ParseError`; what arrives byte by byte is not parsed
+  anew for each byte, but when the next element can be whole.
 - A name or value that HTTP/2 would call malformed (RFC 9113 section 8.2.1) is refused: nothing is smuggled in.
 
 Example:
     >>> head = encode_request(RequestHead(b"GET", b"https", b"example.com", b"/"), content_bytes=0)
     >>> decoder = Decoder("request")
     >>> decoder.feed(head), decoder.finish()
-    ([RequestHead(method=b'GET', scheme=b'https', authority=b'example.com', path=b'/', fields=())], None)
+    ([RequestHead(method=b'GET', scheme=b'https', authority=b'example.com', path=b'/', fields=())], [])
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -147,8 +148,6 @@ def _encode_fields(fields: Fields, known_length: bool) -> bytes:
 
 # --- Decoding --------------------------------------------------------------------------------------------------------
 
-Steps = Generator[None, None, None]  # suspended whenever it needs bytes that have not arrived
-
 
 class Decoder:
     """Turns the bytes of one message, in pieces of any size, into heads, pieces of content, and trailers.
@@ -161,142 +160,186 @@ class Decoder:
     def __init__(self, kind: Literal["request", "response"], limits: Limits = DEFAULT_LIMITS) -> None:
         self._kind = kind
         self._limits = limits
-        self._data = memoryview(b"")  # what was fed and not read yet
-        self._events: list[Event] = []
-        self._budget = limits.head_bytes  # what the section being read may still hold
+        self._stage: Callable[[memoryview], memoryview] = self._head  # reads what it can, returns the rest
+        self._known_length = False
+        self._informational = 0
+        self._left = limits.content_bytes  # content that may still come
+        self._chunk = 0  # of which this much in the chunk that has begun
+        self._partial = b""  # the beginning of something that has not arrived whole
+        self._needed = 0  # and how long it must grow before it is looked at again
         self._may_end = False  # whether the message is complete if nothing more comes (section 3.8)
-        self._steps = self._message()
-        next(self._steps)
+        self._events: list[Event] = []
 
     def feed(self, data: Data) -> list[Event]:
         """Return what these further bytes complete; content pieces are views of `data`."""
-        if len(data):
-            self._data = memoryview(data)
-            try:
-                self._steps.send(None)
-            except StopIteration:
-                raise _invalid("it goes on after an error") from None
+        rest = memoryview(data)
+        if self._partial:
+            missing = max(self._needed - len(self._partial), 0)
+            self._partial += rest[:missing]
+            if len(self._partial) < self._needed:
+                return []
+            rest, self._partial = memoryview(self._partial + rest[missing:]), b""
+        try:
+            while rest:
+                rest = self._stage(rest)
+        except _ShortError as short:
+            self._check_head(short.needed)
+            self._partial, self._needed, self._may_end = bytes(rest), short.needed, short.may_end
+        except ParseError:
+            self._stage = _refuse_all
+            self._may_end = False
+            raise
         events, self._events = self._events, []
         return events
 
-    def finish(self) -> None:
-        """Raise `ParseError` unless the message may end here."""
+    def finish(self) -> list[Event]:
+        """Return what waited for bytes that may be missing; raise `ParseError` unless the message may end here."""
+        events = self.feed(b"\x00") if self._partial and self._may_end else []
         if not self._may_end:
             raise ParseError("channel.bhttp-truncated", "a Binary HTTP message ends in the middle")
+        return events
 
-    def _message(self) -> Steps:
-        yield
-        framing = yield from self._integer()
+    # Each stage reads something whole and returns what follows it, or raises `_ShortError` and is called again.
+
+    def _head(self, data: memoryview) -> memoryview:
+        reader = _Reader(data)
+        framing = reader.integer()
         if framing not in ((0, 2) if self._kind == "request" else (1, 3)):
             raise _invalid(f"{framing} is not the framing indicator of a {self._kind}")
-        known_length = framing < 2
-        yield from self._request_head(known_length) if self._kind == "request" else self._response_head(known_length)
-        self._may_end = True
-        yield from self._content(known_length)
-        self._may_end = True
-        trailers = yield from self._section(known_length)
-        if trailers:
-            self._events.append(Trailers(trailers))
-        self._may_end = True
-        while True:
-            if self._data.tobytes().count(0) != len(self._data):
-                self._may_end = False
-                raise _invalid("its padding is not zero")
-            yield
+        self._known_length = framing < 2
+        if self._kind == "response":
+            self._stage = self._response_head
+            return data[reader.at :]
+        control = [reader.matching(pattern) for pattern in (_METHOD, _SCHEME, _AUTHORITY, _PATH)]
+        fields = self._section(reader)
+        self._events.append(RequestHead(control[0], control[1], control[2], control[3], fields))
+        self._stage, self._may_end = self._content, True
+        return data[reader.at :]
 
-    def _request_head(self, known_length: bool) -> Steps:
-        method = yield from self._part(_METHOD)
-        scheme = yield from self._part(_SCHEME)
-        authority = yield from self._part(_AUTHORITY)
-        path = yield from self._part(_PATH)
-        fields = yield from self._section(known_length)
-        self._events.append(RequestHead(method, scheme, authority, path, fields))
+    def _response_head(self, data: memoryview) -> memoryview:
+        reader = _Reader(data)
+        status = reader.integer()
+        if not 100 <= status <= 599:
+            raise _invalid("its status is not between 100 and 599")
+        fields = self._section(reader)
+        self._events.append(ResponseHead(status, fields))
+        if status >= 200:
+            self._stage, self._may_end = self._content, True
+        elif (informational := self._informational + 1) > self._limits.informational:
+            raise _too_large("informational responses", self._limits.informational)
+        else:
+            self._informational = informational
+        return data[reader.at :]
 
-    def _response_head(self, known_length: bool) -> Steps:
-        for _ in range(self._limits.informational + 1):
-            status = yield from self._integer()
-            if not 100 <= status <= 599:
-                raise _invalid("its status is not between 100 and 599")
-            fields = yield from self._section(known_length)
-            self._events.append(ResponseHead(status, fields))
-            if status >= 200:
-                return
-        raise _too_large("informational responses", self._limits.informational)
-
-    def _content(self, known_length: bool) -> Steps:
-        left = self._limits.content_bytes
-        while True:
-            self._budget = self._limits.head_bytes
-            size = yield from self._integer()
-            if size == 0:
-                return
-            if size > left:
+    def _content(self, data: memoryview) -> memoryview:
+        if self._chunk == 0:
+            reader = _Reader(data)
+            self._chunk = reader.integer()
+            self._left -= self._chunk
+            if self._left < 0:
                 raise _too_large("content", self._limits.content_bytes)
-            left -= size
-            while size:
-                while not self._data:
-                    yield
-                piece, self._data = self._data[:size], self._data[size:]
-                size -= len(piece)
-                self._events.append(piece)
-            if known_length:
-                return
+            data = data[reader.at :]
+            self._may_end = self._chunk == 0
+            if self._chunk == 0:
+                self._stage = self._trailers
+                return data
+        if data:
+            piece, data = data[: self._chunk], data[self._chunk :]
+            self._chunk -= len(piece)
+            self._events.append(piece)
+            if self._known_length and self._chunk == 0:
+                self._stage, self._may_end = self._trailers, True
+        return data
 
-    def _section(self, known_length: bool) -> Generator[None, None, Fields]:
+    def _trailers(self, data: memoryview) -> memoryview:
+        reader = _Reader(data)
+        fields = self._section(reader)
+        if fields:
+            self._events.append(Trailers(fields))
+        self._stage, self._may_end = self._padding, True
+        return data[reader.at :]
+
+    def _padding(self, data: memoryview) -> memoryview:
+        if data.tobytes() != bytes(len(data)):
+            raise _invalid("its padding is not zero")
+        return data[:0]
+
+    def _section(self, reader: _Reader) -> Fields:
+        """Read a field section: of the length that precedes it, or up to a zero."""
+        if reader.at == reader.size:
+            raise _ShortError(reader.at + 1, may_end=True)
+        size = reader.integer() if self._known_length else None
+        end = None if size is None else reader.at + size
+        if end is not None:
+            self._check_head(end)
+            reader.require(end)
         fields: list[Field] = []
-        end = -1
-        if known_length:
-            size = yield from self._integer()
-            end = self._budget - size
-            if end < 0:
-                raise _too_large("field section", self._limits.head_bytes)
-        while self._budget != end:
-            name_bytes = yield from self._integer()
-            if name_bytes == 0 and not known_length:
+        while reader.at != end:
+            name_bytes = reader.integer()
+            if name_bytes == 0 and end is None:
                 break
+            name, value = reader.take(name_bytes), reader.take(reader.integer())
             if len(fields) == self._limits.fields:
                 raise _too_large("number of fields", self._limits.fields)
-            name = yield from self._take(name_bytes)
-            value = yield from self._take((yield from self._integer()))
-            if self._budget < end or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or (end is not None and reader.at > end):
                 raise _invalid("a field is malformed")
             fields.append((name.lower(), value))
+        self._check_head(reader.at)
         return tuple(fields)
 
-    def _part(self, allowed: re.Pattern[bytes]) -> Generator[None, None, bytes]:
-        part = yield from self._take((yield from self._integer()))
+    def _check_head(self, size: int) -> None:
+        if size > self._limits.head_bytes:
+            raise _too_large("head", self._limits.head_bytes)
+
+
+class _ShortError(Exception):
+    """More bytes are needed: `needed` in all, from where the stage began; `may_end` if they may also be missing."""
+
+    def __init__(self, needed: int, *, may_end: bool = False) -> None:
+        super().__init__()
+        self.needed = needed
+        self.may_end = may_end
+
+
+class _Reader:
+    """Reads integers and strings one after the other."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self.size = len(data)
+        self.at = 0
+
+    def require(self, end: int) -> None:
+        if end > self.size:
+            raise _ShortError(end)
+
+    def integer(self) -> int:
+        """Read a variable-length integer (RFC 9000 section 16)."""
+        start = self.at
+        self.require(start + 1)
+        first = self._data[start]
+        if first < 0x40:
+            self.at = start + 1
+            return first
+        size = 1 << (first >> 6)
+        return int.from_bytes(self.take(size)) & ((1 << (8 * size - 2)) - 1)
+
+    def take(self, size: int) -> bytes:
+        end = self.at + size
+        self.require(end)
+        taken = bytes(self._data[self.at : end])
+        self.at = end
+        return taken
+
+    def matching(self, allowed: re.Pattern[bytes]) -> bytes:
+        part = self.take(self.integer())
         if not allowed.fullmatch(part):
             raise _invalid("its control data are malformed")
         return part
 
-    def _integer(self) -> Generator[None, None, int]:
-        """Read a variable-length integer (RFC 9000 section 16)."""
-        while not self._data:
-            yield
-        first = self._data[0]
-        if first < 0x40:
-            self._may_end = False
-            self._budget -= 1
-            self._data = self._data[1:]
-            return first
-        size = 1 << (first >> 6)
-        raw = yield from self._take(size)
-        return int.from_bytes(raw) & ((1 << (8 * size - 2)) - 1)
 
-    def _take(self, size: int) -> Generator[None, None, bytes]:
-        """Read `size` bytes of a head or field section, within the budget."""
-        self._may_end = False
-        self._budget -= size
-        if self._budget < 0:
-            raise _too_large("head", self._limits.head_bytes)
-        taken = bytes(self._data[:size])
-        self._data = self._data[size:]
-        while len(taken) < size:
-            yield
-            missing = size - len(taken)
-            taken += self._data[:missing]
-            self._data = self._data[missing:]
-        return taken
+def _refuse_all(data: memoryview) -> memoryview:
+    raise _invalid(f"it goes on for {len(data)} bytes after an error")
 
 
 def _invalid(message: str) -> ParseError:

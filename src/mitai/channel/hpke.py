@@ -23,6 +23,7 @@ import hashlib
 import hmac
 import secrets
 from enum import IntEnum
+from functools import cache
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -40,6 +41,7 @@ SHARED_BYTES: Final = 32  # Nsecret of both KEMs, and Nh of SHA-256
 Data = bytes | bytearray | memoryview
 
 _VERSION = b"HPKE-v1"
+_DHKEM_SUITE_ID = b"KEM\x00\x20"
 _XWING_LABEL = b"\\.//^\\"
 _MLKEM_PUBLIC_BYTES, _MLKEM_CIPHERTEXT_BYTES, _X25519_BYTES = 1184, 1088, 32
 _MAX_SEQUENCE = (1 << 8 * NONCE_BYTES) - 1
@@ -166,9 +168,8 @@ def encapsulate(kem: Kem, public: bytes, ephemeral: X25519PrivateKey | None = No
 
 def _dhkem_secret(shared: bytes, enc: bytes, public: bytes) -> bytes:
     """RFC 9180 section 4.1, ExtractAndExpand."""
-    suite_id = b"KEM" + Kem.X25519.to_bytes(2)
-    prk = _labeled_extract(suite_id, b"", b"eae_prk", shared)
-    return _labeled_expand(suite_id, prk, b"shared_secret", enc + public, SHARED_BYTES)
+    prk = _labeled_extract(_DHKEM_SUITE_ID, b"", b"eae_prk", shared)
+    return _labeled_expand(_DHKEM_SUITE_ID, prk, b"shared_secret", enc + public, SHARED_BYTES)
 
 
 def _xwing_secret(mlkem_shared: bytes, x25519_shared: bytes, x25519_enc: bytes, x25519_public: bytes) -> bytes:
@@ -219,10 +220,8 @@ class Context(AeadSequence):
     def __init__(self, kem: Kem, aead: Aead, shared: bytes, info: bytes, enc: bytes) -> None:
         """KeySchedule in mode_base (RFC 9180 section 5.1)."""
         self.enc = enc
-        self._suite_id = b"HPKE" + kem.to_bytes(2) + KDF_HKDF_SHA256.to_bytes(2) + aead.to_bytes(2)
-        psk_id_hash = _labeled_extract(self._suite_id, b"", b"psk_id_hash", b"")
-        info_hash = _labeled_extract(self._suite_id, b"", b"info_hash", info)
-        context = b"\x00" + psk_id_hash + info_hash
+        self._suite_id, context_prefix = _suite(kem, aead)
+        context = context_prefix + _labeled_extract(self._suite_id, b"", b"info_hash", info)
         secret = _labeled_extract(self._suite_id, shared, b"secret", b"")
         key = _labeled_expand(self._suite_id, secret, b"key", context, aead.key_bytes)
         base_nonce = _labeled_expand(self._suite_id, secret, b"base_nonce", context, NONCE_BYTES)
@@ -232,6 +231,13 @@ class Context(AeadSequence):
     def export(self, context: bytes, length: int) -> bytes:
         """Return a secret that both ends share, for `context` (RFC 9180 section 5.3)."""
         return _labeled_expand(self._suite_id, self._exporter_secret, b"sec", context, length)
+
+
+@cache
+def _suite(kem: Kem, aead: Aead) -> tuple[bytes, bytes]:
+    """Return the suite id, and the part of the key schedule's context that depends on nothing else: mode and psk_id."""
+    suite_id = b"HPKE" + kem.to_bytes(2) + KDF_HKDF_SHA256.to_bytes(2) + aead.to_bytes(2)
+    return suite_id, b"\x00" + _labeled_extract(suite_id, b"", b"psk_id_hash", b"")
 
 
 def setup_sender(

@@ -12,7 +12,7 @@ Invariants:
 Example:
     >>> sealer = RequestSealer(config)
     >>> opener = RequestOpener(ring.find)
-    >>> opener.feed(sealer.seal_message(b"hello")) + opener.finish()
+    >>> [*opener.feed(sealer.seal(b"hello", final=True)), *opener.finish()]
     [b'hello']
 """
 
@@ -154,53 +154,42 @@ class _StreamSealer:
         self._sequence = sequence
         self._prefix = prefix
 
-    def seal(self, chunk: Data, *, final: bool = False) -> bytes:
+    def seal(self, chunk: Data, *, final: bool = False) -> bytearray:
         """Return the next chunk as it goes on the wire; only the final one may be empty."""
-        aad = _FINAL if final and self.form.chunked else b""
-        prefix, self._prefix = self._prefix + self._length(len(chunk), final), b""
-        return prefix + self._sequence.seal(chunk, aad)
-
-    def seal_message(self, *parts: Data, chunk_bytes: int = MAX_CHUNK_BYTES) -> bytearray:
-        """Return a whole message: `parts` joined, in chunks of equal size, so that the parts' lengths don't show."""
-        total = sum(map(len, parts))
-        if not self.form.chunked:
-            chunk_bytes = total
-        cuts = range(0, max(total, 1), max(chunk_bytes, 1))
-        sizes = [min(chunk_bytes, total - start) for start in cuts]
-        lengths = [self._length(size, final=i == len(sizes) - 1) for i, size in enumerate(sizes)]
-        wire = bytearray(len(self._prefix) + sum(map(len, lengths)) + total + TAG_BYTES * len(sizes))
-        view = memoryview(wire)
-        wire[: len(self._prefix)] = self._prefix
-        at = len(self._prefix)
-        for chunk, length in zip(_cut(parts, sizes), lengths, strict=True):
-            start = at + len(length)
-            end = start + len(chunk) + TAG_BYTES
-            view[at:start] = length
-            is_final = end == len(wire)
-            self._sequence.seal_into(chunk, _FINAL if is_final and self.form.chunked else b"", view[start:end])
-            at = end
+        prefix = self._prefix
+        if self.form.chunked:
+            prefix += b"\x00" if final else varint(len(chunk) + TAG_BYTES)
         self._prefix = b""
+        at = len(prefix)
+        wire = bytearray(at + len(chunk) + TAG_BYTES)
+        wire[:at] = prefix
+        self._sequence.seal_into(chunk, _FINAL if final and self.form.chunked else b"", memoryview(wire)[at:])
         return wire
 
-    def _length(self, size: int, final: bool) -> bytes:
+    def seal_message(self, *parts: Data, chunk_bytes: int = MAX_CHUNK_BYTES) -> Iterator[bytearray]:
+        """Yield a whole message: `parts` joined, in chunks of equal size, so that the parts' lengths don't show."""
+        left = sum(map(len, parts))
         if not self.form.chunked:
-            return b""
-        return b"\x00" if final else varint(size + TAG_BYTES)
+            chunk_bytes = left
+        for chunk in _cut(parts, chunk_bytes):
+            left -= len(chunk)
+            yield self.seal(chunk, final=left == 0)
 
 
-def _cut(parts: tuple[Data, ...], sizes: list[int]) -> Iterator[Data]:
-    """Cut the concatenation of `parts` into pieces; a piece that lies within one part is a view of it."""
-    remaining = [memoryview(part) for part in parts if len(part)]
-    for size in sizes:
-        piece: list[memoryview] = []
-        missing = size
-        while missing:
-            piece.append(remaining[0][:missing])
-            remaining[0] = remaining[0][missing:]
+def _cut(parts: tuple[Data, ...], size: int) -> Iterator[Data]:
+    """Cut the concatenation of `parts` into pieces of `size`, at least one; what lies within one part is not copied."""
+    piece: list[memoryview] = []
+    missing = size
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            if not missing:
+                yield piece[0] if len(piece) == 1 else b"".join(piece)
+                piece, missing = [], size
+            piece.append(view[:missing])
+            view = view[missing:]
             missing -= len(piece[-1])
-            if not len(remaining[0]):
-                del remaining[0]
-        yield piece[0] if len(piece) == 1 else b"".join(piece)
+    yield piece[0] if len(piece) == 1 else b"".join(piece)
 
 
 class _StreamOpener:
@@ -212,41 +201,45 @@ class _StreamOpener:
         self._prefix = b""
         self._sequence: AeadSequence | None = None
         self._broken = False
+        self.opened = False  # whether a chunk was authenticated
 
-    def feed(self, data: Data) -> list[bytes]:
-        """Return the plaintext of the chunks that these further bytes complete."""
-        try:
-            return self._feed(data)
-        except ChannelError:
-            self._broken = True
-            raise
+    def feed(self, data: Data) -> Iterator[bytes]:
+        """Yield the plaintext of the chunks that these further bytes complete; iterate to the end."""
+        if self._broken:
+            raise ChannelError("channel.unopenable", "this message goes on after its end, or after an error")
+        self._broken = True  # until all went well
+        sequence = self._sequence
+        if sequence is None:
+            data = self._read_prefix(data)
+            sequence = self._sequence
+        if sequence is not None:
+            for frame in self._frames.feed(data):
+                plaintext = sequence.open(frame)
+                self.opened = True
+                if not plaintext:
+                    raise ChannelError("channel.unopenable", "a chunk that is not the final one is empty")
+                yield plaintext
+        self._broken = False
 
-    def finish(self) -> list[bytes]:
-        """Return the plaintext of the final chunk; raise `ChannelError` if the stream was cut."""
+    def finish(self) -> Iterator[bytes]:
+        """Yield the plaintext of the final chunk; raise `ChannelError` if the stream was cut."""
         sequence = self._sequence
         if sequence is None or self._broken:
             raise ChannelError("channel.truncated", "the sealed message ends within its header")
-        final = self._frames.finish()
         self._broken = True
-        plaintext = sequence.open(final or b"", _FINAL if self.form.chunked else b"")
-        return [plaintext] if plaintext else []
+        plaintext = sequence.open(self._frames.finish() or b"", _FINAL if self.form.chunked else b"")
+        self.opened = True
+        if plaintext:
+            yield plaintext
 
-    def _feed(self, data: Data) -> list[bytes]:
-        if self._broken:
-            raise ChannelError("channel.unopenable", "this message goes on after its end, or after an error")
-        if self._sequence is None:
-            wanted = self._prefix_bytes() - len(self._prefix)
-            while len(data) and wanted > 0:
-                self._prefix += data[:wanted]
-                data = data[wanted:]
-                wanted = self._prefix_bytes() - len(self._prefix)
-            if wanted > 0:
-                return []
+    def _read_prefix(self, data: Data) -> Data:
+        """Consume bytes of the prefix; set `_sequence` when it is complete."""
+        while len(data) and (missing := self._prefix_bytes() - len(self._prefix)):
+            self._prefix += data[:missing]
+            data = data[missing:]
+        if self._prefix and len(self._prefix) == self._prefix_bytes():
             self._sequence = self._start(self._prefix)
-        chunks = [self._sequence.open(frame) for frame in self._frames.feed(data)]
-        if not all(chunks):
-            raise ChannelError("channel.unopenable", "a chunk that is not the final one is empty")
-        return chunks
+        return data
 
     def _prefix_bytes(self) -> int:
         raise NotImplementedError

@@ -71,7 +71,7 @@ class OhttpOutgoing:
         )
         encoded = bhttp.encode_request(dated, content_bytes=len(content))
         size = len(encoded) + len(content)
-        self.body = bytes(sealer.seal_message(encoded, content, bytes(padded_size(size) - size)))
+        self.body = b"".join(sealer.seal_message(encoded, content, bytes(padded_size(size) - size)))
         self.fields = [(b"content-type", ohttp.CHUNKED.request_type.encode()), (b"incremental", b"?1")]
         self.head: bhttp.ResponseHead | None = None
         self.exchange = Exchange("ohttp-chunked", "", sha256(self.body).hexdigest())
@@ -92,24 +92,20 @@ class OhttpOutgoing:
     def feed(self, data: bytes) -> list[bytes]:
         """Open chunks and decode what is in them."""
         self._digest.update(data)
-        return self._decode(self._opener.feed(data))
+        return [content for chunk in self._opener.feed(data) for content in self._take(self._decoder.feed(chunk))]
 
     def finish(self) -> list[bytes]:
         """Open the final chunk."""
-        content = self._decode(self._opener.finish())
-        self._decoder.finish()
+        content = [content for chunk in self._opener.finish() for content in self._take(self._decoder.feed(chunk))]
+        content += self._take(self._decoder.finish())
         self.exchange.response_sha256 = self._digest.hexdigest()
         return content
 
-    def _decode(self, chunks: list[bytes]) -> list[bytes]:
-        content: list[bytes] = []
-        for chunk in chunks:
-            for event in self._decoder.feed(chunk):
-                if isinstance(event, memoryview):
-                    content.append(bytes(event))
-                elif isinstance(event, bhttp.ResponseHead) and event.status >= 200:
-                    self._accept(event)
-        return content
+    def _take(self, events: list[bhttp.Event]) -> list[bytes]:
+        for event in events:
+            if isinstance(event, bhttp.ResponseHead) and event.status >= 200:
+                self._accept(event)
+        return [bytes(event) for event in events if isinstance(event, memoryview)]
 
     def _accept(self, head: bhttp.ResponseHead) -> None:
         code = _value(head.fields, REFUSAL_HEADER.encode())

@@ -31,8 +31,11 @@ class Side(Protocol):
 
     protocol: str
     announces_length: bool
-    authentic: bool
     head: bhttp.RequestHead | None
+
+    @property
+    def authentic(self) -> bool:
+        """Whether something was opened, so that a refusal can be sealed."""
 
     def feed(self, data: bytes) -> list[memoryview | bytes]:
         """Open further bytes of the request; return the content that they complete."""
@@ -74,7 +77,6 @@ class OhttpSide:
     def __init__(self, opener: ohttp.RequestOpener, limits: bhttp.Limits, response_limit: int) -> None:
         self.protocol = "ohttp-chunked" if opener.form.chunked else "ohttp"
         self.announces_length = True
-        self.authentic = False
         self.head: bhttp.RequestHead | None = None
         self._opener = opener
         self._decoder = bhttp.Decoder("request", limits)
@@ -82,24 +84,23 @@ class OhttpSide:
 
     def feed(self, data: bytes) -> list[memoryview | bytes]:
         """Open chunks and decode what is in them."""
-        return self._decode(self._opener.feed(data))
+        return [content for chunk in self._opener.feed(data) for content in self._take(self._decoder.feed(chunk))]
 
     def finish(self) -> list[memoryview | bytes]:
         """Open the final chunk; a request that was cut is refused."""
-        content = self._decode(self._opener.finish())
-        self._decoder.finish()
-        return content
+        content = [content for chunk in self._opener.finish() for content in self._take(self._decoder.feed(chunk))]
+        return content + self._take(self._decoder.finish())
 
-    def _decode(self, chunks: list[bytes]) -> list[memoryview | bytes]:
-        content: list[memoryview | bytes] = []
-        for chunk in chunks:
-            self.authentic = True
-            for event in self._decoder.feed(chunk):
-                if isinstance(event, bhttp.RequestHead):
-                    self.head = event
-                elif isinstance(event, memoryview):
-                    content.append(event)
-        return content
+    @property
+    def authentic(self) -> bool:
+        """Whether a chunk was opened."""
+        return self._opener.opened
+
+    def _take(self, events: list[bhttp.Event]) -> list[memoryview | bytes]:
+        for event in events:
+            if isinstance(event, bhttp.RequestHead):
+                self.head = event
+        return [event for event in events if isinstance(event, memoryview)]
 
     def admit(self, replay: ReplayCache, now: float) -> None:
         """Admit by the encapsulated key and the sealed date."""
@@ -130,7 +131,7 @@ class OhttpSide:
         if not more and not self._streaming:
             head = bhttp.encode_response(self._response, content_bytes=len(body))
             size = len(head) + len(body)
-            return bytes(self._sealer.seal_message(head, body, bytes(padded_size(size) - size)))
+            return b"".join(self._sealer.seal_message(head, body, bytes(padded_size(size) - size)))
         plaintext = self._piece(body)
         self._sealed_bytes += len(plaintext)
         if not more:
@@ -146,11 +147,11 @@ class OhttpSide:
         return prefix + bhttp.chunk_prefix(len(body)) + body if body else prefix
 
     def _seal(self, plaintext: bytes, *, final: bool) -> bytes:
-        if len(plaintext) <= MAX_CHUNK_BYTES:
-            return self._sealer.seal(plaintext, final=final) if plaintext or final else b""
         view = memoryview(plaintext)
-        ends = range(MAX_CHUNK_BYTES, len(view) + MAX_CHUNK_BYTES, MAX_CHUNK_BYTES)
-        return b"".join(self._sealer.seal(view[e - MAX_CHUNK_BYTES : e], final=final and e >= len(view)) for e in ends)
+        last = max(len(view) - 1, 0) // MAX_CHUNK_BYTES * MAX_CHUNK_BYTES
+        whole = [self._sealer.seal(view[at : at + MAX_CHUNK_BYTES]) for at in range(0, last, MAX_CHUNK_BYTES)]
+        rest = view[last:]
+        return b"".join([*whole, self._sealer.seal(rest, final=final)]) if rest or final else b""
 
     def problem(self, error: MitaiError) -> tuple[int, bytes]:
         """RFC 9458 sections 5.2 and 5.3."""
@@ -167,7 +168,6 @@ class EhbpSide:
         enc = ehbp.decode_hex_header(values[0], 32)
         self.protocol = "ehbp"
         self.announces_length = False
-        self.authentic = False  # its refusals are never sealed: SPEC.md section 5.4.2 gives them outer statuses
         self.head: bhttp.RequestHead | None = None
         self._scope = scope
         self._opener = ehbp.RequestOpener(keys, enc, limit=limit)
@@ -187,6 +187,11 @@ class EhbpSide:
     def admit(self, replay: ReplayCache, now: float) -> None:  # noqa: ARG002 - EHBP seals no date
         """Admit by the encapsulated key, once in the life of the key that it fits."""
         replay.admit_for_life(self._opener.key, self._opener.enc)
+
+    @property
+    def authentic(self) -> bool:
+        """Whether a frame was opened."""
+        return self._opener.key is not None
 
     def _outer_head(self) -> bhttp.RequestHead:
         scope = self._scope
