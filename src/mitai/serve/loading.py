@@ -137,8 +137,9 @@ def _tokenizer(source: FileSource) -> PreTrainedTokenizerFast:
     if "chat_template.jinja" in source.names():
         settings["chat_template"] = source.read("chat_template.jinja").decode("utf-8", errors="strict")
     _added_tokens(settings)
+    content = source.read("tokenizer.json")
     try:
-        backend: Any = Tokenizer.from_str(source.read("tokenizer.json").decode())
+        backend: Any = Tokenizer.from_str(content.decode())
         tokenizer: PreTrainedTokenizerFast = _TOKENIZER(tokenizer_object=backend, **settings)
     except Exception as error:  # tokenizers raises bare Exception
         raise ServeError("serve.tokenizer-invalid", "the model folder's tokenizer does not load") from error
