@@ -7,7 +7,8 @@
 - Lists between `<!-- index: FOLDER -->` and `<!-- end -->`: the pages of that folder, by their titles.
 - Every error code that a page mentions exists in the source.
 - Every relative link in every page, with its anchor.
-- `--run-readme`: the blocks after a `<!-- run -->` line of README.md are run in order, in a fresh home folder.
+- `--run-readme`: the blocks after a `<!-- run -->` line of README.md are run in order, in a fresh home folder:
+  in ```console blocks what follows `$ `, with lines that start with `› ` as its input; ```python blocks whole.
 """
 
 from __future__ import annotations
@@ -418,9 +419,13 @@ def run_blocks(page: str, root: Path, timeout_s: float = 900.0) -> int:
 
 
 def shell_script(block: str) -> str:
-    """Return the lines of a console block that start with `$ `, each shown before it runs; a failure ends it."""
-    commands = [line[2:] for line in block.splitlines() if line.startswith("$ ")]
-    return "\n".join(["set -euo pipefail", *(f"cat <<'END'\n$ {command}\nEND\n{command}" for command in commands)])
+    """Return a console block as a script: lines with `$ ` are run, lines with `› ` typed into the one before."""
+    script = ["set -euo pipefail"]
+    for found in re.finditer(r"^\$ (.*)\n((?:(?!\$ ).*\n?)*)", block, re.MULTILINE):
+        typed = [line[2:] for line in found[2].splitlines() if line.startswith("› ")]
+        command = "\n".join([f"<<'TYPED' {found[1]}", *typed, "TYPED"]) if typed else found[1]
+        script.append(f"cat <<'SHOWN'\n$ {found[1]}\nSHOWN\n{command}")
+    return "\n".join(script)
 
 
 # -- all of it -----------------------------------------------------------------------------------------------

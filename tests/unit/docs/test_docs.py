@@ -260,6 +260,12 @@ def test_marked_blocks_run_in_order_in_one_fresh_home(tmp_path, capfd):
     assert "$ echo $A; pwd\ntwo\n" + str(tmp_path) in told
 
 
+def test_what_a_person_types_reaches_the_command_before_it(tmp_path, capfd):
+    page = block("$ cat > typed   # a comment\n› $HOME 'two'\nan answer\n› 三\n$ cat typed; cat\nend")
+    assert docs.run_blocks(page, tmp_path) == 0
+    assert capfd.readouterr().out == "$ cat > typed   # a comment\n$ cat typed; cat\n$HOME 'two'\n三\n"
+
+
 def test_the_first_failure_ends_it(tmp_path, capfd):
     page = block("$ false\n$ echo never") + block("$ echo never")
     assert docs.run_blocks(page, tmp_path) == 1
