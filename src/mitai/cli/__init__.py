@@ -36,7 +36,8 @@ for group, commands in {
 }.items():
     for command in commands:
         app.command(command, group=group)
-app.command(ledger.app, group=_PROVE)
+ledger.app.group = (_PROVE,)
+app.command(ledger.app)
 
 
 def main() -> None:

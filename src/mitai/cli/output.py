@@ -26,11 +26,11 @@ class Output:
 
     def say(self, text: str = "") -> None:
         """Tell a person something; silent with `--json`."""
-        self.console.print(text)
+        self.console.print(text, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Tell a person something beside the result, on standard error."""
-        self.errors.print(text, style="dim")
+        self.errors.print(text, style="dim", markup=False, soft_wrap=True)
 
     def result(self, fields: Mapping[str, object]) -> None:
         """Print the machine-readable result, with `--json` only."""
@@ -48,7 +48,8 @@ class Output:
     def bar(self, label: str) -> Iterator[Callable[[int, int], None]]:
         """Show a progress bar in bytes; yields `report(done_bytes, total_bytes)`."""
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=self.errors, transient=True) as progress:
+        hidden = self.as_json or not self.errors.is_terminal
+        with Progress(*columns, TimeRemainingColumn(), console=self.errors, transient=True, disable=hidden) as progress:
             task = progress.add_task(label, total=None)
 
             def report(done: int, total: int) -> None:

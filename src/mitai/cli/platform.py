@@ -46,8 +46,9 @@ def up(
     try:
         capsule = None
         if not no_model:
-            capsule = owner.seal_publish(out, home, owner.model_folder(model), platform.gateway, platform.upload_token)
-            deploy_capsule(out, home, capsule)
+            found = owner.model_folder(model)
+            capsule, name = owner.seal_publish(out, home, found, platform.gateway, platform.upload_token)
+            deploy_capsule(out, home, capsule, name)
         out.say(f"[green]✔[/] up at {platform.gateway}; the policy for your clients is {home.policy}")
         out.say("  next: mitai verify, mitai chat" if capsule else "  next: mitai seal, mitai publish, mitai deploy")
         out.result({"gateway": platform.gateway, "policy": str(home.policy), "capsule": capsule, "simulated": True})
@@ -93,6 +94,8 @@ def status(*, json: JsonFlag = False) -> None:
 def deploy(
     capsule: Annotated[str, Parameter(help="The id of a published capsule.")],
     *,
+    name: Annotated[str | None, Parameter(help="The model's name in the API; by default the capsule's.")] = None,
+    replace: Annotated[bool, Parameter(negative="", help="Unload what is served now.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Have the replicas serve a published capsule.
@@ -101,16 +104,18 @@ def deploy(
     from the store straight into memory.
     """
     out, home = Output(json), Home.default()
-    deploy_capsule(out, home, capsule)
+    deploy_capsule(out, home, capsule, name, replace=replace)
     out.say(f"[green]✔[/] capsule {capsule} is served")
     out.result({"capsule": capsule, "deployed": True})
 
 
-def deploy_capsule(out: Output, home: Home, capsule: str) -> None:
+def deploy_capsule(out: Output, home: Home, capsule: str, name: str | None, *, replace: bool = False) -> None:
     """Tell the replicas to serve a capsule and wait until they do, with a progress bar."""
     running = home.read_platform()
     body = {
         "capsules": [capsule],
+        "model": name or platforms.stored_name(running.gateway, capsule),
+        "replace": replace,
         "broker": f"{running.gateway}/broker",
         "objects": f"{running.gateway}/objects",
     }

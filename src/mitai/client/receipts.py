@@ -73,7 +73,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def fetch(
     http: httpx2.Client,
     session: Session,
-    exchange: Exchange,
+    exchange: Exchange | None,
     wait_s: float = 10.0,
 ) -> Proof:
     """Fetch the receipt of an exchange, through the sealed channel, and put it together with the evidence.
@@ -81,7 +81,7 @@ def fetch(
     Raises:
         ClientError: The replica has no such receipt, or none yet after `wait_s`.
     """
-    if exchange.request_sha256 is None or exchange.response_sha256 is None:
+    if exchange is None or exchange.request_sha256 is None or exchange.response_sha256 is None:
         raise ClientError("client.answer-unfinished", "an answer that did not end has no receipt")
     deadline = time.monotonic() + wait_s
     while True:

@@ -216,7 +216,7 @@ class Gateway:
         if not _is_plain(path):
             return _bad_path()
         headers = _forwarded(request.headers.raw)
-        exchange = self._capture.start(request.method, path, headers) if self._capture else None
+        exchange = self._capture.start(request.method, request.url.path, headers) if self._capture else None
         try:
             body: bytes | None = None
             if request.method not in {"GET", "HEAD"}:

@@ -26,11 +26,14 @@ import httpx2
 
 from mitai.attest import Policy
 from mitai.attest.sim import SimPlatform, installed_workload, reference_values
+from mitai.capsule import MANIFEST_NAME, Manifest
 from mitai.client import Session
 from mitai.errors import FleetError
 from mitai.fleet.home import Home, PlatformFile, write_private
 from mitai.fleet.processes import Process, alive, free_port, stop
 from mitai.fleet.processes import start as start_process
+from mitai.identity import Envelope, Identity
+from mitai.ledger.note import COSIGNATURE, vkey
 
 Say = Callable[[str], None]
 
@@ -64,6 +67,13 @@ class Platform:
     def stop(self) -> None:
         """End every process, the gateway first."""
         stop([process.pid for process in reversed(self.processes.values())])
+
+    def restart(self, name: str) -> None:
+        """Start a process again that has ended, with the same configuration; return when it answers."""
+        old = self.processes[name]
+        self.processes[name] = start_process(name, old.module, old.arguments, old.health, self.home.logs)
+        self.processes[name].wait_healthy()
+        self.record()
 
     def dead(self) -> list[Process]:
         """Return the processes that have ended."""
@@ -127,15 +137,18 @@ def _start_all(platform: Platform, settings: Settings, port: int, say: Say) -> N
     home.objects.parent.chmod(0o700)
     ports = {name: free_port() for name in ("broker", "witness", *(f"replica-{i}" for i in range(settings.replicas)))}
     urls = {name: f"http://127.0.0.1:{number}" for name, number in ports.items()}
-    witness_vkey = root / "witness" / "log.vkey"
+    witness_vkey, witness_key = root / "witness" / "log.vkey", root / "witness" / "key.pem"
+    if not witness_key.exists():
+        Identity.generate().save(witness_key)
+    cosigner = vkey("witness.local", Identity.load(witness_key).public, kind=COSIGNATURE)
 
     def run(name: str, module: str, arguments: list[str], health: str) -> None:
         say(f"starting the {name} …")
-        platform.processes[name] = start_process(name, module, arguments, home.logs)
-        platform.processes[name].wait_healthy(health)
+        platform.processes[name] = start_process(name, module, arguments, health, home.logs)
+        platform.processes[name].wait_healthy()
 
     def run_witness() -> None:
-        arguments = ["--state", str(root / "witness" / "state.db"), "--key", str(root / "witness" / "key.pem")]
+        arguments = ["--state", str(root / "witness" / "state.db"), "--key", str(witness_key)]
         arguments += ["--log-vkey", witness_vkey.read_text(), "--port", str(ports["witness"])]
         run("witness", "mitai.fleet.witness", arguments, f"{urls['witness']}/healthz")
 
@@ -147,7 +160,7 @@ def _start_all(platform: Platform, settings: Settings, port: int, say: Say) -> N
         "publish": str(root / "broker" / "ledger"),
         "sim": str(home.sim),
         "policy": str(home.policy),
-        "witnesses": [urls["witness"]],
+        "witnesses": [f"{urls['witness']} {cosigner}"],
     }
     run("broker", "mitai.broker", ["--config", str(_config(root / "broker.toml", broker))], f"{urls['broker']}/healthz")
     if not witness_vkey.exists():
@@ -158,7 +171,13 @@ def _start_all(platform: Platform, settings: Settings, port: int, say: Say) -> N
         run_witness()
     replicas = {}
     for name in [name for name in ports if name.startswith("replica-")]:
-        serve = {"port": ports[name], "sim": str(home.sim), "threads": settings.threads, "kem": settings.kem}
+        serve = {
+            "port": ports[name],
+            "sim": str(home.sim),
+            "threads": settings.threads,
+            "kem": settings.kem,
+            "broker_policy": str(home.policy),
+        }
         run(name, "mitai.serve", ["--config", str(_config(root / f"{name}.toml", serve))], f"{urls[name]}/healthz")
         replicas[name] = urls[name]
     gateway = {
@@ -194,6 +213,35 @@ def status(gateway: str, operator_token: str) -> dict[str, object]:
     return _control(gateway, operator_token, "status", None)
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How far a replica's deployment is."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+def deployments(gateway: str, operator_token: str) -> list[Loading]:
+    """Return the deployments in progress; an empty list when every replica serves; raise when one has failed."""
+    waiting = []
+    for name, answer in status(gateway, operator_token).items():
+        body = answer.get("body") if isinstance(answer, dict) else None
+        told = body if isinstance(body, dict) else {}
+        error = told.get("error")
+        if isinstance(error, dict):
+            raise FleetError(
+                str(error.get("code", "fleet.deploy-failed")),
+                f"{name} did not get ready: {error.get('message', 'it gives no reason')}",
+                step=str(told.get("step") or "deploy"),
+                hint=str(error["hint"]) if error.get("hint") else None,
+            )
+        if told.get("state") not in {"deploying", "ready"}:
+            raise FleetError("fleet.deploy-failed", f"{name} is {told.get('state', 'not reachable')}, not deploying")
+        if told["state"] == "deploying":
+            waiting.append(Loading(int(told.get("done_bytes", 0)), int(told.get("total_bytes", 0))))
+    return waiting
+
+
 def _control(gateway: str, token: str, what: str, body: Mapping[str, object] | None) -> dict[str, object]:
     headers = {"authorization": f"Bearer {token}"}
     method = "GET" if body is None else "POST"
@@ -209,3 +257,18 @@ def _control(gateway: str, token: str, what: str, body: Mapping[str, object] | N
     if answer.status_code != 200 or not isinstance(fields, dict):
         raise FleetError("fleet.control-refused", f"the gateway refused: {fields.get('detail', answer.status_code)}")
     return fields
+
+
+def stored_name(gateway: str, capsule: str) -> str:
+    """Return the name in a stored capsule's manifest: a label for people, signed but not checked here."""
+    try:
+        answer = httpx2.get(f"{gateway}/objects/{capsule}/{MANIFEST_NAME}", timeout=30.0)
+    except httpx2.HTTPError as error:
+        raise FleetError(
+            "fleet.gateway-unreachable", f"the gateway does not answer ({type(error).__name__})"
+        ) from error
+    if answer.status_code != 200:
+        raise FleetError(
+            "fleet.capsule-unknown", f"no capsule {capsule} is stored there", hint="publish it: mitai publish"
+        )
+    return Manifest.decode(Envelope.decode(answer.content).payload).name

@@ -29,12 +29,16 @@ class Process:
     """One running process of the platform."""
 
     name: str
+    module: str
+    arguments: Sequence[str]
+    health: str  # the address that answers 200 when it is up
     pid: int
     log: Path
+    log_start: int  # where its own words begin, in bytes
     popen: subprocess.Popen[bytes]
 
-    def wait_healthy(self, url: str, timeout_s: float = 60.0) -> None:
-        """Return when `url` answers 200; raise `FleetError` when the process dies or stays silent."""
+    def wait_healthy(self, timeout_s: float = 60.0) -> None:
+        """Return when the health address answers; raise `FleetError` when the process dies or stays silent."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self.popen.poll() is not None:
@@ -44,7 +48,7 @@ class Process:
                     hint=f"its whole log is {self.log}",
                 )
             try:
-                if httpx2.get(url, timeout=2.0).status_code == 200:
+                if httpx2.get(self.health, timeout=2.0).status_code == 200:
                     return
             except httpx2.HTTPError:
                 time.sleep(0.05)
@@ -53,14 +57,15 @@ class Process:
         )
 
     def last_words(self) -> str:
-        """Return the end of the log."""
-        return self.log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        """Return the end of what this process has logged."""
+        return self.log.read_bytes()[self.log_start :][-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
 
 
-def start(name: str, module: str, arguments: Sequence[str], logs: Path) -> Process:
+def start(name: str, module: str, arguments: Sequence[str], health: str, logs: Path) -> Process:
     """Start `python -m module arguments…` in a session of its own."""
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{name}.log"
+    log_start = log.stat().st_size if log.exists() else 0
     with log.open("ab") as sink:
         popen = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -69,7 +74,7 @@ def start(name: str, module: str, arguments: Sequence[str], logs: Path) -> Proce
             stderr=sink,
             start_new_session=True,
         )
-    return Process(name, popen.pid, log, popen)
+    return Process(name, module, arguments, health, popen.pid, log, log_start, popen)
 
 
 def stop(pids: Sequence[int], timeout_s: float = 10.0) -> None:

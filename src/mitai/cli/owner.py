@@ -1,0 +1,215 @@
+"""`mitai seal`, `publish`, `revoke`: what the owner of a model does, on a machine of the owner's own."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from mitai import demo_model
+from mitai.attest import Policy
+from mitai.capsule import MANIFEST_NAME, Manifest, Sealed, open_manifest
+from mitai.capsule import seal as seal_folder
+from mitai.cli.output import JsonFlag, Output
+from mitai.cli.user import PolicyOption, platform_url, read_policy
+from mitai.client.objects import upload
+from mitai.client.owner import Owner
+from mitai.errors import BrokerError, ClientError
+from mitai.fleet.home import Home
+
+DEFAULT_TERM = timedelta(days=30)
+
+
+def seal(
+    folder: Annotated[Path, Parameter(help="A model folder: config, tokenizer, safetensors.")],
+    out: Annotated[Path | None, Parameter(name="--out", help="Where to; by default `NAME.capsule`.")] = None,
+    *,
+    name: Annotated[str | None, Parameter(help="The model's name; by default the folder's.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Encrypt a model folder into a capsule: ciphertext that anybody may store.
+
+    The capsule is signed with your identity (`owner/identity.pem`, made on first use); its key is kept in `owner/keys`,
+    both under `$MITAI_HOME`. Interrupted sealing resumes when the command is repeated.
+    """
+    output, home = Output(json), Home.default()
+    name = name or folder.resolve().name
+    dest = out or Path(f"{name}.capsule")
+    sealed = _seal(output, home, folder, dest, name)
+    output.say(f"[green]✔[/] capsule {sealed.capsule_id} in {dest}")
+    output.say(f"  its key: {home.data_key_path(sealed.capsule_id)} (never upload this)")
+    output.say(f"  next: mitai publish {dest}")
+    output.result(
+        {"capsule": sealed.capsule_id, "folder": str(dest), "manifest_sha256": sealed.manifest_sha256, "name": name}
+    )
+
+
+def publish(
+    capsule: Annotated[Path, Parameter(help="A sealed folder, made by `mitai seal`.")],
+    *,
+    url: Annotated[str | None, Parameter(help="The gateway; by default that of the local platform.")] = None,
+    uses: Annotated[int | None, Parameter(help="How many releases of the key to allow; by default any number.")] = None,
+    days: Annotated[int, Parameter(help="For how many days the key may be released.")] = DEFAULT_TERM.days,
+    cedar: Annotated[Path | None, Parameter(help="Your own Cedar policy, instead of the ready-made one.")] = None,
+    upload_token: Annotated[str | None, Parameter(help="The gateway's upload token.")] = None,
+    policy: PolicyOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Verify the key broker, hand it the key under your policy, and upload the ciphertext.
+
+    The ready-made policy: inference only, only by the measured code that your appraisal policy names, for a time.
+    """
+    output, home = Output(json), Home.default()
+    token = upload_token or home.read_platform().upload_token
+    term = datetime.now(UTC) + timedelta(days=days)
+    terms = Terms(uses, term, cedar.read_text() if cedar else None)
+    manifest, index = _publish(
+        output,
+        home,
+        capsule,
+        gateway=platform_url(home, url),
+        token=token,
+        policy=read_policy(home, policy),
+        terms=terms,
+    )
+    output.say(f"[green]✔[/] published {manifest.capsule_id} ({manifest.name}): ledger entry {index}")
+    output.say(f"  next: mitai deploy {manifest.capsule_id}")
+    output.result({"capsule": manifest.capsule_id, "name": manifest.name, "ledger_index": index})
+
+
+def revoke(
+    capsule: Annotated[str, Parameter(help="The capsule's id.")],
+    *,
+    url: Annotated[str | None, Parameter(help="The gateway; by default that of the local platform.")] = None,
+    policy: PolicyOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Withdraw your consent for a capsule, for good: its key is not released any more.
+
+    Replicas that hold the key already keep it until they stop.
+    """
+    output, home = Output(json), Home.default()
+    owner = verified_broker(home, platform_url(home, url), read_policy(home, policy))
+    index = owner.revoke(capsule)
+    output.say(f"[green]✔[/] revoked {capsule}: ledger entry {index}")
+    output.result({"capsule": capsule, "ledger_index": index})
+
+
+class Terms:
+    """Under which conditions a key is handed over.
+
+    Args:
+        uses: How many releases; None: any number.
+        until: Until when.
+        cedar: The owner's own policy text; None: the ready-made one.
+    """
+
+    def __init__(self, uses: int | None = None, until: datetime | None = None, cedar: str | None = None) -> None:
+        self.uses, self.until, self.cedar = uses, until or datetime.now(UTC) + DEFAULT_TERM, cedar
+
+
+def model_folder(model: str | None) -> tuple[Path, str]:
+    """Return folder and name of the model that `--model` names; None is the built-in demo."""
+    if model is None:
+        return demo_model.path(), demo_model.NAME
+    from mitai.serve.loading import resolve_model
+
+    folder = resolve_model(model)
+    return folder, Path(model).resolve().name if Path(model).exists() else model
+
+
+def seal_publish(output: Output, home: Home, model: tuple[Path, str], gateway: str, token: str) -> tuple[str, str]:
+    """Seal and publish once; what is sealed already is used again. Return capsule id and model name."""
+    folder, name = model
+    state = "\n".join(f"{p.relative_to(folder)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in _files(folder))
+    dest = home.root / "owner" / "capsules" / hashlib.sha256(f"{folder}\n{state}".encode()).hexdigest()[:16]
+    if not (dest / MANIFEST_NAME).exists():
+        _seal(output, home, folder, dest, name)
+    policy = read_policy(home, None)
+    manifest, index = _publish(output, home, dest, gateway=gateway, token=token, policy=policy, terms=Terms())
+    output.note(f"sealed and published {name}: capsule {manifest.capsule_id}, ledger entry {index}")
+    return manifest.capsule_id, name
+
+
+def inference_policy(policy: Policy, until: datetime) -> str:
+    """Return the ready-made Cedar policy: inference only, by code that `policy` names, until a time."""
+    rules = []
+    for values in policy.workloads:
+        registers = [f'"{name}={getattr(values, name)}"' for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")]
+        pinned = ", ".join(register for register in registers if not register.endswith('=any"'))
+        if values.name == "serve":
+            rules.append(
+                "permit (\n"
+                '  principal == Workload::"serve",\n  action == Action::"inference",\n  resource\n)\n'
+                f"when {{\n  context.measurements.containsAll([{pinned}]) &&\n"
+                f'  context.time < datetime("{until:%Y-%m-%dT%H:%M:%SZ}")\n}};\n'
+            )
+    if not policy.allow_simulation:
+        rules.append("forbid (principal, action, resource) when { context.simulated };\n")
+    if not any(rule.startswith("permit") for rule in rules):
+        raise ClientError("client.no-reference-values", "the appraisal policy has no measurements of workload 'serve'")
+    return "\n".join(rules)
+
+
+def _seal(output: Output, home: Home, folder: Path, dest: Path, name: str) -> Sealed:
+    with output.bar(f"sealing {name}") as report:
+        sealed = seal_folder(folder, dest, owner=home.owner(), name=name, kind="model", progress=report)
+    home.save_data_key(sealed.capsule_id, sealed.data_key)
+    return sealed
+
+
+def _publish(
+    output: Output, home: Home, capsule: Path, *, gateway: str, token: str, policy: Policy, terms: Terms
+) -> tuple[Manifest, int | None]:
+    """Verify the broker, upload, register; return the manifest and the ledger index (None: registered before)."""
+    identity = home.owner()
+    try:
+        envelope = (capsule / MANIFEST_NAME).read_bytes()
+    except FileNotFoundError:
+        raise ClientError(
+            "client.no-capsule", f"{capsule} holds no sealed model", hint="make one: mitai seal MODEL_FOLDER"
+        ) from None
+    manifest = open_manifest(envelope, owner=identity.public)
+    owner = verified_broker(home, gateway, policy)
+    with output.bar(f"uploading {manifest.name} (ciphertext)") as report:
+        upload(capsule, gateway, token, owner=identity.public, progress=report)
+    data_key = home.data_key(manifest.capsule_id)
+    try:
+        index = owner.publish(
+            manifest.capsule_id,
+            envelope,
+            data_key,
+            policy=terms.cedar or inference_policy(policy, terms.until),
+            uses=terms.uses,
+            not_after=terms.until,
+        )
+    except BrokerError as error:
+        if error.code != "broker.capsule-exists":
+            raise
+        return manifest, None
+    return manifest, index
+
+
+def verified_broker(home: Home, gateway: str, policy: Policy) -> Owner:
+    """Verify the broker and that it appraises workloads as we do; register this owner if it is new there."""
+    owner = Owner(f"{gateway}/broker", home.owner(), policy)
+    ours = hashlib.sha256(policy.to_toml().encode()).hexdigest()
+    if ours not in owner.session.appraisal.claims.policies:
+        raise ClientError(
+            "client.broker-policy",
+            "the broker is genuine, but appraises workloads by another policy than yours",
+            hint="its operator must configure the policy that you trust",
+        )
+    try:
+        owner.register("owner")
+    except BrokerError as error:
+        if error.code != "broker.party-exists":
+            raise
+    return owner
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
