@@ -144,9 +144,8 @@ class FolderStore:
         for at in range(0, len(pending), TILE_WIDTH):
             block = pending[at : at + TILE_WIDTH]
             files[tile_path(ENTRIES, (first + at) // TILE_WIDTH, len(block))] = encode_bundle(block)
-        for path, data in files.items():
-            self._write(self.folder / path, data)
-        for folder in {self.folder / ancestor for path in files for ancestor in Path(path).parents}:
+        changed = {folder for path, data in files.items() for folder in self._write(self.folder / path, data)}
+        for folder in changed:
             _sync(folder)
         self.publish(sign())
         self._size = start + len(entries)
@@ -161,8 +160,9 @@ class FolderStore:
         self._write(self.folder / "checkpoint", checkpoint)
         _sync(self.folder)
 
-    def _write(self, path: Path, data: bytes) -> None:
-        """Put a file in place, all of it or none; its folder's entry is not yet on disk."""
+    def _write(self, path: Path, data: bytes) -> list[Path]:
+        """Put a file in place, all of it or none; return the folders that changed and are not yet synced."""
+        missing = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(path.name + ".new")
         with draft.open("wb") as file:
@@ -170,6 +170,7 @@ class FolderStore:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+        return [path.parent, *(folder.parent for folder in missing)]
 
     def _drop_partials(self, paths: Mapping[str, bytes]) -> None:
         """Remove the partial versions of tiles that are full now, as C2SP tlog-tiles allows."""

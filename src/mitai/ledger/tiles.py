@@ -176,8 +176,6 @@ class TileReader:
     def _verified(self, level: int, index: int) -> bytes:
         if (level, index) in self._edge:
             return self._edge[level, index]
-        if tile_width(level, index, self.checkpoint.size) != TILE_WIDTH:
-            return b""
         tile = read_tile(self._fetch, level, index, TILE_WIDTH)
         parent, position = divmod(index, TILE_WIDTH)
         expected = self._tile(level + 1, parent)[position * HASH_BYTES : (position + 1) * HASH_BYTES]
