@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import httpx2
 import pytest
@@ -597,18 +598,27 @@ def test_the_process_says_what_is_wrong_without_a_traceback(tmp_path):
 class Server(uvicorn.Server):
     """A server in a thread, on a free port of loopback."""
 
+    running: ClassVar[dict[str, tuple[Server, threading.Thread]]] = {}
+
     @classmethod
     @contextlib.contextmanager
     def run_app(cls, app: object) -> Iterator[str]:
         listener = socket.create_server(("127.0.0.1", 0))
         server = cls(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        cls.running[url] = server, thread
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield url
         finally:
-            server.should_exit = True
-            thread.join(30)
+            cls.stop(url)
+
+    @classmethod
+    def stop(cls, url: str) -> None:
+        if found := cls.running.pop(url, None):
+            found[0].should_exit = True
+            found[1].join(30)
 
 
 class Story:
@@ -654,6 +664,28 @@ def test_parts_arrive_as_they_are_made_and_a_client_that_leaves_frees_the_replic
         assert next(parts) == b"/stream"
         assert not story.freed.is_set()
     assert story.freed.wait(10)
+
+
+def test_a_replica_that_goes_away_is_replaced_although_connections_to_it_were_kept(tmp_path):
+    with Server.run_app(Story()) as stays, contextlib.ExitStack() as stack:
+        goes = stack.enter_context(Server.run_app(Story()))
+        config = GatewayConfig(
+            replicas={"goes": goes, "stays": stays},
+            broker=stays,
+            objects=str(tmp_path),
+            upload_token=UPLOAD,
+            operator_token=OPERATOR,
+        )
+        url = stack.enter_context(Server.run_app(create_app(config)))
+        with httpx2.Client(trust_env=False) as client:
+            names = {client.get(url + "/x").headers["mitai-replica"] for _ in range(2)}
+            assert names == {"goes", "stays"}
+            Server.stop(goes)
+            for _ in range(4):
+                answer = client.get(url + "/x")
+                assert (answer.status_code, answer.headers["mitai-replica"]) == (200, "stays")
+            answer = client.post(url + "/ohttp", content=b"sealed", headers={"mitai-replica": "goes"})
+            assert (answer.status_code, answer.json()["code"]) == (421, "channel.keys-changed")
 
 
 def test_a_replica_that_dies_in_mid_answer_is_seen_by_the_client(live):
