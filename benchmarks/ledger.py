@@ -1,12 +1,12 @@
 """The ledger with 1,000,000 entries: appending to it, and proving that an entry is in it.
 
-Rows: `ledger-append-ms` and `ledger-proof-ms` in a SQLite file, as the broker keeps it, with `-folder` beside them for
-the log in a folder. An append is one transaction of 64 entries, the size of the broker's group commit, and the value is per
+Rows: `ledger-append-ms` and `ledger-proof-ms` in a SQLite file, as the broker keeps it, and `-folder` beside them for
+the log in a folder. An append is one transaction of 64 entries, the size of the broker's group commit; the value is per
 entry. The peer of an append stores the same entries in a plain SQLite table, in the same transactions. The peer of a
 proof reads the same tiles (or files) and computes nothing.
 
-`floor_ms` is what physics asks of an append, measured in the same rounds: SHA-256 of a leaf and a node for each entry, and
-one write with `fsync`.
+`floor_ms` is what physics asks of an append, measured in the same rounds: SHA-256 of a leaf and a node for each entry,
+and one write with `fsync`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Self
 
 from mitai.errors import LedgerError
@@ -91,6 +91,8 @@ class FolderStore:
 
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._synced: set[PurePath] = set()  # folders whose own entry is known to be on disk
+        self._interrupted = False
         self._read: Fetch = folder_reader(folder)
         self._lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -130,25 +132,36 @@ class FolderStore:
         return found[start % TILE_WIDTH :][: end - start]
 
     def reserve(self, count: int) -> int:
-        """See `Store`."""
+        """See `Store`; refuse after an append that failed, because it may have been published."""
         del count
+        if self._interrupted:
+            raise LedgerError(
+                "ledger.interrupted",
+                "an append failed half-way",
+                hint="open the folder again: its checkpoint says where the log ends",
+            )
         return self._size
 
     def append(
         self, start: int, entries: Sequence[bytes], tiles: Mapping[Tile, bytes], sign: Callable[[], bytes]
     ) -> None:
         """See `Store`; durable on return."""
+        self._interrupted = True
         first = start - start % TILE_WIDTH
         pending = [*self.entries(first, start), *entries]
         files = {tile_path(*key, len(data) // HASH_BYTES): data for key, data in tiles.items()}
         for at in range(0, len(pending), TILE_WIDTH):
             block = pending[at : at + TILE_WIDTH]
             files[tile_path(ENTRIES, (first + at) // TILE_WIDTH, len(block))] = encode_bundle(block)
-        changed = {folder for path, data in files.items() for folder in self._write(self.folder / path, data)}
-        for folder in changed:
-            _sync(folder)
+        for path, data in files.items():
+            self._write(path, data)
+        folders = {folder for path in files for folder in PurePath(path).parents[:-1]}
+        for folder in {PurePath(path).parent for path in files} | {new.parent for new in folders - self._synced}:
+            _sync(self.folder / folder)
+        self._synced |= folders
         self.publish(sign())
         self._size = start + len(entries)
+        self._interrupted = False
         self._drop_partials(files)
 
     def checkpoint(self) -> bytes | None:
@@ -157,12 +170,12 @@ class FolderStore:
 
     def publish(self, checkpoint: bytes) -> None:
         """See `Store`."""
-        self._write(self.folder / "checkpoint", checkpoint)
+        self._write("checkpoint", checkpoint)
         _sync(self.folder)
 
-    def _write(self, path: Path, data: bytes) -> list[Path]:
-        """Put a file in place, all of it or none; return the folders that changed and are not yet synced."""
-        missing = [folder for folder in path.parents if not folder.exists()]
+    def _write(self, name: str, data: bytes) -> None:
+        """Put a file in place, all of it or none; its folder is not yet synced."""
+        path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(path.name + ".new")
         with draft.open("wb") as file:
@@ -170,7 +183,6 @@ class FolderStore:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-        return [path.parent, *(folder.parent for folder in missing)]
 
     def _drop_partials(self, paths: Mapping[str, bytes]) -> None:
         """Remove the partial versions of tiles that are full now, as C2SP tlog-tiles allows."""
@@ -180,6 +192,7 @@ class FolderStore:
                 for file in partials.iterdir():
                     file.unlink()
                 partials.rmdir()
+                self._synced.discard(PurePath(f"{path}.p"))
 
 
 def _sync(folder: Path) -> None:

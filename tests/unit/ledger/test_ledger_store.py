@@ -240,6 +240,9 @@ def test_a_crash_between_any_two_steps_leaves_the_old_log_or_the_new(tmp_path, m
         except OSError:
             written = 250
         monkeypatch.setattr(Path, "replace", rename)
+        if written == 250:
+            with pytest.raises(LedgerError, match=r"ledger\.interrupted"):
+                Log(store, SIGNER, "log.example").append([b"another"])
     assert written == (250 if step < 8 else 550)  # 4 tiles, 3 bundles, the checkpoint
     log_vkey = vkey("log.example", SIGNER.public)
     assert verify_log(folder_reader(tmp_path), log_vkey).checkpoint.size == written
@@ -248,6 +251,26 @@ def test_a_crash_between_any_two_steps_leaves_the_old_log_or_the_new(tmp_path, m
     found = []
     verify_log(folder_reader(tmp_path), log_vkey, visit=lambda index, entry: found.append(entry))
     assert found == [*entries(0, written), b"another"]
+
+
+def test_what_was_published_before_a_failure_is_not_signed_away(tmp_path, monkeypatch):
+    """The checkpoint is in place, and then its folder can't be synced: going on from the old size would be a fork."""
+    with FolderStore(tmp_path) as store:
+        log = Log(store, SIGNER, "log.example")
+        log.append([b"a"])
+        monkeypatch.setattr(FolderStore, "publish", _publish_and_fail)
+        with pytest.raises(OSError, match="disk"):
+            log.append([b"b"])
+        monkeypatch.undo()
+        with pytest.raises(LedgerError, match=r"ledger\.interrupted"):
+            log.append([b"c"])
+    with FolderStore(tmp_path) as store:
+        assert Log(store, SIGNER, "log.example").append([b"c"]) == range(2, 3)
+
+
+def _publish_and_fail(self, checkpoint):
+    self._write("checkpoint", checkpoint)
+    raise OSError("the disk failed")
 
 
 def test_readers_see_a_whole_log_while_it_grows(tmp_path):

@@ -105,7 +105,9 @@ def test_a_reader_gives_the_logs_own_proofs(log, checkpoint):
     assert reader.inclusion_proof(5) == log.inclusion_proof(5)
     assert reader.consistency_proof(5) == log.consistency_proof(5)
     assert reader.entry(69_999) == b"entry 69999"
-    perfect = TileReader(log.resource, Checkpoint("log.example", 65_536, log.root(65_536)))  # no partial tile but the top
+    perfect = TileReader(
+        log.resource, Checkpoint("log.example", 65_536, log.root(65_536))
+    )  # no partial tile but the top
     assert perfect.inclusion_proof(700) == log.inclusion_proof(700, 65_536)
     for call in (
         lambda: reader.entry(SIZE),
