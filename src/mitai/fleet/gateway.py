@@ -84,7 +84,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operator_token: Token  # for `/control/…`; at least 16 characters
     host: str = "127.0.0.1"  # address to listen on
     port: int = 8700  # port to listen on
-    capture: str = ""  # a file that records the traffic, to show what a host sees; each answer is kept in memory until it ends
+    capture: str = ""  # a file that records the traffic, to show what a host sees; answers are held in memory
     max_object_bytes: int = 1 << 40  # of one object
     max_request_bytes: int = 64 << 20  # of one forwarded request; each is held in memory until it is sent
     read_timeout_s: float = 600.0  # how long a replica may be silent
