@@ -196,8 +196,15 @@ class Database:
 
     def ledger_key(self) -> LedgerKey | None:
         """Return the ledger's signing key."""
-        with self.reading() as connection:
-            found = self._single(connection, "ledger-key")
+        try:
+            with self.reading() as connection:
+                found = self._single(connection, "ledger-key")
+        except BrokerError:
+            raise BrokerError(
+                "broker.sealed-elsewhere",
+                "this state was sealed by another machine or by other code, or was damaged",
+                hint="run the release that wrote it on the machine that wrote it, or begin with empty folders",
+            ) from None
         return unpack(found[1], LedgerKey) if found else None
 
     def create(self, key: LedgerKey, head: Head) -> State:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,6 +65,7 @@ class Owner:
         identity: The party's key.
         broker_policy: What the broker's evidence must show.
         cache: A folder that keeps the verified session for a few minutes.
+        session: The broker, verified already; made when not given.
         client: An HTTP client that seals to `session`; made when not given.
 
     Raises:
@@ -82,8 +84,11 @@ class Owner:
         client: httpx2.Client | None = None,
     ) -> None:
         self.identity = identity
-        self.session = session or Session(base_url, broker_policy, workload="broker", cache=cache)
-        self._client = client or session_client(self.session)
+        with ExitStack() as opened:
+            http = opened.enter_context(httpx2.Client(timeout=30.0))
+            self.session = session or Session(base_url, broker_policy, workload="broker", cache=cache, http=http)
+            self._client = opened.enter_context(client or session_client(self.session))
+            self._opened = opened.pop_all()
         self._base_url = self.session.base_url
         self._sequence = 0
 
@@ -97,7 +102,7 @@ class Owner:
 
     def close(self) -> None:
         """Let go of connections."""
-        self._client.close()
+        self._opened.close()
 
     # --- Commands -------------------------------------------------------------------------------------------------
 
