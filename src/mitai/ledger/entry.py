@@ -6,7 +6,7 @@ Invariants:
 
 - Entries hold ids, names, digests, counts and reasons; never content, prompts or keys.
 - There is one encoding of an entry: what does not encode back to the same bytes is refused.
-- Unknown versions, types and fields are refused; every field is bounded.
+- Unknown versions, types and fields are refused; every field is bounded, so that the largest entry fits into a bundle.
 
 Example:
     >>> entry = Revocation(time="2026-01-02T03:04:05Z", owner="0" * 64, subject="capsule:model-1", reason="ended")
@@ -33,9 +33,9 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,256}\Z")]
 Reason = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,512}\Z")]
 Time = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
-Ids = Annotated[tuple[Id, ...], msgspec.Meta(max_length=64)]
+Ids = Annotated[tuple[Id, ...], msgspec.Meta(max_length=256)]
 Digests = Annotated[tuple[Digest, ...], msgspec.Meta(max_length=64)]
-Reasons = Annotated[tuple[Reason, ...], msgspec.Meta(max_length=32)]
+Reasons = Annotated[tuple[Reason, ...], msgspec.Meta(max_length=8)]
 
 T = TypeVar("T")
 

@@ -128,8 +128,8 @@ def test_other_bytes_are_refused(data):
         PartyRegistered(time=TIME, party=D, name="x" * 257),
         PolicySet(time=TIME, capsule="m", owner=D, policy_sha256=D, version=-1),
         PolicySet(time=TIME, capsule="m", owner=D, policy_sha256=D, version=1 << 53),
-        Denial(time=TIME, capsules=("m",) * 65, code="x", reasons=()),
-        Denial(time=TIME, capsules=("m",), code="x", reasons=("r",) * 33),
+        Denial(time=TIME, capsules=("m",) * 257, code="x", reasons=()),
+        Denial(time=TIME, capsules=("m",), code="x", reasons=("r",) * 9),
         Denial(time=TIME, capsules=("m",), code="x", reasons=("r" * 513,)),
         Denial(time=TIME, capsules=("m",), code="x", reasons=("\ud800",)),
     ],
@@ -145,15 +145,16 @@ def test_the_largest_entry_fits():
     largest = Release(
         time=TIME,
         release="r" * 128,
-        capsules=("c" * 128,) * 64,
+        capsules=("c" * 128,) * 256,
         workload=wide * 256,
         purpose=wide * 256,
         evidence_sha256=D,
         recipient_sha256=D,
         policies=(D,) * 64,
         simulated=False,
-        reasons=("r" * 512,) * 32,
+        reasons=(wide * 512,) * 8,
     )
+    assert len(largest.encode()) <= MAX_ENTRY_BYTES
     assert decode(largest.encode()) == largest
 
 
