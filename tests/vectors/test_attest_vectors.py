@@ -1,4 +1,4 @@
-"""Every public TDX and SGX vector: the status it should have, and accepted or refused as it should be (see README.md)."""
+"""Every public TDX and SGX vector: the status it should have, accepted or refused as it should be (see README.md)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import sys
 
 import msgspec
 import pytest
-from attest_lab import LAX, flip, replace, vector_entries, vector_file, vector_folder, vector_time
 
+from attest_lab import LAX, flip, replace, vector_entries, vector_file, vector_folder, vector_time
 from mitai.attest import Collateral, Policy, conformance, verify_quote
 from mitai.attest.dcap import verify as dcap
-from mitai.attest.dcap.quote import TD_REPORT_10_BYTES, parse_quote, parse_td_report, split_quote
+from mitai.attest.dcap.quote import (
+    TD_REPORT_10_BYTES,
+    parse_enclave_report,
+    parse_quote,
+    parse_td_report,
+    split_quote,
+)
+from mitai.attest.dcap.tcb import check_qe_identity, parse_qe_identity
 from mitai.attest.dcap.x509 import parse_chain, verify_chain
 from mitai.attest.eventlog import check_replay, parse_event_log, replay
 from mitai.attest.tdx import measurements
@@ -216,6 +223,15 @@ def test_intel_samples_signature_chain(name):
     assert dcap.check_root(chain, policy.roots(), allow_simulation=True)
     verify_chain(chain.certificates, "pck", vector_time(vector))
     dcap.verify_quote_signature(quote, chain.certificates[0])
+
+
+def test_intel_sample_describes_its_quoting_enclave():
+    """No field of this enclave is zero, so it fixes the byte order of each (MISCSELECT among them)."""
+    data, collateral, _, _ = intel_sample("sgx/intel-qvl-sample-sgx")
+    report = parse_enclave_report(parse_quote(data).signature.qe_report)
+    identity = parse_qe_identity(collateral.qe_identity.encode())
+    assert bytes(4) not in {report.misc_select, report.attributes[:4]}
+    check_qe_identity(report, identity, "QE")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ _CODES = {
     "attest.attestation-key-unbound": "AK_BINDING_INVALID",
     "attest.quote-signature-invalid": "QUOTE_SIGNATURE_INVALID",
     "attest.root-untrusted": "ROOT_CA_UNTRUSTED",
+    "attest.simulation-refused": "ROOT_CA_UNTRUSTED",
     "attest.pck-chain-incomplete": "PCK_CHAIN_INCOMPLETE",
     "attest.pck-revoked": "PCK_REVOKED",
     "attest.intermediate-revoked": "INTERMEDIATE_REVOKED",

@@ -18,7 +18,7 @@ Example:
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from mitai.attest import sgx, tdx
@@ -192,6 +192,7 @@ def verify_quote(
     if policy.workloads:
         with checks.step("workload"):
             _check_workload(None, machine.measurements, policy)
+        machine = replace(machine, checks=checks.passed)
     return machine
 
 

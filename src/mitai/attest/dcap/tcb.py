@@ -188,8 +188,8 @@ def check_qe_identity(report: EnclaveReport, identity: QeIdentity, expected_id: 
         raise AttestError(
             "attest.qe-signer-mismatch", "the quoting enclave has another signer than Intel's QE identity names"
         )
-    misc_mask = _unhex(identity.miscselectMask, 4, code)[::-1]  # written big-endian, reported little-endian
-    misc = _unhex(identity.miscselect, 4, code)[::-1]
+    misc_mask = _unhex(identity.miscselectMask, 4, code)
+    misc = _unhex(identity.miscselect, 4, code)
     attributes_mask = _unhex(identity.attributesMask, 16, code)
     attributes = _unhex(identity.attributes, 16, code)
     if (

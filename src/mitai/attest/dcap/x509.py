@@ -15,7 +15,6 @@ Invariants:
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from dataclasses import dataclass
@@ -33,7 +32,15 @@ from mitai.errors import AttestError, ParseError
 
 MAX_PEM_BYTES = 64 << 10
 _ECDSA_SHA256 = ec.ECDSA(SHA256())
-_UNUSABLE = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.DuplicateExtension)
+_UNUSABLE = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----\r?\n((?:[A-Za-z0-9+/=]{1,76}\r?\n){1,200})-----END CERTIFICATE-----(?:\r?\n)?"
 )
@@ -93,7 +100,7 @@ def _certificate(base64_text: bytes, code: str) -> Certificate:
         der = base64.b64decode(base64_text, validate=True)
         canonical = base64.b64encode(der) == base64_text
         parsed = x509.load_der_x509_certificate(der)
-    except (binascii.Error, ValueError) as error:
+    except _UNUSABLE as error:
         raise ParseError(code, "a certificate of the chain is malformed") from error
     if not canonical:
         raise ParseError(code, "a certificate of the chain is not in canonical base64")
