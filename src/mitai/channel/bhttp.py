@@ -173,7 +173,8 @@ class Decoder:
     def feed(self, data: Data) -> list[Event]:
         """Return what these further bytes complete; content pieces are views of `data`."""
         rest = memoryview(data)
-        if self._partial:
+        if self._partial and rest:
+            self._may_end = False
             missing = max(self._needed - len(self._partial), 0)
             self._partial += rest[:missing]
             if len(self._partial) < self._needed:

@@ -123,7 +123,8 @@ class OhttpSide:
         """Seal the whole answer at once where it can be, piece by piece where it can't."""
         if not self._opener.form.chunked:
             self._collected.append(body)
-            if sum(map(len, self._collected)) > self._response_limit:
+            self._sealed_bytes += len(body)
+            if self._sealed_bytes > self._response_limit:
                 raise ChannelError("channel.too-large", "the answer is too large for a one-shot message")
             if more:
                 return b""
