@@ -1,7 +1,7 @@
 """Receipts: a replica's signed statement about one exchange, and the proof that the ledger holds it.
 
 A receipt is canonical JSON in a DSSE envelope, signed by the receipt key of the replica's attested claims. The
-ledger's entry holds SHA-256("mitai receipt v1" ‖ 0x00 ‖ envelope). `docs/spec/receipt.md` has the format.
+ledger's entry holds SHA-256("mitai receipt digest v1" ‖ 0x00 ‖ envelope). `docs/spec/receipt.md` has the format.
 
 Invariants:
 
@@ -43,6 +43,7 @@ from mitai.ledger.proof import MAX_PROOF_HASHES, verify_inclusion
 from mitai.ledger.tree import leaf_hash
 
 RECEIPT_LABEL: Final = "mitai receipt v1"
+DIGEST_LABEL: Final = "mitai receipt digest v1"
 BUNDLE_LABEL: Final = "mitai receipt bundle v1"
 PAYLOAD_TYPE = "application/vnd.mitai.receipt+json"
 MAX_RECEIPT_BYTES = 64 << 10
@@ -133,7 +134,7 @@ _BUNDLE = msgspec.json.Decoder(ReceiptBundle)
 
 def receipt_sha256(envelope: bytes) -> str:
     """Return the digest of a signed receipt that the ledger holds."""
-    return sha256(RECEIPT_LABEL.encode() + b"\x00" + envelope).hexdigest()
+    return sha256(DIGEST_LABEL.encode() + b"\x00" + envelope).hexdigest()
 
 
 def verify_receipt(
