@@ -162,7 +162,9 @@ def verify_collateral(
     tcb_info = parse_tcb_info(tcb_bytes)
     _check_window("tcb-info", tcb_info.issueDate, _later(tcb_info.nextUpdate, grace), now)
     # QE identity
-    qe_chain = _signing_chain(collateral.qe_identity_issuer_chain, "qe-identity", root_fingerprint, now)
+    qe_chain = tcb_chain  # Intel's service sends the same chain with both
+    if collateral.qe_identity_issuer_chain != collateral.tcb_info_issuer_chain:
+        qe_chain = _signing_chain(collateral.qe_identity_issuer_chain, "qe-identity", root_fingerprint, now)
     qe_bytes = collateral.qe_identity.encode()
     _check_signature(qe_chain, collateral.qe_identity_signature, qe_bytes, "qe-identity")
     qe_identity = parse_qe_identity(qe_bytes)
