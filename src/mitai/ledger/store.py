@@ -159,7 +159,7 @@ class FolderStore:
         for folder in {PurePath(path).parent for path in files} | {new.parent for new in folders - self._synced}:
             _sync(self.folder / folder)
         self._synced |= folders
-        self.publish(sign())
+        self._put_checkpoint(sign())
         self._size = start + len(entries)
         self._interrupted = False
         self._drop_partials(files)
@@ -169,7 +169,12 @@ class FolderStore:
         return self._read("checkpoint")
 
     def publish(self, checkpoint: bytes) -> None:
-        """See `Store`."""
+        """See `Store`; of the log as it is, because the checkpoint says where the log ends."""
+        if parse_checkpoint(parse_note(checkpoint).text).size != self._size:
+            raise LedgerError("ledger.checkpoint-invalid", f"the log has {self._size} entries, not the checkpoint's")
+        self._put_checkpoint(checkpoint)
+
+    def _put_checkpoint(self, checkpoint: bytes) -> None:
         self._write("checkpoint", checkpoint)
         _sync(self.folder)
 

@@ -128,7 +128,7 @@ def test_a_cosigned_checkpoint_is_published_and_served_while_it_is_current(log):
 
 def test_a_checkpoint_of_another_history_is_not_published(log):
     log.append([b"a", b"b"])
-    for size, root in ((2, bytes(32)), (3, bytes(32))):
+    for size, root in ((2, bytes(32)), (3, bytes(32)), (1, log.root(1))):
         with pytest.raises(LedgerError, match=r"ledger\.checkpoint-invalid"):
             log.publish(sign_checkpoint("log.example", size, root, SIGNER))
     with pytest.raises(LedgerError, match=r"ledger\.checkpoint-unsigned"):
@@ -148,6 +148,18 @@ def test_a_folder_is_reopened_where_it_was_left(tmp_path):
         assert verify_log(folder_reader(tmp_path), log.vkey).checkpoint.size == size + 1
         store.close()
         store.close()  # twice does no harm
+
+
+def test_a_folders_checkpoint_never_goes_back(tmp_path):
+    """It is where the log ends: an older one, however well signed, would make the next append a fork."""
+    with FolderStore(tmp_path) as store:
+        log = Log(store, SIGNER, "log.example")
+        log.append([b"a"])
+        older = log.checkpoint()
+        log.append([b"b"])
+        with pytest.raises(LedgerError, match=r"ledger\.checkpoint-invalid"):
+            store.publish(older)
+        assert store.checkpoint() == log.checkpoint()
 
 
 def test_one_process_writes_a_folder(tmp_path):
@@ -258,7 +270,7 @@ def test_what_was_published_before_a_failure_is_not_signed_away(tmp_path, monkey
     with FolderStore(tmp_path) as store:
         log = Log(store, SIGNER, "log.example")
         log.append([b"a"])
-        monkeypatch.setattr(FolderStore, "publish", _publish_and_fail)
+        monkeypatch.setattr(FolderStore, "_put_checkpoint", _publish_and_fail)
         with pytest.raises(OSError, match="disk"):
             log.append([b"b"])
         monkeypatch.undo()
