@@ -106,13 +106,22 @@ async def measure(plain: str, sealed: str, runs: int) -> None:
                     rates[side].append(rate)
                     firsts[side].append(first)
         loaded = statistics.median(firsts[0]) - statistics.median(firsts[1])
-        row("channel-throughput", rates[0], "tokens/s", peer="same engine, plaintext HTTP", peer_samples=rates[1], chats=CHATS)
+        row(
+            "channel-throughput",
+            rates[0],
+            "tokens/s",
+            peer="same engine, plaintext HTTP",
+            peer_samples=rates[1],
+            chats=CHATS,
+        )
         added, sealed_ms, plain_ms = await first_token(sealed_client, open_client)
         row("channel-ttft-ms", added, "ms added", peer="same engine, plaintext HTTP: its whole time to first token",
             peer_samples=plain_ms, sealed_ms=round(statistics.median(sealed_ms), 3), loaded_ms=round(loaded * 1e3, 1))  # fmt: skip
 
 
-async def first_token(sealed: httpx2.AsyncClient, plain: httpx2.AsyncClient) -> tuple[list[float], list[float], list[float]]:
+async def first_token(
+    sealed: httpx2.AsyncClient, plain: httpx2.AsyncClient
+) -> tuple[list[float], list[float], list[float]]:
     """Return added milliseconds, pair by pair, and both sides' times."""
     times: tuple[list[float], list[float]] = ([], [])
     for pair in range(TTFT_PAIRS + 5):
@@ -120,7 +129,9 @@ async def first_token(sealed: httpx2.AsyncClient, plain: httpx2.AsyncClient) -> 
             _, first = await chat((sealed, plain)[side], pair, 1)
             if pair >= 5:
                 times[side].append(first * 1e3)
-    progress(f"first token alone: sealed {statistics.median(times[0]):.2f} ms, plaintext {statistics.median(times[1]):.2f} ms")
+    progress(
+        f"first token alone: sealed {statistics.median(times[0]):.2f} ms, plaintext {statistics.median(times[1]):.2f} ms"
+    )
     return [ours - theirs for ours, theirs in zip(*times, strict=True)], times[0], times[1]
 
 
