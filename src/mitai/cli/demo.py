@@ -29,6 +29,7 @@ from mitai.cli.owner import inference_policy, verified_broker
 from mitai.cli.platform import deploy_capsule
 from mitai.client import LedgerMemory, Proof, Session, chat, receipts, session_client
 from mitai.client.objects import upload
+from mitai.client.owner import Owner
 from mitai.client.transport import OhttpTransport
 from mitai.errors import MitaiError
 from mitai.fleet import platform as platforms
@@ -102,6 +103,7 @@ class Story:
         self.out, self.home = out, home
         self.refusals = 0
         self.platform: platforms.Platform | None = None
+        self.owner: Owner | None = None
 
     def play(self) -> None:
         """Play all acts."""
@@ -111,6 +113,8 @@ class Story:
 
     def close(self) -> None:
         """Stop every process."""
+        if self.owner is not None:
+            self.owner.close()
         if self.platform is not None:
             self.platform.stop()
 
@@ -128,8 +132,8 @@ class Story:
         """Act 2: the owner."""
         self.title("2. A model owner verifies the key broker, seals a model, hands over key and policy")
         identity = self.home.owner()
-        self.owner = verified_broker(self.home, self.up.gateway, self.policy)
-        checks = self.owner.session.appraisal.checks
+        self.owner = self.party = verified_broker(self.home, self.up.gateway, self.policy)
+        checks = self.party.session.appraisal.checks
         self.fact(f"the broker's evidence passed {len(checks)} checks, and it appraises workloads as the owner does")
         self.folder = self.home.root / "sealed"
         self.sealed = self._seal(self.folder)
@@ -173,7 +177,7 @@ class Story:
             receipt, _ = receipts.check(Proof.decode(self.proof.encode()), self.policy)
             self.fact(f"receipt {receipt.exchange[:16]}…: signed by the attested key, over the ciphertext we exchanged")
             self.fact(f"in the ledger as entry {self.proof.bundle.index}, inclusion proven")
-            self.vkey = self.owner.ledger.vkey
+            self.vkey = self.party.ledger.vkey
             fetch = receipts.ledger_fetcher(self.up.gateway, plain)
             memory = LedgerMemory(self.home.checkpoints)
             before = memory.observe(self.proof.bundle.checkpoint.encode(), self.vkey, fetch)
@@ -264,9 +268,9 @@ class Story:
             lambda: self._redeploy(second.capsule_id),
         )
         past = datetime.now(UTC) - timedelta(seconds=1)
-        self.owner.set_policy(second.capsule_id, inference_policy(self.policy, self.until), uses=9, not_after=past)
+        self.party.set_policy(second.capsule_id, inference_policy(self.policy, self.until), uses=9, not_after=past)
         self.refused("a use after the policy's end", "broker.policy-expired", lambda: self._redeploy(second.capsule_id))
-        self.owner.revoke(second.capsule_id)
+        self.party.revoke(second.capsule_id)
         self.refused("a use after the owner has revoked", "broker.revoked", lambda: self._redeploy(second.capsule_id))
 
     def _attack_rollback(self) -> None:
@@ -276,8 +280,8 @@ class Story:
         older = self.home.root / "older"
         shutil.copytree(state, older)
         self.up.restart("broker")
-        self.owner.session.renew()
-        self.owner.set_policy(self.sealed.capsule_id, inference_policy(self.policy, self.until), uses=20)
+        self.party.session.renew()
+        self.party.set_policy(self.sealed.capsule_id, inference_policy(self.policy, self.until), uses=20)
         self._whole_log(0)
         time.sleep(0.3)
         self._stop_broker()
@@ -301,7 +305,7 @@ class Story:
 
     def _publish(self, sealed: Sealed, uses: int) -> int:
         cedar = inference_policy(self.policy, self.until)
-        return self.owner.publish(
+        return self.party.publish(
             sealed.capsule_id, sealed.envelope, sealed.data_key, policy=cedar, uses=uses, not_after=self.until
         )
 

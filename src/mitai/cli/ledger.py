@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -42,16 +44,16 @@ def verify(
 ) -> None:
     """Check the whole log: every entry, every hash, the signature, and that it extends what you have seen before."""
     out, home = Output(json), Home.default()
-    fetch, key = _source(home, url, folder, vkey, policy)
-    memory = LedgerMemory(home.checkpoints)
-    known = memory.recall(key)
     kinds: Counter[str] = Counter()
 
     def visit(_: int, entry: bytes) -> None:
         kinds[str(msgspec.to_builtins(decode(entry))["type"])] += 1
 
-    report = verify_log(fetch, key, remembered=[known] if known else [], visit=visit)
-    memory.observe(fetch("checkpoint") or b"", key, fetch)
+    with _source(home, url, folder, vkey, policy) as (fetch, key):
+        memory = LedgerMemory(home.checkpoints)
+        known = memory.recall(key)
+        report = verify_log(fetch, key, remembered=[known] if known else [], visit=visit)
+        memory.observe(fetch("checkpoint") or b"", key, fetch)
     out.table(("entries", "kind"), [(str(number), kind) for kind, number in kinds.most_common()])
     out.say()
     extends = f"extends the {known.size} entries seen before" if known else "seen for the first time"
@@ -74,15 +76,15 @@ def show(
 ) -> None:
     """Print entries, each proven to be in the log."""
     out, home = Output(json), Home.default()
-    fetch, key = _source(home, url, folder, vkey, policy)
-    reader = TileReader(fetch, verify_checkpoint(fetch("checkpoint") or b"", key))
-    size = reader.checkpoint.size
-    wanted = [index] if index is not None else list(range(max(0, size - last), size))
-    entries = [(number, msgspec.to_builtins(decode(reader.entry(number)))) for number in wanted]
+    with _source(home, url, folder, vkey, policy) as (fetch, key):
+        reader = TileReader(fetch, verify_checkpoint(fetch("checkpoint") or b"", key))
+        size = reader.checkpoint.size
+        wanted = [index] if index is not None else list(range(max(0, size - last), size))
+        entries = [(number, msgspec.to_builtins(decode(reader.entry(number)))) for number in wanted]
     for number, fields in entries:
         out.say(f"[bold]#{number}[/] {fields['type']}  {fields['time']}")
         hidden = {"v", "type", "time"}
-        out.table(("", ""), [(f"  {name}", _short(value)) for name, value in fields.items() if name not in hidden])
+        out.table(("", ""), [(f"  {name}", _text(value)) for name, value in fields.items() if name not in hidden])
     out.result({"size": size, "entries": [{"index": number, **fields} for number, fields in entries]})
 
 
@@ -97,15 +99,18 @@ def checkpoint(
 ) -> None:
     """Print the signed head of the log (a C2SP signed note), after checking it."""
     out, home = Output(json), Home.default()
-    fetch, key = _source(home, url, folder, vkey, policy)
-    note = fetch("checkpoint") or b""
+    with _source(home, url, folder, vkey, policy) as (fetch, key):
+        note = fetch("checkpoint") or b""
     head = verify_checkpoint(note, key)
-    out.console.print(note.decode(), markup=False)
+    out.console.print(note.decode(), markup=False, soft_wrap=True, end="")
     out.result({"origin": head.origin, "size": head.size, "root": head.root.hex(), "note": note.decode()})
 
 
-def _source(home: Home, url: str | None, folder: Path | None, vkey: str | None, policy: Path | None):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    """Return where the log's files come from and the key to check them with."""
+@contextmanager
+def _source(
+    home: Home, url: str | None, folder: Path | None, vkey: str | None, policy: Path | None
+) -> Iterator[tuple[Callable[[str], bytes | None], str]]:
+    """Yield where the log's files come from and the key to check them with."""
     address = platform_url(home, url)
     if vkey is None:  # the ledger that the verified machine writes to
         claimed = Session(address, read_policy(home, policy), cache=home.sessions).appraisal.claims.ledger
@@ -113,10 +118,11 @@ def _source(home: Home, url: str | None, folder: Path | None, vkey: str | None, 
             raise ClientError("client.no-ledger", "the machine's claims name no ledger", hint="is a model deployed?")
         vkey = claimed.vkey
     if folder is not None:
-        return folder_reader(folder), vkey
-    return receipts.ledger_fetcher(address, httpx2.Client(timeout=30.0)), vkey
+        yield folder_reader(folder), vkey
+        return
+    with httpx2.Client(timeout=30.0) as http:
+        yield receipts.ledger_fetcher(address, http), vkey
 
 
-def _short(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return text if len(text) <= 90 else text[:87] + "…"
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -39,7 +39,9 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
         """Print a table for a person."""
-        table = Table(*columns, title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+        table = Table(title=title, title_justify="left", show_header=any(columns), box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*row)
         self.console.print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -92,8 +93,8 @@ def revoke(
     Replicas that hold the key already keep it until they stop.
     """
     output, home = Output(json), Home.default()
-    owner = verified_broker(home, platform_url(home, url), read_policy(home, policy))
-    index = owner.revoke(capsule)
+    with closing(verified_broker(home, platform_url(home, url), read_policy(home, policy))) as owner:
+        index = owner.revoke(capsule)
     output.say(f"[green]✔[/] revoked {capsule}: ledger entry {index}")
     output.result({"capsule": capsule, "ledger_index": index})
 
@@ -173,23 +174,22 @@ def _publish(
             "client.no-capsule", f"{capsule} holds no sealed model", hint="make one: mitai seal MODEL_FOLDER"
         ) from None
     manifest = open_manifest(envelope, owner=identity.public)
-    owner = verified_broker(home, gateway, policy)
-    with output.bar(f"uploading {manifest.name} (ciphertext)") as report:
-        upload(capsule, gateway, token, owner=identity.public, progress=report)
-    data_key = home.data_key(manifest.capsule_id)
-    try:
-        index = owner.publish(
-            manifest.capsule_id,
-            envelope,
-            data_key,
-            policy=terms.cedar or inference_policy(policy, terms.until),
-            uses=terms.uses,
-            not_after=terms.until,
-        )
-    except BrokerError as error:
-        if error.code != "broker.capsule-exists":
-            raise
-        return manifest, None
+    with closing(verified_broker(home, gateway, policy)) as owner:
+        with output.bar(f"uploading {manifest.name} (ciphertext)") as report:
+            upload(capsule, gateway, token, owner=identity.public, progress=report)
+        try:
+            index = owner.publish(
+                manifest.capsule_id,
+                envelope,
+                home.data_key(manifest.capsule_id),
+                policy=terms.cedar or inference_policy(policy, terms.until),
+                uses=terms.uses,
+                not_after=terms.until,
+            )
+        except BrokerError as error:
+            if error.code != "broker.capsule-exists":
+                raise
+            return manifest, None
     return manifest, index
 
 

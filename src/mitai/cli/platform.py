@@ -85,7 +85,9 @@ def status(*, json: JsonFlag = False) -> None:
     )
     replicas = platforms.status(running.gateway, running.operator_token) if processes.get("gateway") else {}
     for name, answer in replicas.items():
-        out.say(f"{name}: {answer}")
+        told = answer.get("body") if isinstance(answer, dict) else None
+        told = told if isinstance(told, dict) else {}
+        out.say(f"{name}: {told.get('state', 'does not answer')} {told.get('model', '')}")
     out.result({"gateway": running.gateway, "processes": processes, "replicas": replicas})
     if not all(processes.values()):
         raise FleetError("fleet.process-down", "not every process is up", hint=f"their logs are in {home.logs}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -161,7 +162,7 @@ def _first_model(http: httpx2.Client) -> str:
     return names[0]
 
 
-def _questions(out: Output):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _questions(out: Output) -> Iterator[str]:
     """Yield what a person types, until an empty line or the end."""
     out.note("An empty line ends the conversation.")
     while True:
@@ -185,8 +186,8 @@ def _keep_receipt(home: Home, http: httpx2.Client, session: Session, answer: cha
         with httpx2.Client(timeout=30.0) as plain:
             fetch = receipts.ledger_fetcher(session.base_url, plain)
             LedgerMemory(home.checkpoints).observe(proof.bundle.checkpoint.encode(), claimed.vkey, fetch)
-    write_private(home.receipts / f"{answer.exchange.id}.json", proof.encode())
-    return answer.exchange.id, proof
+    write_private(home.receipts / f"{answer.exchange.name}.json", proof.encode())
+    return answer.exchange.name, proof
 
 
 def _receipt_path(home: Home, which: str | None, kept: list[Path]) -> Path:

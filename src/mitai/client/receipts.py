@@ -151,25 +151,44 @@ class LedgerMemory:
         path = self._path(vkey)
         return verify_checkpoint(path.read_bytes(), vkey) if path.exists() else None
 
-    def observe(self, note: bytes, vkey: str, fetch_resource: Callable[[str], bytes | None]) -> Checkpoint:
-        """Check that `note` extends what is remembered, and remember the larger of the two.
+    def observe(
+        self, note: bytes, vkey: str, fetch_resource: Callable[[str], bytes | None], wait_s: float = 10.0
+    ) -> Checkpoint:
+        """Check that `note` and what is remembered are prefixes of the published log, and remember its head.
+
+        Args:
+            note: A checkpoint that somebody showed, such as a receipt's.
+            vkey: The ledger's verifier key.
+            fetch_resource: Reads the published log, which follows the ledger after a moment.
+            wait_s: How long to wait for that moment.
 
         Raises:
-            LedgerError: The ledger was rolled back or forked since.
+            LedgerError: The ledger was rolled back or forked since, or is not published.
         """
         seen, known = verify_checkpoint(note, vkey), self.recall(vkey)
-        if known is not None:
-            older, newer = sorted((known, seen), key=lambda checkpoint: checkpoint.size)
-            if TileReader(fetch_resource, newer).root(older.size) != older.root:
+        earlier = [checkpoint for checkpoint in (seen, known) if checkpoint is not None]
+        needed, deadline = max(checkpoint.size for checkpoint in earlier), time.monotonic() + wait_s
+        while (published := fetch_resource("checkpoint")) is None or verify_checkpoint(published, vkey).size < needed:
+            if time.monotonic() > deadline:
                 raise LedgerError(
-                    "ledger.forked", f"the ledger's first {older.size} entries are not what they were", step="memory"
+                    "ledger.rolled-back",
+                    f"a ledger of {needed} entries was seen, but what is published stays behind that",
+                    step="memory",
                 )
-        if known is None or seen.size > known.size:
-            path = self._path(vkey)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".part")
-            temporary.write_bytes(note)
-            temporary.replace(path)
+            time.sleep(0.05)
+        reader = TileReader(fetch_resource, verify_checkpoint(published, vkey))
+        for checkpoint in earlier:
+            if reader.root(checkpoint.size) != checkpoint.root:
+                raise LedgerError(
+                    "ledger.forked",
+                    f"the ledger's first {checkpoint.size} entries are not what they were",
+                    step="memory",
+                )
+        path = self._path(vkey)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        temporary.write_bytes(published)
+        temporary.replace(path)
         return seen
 
     def _path(self, vkey: str) -> Path:

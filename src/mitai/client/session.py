@@ -18,6 +18,7 @@ import hashlib
 import secrets
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -51,7 +52,7 @@ class Session:
         workload: The workload that must answer; another one, however genuine, is refused.
         cache: A folder to keep the verified evidence in, for other processes of this user.
         max_age_s: How long one verification is relied upon.
-        http: The HTTP client to fetch evidence with.
+        http: The HTTP client to fetch evidence with; a fresh connection each time when not given.
 
     Raises:
         AttestError: The evidence was refused; nothing was sent.
@@ -71,7 +72,7 @@ class Session:
         self.base_url = base_url.rstrip("/")
         self.policy = policy
         self.workload = workload
-        self._http = http or httpx2.Client(timeout=30.0)
+        self._http = http
         self._max_age = timedelta(seconds=max_age_s)
         self._lock = threading.Lock()
         self._policy_sha256 = hashlib.sha256(policy.to_toml().encode()).hexdigest()
@@ -108,7 +109,8 @@ class Session:
     def _fetch(self, nonce: bytes) -> tuple[bytes, str | None]:
         url = f"{self.base_url}{EVIDENCE_PATH}"
         try:
-            with self._http.stream("GET", url, params={"nonce": nonce.hex()}) as answer:
+            stream = self._http.stream if self._http else partial(httpx2.stream, timeout=30.0)
+            with stream("GET", url, params={"nonce": nonce.hex()}) as answer:
                 body = b""
                 for part in answer.iter_bytes():
                     body += part

@@ -9,7 +9,7 @@ Invariants:
 - Memory is bounded: the oldest receipts go first. A receipt that the ledger has not taken is sent again until it is
   dropped.
 - Who asks for a receipt must know its exchange id, 128 random bits that only the exchange's client was told, under
-  the seal.
+  the seal. Receipt and ledger hold a digest of the id (`Exchange.name`), which fetches nothing.
 
 Example:
     >>> book = ReceiptBook(Identity.generate())
@@ -109,7 +109,7 @@ class ReceiptBook:
             return
         served = noted.served
         receipt = Receipt(
-            exchange=exchange.id,
+            exchange=exchange.name,
             request_sha256=exchange.request_sha256,
             response_sha256=exchange.response_sha256,
             model=served.model,

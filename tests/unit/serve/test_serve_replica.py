@@ -73,7 +73,7 @@ def test_a_sealed_chat_and_its_receipt(running, deployed):
         usage = list(stream)[-1].usage
         receipt, appraisal = check(fetch(http, session, exchanges[0]), running.policy)
         assert appraisal.simulated
-        assert receipt.exchange == exchanges[0].id
+        assert receipt.exchange == exchanges[0].name
         assert receipt.model == "tiny"
         assert receipt.usage.prompt_tokens == usage.prompt_tokens
         assert receipt.usage.completion_tokens == usage.completion_tokens
