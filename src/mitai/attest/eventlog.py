@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from mitai.attest.checks import Reader
 from mitai.errors import AttestError, ParseError
 
-MAX_EVENT_LOG_BYTES = 4 << 20
+MAX_EVENT_LOG_BYTES = 1 << 20  # real guests reserve 64 to 256 KiB
 EV_NO_ACTION = 3  # informative: never extended
 EV_EVENT_TAG = 6
 ALG_SHA384 = 0x000C

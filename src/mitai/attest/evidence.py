@@ -26,7 +26,7 @@ from mitai.attest.dcap.collateral import Collateral
 from mitai.attest.dcap.quote import parse_quote
 from mitai.errors import ParseError
 
-MAX_EVIDENCE_BYTES = 8 << 20  # a real guest's event log alone has up to 256 KiB
+MAX_EVIDENCE_BYTES = 4 << 20
 MAX_CLAIMS_BYTES = 1 << 20
 NONCE_BYTES = 32
 NO_DEVICES = b"[]"
@@ -126,7 +126,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @staticmethod
     def decode(data: bytes) -> Evidence:
-        """Parse evidence; raise `ParseError` on anything else or above 8 MiB."""
+        """Parse evidence; raise `ParseError` on anything else or above 4 MiB."""
         if len(data) > MAX_EVIDENCE_BYTES:
             raise ParseError("attest.evidence-malformed", f"evidence of {len(data)} bytes is above the limit")
         try:

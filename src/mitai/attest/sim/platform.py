@@ -77,12 +77,18 @@ class SimPlatform:
             fuse_secret=secrets.token_bytes(32),
         )
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        unfinished = folder / f".{_FILE}.{secrets.token_hex(8)}"  # a reader sees the whole file or none
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            descriptor = os.open(folder / _FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(stored))
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(unfinished, folder / _FILE)
         except FileExistsError as error:
             raise AttestError("attest.sim-exists", f"{folder} already holds a simulated platform") from error
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(stored))
+        finally:
+            unfinished.unlink()
         return SimPlatform(stored, clock)
 
     @staticmethod
