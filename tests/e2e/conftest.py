@@ -36,7 +36,12 @@ class Running:
     def mitai(self, *arguments: str, stdin: str | None = None, status: int = 0) -> Done:
         """Run a `mitai` command in this home; assert its exit status."""
         environment = os.environ | {"MITAI_HOME": str(self.home.root), "COLUMNS": "200"}
-        warnings = ["-W", "error", "-W", "ignore:subprocess:ResourceWarning"]  # detached processes outlive their starter
+        warnings = [
+            "-W",
+            "error",
+            "-W",
+            "ignore:subprocess:ResourceWarning",
+        ]  # detached processes outlive their starter
         command = [sys.executable, *warnings, "-m", "mitai.cli", *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=120)
         assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -47,6 +47,8 @@ class Settings:
     capture: bool = False
     threads: int = 0  # of the engine; 0: as many as cores
     kem: str = "x25519"
+    rotate_s: float = 3600.0  # how often a replica's channel key is replaced
+    grace_s: float = 600.0  # how long the former key is honoured
 
 
 @dataclass
@@ -176,6 +178,8 @@ def _start_all(platform: Platform, settings: Settings, port: int, say: Say) -> N
             "sim": str(home.sim),
             "threads": settings.threads,
             "kem": settings.kem,
+            "rotate_s": settings.rotate_s,
+            "grace_s": settings.grace_s,
             "broker_policy": str(home.policy),
         }
         run(name, "mitai.serve", ["--config", str(_config(root / f"{name}.toml", serve))], f"{urls[name]}/healthz")
