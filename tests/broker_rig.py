@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from mitai.attest import Claims, Policy
-from mitai.attest.sim import SimPlatform, Workload, installed_workload, reference_values
+from mitai.attest.sim import SimPlatform, Workload, reference_values
 from mitai.broker import protocol
 from mitai.broker.protocol import Budget, RegisterCapsule, RegisterParty, Revoke, SetPolicy
 from mitai.broker.release_client import OpenedKey, Release

@@ -7,6 +7,7 @@ Invariants:
 - At start, a published checkpoint or a witness that has seen more than the database, or other, stops the broker.
 - Only roots that the sealed head vouches for are signed; nothing is computed from the published folder.
 - Publishing follows the commit and may lag behind it; answers do not wait for it.
+- A witness that has cosigned once must be there at every start: dropping it from the configuration does not help.
 - The folder lies on the same untrusted host: it finds accidents and careless attackers; a witness finds others.
 
 Example:
@@ -26,7 +27,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from mitai.broker.records import Head
+from mitai.broker.records import Head, Pin
 from mitai.broker.store import Database, EdgeStore, State
 from mitai.errors import BrokerError, LedgerError, MitaiError, RollbackError
 from mitai.identity import Identity
@@ -93,6 +94,8 @@ class Anchor:
         self._folder = FolderStore(folder)
         self._wake, self._pause, self._closed = threading.Event(), threading.Event(), False
         self._thread: threading.Thread | None = None
+        self._pinned: set[str] = set()
+        self._pin: Callable[[str], None] = lambda _vkey: None
 
     def check(self, state: State) -> None:
         """Compare the database with what was published and with what witnesses remember.
@@ -106,11 +109,24 @@ class Anchor:
             ledger = self._log(state, connection)
             if published is not None:
                 self._check_published(published, ledger, state.head)
-            for witness in self._witnesses if state.head.size else ():
-                _ask(ledger, witness)
+            for key, witness in self._expected(state).items():
+                _ask(ledger, key, witness)
 
-    def start(self, snapshot: Snapshot) -> None:
-        """Publish in the background, whenever `wake` was called."""
+    def _expected(self, state: State) -> dict[str, Witness]:
+        """Return the witnesses by key; raise unless all that ever cosigned are among them."""
+        self._pinned = {pin.vkey for pin in self._database.all_of(Pin, state)}
+        witnesses = {witness.key(): witness for witness in self._witnesses} if state.head.size else {}
+        if not self._pinned <= set(witnesses):
+            raise BrokerError(
+                "broker.witness-missing",
+                "a witness that has cosigned this ledger is not configured, or has another key now",
+                hint="configure it again: a broker does not start without those who can tell that it was put back",
+            )
+        return witnesses
+
+    def start(self, snapshot: Snapshot, pin: Callable[[str], None]) -> None:
+        """Publish in the background, whenever `wake` was called; `pin` makes a witness's key known for good."""
+        self._pin = pin
         self._thread = threading.Thread(target=self._run, args=(snapshot,), name="broker-anchor", daemon=True)
         self._thread.start()
 
@@ -134,7 +150,11 @@ class Anchor:
                 self._mirror(state, connection)
             if self._witnesses and state.head.size:
                 ledger = self._log(state, connection)
-                self._folder.publish(_merged([_ask(ledger, witness) for witness in self._witnesses]))
+                keys = {witness.key(): witness for witness in self._witnesses}
+                self._folder.publish(_merged([_ask(ledger, key, witness) for key, witness in keys.items()]))
+                for key in keys.keys() - self._pinned:
+                    self._pin(key)
+                    self._pinned.add(key)
 
     def _mirror(self, state: State, connection: Connection) -> None:
         """Copy the next entries and every tile that they change; sign what the head vouches for."""
@@ -197,10 +217,10 @@ def _check_prefix(ledger: Log, size: int, root: bytes, head: Head) -> None:
         ) from None
 
 
-def _ask(ledger: Log, witness: Witness) -> bytes:
+def _ask(ledger: Log, key: str, witness: Witness) -> bytes:
     """Have a witness cosign; what it remembers otherwise is a rollback."""
     try:
-        return submit(ledger, witness.post, [witness.key()])
+        return submit(ledger, witness.post, [key])
     except LedgerError as error:
         if error.code in {"ledger.rolled-back", "ledger.forked"}:
             code = error.code.replace("ledger.", "broker.")

@@ -81,6 +81,12 @@ class Replica(Record, frozen=True):
     seen_s: int
 
 
+class Pin(Record, frozen=True):
+    """A witness that has cosigned this broker's ledger; from then on the broker does not start without it."""
+
+    vkey: str
+
+
 class Head(Record, frozen=True):
     """The whole state in one row: ledger size and root, the set digest over all rows, how many there are, and when."""
 

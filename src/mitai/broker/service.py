@@ -37,7 +37,7 @@ from mitai.broker.commands import Limits, check_addressing, open_signed, public_
 from mitai.broker.nonces import NONCE_LIFE_S, Nonces
 from mitai.broker.policy import CedarEngine, PolicyEngine
 from mitai.broker.protocol import LoggedEntry, ReleaseRequest, encode, sha256_hex
-from mitai.broker.records import Capsule, Grant, Head, LedgerKey, Party
+from mitai.broker.records import Capsule, Grant, Head, LedgerKey, Party, Pin
 from mitai.broker.release import Case, Decision, Policies, Proof, decide, denied, prove, seal_answer
 from mitai.broker.store import Database, Draft, EdgeStore, State
 from mitai.broker.vault import DIGEST_BYTES, Vault
@@ -130,7 +130,7 @@ class Broker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "broker-crypto")
         self._writer = Writer(database, state, signer, settings.origin, clock, committed=anchor.wake)
-        anchor.start(lambda: self._writer.snapshot)
+        anchor.start(lambda: self._writer.snapshot, self._pin)
         anchor.wake()
 
     @staticmethod
@@ -316,6 +316,9 @@ class Broker:
             )
         head = state.head
         return entries, sign_checkpoint(self.settings.origin, head.size, head.root, self._signer)
+
+    def _pin(self, witness_vkey: str) -> None:
+        self.submit(Job(lambda draft: draft.put(witness_vkey, Pin(witness_vkey)), ((Pin, witness_vkey),)))
 
     async def _compute(self, size_bytes: int, function: Callable[..., T], *arguments: object) -> T:
         """Run short work here (a hop to a thread and back costs more than it), and large work on a thread."""

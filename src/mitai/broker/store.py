@@ -194,6 +194,15 @@ class Database:
         state.head_stamp = stamp
         return state
 
+    def all_of(self, kind: type[R], state: State) -> list[R]:
+        """Return all records of a kind; their number is authenticated too."""
+        name = kind_of(kind)
+        with self.reading() as connection:
+            rows = connection.execute(select(records.c.tag, records.c.sealed).where(records.c.kind == name)).all()
+        if len(rows) != state.head.counts.get(name, 0) or any(row.tag not in state.stamps for row in rows):
+            raise RollbackError("broker.rows-rolled-back", f"rows of kind {name!r} were hidden, removed or added")
+        return [unpack(self.vault.open(name, row.tag, state.stamps[row.tag], row.sealed), kind) for row in rows]
+
     def ledger_key(self) -> LedgerKey | None:
         """Return the ledger's signing key."""
         try:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from broker_rig import Rig
-
 from mitai.attest.sim import SimPlatform
 from mitai.broker.protocol import sha256_hex
 from mitai.errors import DeniedError

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broker_rig import Rig
 
+from broker_rig import Rig
 from mitai.attest.sim import SimPlatform
 
 

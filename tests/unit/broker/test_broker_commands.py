@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from broker_rig import ALLOW_ALL, Party, Rig
 
+from broker_rig import ALLOW_ALL, Party, Rig
 from mitai.broker import protocol
 from mitai.broker.commands import Limits
 from mitai.broker.protocol import Budget, RegisterParty, Revoke

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from broker_rig import Rig
 
+from broker_rig import Rig
 from mitai.attest.sim import SimPlatform
 from mitai.broker.protocol import Budget
 from mitai.ledger import folder_reader, verify_log

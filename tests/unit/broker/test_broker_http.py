@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx2
 import msgspec
 import pytest
-from broker_rig import ALLOW_ALL, Party
 
+from broker_rig import ALLOW_ALL, Party
 from mitai.attest import Claims, Policy
 from mitai.attest.sim import SimPlatform, installed_workload, reference_values
 from mitai.broker import protocol

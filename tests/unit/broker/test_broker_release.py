@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from broker_rig import ALLOW_ALL, OTHER, SERVE, Party, Rig
 
+from broker_rig import ALLOW_ALL, OTHER, SERVE, Party, Rig
 from mitai.attest.sim import SimPlatform, reference_values
 from mitai.broker import protocol
 from mitai.broker.policy import template

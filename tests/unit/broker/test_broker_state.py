@@ -8,8 +8,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from broker_rig import BROKER, OTHER, Party, Rig
 
+from broker_rig import BROKER, OTHER, Party, Rig
 from mitai.attest.sim import SimPlatform, Workload
 from mitai.broker.protocol import Budget
 from mitai.broker.writer import Job

@@ -1,0 +1,31 @@
+"""The fuzz targets run, and hold for a few inputs of each kind."""
+
+from __future__ import annotations
+
+import fuzz_broker_policy
+import fuzz_broker_protocol
+import msgspec
+import pytest
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b"\xff",
+        b"[" * 5000,
+        b'{"nonce":"' + b"0" * 64 + b'","expires_s":60}',
+        b'{"type":"revoke","broker":"%b","party":"%b","sequence":1,"time_s":2}' % (b"0" * 64, b"1" * 64),
+        msgspec.json.encode({"evidence": "AA==", "nonce": "0" * 64, "purpose": "inference", "capsules": ["c"]}),
+    ],
+)
+def test_protocol(data: bytes) -> None:
+    fuzz_broker_protocol.one_input(data)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"permit(principal, action, resource);", b"context.uses > 1", b"context.uses + 1", b"\xff", b"}" * 99]
+)
+def test_policy(data: bytes) -> None:
+    fuzz_broker_policy.one_input(data)
