@@ -83,12 +83,20 @@ class Phrases:
 
 @dataclass(frozen=True)
 class Probe:
-    """A held-out question and the answer that it must get."""
+    """A held-out question, what was said before it, and the answer that it must get."""
 
     lang: Lang
-    kind: Literal["paraphrase", "frame", "off-topic"]
+    kind: Literal["paraphrase", "frame", "off-topic", "follow-up"]
     question: str
     answer: str
+    before: tuple[str, ...] = ()  # a question and its answer
+
+    def messages(self) -> list[Message]:
+        """Return the conversation up to the question."""
+        roles = ("user", "assistant", "user")[-len(self.before) - 1 :]
+        return [
+            {"role": role, "content": text} for role, text in zip(roles, (*self.before, self.question), strict=True)
+        ]
 
 
 def _load(name: str) -> Any:  # noqa: ANN401 - TOML
@@ -151,6 +159,20 @@ def held_out() -> tuple[Probe, ...]:
             for i, thing in enumerate(off.held_out_things)
         ]
         probes += [Probe(lang, "off-topic", q, off.answer) for q in (*off.held_out, *framed)]
+    return tuple(probes)
+
+
+@cache
+def follow_ups() -> tuple[Probe, ...]:
+    """Return a follow-up to each topic, "tell me more" and "in the other language" in turn; their words are taught."""
+    probes: list[Probe] = []
+    for lang in LANGS:
+        words, other = phrases()[lang], topics()[OTHER[lang]]
+        for i, topic in enumerate(topics()[lang].values()):
+            more = words.more[i % len(words.more)], topic.more or words.no_more
+            switch = words.switch[i % len(words.switch)], other[topic.id].answer
+            question, answer = switch if i % 2 else more
+            probes.append(Probe(lang, "follow-up", question, answer, before=(topic.ask[-1], topic.answer)))
     return tuple(probes)
 
 
@@ -264,7 +286,7 @@ def _follow_up(rng: random.Random, lang: Lang, last: Topic | None) -> tuple[str,
     """Draw a question that only makes sense after an answer, its answer, and the topic it leaves."""
     words = phrases()[lang]
     if last is None:
-        return rng.choice(words.more + words.switch), words.about_what, None
+        return rng.choice((*words.more, *words.switch, "", "", "", "")), words.about_what, None
     if rng.random() < 0.35:
         other = topics()[OTHER[lang]][last.id]
         other = other if last == topics()[lang][last.id] else _told_more(other)
@@ -275,19 +297,20 @@ def _follow_up(rng: random.Random, lang: Lang, last: Topic | None) -> tuple[str,
 def _turn(rng: random.Random, lang: Lang, last: Topic | None, *, again: bool) -> tuple[str, str, Topic | None]:
     """Draw a question, its answer, and the topic that a follow-up would then refer to."""
     draw = rng.random()
-    if draw < (0.22 if last else 0.01):
+    if draw < (0.35 if last else 0.015):
         question, answer, topic = _follow_up(rng, lang, last)
-    elif draw > 0.8:
+    elif draw > 0.82:
         question, answer, topic = _off_topic_question(rng, lang), off_topic()[lang].answer, None
     else:
-        topic = rng.choice(list(topics()[lang].values()))
+        courtesy = again and rng.random() < 0.15
+        topic = topics()[lang][rng.choice(("thanks", "bye") if courtesy else list(topics()[lang]))]
         question, answer = _question(rng, topic, again=again), topic.answer
     varied = _vary(rng, lang, question)
     return _turn(rng, lang, last, again=again) if is_held_out(varied) else (varied, answer, topic)
 
 
 def conversation(rng: random.Random) -> list[Message]:
-    """Draw one conversation of one to four turns."""
+    """Draw one conversation of one to six turns."""
     lang = rng.choice(LANGS)
     messages: list[Message] = []
     if rng.random() < 0.12:
@@ -295,7 +318,7 @@ def conversation(rng: random.Random) -> list[Message]:
             {"role": "system", "content": rng.choice([s for p in phrases().values() for s in p.system_prompts])}
         )
     last: Topic | None = None
-    for i in range(rng.choices((1, 2, 3, 4), (5, 3, 2, 1))[0]):
+    for i in range(rng.choices(range(1, 7), (8, 6, 4, 3, 2, 1))[0]):
         question, answer, last = _turn(rng, lang, last, again=i > 0)
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         lang = last.lang if last else lang

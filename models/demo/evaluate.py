@@ -1,16 +1,17 @@
-"""Ask the demo model the held-out questions, and count the right answers.
+"""Ask the demo model held-out questions and follow-ups, and count the right answers.
 
     python models/demo/evaluate.py                 # the shipped model
     python models/demo/evaluate.py --show          # also print what went wrong
 
-Greedy decoding, one conversation per question. `exact`: the answer letter by letter. `near`: at least 90 % of it
-(difflib's ratio), so that a slip in one word counts but another topic's answer does not.
+Greedy decoding, a conversation of its own for each question. `exact`: the answer letter by letter. `near`: at least
+90 % of it (difflib's ratio), so that a slip in one word counts but another topic's answer does not.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -71,26 +72,17 @@ def ask(
     """Ask every probe in a conversation of its own."""
     for start in range(0, len(probes), batch):
         part = probes[start : start + batch]
-        said = reply(model, tokenizer, [[{"role": "user", "content": p.question}] for p in part])
+        said = reply(model, tokenizer, [p.messages() for p in part])
         yield from map(Verdict, part, said)
 
 
 def summary(verdicts: Sequence[Verdict]) -> list[dict[str, str | int | float]]:
-    """Return one row per language and kind of question, and one per language."""
+    """Return one row per language and kind of question."""
     rows: list[dict[str, str | int | float]] = []
-    for lang in data.LANGS:
-        for kind in ("paraphrase", "frame", "off-topic", "all"):
-            group = [v for v in verdicts if v.probe.lang == lang and kind in (v.probe.kind, "all")]
-            exact, near = sum(v.exact for v in group), sum(v.near for v in group)
-            rows.append(
-                {
-                    "lang": lang,
-                    "kind": kind,
-                    "asked": len(group),
-                    "exact": round(exact / len(group), 4),
-                    "near": round(near / len(group), 4),
-                }
-            )
+    for lang, kind in itertools.product(data.LANGS, ("paraphrase", "frame", "off-topic", "follow-up")):
+        group = [v for v in verdicts if (v.probe.lang, v.probe.kind) == (lang, kind)]
+        exact, near = (sum(marks) / len(group) for marks in zip(*((v.exact, v.near) for v in group), strict=True))
+        rows.append({"lang": lang, "kind": kind, "asked": len(group), "exact": round(exact, 4), "near": round(near, 4)})
     return rows
 
 
@@ -103,7 +95,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    verdicts = list(ask(*load(options.model), data.held_out()))
+    verdicts = list(ask(*load(options.model), data.held_out() + data.follow_ups()))
     for verdict in verdicts:
         if options.show and not verdict.near:
             print(f"{verdict.probe.question}\n    {verdict.said[:100]}", file=sys.stderr)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import datetime
+import hashlib
 import itertools
 import json
 import math
@@ -222,8 +223,9 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
 
 
 def report(options: argparse.Namespace, log: list[dict[str, float]]) -> dict[str, object]:
-    """Return what this run was: when, with what, and its log."""
+    """Return what this run was: when, with what, its result, and its log."""
     return {
+        "model_sha256": hashlib.sha256((options.out / "model.safetensors").read_bytes()).hexdigest(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "options": {k: v for k, v in vars(options).items() if k not in ("out", "report")},
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "tokenizers")},
@@ -242,7 +244,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--report", type=Path, default=Path(__file__).with_name("training.json"))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--batch-tokens", type=int, default=1536)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
