@@ -1,8 +1,8 @@
 """Verifying quotes: ours against `dcap-qvl` (Rust), with all collateral and with the collateral already verified.
 
-Rows: `attest-tdx-ms`, `attest-tdx-cached-ms`, `attest-sgx-ms`, `attest-sgx-cached-ms`. The quotes are the public vectors
-where `MITAI_VECTORS` (or `../shared/vectors`) has them, else simulated ones of the same form. The peer has no cache of
-verified collateral: it is measured with everything.
+Rows: `attest-tdx-ms`, `attest-tdx-cached-ms`, `attest-sgx-ms`, `attest-sgx-cached-ms`. The quotes are the public
+vectors where `MITAI_VECTORS` (or `../shared/vectors`) has them, else simulated ones of the same form. The peer has no
+cache of verified collateral: it is measured with everything.
 """
 
 from __future__ import annotations

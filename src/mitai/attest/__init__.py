@@ -1,8 +1,7 @@
 """Attestation: evidence in, claims out.
 
 A measured process hands out `Evidence`; `verify` appraises it under a `Policy` and returns an `Appraisal`, or raises
-`AttestError` with the
-step that failed. `mitai.attest.sim` stands in for the hardware where there is none.
+`AttestError` with the step that failed. `mitai.attest.sim` stands in for the hardware where there is none.
 
 Example:
     >>> appraisal = verify(Evidence.decode(body), Policy.from_toml(text), nonce=nonce, now=datetime.now(UTC))

@@ -1,16 +1,12 @@
 """Command for the tinfoil-conformance vectors: one appraisal, JSON in, JSON and an exit code out.
 
 `python -m mitai.attest.conformance verify-attestation-tdx < input.json` exits 0 (accepted), 10 (rejected; the output
-names the code) or
-30 (the input is malformed). It drives the ordinary checks of `mitai.attest.dcap` and `mitai.attest.tdx`; only the names
-of the refusals are
-translated.
+names the code) or 30 (the input is malformed). It drives the ordinary checks of `mitai.attest.dcap` and
+`mitai.attest.tdx`; only the names of the refusals are translated.
 
 Fixtures differ from what a client does in three points, all handled here and nowhere else: recorded fixtures leave out
-the issuer chains that
-Intel's service returns in HTTP headers (Intel's TCB signing certificate of 2018 to 2025 is built in), one of their
-quotes carries bytes behind its end
-(they are cut off), and TCB evaluation may be switched off.
+the issuer chains that Intel's service returns in HTTP headers (Intel's TCB signing certificate of 2018 to 2025 is
+built in), one of their quotes carries bytes behind its end (they are cut off), and TCB evaluation may be switched off.
 """
 
 from __future__ import annotations

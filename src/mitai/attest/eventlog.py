@@ -1,8 +1,7 @@
 """Event logs (CCEL): replay what firmware and loaders measured, and compare it with the hardware's registers.
 
 Follows the TCG "PC Client Platform Firmware Profile" 1.06, section 10 (crypto-agile log), and the "Guest-Hypervisor
-Communication Interface"
-for TDX, where measurement register n + 1 of the log is RTMR[n].
+Communication Interface" for TDX, where measurement register n + 1 of the log is RTMR[n].
 
 Invariants:
 

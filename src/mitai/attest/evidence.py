@@ -4,8 +4,8 @@ The format is written down in `docs/spec/evidence.md`.
 
 Invariants:
 
-- `report_data` covers the verifier's nonce and the exact bytes of claims and device evidence; keys are taken from those
-  bytes only.
+- `report_data` covers the verifier's nonce and the exact bytes of claims and device evidence; keys are taken from
+  those bytes only.
 - Bytes are hashed as received: claims are never parsed and written again before they are hashed.
 - Unknown fields, unknown versions and oversized input are refused.
 

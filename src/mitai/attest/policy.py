@@ -5,8 +5,7 @@ The format is written down in `docs/spec/appraisal-policy.md`.
 Invariants:
 
 - What is not allowed is refused: a policy made without arguments accepts no simulation, no debug mode, no outdated
-  platform, no
-  advisory and, without reference values, no workload.
+  platform, no advisory and, without reference values, no workload.
 - Unknown keys, unknown versions and malformed values are refused when the policy is read, not when it is used.
 - Whether a simulated root is accepted is decided here alone.
 

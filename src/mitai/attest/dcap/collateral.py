@@ -1,8 +1,7 @@
 """Collateral: what Intel says about a platform on a given day, and the proof that Intel said it.
 
 Follows "Intel SGX and TDX Provisioning Certification Service API" version 4 (TCB info version 3, enclave identity
-version 2, CRLs) and
-Intel's QuoteVerificationLibrary for the order and meaning of the checks.
+version 2, CRLs) and Intel's QuoteVerificationLibrary for the order and meaning of the checks.
 
 Invariants:
 

@@ -1,8 +1,7 @@
 """The PCK certificate: which platform, at which security version.
 
 Follows "Intel SGX PCK Certificate and Certificate Revocation List Profile Specification" 1.5, section 1.3.5 (the SGX
-extension,
-OID 1.2.840.113741.1.13.1).
+extension, OID 1.2.840.113741.1.13.1).
 
 Invariants:
 

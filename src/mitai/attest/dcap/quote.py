@@ -1,8 +1,7 @@
 """Intel DCAP quotes: SGX version 3, TDX versions 4 and 5, as bytes and as values.
 
-Follows "Intel TDX DCAP Quoting Library API", appendix 3 (versions 4 and 5), and "Intel SGX ECDSA QuoteLibReference DCAP
-API",
-appendix A (version 3).
+Follows "Intel TDX DCAP Quoting Library API", appendix 3 (versions 4 and 5), and "Intel SGX ECDSA QuoteLibReference
+DCAP API", appendix A (version 3).
 
 Invariants:
 

@@ -1,14 +1,13 @@
 """From a quote to its platform: the signature chain, then the TCB level.
 
 Follows "Intel TDX DCAP Quoting Library API", appendix 3, and the checks of Intel's QuoteVerificationLibrary:
-attestation key → QE report →
-PCK certificate → PCK CA → root.
+attestation key → QE report → PCK certificate → PCK CA → root.
 
 Invariants:
 
 - The attestation key is used only because the QE's report data is SHA-256(attestation key ‖ authentication data), and
-  that report
-  is signed by the PCK key, and that key's chain ends in a root that the caller trusts and is on no revocation list.
+  that report is signed by the PCK key, and that key's chain ends in a root that the caller trusts and is on no
+  revocation list.
 - Nothing of the quote is reported before its signature was checked.
 """
 

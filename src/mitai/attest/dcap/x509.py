@@ -1,14 +1,13 @@
 """Intel's certificate chains and revocation lists, walked step by step against one given root.
 
 Follows "Intel SGX PCK Certificate and Certificate Revocation List Profile Specification" 1.5 and RFC 5280, section 6,
-for the
-fields that this profile uses. Every chain has a fixed shape: leaf, at most one intermediate, root.
+for the fields that this profile uses. Every chain has a fixed shape: leaf, at most one intermediate, root.
 
 Invariants:
 
 - The root is trusted because it is byte for byte the one that the caller gave (by SHA-256), never because of its name.
-- Every certificate: P-256, ECDSA with SHA-256, inside its validity, no unknown critical extension; an issuer has CA and
-  keyCertSign.
+- Every certificate: P-256, ECDSA with SHA-256, inside its validity, no unknown critical extension; an issuer has CA
+  and keyCertSign.
 - PEM is read strictly: nothing before, between or after the certificates, canonical base64.
 """
 

@@ -1,8 +1,7 @@
 """Intel's side of the simulation: certificate authority, collateral service and quoting enclave.
 
-Writes what `mitai.attest.dcap` reads, in the same formats: PCK certificates with the SGX extension, TCB info version 3,
-QE identity
-version 2, CRLs, quotes of versions 3, 4 and 5.
+Writes what `mitai.attest.dcap` reads, in the same formats: PCK certificates with the SGX extension, TCB info version
+3, QE identity version 2, CRLs, quotes of versions 3, 4 and 5.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Intel TDX: what a TD's report must look like beyond its signature.
 
 Follows the "Intel TDX Module Base Architecture Specification", section 20 (ATTRIBUTES and XFAM), and the appraisal
-steps of the
-"Intel TDX DCAP" guides: no debug, no reserved bit, SEPT_VE_DISABLE, an Intel TDX module, no service TD.
+steps of the "Intel TDX DCAP" guides: no debug, no reserved bit, SEPT_VE_DISABLE, an Intel TDX module, no service TD.
 """
 
 from __future__ import annotations
