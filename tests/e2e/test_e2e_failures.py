@@ -36,8 +36,6 @@ def platform(tmp_path_factory):
         yield platform
     finally:
         platform.stop()
-        for process in platform.processes.values():
-            process.popen.wait(10)
 
 
 def policy_of(platform):

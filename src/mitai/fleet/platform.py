@@ -69,10 +69,12 @@ class Platform:
     def stop(self) -> None:
         """End every process, the gateway first."""
         stop([process.pid for process in reversed(self.processes.values())])
+        self.dead()
 
     def restart(self, name: str) -> None:
         """Start a process again that has ended, with the same configuration; return when it answers."""
         old = self.processes[name]
+        old.popen.poll()
         self.processes[name] = start_process(name, old.module, old.arguments, old.health, self.home.logs)
         self.processes[name].wait_healthy()
         self.record()
