@@ -20,6 +20,7 @@ Example:
 from __future__ import annotations
 
 import contextlib
+import inspect
 import mmap
 import re
 from collections.abc import Callable, Iterator
@@ -229,6 +230,11 @@ def _model(source: FileSource, config: PretrainedConfig, tensors: dict[str, torc
     if "generation_config.json" in source.names():
         fields = _json(source, "generation_config.json")
         model.generation_config = transformers.GenerationConfig.from_dict(fields)
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise ServeError(
+            "serve.architecture-unsupported",
+            f"a {architecture.__name__} keeps no keys and values: it can't be served yet",
+        )
     ready: PreTrainedModel = model.eval().requires_grad_(requires_grad=False)
     return ready
 

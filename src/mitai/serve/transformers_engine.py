@@ -23,6 +23,7 @@ Example:
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import queue
@@ -135,6 +136,7 @@ class TransformersEngine:
         self._cache_bytes = self._options.cache_bytes or _quarter_of_memory()
         self._thread = threading.Thread(target=self._run, name="mitai-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a thread inside torch must not outlive the interpreter
 
     # ------------------------------------------------------------------ the seam
 
@@ -196,6 +198,7 @@ class TransformersEngine:
     def close(self) -> None:
         """Stop the thread; what is in progress ends with an error."""
         self._closing = True
+        atexit.unregister(self.close)
         self._inbox.put(None)
         self._thread.join()
 

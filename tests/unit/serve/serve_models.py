@@ -36,7 +36,15 @@ def make_tokenizer():
 
 
 def config(kind: str, vocabulary: int, **changes):
-    from transformers import GPT2Config, LlamaConfig, Qwen2Config
+    from transformers import (
+        BloomConfig,
+        Gemma2Config,
+        GPT2Config,
+        LlamaConfig,
+        MambaConfig,
+        MistralConfig,
+        Qwen2Config,
+    )
 
     end = {"eos_token_id": 0, "bos_token_id": 0, "pad_token_id": None}
     small = {
@@ -54,6 +62,14 @@ def config(kind: str, vocabulary: int, **changes):
         return LlamaConfig(**{**small, "tie_word_embeddings": True, **changes})
     if kind == "qwen2":
         return Qwen2Config(**{**small, **changes})
+    if kind == "mistral":
+        return MistralConfig(**{**small, "sliding_window": 9, **changes})
+    if kind == "gemma2":
+        return Gemma2Config(**{**small, "head_dim": 16, "sliding_window": 32, **changes})
+    if kind == "bloom":
+        return BloomConfig(vocab_size=vocabulary, hidden_size=64, n_layer=2, n_head=4, initializer_range=0.4, **end)
+    if kind == "mamba":
+        return MambaConfig(vocab_size=vocabulary, hidden_size=64, num_hidden_layers=2, initializer_range=0.4, **end)
     return GPT2Config(
         **{
             "vocab_size": vocabulary,
