@@ -21,6 +21,7 @@ from mitai.channel import KeyRing
 from mitai.identity import Identity
 from mitai.workload import Workload as Process
 
+UNLIMITED = Budget()
 ALLOW_ALL = "permit(principal, action, resource);"
 SERVE = Workload("serve", b"\x01" * 48)
 OTHER = Workload("serve", b"\x02" * 48)
@@ -62,7 +63,7 @@ class Party:
         return self.body(RegisterParty(name=self.name, **self.signed(rig, **changes)))
 
     def publication(
-        self, rig: Rig, sealed: Sealed, policy: str = ALLOW_ALL, budget: Budget = Budget(), **changes: object
+        self, rig: Rig, sealed: Sealed, policy: str = ALLOW_ALL, budget: Budget = UNLIMITED, **changes: object
     ) -> bytes:
         fields = {
             "capsule": sealed.capsule_id,
@@ -74,7 +75,7 @@ class Party:
         command = RegisterCapsule(**(fields | changes))
         return self.body(command, data_key=sealed.data_key, manifest=sealed.envelope)
 
-    def policy(self, rig: Rig, capsule: str, policy: str = ALLOW_ALL, budget: Budget = Budget()) -> bytes:
+    def policy(self, rig: Rig, capsule: str, policy: str = ALLOW_ALL, budget: Budget = UNLIMITED) -> bytes:
         return self.body(SetPolicy(capsule=capsule, policy=policy, budget=budget, **self.signed(rig)))
 
     def revocation(self, rig: Rig, capsule: str | None = None) -> bytes:
@@ -130,7 +131,7 @@ class Rig:
         return self.send((party or self.alice).registration(self))
 
     def publish(
-        self, policy: str = ALLOW_ALL, budget: Budget = Budget(), owner: Party | None = None, **changes: object
+        self, policy: str = ALLOW_ALL, budget: Budget = UNLIMITED, owner: Party | None = None, **changes: object
     ) -> Sealed:
         owner = owner or self.alice
         sealed = self.seal(owner)

@@ -1,9 +1,10 @@
-"""Properties of the broker's boundaries: arbitrary bytes give the tree's error or a value; changed bytes are refused."""
+"""Properties of the broker's boundaries: any bytes give the tree's error or a value, changed ones are refused."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from mitai.broker import protocol
 from mitai.broker.nonces import Nonces
 from mitai.broker.policy import CedarEngine
 from mitai.broker.vault import Vault
-from mitai.errors import MitaiError, ParseError
+from mitai.errors import BrokerError, MitaiError, ParseError
 
 KINDS = (
     protocol.CommandRequest,
@@ -115,7 +116,5 @@ def test_any_changed_byte_of_a_row_is_refused(content: bytes, position: int, cha
 
 @given(st.text(max_size=200) | st.text("permitforbid(){};=.\"' \n&|!", max_size=80))
 def test_any_text_is_a_policy_or_refused(text: str) -> None:
-    try:
+    with suppress(BrokerError):  # nothing else is raised
         CedarEngine().compile(text)
-    except MitaiError as error:
-        assert error.code == "broker.policy-invalid"

@@ -1,8 +1,9 @@
-"""The process that `test_broker_crash` kills: it releases one capsule's key again and again, and says so after each answer."""
+"""The process that `test_broker_crash` kills: it releases a key again and again, and says so after each answer."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from broker_rig import Rig
 from mitai.attest.sim import SimPlatform
 from mitai.broker.protocol import sha256_hex
 from mitai.errors import DeniedError
+
+
+def say(line: str) -> None:
+    """Write one whole line at once."""
+    os.write(1, f"{line}\n".encode())
 
 
 async def main(folder: Path, sim: Path, capsule: str) -> None:
@@ -21,10 +27,10 @@ async def main(folder: Path, sim: Path, capsule: str) -> None:
             try:
                 answer = await rig.broker.release(request.body)
             except DeniedError:
-                print("spent", flush=True)
+                say("spent")
                 return
             (key,) = request.open(answer, rig.keyring)
-            print(key.ledger_index, sha256_hex(request.body), flush=True)
+            say(f"{key.ledger_index} {sha256_hex(request.body)}")
 
     await asyncio.gather(*(client() for _ in range(6)))
 

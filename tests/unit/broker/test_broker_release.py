@@ -301,7 +301,7 @@ def test_a_budget_of_n_gives_exactly_n_under_load(ready: Rig) -> None:
         {"nonce": "G" * 64},
         {"capsules": []},
         {"capsules": ["a"] * 2},
-        {"capsules": ["c%d" % i for i in range(17)]},
+        {"capsules": [f"c{number}" for number in range(17)]},
         {"capsules": ["../x"]},
         {"purpose": "Inference!"},
         {"parameters": {"a": 1}},
