@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from attest_lab import LAX, NOW, Lab, replace, vector_entries, vector_file, vector_time
+from attest_lab import LAX, NOW, WORKLOAD, Lab, replace, vector_entries, vector_file, vector_time
 from mitai.attest import Collateral, verify_quote
-from mitai.attest.dcap.quote import split_quote
+from mitai.attest.dcap.quote import EnclaveReport, split_quote
+from mitai.attest.sim import intel, registers
 from mitai.errors import AttestError
 
 dcap_qvl = pytest.importorskip("dcap_qvl")
@@ -70,6 +73,19 @@ def test_simulated_quotes_are_in_intels_format(lab):
             theirs(broken, evidence.collateral, root, now)
         with pytest.raises(AttestError):
             lab.verify(replace(evidence, quote=broken))
+
+
+def test_every_kind_of_quote_that_we_write(lab):
+    root, now = lab.platform.root_certificate, int(NOW.timestamp())
+    report = intel.td_report(registers(WORKLOAD), bytes(64))
+    fifteen = dataclasses.replace(report, tee_tcb_svn2=intel.TEE_TCB_SVN, mrservicetd=bytes(48))
+    attributes = bytes.fromhex("0500000000000000e700000000000000")
+    enclave = EnclaveReport(bytes(16), bytes(4), attributes, bytes(32), bytes(32), 0, 0, bytes(64))
+    for body, version, tee in ((report, 5, "tdx"), (fifteen, 5, "tdx"), (enclave, 3, "sgx")):
+        quote = lab.platform.quote(body, version=version)
+        assert theirs(quote, lab.platform.collateral(tee), root, now) == ("UpToDate", [])
+        policy = replace(lab.policy, workloads=())
+        assert verify_quote(quote, lab.platform.collateral(tee), policy, now=NOW).tcb_status == "UpToDate"
 
 
 def test_simulated_revocation(lab):
