@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
-from typing import Protocol
+from typing import Protocol, cast
 
 import httpx2
 
@@ -182,7 +182,7 @@ class _SyncTransport(httpx2.BaseTransport):
     @staticmethod
     def _open(outgoing: Outgoing, response: httpx2.Response) -> Generator[list[bytes], None, None]:
         try:
-            for piece in response.iter_raw():
+            for piece in cast("httpx2.SyncByteStream", response.stream):
                 yield outgoing.feed(piece)
         except _BROKEN as error:
             raise _cut(error) from error
@@ -191,7 +191,7 @@ class _SyncTransport(httpx2.BaseTransport):
     @staticmethod
     def _read_refusal(response: httpx2.Response) -> bytes:
         body = b""
-        for piece in response.iter_raw():
+        for piece in cast("httpx2.SyncByteStream", response.stream):
             body += piece
             if len(body) > MAX_REFUSAL_BYTES:
                 break
@@ -289,7 +289,7 @@ class _AsyncTransport(httpx2.AsyncBaseTransport):
     @staticmethod
     async def _open(outgoing: Outgoing, response: httpx2.Response) -> AsyncGenerator[list[bytes], None]:
         try:
-            async for piece in response.aiter_raw():
+            async for piece in cast("httpx2.AsyncByteStream", response.stream):
                 yield outgoing.feed(piece)
         except _BROKEN as error:
             raise _cut(error) from error
@@ -298,7 +298,7 @@ class _AsyncTransport(httpx2.AsyncBaseTransport):
     @staticmethod
     async def _read_refusal(response: httpx2.Response) -> bytes:
         body = b""
-        async for piece in response.aiter_raw():
+        async for piece in cast("httpx2.AsyncByteStream", response.stream):
             body += piece
             if len(body) > MAX_REFUSAL_BYTES:
                 break
