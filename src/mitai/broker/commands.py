@@ -60,7 +60,7 @@ class Context:
 
 
 @dataclass(frozen=True, repr=False)
-class _Offer:
+class Offer:
     """What a capsule's registration brings along."""
 
     manifest: Manifest
@@ -122,7 +122,7 @@ def check_addressing(signed: protocol.Signed | protocol.Query, signer: PublicKey
         raise BrokerError("broker.stale", "this was signed too long ago, or the clocks differ", hint="check the clock")
 
 
-def _check_content(request: CommandRequest, command: Command, signer: PublicKey, engine: PolicyEngine) -> _Offer | None:
+def _check_content(request: CommandRequest, command: Command, signer: PublicKey, engine: PolicyEngine) -> Offer | None:
     if isinstance(command, RegisterCapsule | SetPolicy):
         engine.compile(command.policy)
     if not isinstance(command, RegisterCapsule):
@@ -137,7 +137,7 @@ def _check_content(request: CommandRequest, command: Command, signer: PublicKey,
         raise BrokerError("broker.capsule-mismatch", "the command names another capsule than its manifest")
     if len({*command.co_owners, command.party}) != len(command.co_owners) + 1:
         raise ParseError("broker.malformed", "a capsule's owners are named once each")
-    return _Offer(manifest, request.manifest, request.data_key)
+    return Offer(manifest, request.manifest, request.data_key)
 
 
 def _keys(command: Command) -> tuple[Key, ...]:
@@ -147,7 +147,7 @@ def _keys(command: Command) -> tuple[Key, ...]:
     return (*parties, (Capsule, capsule)) if capsule else tuple(parties)
 
 
-def _apply(draft: Draft, command: Command, context: Context, signer: PublicKey, offer: _Offer | None) -> int:
+def _apply(draft: Draft, command: Command, context: Context, signer: PublicKey, offer: Offer | None) -> int:
     if isinstance(command, RegisterParty):
         return _register_party(draft, command, context, signer)
     party = _accept(draft, command)
@@ -156,7 +156,7 @@ def _apply(draft: Draft, command: Command, context: Context, signer: PublicKey, 
     if isinstance(command, SetPolicy):
         return _set_policy(draft, command, context)
     assert offer is not None  # noqa: S101 - `_check_content` made one
-    return _register_capsule(draft, command, context, offer)
+    return register_capsule(draft, command, context, offer)
 
 
 def _register_party(draft: Draft, command: RegisterParty, context: Context, signer: PublicKey) -> int:
@@ -200,7 +200,8 @@ def check_room(draft: Draft, kind: str, limit: int) -> None:
         raise BrokerError("broker.full", f"this broker holds as many of kind {kind!r} as it may")
 
 
-def _register_capsule(draft: Draft, command: RegisterCapsule, context: Context, offer: _Offer) -> int:
+def register_capsule(draft: Draft, command: RegisterCapsule, context: Context, offer: Offer) -> int:
+    """Write a capsule and log it; whoever calls this has checked the command and the offer."""
     if draft.get(Capsule, command.capsule) is not None:
         raise BrokerError("broker.capsule-exists", "this capsule is registered already", hint="replace its policy")
     if any(draft.get(Party, party) is None for party in command.co_owners):
