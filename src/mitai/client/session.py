@@ -162,7 +162,7 @@ class Session:
     def _save(self, body: bytes, nonce: bytes) -> None:
         if self._path is None:
             return
-        saved = _Saved(self.base_url, self._policy_sha256, self.replica, nonce, datetime.now(UTC), body)
+        saved = _Saved(self.base_url, self._policy_sha256, self.replica, nonce, self.verified_at, body)
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = self._path.with_suffix(f".{secrets.token_hex(4)}")
         temporary.write_bytes(msgspec.json.encode(saved))
