@@ -10,23 +10,51 @@ import sys
 from mitai.capsule.manifest import Manifest
 from mitai.errors import ParseError
 
-TEMPLATE = (
-    b'{"format":"mitai-capsule","v":1,"suite":"cobblestone-256+16mib","capsule_id":"%b","name":"n","kind":"model",'
-    b'"created":"2026-01-02T03:04:05Z","owner":"%b","key_check":"%b","files":[%b]}'
-)
+FILE = {
+    b"name": b'"a"',
+    b"size": b"0",
+    b"object": b'"%b"' % (b"1" * 32),
+    b"object_size": b"72",
+    b"commitments": b'"%b="' % (b"A" * 43),
+    b"digests": b'""',
+}
+MANIFEST = {
+    b"format": b'"mitai-capsule"',
+    b"v": b"1",
+    b"suite": b'"cobblestone-256+16mib"',
+    b"capsule_id": b'"%b"' % (b"0" * 32),
+    b"name": b'"n"',
+    b"kind": b'"model"',
+    b"created": b'"2026-01-02T03:04:05Z"',
+    b"owner": b'"%b"' % (b"0" * 64),
+    b"key_check": b'"%b="' % (b"A" * 43),
+    b"files": b"[]",
+    b"parents": b"[]",
+    b"labels": b"{}",
+}
 
 
 def one_input(data: bytes) -> None:
-    """Parse the input as it is, and as the file list of an otherwise good manifest."""
-    framed = TEMPLATE % (b"0" * 32, b"0" * 64, b"A" * 43 + b"=", data)
+    """Parse the input as it is, and as the value of one field (chosen by the first byte) of a good manifest."""
+    value = data[1:]
+    fields, entries = list(MANIFEST), list(FILE)
+    choice = (data[0] if data else 0) % (len(fields) + len(entries))
+    if choice < len(fields):
+        framed = _object({**MANIFEST, fields[choice]: value})
+    else:
+        entry = _object({**FILE, entries[choice - len(fields)]: value})
+        framed = _object({**MANIFEST, b"files": b"[%b]" % entry})
     for candidate in (data, framed):
         try:
             manifest = Manifest.decode(candidate)
         except ParseError:
             continue
-        again = Manifest.decode(manifest.encode())
-        if again != manifest:
+        if Manifest.decode(manifest.encode()) != manifest:
             raise AssertionError("a manifest changes when it is written and read again")
+
+
+def _object(fields: dict[bytes, bytes]) -> bytes:
+    return b"{%b}" % b",".join(b'"%b":%b' % item for item in fields.items())
 
 
 def main() -> None:

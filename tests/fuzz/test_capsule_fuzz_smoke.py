@@ -11,7 +11,8 @@ import pytest
 FILE = {"name": "a", "size": 0, "object": "1" * 32, "object_size": 72, "commitments": "A" * 43 + "="}
 TENSOR = {"t": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}
 INPUTS = {
-    "fuzz_capsule_manifest": [b"", b"{}", b"\xff" * 9, json.dumps(FILE).encode(), b"[" * 2000],
+    "fuzz_capsule_manifest": [b"", b"{}", b"\xff" * 9, b"[" * 2000]
+    + [bytes([field]) + value for field in range(18) for value in (b"1", b'"x"', b"[]", json.dumps([FILE]).encode())],
     "fuzz_capsule_safetensors": [b"", b"\0" * 9, json.dumps(TENSOR).encode() + b"\0ab", b"{}", b"\xff" * 20],
 }
 

@@ -85,7 +85,7 @@ def test_flip_any_byte_of_an_object_without_a_key(data):
 @settings(max_examples=500)
 @given(st.data())
 def test_flip_any_byte_of_the_envelope(data):
-    """It is refused, or the flip was in the signature's key id, a hint that DSSE leaves unsigned; nothing else differs."""
+    """It is refused, or the flip was in the signature's key id, an unsigned hint; then nothing else differs."""
     position = data.draw(st.integers(0, len(SEALED.envelope) - 1))
     flipped = bytearray(SEALED.envelope)
     flipped[position] ^= data.draw(st.integers(1, 255))

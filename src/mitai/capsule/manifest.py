@@ -211,6 +211,8 @@ def _check_file(file: FileEntry) -> None:
 
 
 def _is_utc_time(text: str) -> bool:
+    if len(text) != 20 or not text.isascii():
+        return False
     try:
         datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")  # noqa: DTZ007  # the format demands UTC
     except ValueError:

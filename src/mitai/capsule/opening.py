@@ -108,8 +108,8 @@ class CapsuleSource:
     ) -> None:
         """Fill `buffer`, which has exactly the file's size, on `workers` threads."""
         file = self._file(name)
-        if len(buffer) != file.size:
-            raise CapsuleError("capsule.range-invalid", f"a buffer of {len(buffer)} bytes for a file of {file.size}")
+        if buffer.nbytes != file.size:
+            raise CapsuleError("capsule.range-invalid", f"a buffer of {buffer.nbytes} bytes for a file of {file.size}")
         self._fill(file, 0, buffer, self._workers if workers is None else workers, progress)
 
     def _file(self, name: str) -> FileEntry:
@@ -200,12 +200,11 @@ def _check_listing(manifest: Manifest, names: set[str]) -> None:
 
 
 def _verify_segment(store: ObjectStore, manifest: Manifest, file: FileEntry, index: int) -> int:
-    blocks = _checked_blocks(store, file, index)
-    header = next(blocks)[: segments.HEADER_BYTES]
+    header = _read(store, file, segments.offset(index), segments.HEADER_BYTES)
     commitment = file.commitments[32 * index : 32 * index + 32]
     segments.check_header(header, place_of(manifest, file, index), commitment)
     if file.digests:
-        for _block in blocks:
+        for _block in _checked_blocks(store, file, index):
             pass
     return segments.sealed_size(segments.plain_size(file.size, index))
 
@@ -237,18 +236,22 @@ def object_blocks(store: ObjectStore, file: FileEntry, index: int) -> Iterator[b
     end = position + segments.sealed_size(segments.plain_size(file.size, index))
     while position < end:
         length = min(BLOCK_BYTES, end - position)
-        try:
-            block = store.read(file.object, position, length)
-        except OSError as error:
-            raise _store_failed(file, error) from error
-        if len(block) != length:
-            raise CapsuleError(
-                "capsule.store-lied",
-                f"the store returned {len(block)} bytes of object {file.object} where {length} were asked for",
-                step="read",
-            )
-        yield block
+        yield _read(store, file, position, length)
         position += length
+
+
+def _read(store: ObjectStore, file: FileEntry, position: int, length: int) -> bytes:
+    try:
+        block = store.read(file.object, position, length)
+    except OSError as error:
+        raise _store_failed(file, error) from error
+    if len(block) != length:
+        raise CapsuleError(
+            "capsule.store-lied",
+            f"the store returned {len(block)} bytes of object {file.object} where {length} were asked for",
+            step="read",
+        )
+    return block
 
 
 def _checked_blocks(store: ObjectStore, file: FileEntry, index: int) -> Iterator[bytes]:

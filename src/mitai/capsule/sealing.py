@@ -44,7 +44,7 @@ from mitai.capsule.sources import FolderSource, source_changed
 from mitai.capsule.stores import checked
 from mitai.capsule.workers import Progress, default_workers, run_all
 from mitai.errors import CapsuleError
-from mitai.identity import MAX_ENVELOPE_BYTES, Identity
+from mitai.identity import MAX_ENVELOPE_BYTES, Envelope, Identity
 
 JOURNAL_NAME = ".sealing.json"
 _JOURNAL_LABEL = b"mitai capsule journal key v1"
@@ -150,7 +150,7 @@ def seal(
             return _finish(dest_dir, journal, key, owner)
     except OSError as error:
         raise CapsuleError(
-            "capsule.destination-failed",
+            "capsule.io-failed",
             f"sealing stopped: {error.strerror or type(error).__name__}",
             hint="nothing is lost: seal again with the same arguments to resume",
         ) from error
@@ -192,7 +192,7 @@ def _check_plan(journal: Journal, key: bytes) -> None:
 
 
 def _refuse_leftovers(dest: Path) -> None:
-    names = {path.name for path in dest.iterdir() if path.suffix != ".tmp"}
+    names = {path.name for path in dest.iterdir()} - {JOURNAL_NAME + ".tmp"}
     if MANIFEST_NAME in names:
         raise CapsuleError("capsule.exists", "a finished capsule lies in the destination")
     if names:
@@ -206,6 +206,8 @@ def _read_journal(path: Path) -> Journal:
         raise CapsuleError(
             "capsule.journal-malformed", "the journal in the destination is damaged", hint="remove the folder"
         ) from error
+    if journal.v != 1:
+        raise CapsuleError("capsule.version-unknown", "the journal in the destination is of an unknown version")
     for file in journal.files:
         checked(file.object)
     checked(journal.capsule_id)
@@ -290,7 +292,10 @@ class _Sealer:
                     digest.update(block)
                 yield block
 
-        commitment = os.pread(descriptor, segments.HEADER_BYTES, start)[segments.SALT_BYTES :]
+        header = os.pread(descriptor, segments.HEADER_BYTES, start)
+        if not any(header):  # a hole: later segments were written first
+            return None
+        commitment = header[segments.SALT_BYTES :]
         with anonymous(place.length) as scratch, memoryview(scratch) as whole, whole[: place.length] as plain:
             try:
                 segments.open_into(self._key, place, commitment, blocks(), plain)
@@ -361,12 +366,8 @@ def _finish(dest: Path, journal: Journal, key: bytes, owner: Identity) -> Sealed
     if manifest.capsule_id != journal.capsule_id:
         raise CapsuleError("capsule.resume-mismatch", "the manifest in the destination is another capsule's")
     (dest / JOURNAL_NAME).unlink()
-    payload = msgspec.json.decode(envelope, type=_Payload).payload
+    payload = Envelope.decode(envelope).payload
     return Sealed(manifest.capsule_id, envelope, hashlib.sha256(payload).hexdigest(), key)
-
-
-class _Payload(msgspec.Struct):
-    payload: bytes
 
 
 def _journal_key(journal: Journal, owner: Identity) -> AESGCM:

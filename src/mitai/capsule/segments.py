@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from mitai.errors import CapsuleError
 
 SEGMENT_BYTES = 16 << 20
-BLOCK_BYTES = 512 << 10  # what is read, encrypted and written at once: it stays in the processor's cache
+BLOCK_BYTES = 256 << 10  # what is read, encrypted and written at once: it stays in the processor's cache
 CHUNK_BYTES = 16 << 10
 TAG_BYTES = 16
 SALT_BYTES = 24

@@ -72,6 +72,7 @@ class FolderSource:
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset` on; raise `CapsuleError` when the file has become shorter."""
+        buffer = buffer.cast("B")
         check_range(self.size(name), offset, len(buffer))
         try:
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_CLOEXEC)
@@ -92,7 +93,7 @@ class FolderSource:
 
 def _walk(root: Path) -> list[tuple[str, int]]:
     found = []
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(root, onerror=_refuse):
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
         for name in files:
             path = Path(folder, name)
@@ -102,6 +103,10 @@ def _walk(root: Path) -> list[tuple[str, int]]:
                 raise CapsuleError("capsule.source-not-a-file", f"{relative!r} is neither a file nor a folder")
             found.append((relative, path.stat().st_size))
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise CapsuleError("capsule.source-unreadable", f"a folder can't be listed: {error.strerror}") from error
 
 
 def bounded(size: int) -> int:

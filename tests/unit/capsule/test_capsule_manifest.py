@@ -86,6 +86,8 @@ def test_malformed(data):
         {"created": "2026-01-02 03:04:05"},
         {"created": "2026-02-30T00:00:00Z"},
         {"created": ""},
+        {"created": "2026-1-2T3:4:5Z"},
+        {"created": "２026-01-02T03:04:05Z"},
         {"parents": ["x"]},
         {"parents": [ID, ID]},
         {"parents": [f"{number:032x}" for number in range(257)]},

@@ -144,7 +144,7 @@ def test_a_destination_in_use_is_refused(plain, tmp_path, alice):
     (tmp_path / "full" / "file").write_bytes(b"")
     refused("capsule.destination-not-empty", lambda: seal(plain, tmp_path / "full", owner=alice, name="n"))
     (tmp_path / "file").write_bytes(b"")
-    refused("capsule.destination-failed", lambda: seal(plain, tmp_path / "file", owner=alice, name="n"))
+    refused("capsule.io-failed", lambda: seal(plain, tmp_path / "file", owner=alice, name="n"))
 
 
 def test_too_much_for_one_manifest_is_found_before_the_work(plain, tmp_path, alice, monkeypatch):
@@ -220,7 +220,7 @@ def test_a_full_disk_is_an_error_and_resumes(plain, tmp_path, alice, monkeypatch
         return write(descriptor, block[:100_000], position)  # and short writes
 
     monkeypatch.setattr(os, "pwrite", failing)
-    error = refused("capsule.destination-failed", lambda: seal(plain, dest, owner=alice, name="n", workers=1))
+    error = refused("capsule.io-failed", lambda: seal(plain, dest, owner=alice, name="n", workers=1))
     assert "No space left" in error.message
     monkeypatch.setattr(os, "pwrite", write)
     assert opened(dest, seal(plain, dest, owner=alice, name="n"), alice).read("weights") == CONTENT
@@ -422,6 +422,8 @@ def test_a_hostile_journal_is_refused(unfinished, plain, alice):
     for bad in (b"", b"{}", b"\xff", good + b"x", good[:-1]):
         path.write_bytes(bad)
         refused("capsule.journal-malformed", attempt)
+    changed(v=2)
+    refused("capsule.version-unknown", attempt)
     outside = [{**file, "object": "../../outside"} for file in journal["files"]]
     changed(files=outside)
     refused("capsule.object-name-invalid", attempt)
@@ -438,7 +440,7 @@ def test_an_object_that_is_a_link_is_not_followed(unfinished, plain, tmp_path, a
     path = weights(unfinished)
     path.unlink()
     path.symlink_to(tmp_path / "victim")
-    refused("capsule.destination-failed", lambda: seal(plain, unfinished, owner=alice, name="n"))
+    refused("capsule.io-failed", lambda: seal(plain, unfinished, owner=alice, name="n"))
     assert not (tmp_path / "victim").exists()
 
 

@@ -86,6 +86,23 @@ def test_folder_source_is_the_same_interface(capsule, contents):
         assert caught.value.code == "capsule.range-invalid"
 
 
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    import os
+
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def closed(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(CapsuleError) as caught:
+        FolderSource(tmp_path)
+    assert caught.value.code == "capsule.source-unreadable"
+
+
 def test_a_plain_file_that_became_shorter(tmp_path):
     (tmp_path / "file").write_bytes(b"12345")
     source = FolderSource(tmp_path)
