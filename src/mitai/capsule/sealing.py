@@ -112,8 +112,8 @@ def seal(
         owner: Signs the manifest; also wraps the data key in the journal while sealing is under way.
         name: A name for people, in the clear.
         kind: `model`, `data`, `adapter` …, in the clear.
-        data_key: 32 uniformly random bytes; made when not given. Whoever has to be safe against being killed right after
-            `seal` has returned makes and keeps the key beforehand.
+        data_key: 32 uniformly random bytes; made when not given. Whoever has to be safe against being killed right
+            after `seal` has returned makes and keeps the key beforehand.
         parents: Ids of the capsules that this one derives from.
         labels: Short texts for people and programs, in the clear.
         digests: Put SHA-256 of the ciphertext into the manifest: anyone can then check stored objects bit by bit
