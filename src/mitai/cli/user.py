@@ -34,7 +34,7 @@ def verify(url: UrlArgument = None, *, policy: PolicyOption = None, json: JsonFl
     appraisal = Session(platform_url(home, url), read_policy(home, policy)).appraisal
     out.table(("check", "what it found"), [(f"[green]✔[/] {step}", detail) for step, detail in appraisal.checks])
     out.say()
-    out.table(("", ""), appraisal.summary())
+    out.table(("", ""), [(name, "0" if value.strip("0") == "" else value) for name, value in appraisal.summary()])
     out.say()
     _say_verdict(out, appraisal)
     out.result(
