@@ -12,7 +12,7 @@ from mitai.attest.dcap.collateral import verify_collateral
 from mitai.attest.dcap.pck import parse_sgx_extension, pck_tcb
 from mitai.attest.dcap.quote import parse_quote
 from mitai.attest.dcap.verify import find_pck_chain, verify_pck_chain
-from mitai.attest.dcap.x509 import MAX_PEM_BYTES, Certificate, parse_chain, verify_chain, verify_crl
+from mitai.attest.dcap.x509 import MAX_PEM_BYTES, Certificate, parse_chain, verify_chain, verify_crl, verify_signature
 from mitai.attest.sim import intel
 from mitai.errors import MitaiError
 
@@ -182,3 +182,58 @@ def test_flipped_extension_is_another_platform_or_refused():
     good = intel.sgx_extension()
     where = good.index(intel.FMSPC)
     assert parse_sgx_extension(flip(good, where)).fmspc != intel.FMSPC
+
+
+def issue(lab, issuer_usage: dict, *, ca: bool = True, path_length: int | None = 0) -> tuple[Certificate, ...]:
+    """Return a chain of three whose two issuers have this key usage and these basic constraints."""
+    x509, start = intel.x509, NOW - intel._LIFE / 2
+    usage = dict.fromkeys(("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"), False)
+    usage |= dict.fromkeys(("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"), False)
+    names = {
+        name: intel._name(role) for name, role in (("pck", "PCK Certificate"), ("ca", "PCK CA"), ("root", "Root CA"))
+    }
+    chain = []
+    for child, issuer in (("pck", "ca"), ("ca", "root"), ("root", "root")):
+        key = lab.authority.keys[child].public_key()
+        builder = x509.CertificateBuilder(names[issuer], names[child], key, 7, start, start + intel._LIFE)
+        if child != "pck":
+            builder = builder.add_extension(x509.BasicConstraints(ca, path_length), critical=True)
+            builder = builder.add_extension(x509.KeyUsage(**{**usage, **issuer_usage}), critical=True)
+        signed = builder.sign(lab.authority.keys[issuer], intel.SHA256())
+        chain.append(Certificate(signed.public_bytes(intel.Encoding.DER), signed))
+    return tuple(chain)
+
+
+def test_issuers_must_be_allowed_to_issue(lab, refused):
+    verify_chain(issue(lab, {"key_cert_sign": True}, path_length=1), "pck", NOW)
+    verify_chain(issue(lab, {"key_cert_sign": True}, path_length=None), "pck", NOW)
+    with refused(CODE):  # the right key usage, but no CA
+        verify_chain(issue(lab, {"key_cert_sign": True}, ca=False, path_length=None), "pck", NOW)
+    with refused(CODE):  # a CA that may sign revocation lists only
+        verify_chain(issue(lab, {"crl_sign": True}, path_length=1), "pck", NOW)
+    with refused(CODE):  # the root allows no CA below the first
+        verify_chain(issue(lab, {"key_cert_sign": True}, path_length=0), "pck", NOW)
+
+
+def test_signatures_have_one_length(lab, refused):
+    """Zeros between r and s change no number, only the bytes."""
+    key = lab.authority.keys["pck"]
+    signature = intel.sign(key, b"message")
+    verify_signature(key.public_key(), signature, b"message", CODE, "why")
+    with refused(CODE):
+        verify_signature(key.public_key(), signature[:32] + b"\0" + signature[32:], b"message", CODE, "why")
+
+
+def test_revocation_list_without_an_end(lab, refused):
+    issuer = parse_chain(lab.authority.chain("root").encode(), CODE)[0]
+    good = intel.x509.load_der_x509_crl(lab.platform.collateral().root_ca_crl)
+    moment = good.next_update_utc.strftime("%y%m%d%H%M%SZ").encode()
+    content = good.tbs_certlist_bytes.replace(b"\x17\x0d" + moment, b"")
+    header = 2 if content[1] < 0x80 else 2 + (content[1] & 0x7F)
+    signed = intel._der(0x30, content[header:])
+    signature = lab.authority.keys["root"].sign(signed, intel.ec.ECDSA(intel.SHA256()))
+    algorithm = bytes.fromhex("300a06082a8648ce3d040302")
+    endless = intel._der(0x30, signed + algorithm + intel._der(0x03, b"\0" + signature))
+    assert intel.x509.load_der_x509_crl(endless).next_update_utc is None
+    with refused("attest.root-crl-malformed"):
+        verify_crl(endless, issuer, "root-crl")

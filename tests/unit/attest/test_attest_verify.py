@@ -334,6 +334,18 @@ def test_pck_certificate_of_another_role(lab, refused):
         lab.verify(forge_chain(lab, pck=forged))
 
 
+def test_pck_certificate_under_another_ca_of_the_root(lab, refused):
+    """The root has other CAs; PCK certificates come from two of them only."""
+    other_ca = certificate(lab, "Other CA", key="ca", issuer="root", depth=0)
+    keys, start = lab.authority.keys, NOW - timedelta(days=1)
+    builder = intel._certificate(
+        intel._name("PCK Certificate"), keys["pck"], other_ca.subject, keys["ca"], start=start, depth=None
+    )
+    pck = builder.add_extension(SGX, critical=False).sign(keys["ca"], intel.SHA256())
+    with refused("attest.pck-chain-invalid", "5 platform"):
+        lab.verify(forge_chain(lab, pck=pck, ca=other_ca))
+
+
 def test_pck_certificate_without_extension(lab, refused):
     with refused("attest.pck-extension-malformed", "5 platform"):
         lab.verify(forge_chain(lab, pck=certificate(lab, "PCK Certificate")))
