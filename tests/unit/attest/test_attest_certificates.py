@@ -147,6 +147,7 @@ def spoiled_extensions() -> dict[str, bytes]:
         "another tag": b"\x31" + good[1:],
         "indefinite length": b"\x30\x80" + content + b"\0\0",
         "long length": b"\x30\x83\x00" + good[2:4] + content,
+        "length in three bytes": b"\x30\x83" + len(content).to_bytes(2, "big") + b"\0" + content,
         "length not minimal": intel._der(0x30, content.replace(field, b"\x30\x81" + field[1:])),
         "length not minimal, two bytes": b"\x30\x82\x00\x05" + b"\x05\x03abc",
         "one byte": b"\x30",
@@ -156,6 +157,12 @@ def spoiled_extensions() -> dict[str, bytes]:
         "foreign identifier": intel._der(0x30, content + intel._der(0x30, intel._der(0x06, b"\x2a\x03") + b"\x05\x00")),
         "no pair": intel._der(0x30, content + intel._der(0x30, intel._der(0x06, b"\x2a\x03"))),
         "not a sequence": intel._der(0x30, content + b"\x05\x00"),
+        "field that is a set": intel._der(0x30, content.replace(field, b"\x31" + field[1:])),
+        "identifier of another type": intel._der(0x30, content.replace(field, field[:2] + b"\x0d" + field[3:])),
+        "value of another type": intel._der(
+            0x30, content.replace(b"\x04\x06" + intel.FMSPC, b"\x05\x06" + intel.FMSPC)
+        ),
+        "three parts": intel._der(0x30, content.replace(field, intel._der(0x30, field[2:] + b"\x05\x00"))),
         "short fmspc": intel.sgx_extension(fmspc=bytes(5)),
         "long pce id": intel.sgx_extension(pce_id=bytes(3)),
         "fifteen components": intel.sgx_extension(svns=intel.COMPONENT_SVNS[:15]),

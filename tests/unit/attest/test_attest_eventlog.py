@@ -74,7 +74,7 @@ def test_several_algorithms():
         HEADER + event(5, (12, bytes(48))),
         HEADER + event(1),
         HEADER + event(1, (12, bytes(48)))[:-1] + b"",
-        bytes(MAX_EVENT_LOG_BYTES + 1),
+        LOG + bytes(MAX_EVENT_LOG_BYTES),
     ],
 )
 def test_malformed(refused, log):

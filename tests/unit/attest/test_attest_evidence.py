@@ -64,15 +64,27 @@ def test_claims_that_are_refused(refused, change, code):
         Claims.decode(msgspec.json.encode({**fields, **change}))
 
 
-def test_sizes(refused):
+def test_sizes(lab, refused):
+    """Good in all but size: spaces after the value are JSON, too."""
+    evidence = lab.evidence()
     with refused("attest.claims-malformed"):
-        Claims.decode(bytes(MAX_CLAIMS_BYTES + 1))
+        Claims.decode(CLAIMS.encode() + b" " * MAX_CLAIMS_BYTES)
     with refused("attest.evidence-malformed"):
-        Evidence.decode(bytes(MAX_EVIDENCE_BYTES + 1))
+        Evidence.decode(evidence.encode() + b" " * MAX_EVIDENCE_BYTES)
     with refused("attest.collateral-malformed"):
-        Collateral.decode(bytes(MAX_COLLATERAL_BYTES + 1))
+        Collateral.decode(evidence.collateral.encode() + b" " * MAX_COLLATERAL_BYTES)
     with refused("attest.collateral-malformed"):
-        Collateral.from_quote_collateral_v3(bytes(MAX_COLLATERAL_BYTES + 1))
+        Collateral.from_quote_collateral_v3(quote_collateral_v3(evidence.collateral) + b" " * MAX_COLLATERAL_BYTES)
+
+
+def quote_collateral_v3(collateral: Collateral, **change) -> bytes:
+    binary = {"tcb_info_signature", "qe_identity_signature", "root_ca_crl", "pck_crl"}
+    fields = {
+        name: getattr(collateral, name).hex() if name in binary else getattr(collateral, name)
+        for name in Collateral.__struct_fields__
+        if getattr(collateral, name) is not None
+    }
+    return msgspec.json.encode({**fields, **change})
 
 
 def test_evidence_version(lab, refused):
@@ -97,13 +109,7 @@ def test_bytes_that_are_nothing(refused, data):
 
 def test_quote_collateral_v3(lab, refused):
     collateral = lab.platform.collateral()
-    binary = {"tcb_info_signature", "qe_identity_signature", "root_ca_crl", "pck_crl"}
-    fields = {
-        name: getattr(collateral, name).hex() if name in binary else getattr(collateral, name)
-        for name in Collateral.__struct_fields__
-        if getattr(collateral, name) is not None
-    }
-    assert Collateral.from_quote_collateral_v3(msgspec.json.encode(fields)) == collateral
+    assert Collateral.from_quote_collateral_v3(quote_collateral_v3(collateral)) == collateral
     for change in ({"pck_crl": "xyz"}, {"unknown": "1"}, {"pck_crl": 1}):
         with refused("attest.collateral-malformed"):
-            Collateral.from_quote_collateral_v3(msgspec.json.encode({**fields, **change}))
+            Collateral.from_quote_collateral_v3(quote_collateral_v3(collateral, **change))

@@ -70,7 +70,7 @@ def test_round_trip(policy):
         "sim_roots = ['sha256:00']",
         "sim_roots = ['not base64!']",
         "not toml",
-        "a" * (2 << 20),
+        "version = 1\n#" + "a" * (2 << 20),
         "x = " + "[" * 100000,
     ],
 )

@@ -223,6 +223,13 @@ def test_chain_of_one_certificate(lab, refused):
         lab.verify(collateral=forged)
 
 
+def test_chain_of_three_certificates(lab, refused):
+    """Every signature in it holds, and still it is not the chain that it should be."""
+    longer = replace(lab.platform.collateral(), tcb_info_issuer_chain=lab.authority.chain("signer", "root", "root"))
+    with refused("attest.tcb-info-chain-invalid", "4 collateral"):
+        lab.verify(collateral=longer)
+
+
 def test_revoked_platform(lab, refused):
     serial = lab.authority.certificates["pck"].serial_number
     with refused("attest.pck-revoked", "5 platform"):

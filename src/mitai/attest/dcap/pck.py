@@ -94,7 +94,7 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
             size = length & 0x7F
             length = int.from_bytes(head[2 : 2 + size], "big")
             start += size
-            if size not in {1, 2} or len(head) < 2 + size or length < (0x80 if size == 1 else 0x100):
+            if size not in {1, 2} or length < (0x80 if size == 1 else 0x100):  # too little is left: also too small
                 raise _malformed("a length is not minimal")
         offset = start + length
         if offset > len(data):
