@@ -29,7 +29,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mitai.channel import bhttp, ehbp, ohttp, problems
-from mitai.channel.exchange import REFUSAL_HEADER, Exchange
+from mitai.channel.exchange import EXCHANGE_HEADER, REFUSAL_HEADER, Exchange
 from mitai.channel.frames import MAX_CHUNK_BYTES
 from mitai.channel.keys import KeyRing
 from mitai.channel.replay import ReplayCache
@@ -38,6 +38,8 @@ from mitai.errors import ChannelError, MitaiError, ParseError
 
 OHTTP_PATH: Final = "/ohttp"
 EXCHANGE_KEY: Final = "mitai.exchange"
+
+_OUR_FIELDS = frozenset((EXCHANGE_HEADER.encode(), REFUSAL_HEADER.encode()))  # an app can't set these
 
 _log = structlog.get_logger("mitai.channel")
 
@@ -226,7 +228,7 @@ class _Run:
             self._gone = True
         except Exception as error:  # noqa: BLE001 - the text of an app's error may hold content: it must reach nobody
             if not self._gone:
-                _log.error("channel.app-failed", exchange=self._exchange.id, error=type(error).__name__)
+                _log.error("channel.app-failed", exchange=self._exchange.name, error=type(error).__name__)
 
     def _inner_scope(self) -> Scope:
         head = self._side.head
@@ -314,7 +316,8 @@ class _Run:
         if self._finished or (self._failure and not self._started):
             return
         if message["type"] == "http.response.start":
-            self._head = (message["status"], list(message.get("headers", ())))
+            fields = message.get("headers", ())
+            self._head = (message["status"], [field for field in fields if field[0].lower() not in _OUR_FIELDS])
         elif message["type"] == "http.response.body":
             await self._write(message.get("body", b""), more=message.get("more_body", False))
 
@@ -346,7 +349,7 @@ class _Run:
             try:
                 await on_exchange(self._exchange)
             except Exception as error:  # noqa: BLE001 - the answer was given; its receipt's failure is not the client's
-                _log.error("channel.on-exchange-failed", exchange=self._exchange.id, error=type(error).__name__)
+                _log.error("channel.on-exchange-failed", exchange=self._exchange.name, error=type(error).__name__)
         self._finished = True
         await self._to_wire({"type": "http.response.body", "body": wire, "more_body": False})
 

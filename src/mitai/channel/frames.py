@@ -1,7 +1,7 @@
 """Frames: cuts a stream of length-prefixed ciphertexts, fed in pieces of any size, into ciphertexts.
 
 Used by both protocols: chunked Oblivious HTTP (variable-length integers; a zero means that the rest of the stream is
-the final chunk) and EHBP (four bytes, big endian; zero-length frames are ignored). A one-shot message is one such chunk.
+the final chunk) and EHBP (four bytes, big endian; zero-length frames are ignored). A one-shot message is such a chunk.
 
 Invariants:
 

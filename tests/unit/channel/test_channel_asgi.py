@@ -54,7 +54,13 @@ class App:
 
     async def echo(self, scope, receive, send):
         body = await self.read(receive)
-        headers = [(b"Content-Type", b"text/plain"), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+        headers = [
+            (b"Content-Type", b"text/plain"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            (b"Mitai-Refusal", b"x"),
+            (b"mitai-exchange", b"forged"),
+        ]
         await send({"type": "http.response.start", "status": 201, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
