@@ -20,8 +20,18 @@ def main() -> None:
     """Serve until told to stop; exit 1 with the reason when the replica can't start."""
     parser = argparse.ArgumentParser(prog="python -m mitai.serve", description="An inference replica.")
     parser.add_argument("--config", type=Path, required=True, help="a TOML file; see docs/configuration.md")
+    parser.add_argument(
+        "--insecure-plaintext", action="store_true", help="serve the API in the clear too; never use it"
+    )
     arguments = parser.parse_args()
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("iso"),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     try:
         config = ServeConfig.parse(arguments.config.read_text())
         replica = create_replica(config)
@@ -29,9 +39,8 @@ def main() -> None:
         raise SystemExit(error.diagnostics() if isinstance(error, MitaiError) else str(error)) from None
     log.warning("SIMULATED hardware: this replica proves nothing to a stranger")
     log.info("replica starts", host=config.host, port=config.port)
-    uvicorn.run(
-        replica.app(), host=config.host, port=config.port, log_level="warning", access_log=False, server_header=False
-    )
+    app = replica.app(insecure_plaintext=arguments.insecure_plaintext)
+    uvicorn.run(app, host=config.host, port=config.port, log_level="warning", access_log=False, server_header=False)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ taken here POST /ohttp …                            sealed       /v1/… and /
 
 Invariants:
 
-- The API is not reachable in the clear.
+- The API is not reachable in the clear, unless the process was started with `--insecure-plaintext`.
 - The host decides what is deployed, never what is in the clear: keys come from the broker against evidence only.
 
 Example:
@@ -21,10 +21,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio.to_thread
 import msgspec
 import structlog
 from starlette.applications import Starlette
@@ -72,8 +74,12 @@ class Replica:
         self._workload = Workload(attester, self._keyring, self._claims)
         self.deployment = Deployment(config, self._keyring, self._workload.evidence, self._book, policy)
 
-    def app(self) -> ASGIApp:
-        """Return the ASGI app of the whole replica."""
+    def app(self, *, insecure_plaintext: bool = False) -> ASGIApp:
+        """Return the ASGI app of the whole replica.
+
+        Args:
+            insecure_plaintext: Serve the API in the clear too; for benchmarks only.
+        """
         inner = Starlette(
             routes=[
                 Route("/v1/receipts/{exchange}", self._receipt),
@@ -86,6 +92,9 @@ class Replica:
             Route("/control/deploy", self._deploy, methods=["POST"]),
             Route("/control/status", self._status),
         ]
+        if insecure_plaintext:
+            log.warning("INSECURE: prompts and answers travel in the clear (--insecure-plaintext)")
+            public.append(Mount("/", inner))
         return self._workload.app(inner, public, on_exchange=self._book.on_exchange)
 
     def _claims(self) -> Claims:
@@ -97,12 +106,12 @@ class Replica:
             capsules=serving.capsules,
             policies=serving.policies,
             ledger=serving.ledger,
-            extra={"model": serving.progress.model} if serving.capsules else {},
+            extra={"model": serving.model} if serving.capsules else {},
         )
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self._book.run()), asyncio.create_task(self._rotate())]
+        tasks = [asyncio.create_task(work) for work in (self._book.run(), self._rotate(), _warm_up())]
         try:
             yield
         finally:
@@ -152,6 +161,11 @@ class Replica:
         except ServeError as error:
             return problem_of(_STATUS[error.code], error)
         return Response(bundle, media_type="application/vnd.mitai.receipt-bundle+json")
+
+
+async def _warm_up() -> None:
+    """Import what an engine needs while the replica is idle: it takes seconds that a deployment need not wait for."""
+    await anyio.to_thread.run_sync(importlib.import_module, "mitai.serve.transformers_engine")
 
 
 def create_replica(config: ServeConfig) -> Replica:

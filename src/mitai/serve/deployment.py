@@ -86,6 +86,7 @@ class Deployment:
         self.progress = Progress()
         self.capsules: tuple[CapsuleClaim, ...] = ()
         self.policies: tuple[str, ...] = ()
+        self.model = ""
         self.ledger: LedgerClaim | None = None
         self._link: BrokerLink | None = None
         self._task: asyncio.Task[None] | None = None
@@ -98,7 +99,8 @@ class Deployment:
             raise ServeError(
                 "serve.deployed", f"{self.progress.model} is served already", hint="ask for it with replace: true"
             )
-        self._task = asyncio.create_task(self._run(request))
+        self.progress = Progress("deploying", "unload", request.model, request.capsules)
+        self._task = asyncio.create_task(self._run(request, self.progress))
 
     async def stop(self) -> None:
         """Unload; end what is in progress."""
@@ -107,11 +109,11 @@ class Deployment:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._unload()
 
-    async def _run(self, request: DeployRequest) -> None:
+    async def _run(self, request: DeployRequest, progress: Progress) -> None:
         began = time.monotonic()
-        await self._unload()
-        self.progress = progress = Progress("deploying", "release", request.model, request.capsules)
         try:
+            await self._unload()
+            progress.step = "release"
             await self._deploy(request, progress)
             progress.state, progress.step = "ready", ""
             log.info("deployed", model=request.model, capsules=request.capsules, bytes=progress.total_bytes)
@@ -135,7 +137,7 @@ class Deployment:
         engine = await anyio.to_thread.run_sync(self._load, request, key, progress)
         progress.step = "attest"
         self.capsules = (CapsuleClaim(key.capsule, key.manifest_sha256),)
-        self.policies = key.policies
+        self.policies, self.model = key.policies, request.model
         self.ledger = link.claims.ledger
         self.engine = engine
         await self.renew(grace_s=0.0)
@@ -183,7 +185,7 @@ class Deployment:
         evidence = await anyio.to_thread.run_sync(self._evidence, secrets.token_bytes(32))
         claims = Claims.decode(evidence.claims)
         served = Served(
-            self.progress.model,
+            self.model,
             tuple(CapsuleRef(id=each.id, manifest_sha256=each.manifest_sha256) for each in claims.capsules),
             claims.policies,
             evidence_sha256(evidence),
@@ -202,7 +204,6 @@ class Deployment:
             await anyio.to_thread.run_sync(engine.close)
             del engine
             gc.collect()
-        self.progress = Progress()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`python -m mitai.serve` as a process behind the real gateway: failures, a deployment over HTTP, and what its log tells."""
+"""`python -m mitai.serve` as a process behind the real gateway: failures, a deployment, and what its log tells."""
 
 from __future__ import annotations
 
