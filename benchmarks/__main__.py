@@ -1,28 +1,45 @@
-"""`python -m benchmarks [GROUP…]`: all groups, or the named ones; JSON lines on standard output."""
+"""`python -m benchmarks [GROUP…]`: all groups, or the named ones; JSON lines on standard output.
+
+Rows are also kept in `benchmarks/out/rows.jsonl`, and drawn against their bars in `benchmarks/out/bars.png`.
+"""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.harness import progress
+from benchmarks.bars import BARS, draw, margin
+from benchmarks.harness import OUT, progress
 
 HERE = Path(__file__).parent
-ALIASES = {"channel": ["channel", "throughput"]}  # a group whose rows are measured by several modules
+SEVERAL = {"channel": ["channel", "throughput"]}  # groups whose rows come from several modules
 
 
 def main() -> int:
-    modules = sorted({p.stem for p in HERE.glob("[a-z]*.py")} - {"harness"})
-    wanted = [module for name in sys.argv[1:] for module in ALIASES.get(name, [name])] or modules
+    modules = sorted({path.stem for path in HERE.glob("[a-z]*.py")} - {"harness", "bars"})
+    wanted = [module for name in sys.argv[1:] for module in SEVERAL.get(name, [name])] or modules
+    unknown = sorted(set(wanted) - set(modules))
+    if unknown:
+        progress(f"there is no group {unknown[0]!r}; the groups are: {', '.join(modules)}")
+        return 2
+    rows: list[dict[str, object]] = []
     failed = 0
     for module in wanted:
-        if module not in modules:
-            progress(f"there is no group {module!r}; the groups are: {', '.join(modules)}")
-            return 2
         progress(f"== {module}")
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.{module}"], cwd=HERE.parent, check=False)
-        failed += done.returncode != 0
+        command = [sys.executable, "-m", f"benchmarks.{module}"]
+        with subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True) as child:
+            for line in child.stdout or ():
+                print(line, end="", flush=True)
+                rows.append(json.loads(line))
+        failed += child.returncode != 0
+    OUT.mkdir(exist_ok=True)
+    (OUT / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        if row["name"] in BARS:
+            progress(f"{row['name']:<24} {margin(row):6.2f} × its bar ({BARS[str(row['name'])].text})")
+    draw(rows, OUT / "bars.png")
     return min(failed, 1)
 
 

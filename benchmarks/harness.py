@@ -1,8 +1,9 @@
 """How a benchmark measures and speaks.
 
 A row is one JSON line on standard output, nothing else is printed there:
-`{"name", "value", "unit", "peer", "peer_value", "ratio", "runs", "spread"}`; `ratio` is value / peer_value. Both sides run interleaved
-(ours, peer, ours, peer …) so that a drift of the machine's speed hits both; figures are medians; `spread` is (max - min) / median of ours.
+`{"name", "value", "unit", "peer", "peer_value", "ratio", "runs", "spread"}`; `ratio` is value / peer_value. Both sides
+run interleaved (ours, peer, ours, peer …) so that a drift of the machine's speed hits both; figures are medians;
+`spread` is (max - min) / median of ours.
 """
 
 from __future__ import annotations

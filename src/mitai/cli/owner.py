@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,12 +15,13 @@ from mitai import demo_model
 from mitai.attest import Policy
 from mitai.capsule import MANIFEST_NAME, Manifest, Sealed, open_manifest
 from mitai.capsule import seal as seal_folder
+from mitai.capsule.opening import check_data_key
 from mitai.cli.output import JsonFlag, Output
 from mitai.cli.user import PolicyOption, platform_url, read_policy
 from mitai.client.objects import upload
 from mitai.client.owner import Owner
 from mitai.errors import BrokerError, ClientError
-from mitai.fleet.home import Home
+from mitai.fleet.home import Home, write_private
 
 DEFAULT_TERM = timedelta(days=30)
 
@@ -29,6 +31,9 @@ def seal(
     out: Annotated[Path | None, Parameter(name="--out", help="Where to; by default `NAME.capsule`.")] = None,
     *,
     name: Annotated[str | None, Parameter(help="The model's name; by default the folder's.")] = None,
+    digests: Annotated[
+        bool, Parameter(negative="", help="Name every byte in the manifest: a host can check all it stores. Slower.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Encrypt a model folder into a capsule: ciphertext that anybody may store.
@@ -39,7 +44,7 @@ def seal(
     output, home = Output(json), Home.default()
     name = name or folder.resolve().name
     dest = out or Path(f"{name}.capsule")
-    sealed = _seal(output, home, folder, dest, name)
+    sealed = _seal(output, home, folder, dest, name, digests=digests)
     output.say(f"[green]✔[/] capsule {sealed.capsule_id} in {dest}")
     output.say(f"  its key: {home.data_key_path(sealed.capsule_id)} (never upload this)")
     output.say(f"  next: mitai publish {dest}")
@@ -116,7 +121,7 @@ def model_folder(model: str | None) -> tuple[Path, str]:
     """Return folder and name of the model that `--model` names; None is the built-in demo."""
     if model is None:
         return demo_model.path(), demo_model.NAME
-    from mitai.serve.loading import resolve_model
+    from mitai.serve.hub import resolve_model
 
     folder = resolve_model(model)
     return folder, Path(model).resolve().name if Path(model).exists() else model
@@ -155,10 +160,26 @@ def inference_policy(policy: Policy, until: datetime) -> str:
     return "\n".join(rules)
 
 
-def _seal(output: Output, home: Home, folder: Path, dest: Path, name: str) -> Sealed:
+def _seal(output: Output, home: Home, folder: Path, dest: Path, name: str, *, digests: bool = False) -> Sealed:
+    """Seal under a key that is on disk before anything is sealed with it, so that no crash can lose it."""
+    pending, finished = home.pending_key_path(dest), (dest / MANIFEST_NAME).exists()
+    if finished and pending.exists():  # killed after the last step of sealing
+        sealed_before = open_manifest((dest / MANIFEST_NAME).read_bytes(), owner=home.owner().public)
+        check_data_key(sealed_before, pending.read_bytes())
+        pending.replace(home.data_key_path(sealed_before.capsule_id))
+    if not finished and not pending.exists():
+        write_private(pending, secrets.token_bytes(32))
     with output.bar(f"sealing {name}") as report:
-        sealed = seal_folder(folder, dest, owner=home.owner(), name=name, kind="model", progress=report)
-    home.save_data_key(sealed.capsule_id, sealed.data_key)
+        sealed = seal_folder(
+            folder,
+            dest,
+            owner=home.owner(),
+            name=name,
+            data_key=pending.read_bytes() if pending.exists() else None,
+            digests=digests,
+            progress=report,
+        )
+    pending.replace(home.data_key_path(sealed.capsule_id))
     return sealed
 
 

@@ -12,6 +12,7 @@ user/       a user's: policy.toml, sessions/, receipts/, checkpoints/
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -107,6 +108,11 @@ class Home:
         if not _CAPSULE_ID.fullmatch(capsule_id):  # it may come from a server: it must not lead elsewhere
             raise FleetError("fleet.capsule-id", "a capsule's id is letters, digits, '_' and '-', at most 128")
         return self.root / "owner" / "keys" / f"{capsule_id}.key"
+
+    def pending_key_path(self, dest: Path) -> Path:
+        """Return where the data key lies while a folder is being sealed into `dest`."""
+        name = hashlib.sha256(str(dest.resolve()).encode()).hexdigest()[:16]
+        return self.root / "owner" / "keys" / f"pending-{name}.key"
 
     def save_data_key(self, capsule_id: str, data_key: bytes) -> None:
         """Write a data key, readable by its owner only."""

@@ -1,0 +1,79 @@
+"""What each row must reach, and the plot of how far it is from that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness import progress
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar on a row's `value` or `ratio`; `least` is true where more is better."""
+
+    text: str
+    key: str
+    bound: float
+    least: bool
+
+
+def _least(text: str, bound: float, key: str = "ratio") -> Bar:
+    return Bar(text, key, bound, least=True)
+
+
+def _most(text: str, bound: float, key: str = "value") -> Bar:
+    return Bar(text, key, bound, least=False)
+
+
+BARS = {
+    "channel-throughput": _least("≥ 0.98 of plaintext HTTP", 0.98),
+    "channel-ttft-ms": _most("≤ 5 ms added to the first token", 5.0),
+    "channel-bulk": _least("≥ 0.5 of raw AES-256-GCM", 0.5),
+    "channel-small-us": _most("≤ 300 µs added to 1 KiB", 300.0),
+    "capsule-seal": _least("≥ 0.5 of raw AES-256-GCM", 0.5),
+    "capsule-open": _least("≥ 0.5 of raw AES-256-GCM", 0.5),
+    "capsule-open-pyrage": _least("≥ 15 × pyrage", 15.0),
+    "serve-coldstart-time": _most("≤ 1.10 × the plain folder", 1.10, "ratio"),
+    "serve-coldstart-rss": _most("≤ 1.10 × the plain folder", 1.10, "ratio"),
+    "attest-tdx-ms": _most("≤ 6 ms", 6.0),
+    "attest-tdx-cached-ms": _most("≤ 1.5 ms", 1.5),
+    "broker-release": _least("≥ 200 a second", 200.0, "value"),
+    "broker-scale": _least("≥ 0.8 of the rate at 100 capsules", 0.8),
+    "ledger-append-ms": _most("≤ 1 ms", 1.0),
+    "ledger-proof-ms": _most("≤ 5 ms", 5.0),
+}
+
+
+def margin(row: dict[str, object]) -> float:
+    """Return by what factor a row clears its bar; below 1 it misses it."""
+    bar = BARS[str(row["name"])]
+    measured = max(float(str(row[bar.key])), 1e-9)
+    return measured / bar.bound if bar.least else bar.bound / measured
+
+
+def draw(rows: list[dict[str, object]], path: Path) -> None:
+    """Draw how far each row is from its bar, on a logarithmic scale; rows without a bar are left out."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [row for row in rows if row["name"] in BARS and row[BARS[str(row["name"])].key] is not None]
+    if not shown:
+        return
+    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.42 * len(shown)), layout="constrained")
+    for place, row in enumerate(reversed(shown)):
+        factor, bar = margin(row), BARS[str(row["name"])]
+        axes.barh(place, factor - 1, left=1, color="#2a7f62" if factor >= 1 else "#b3362b", height=0.6)
+        axes.text(max(factor, 1) * 1.05, place, f"{row[bar.key]} ({bar.text})", va="center", fontsize=8)
+    axes.set_yticks(range(len(shown)), [str(row["name"]) for row in reversed(shown)])
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlim(min(0.5, *(margin(row) for row in shown)) * 0.8, max(margin(row) for row in shown) * 12)
+    axes.set_xlabel("× better than the bar (1 = just reached)")
+    axes.set_title("Measured against what was promised")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, dpi=130)
+    progress(f"plot: {path}")
