@@ -95,7 +95,8 @@ class Rig:
     def __init__(self, folder: Path, sim: SimPlatform, **settings: object) -> None:
         self.folder, self.sim, self.clock = folder, sim, Clock()
         self.policy = Policy(allow_simulation=True, sim_roots=(sim.sim_root,), workloads=(reference_values(SERVE),))
-        self.settings = Settings("test.mitai/ledger", f"sqlite:///{folder / 'state.db'}", folder / "ledger", **settings)
+        paths = {"state_url": f"sqlite:///{folder / 'state.db'}", "publish_folder": folder / "ledger"}
+        self.settings = Settings("test.mitai/ledger", **(paths | settings))
         self.keyring = KeyRing.generate()
         self.receipt_key = Identity.generate()
         self.alice = Party()

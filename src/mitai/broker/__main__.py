@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import hashlib
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
 import uvicorn
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from mitai.attest import Attester, Claims, Policy
@@ -44,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # after uvicorn's own shutdown; then `finally`
     try:
         app = build_app(broker, attester, policy, config)
-        uvicorn.run(app, host=config.host, port=config.port, log_config=None, access_log=False, lifespan="off")
+        uvicorn.run(app, host=config.host, port=config.port, log_config=None, access_log=False, server_header=False)
     finally:
         broker.close()
     return 0
@@ -64,9 +68,23 @@ def build_app(broker: Broker, attester: Attester, policy: Policy, config: Config
             extra={"witnesses": " ".join(broker.witnesses), "audience": broker.audience},
         )
 
+    @asynccontextmanager
+    async def rotating(_app: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(_rotate(keyring, config.rotate_s))
+        yield
+        task.cancel()
+
     workload = Workload(attester, keyring, claims)
     public = public_routes(broker, Path(config.publish))
-    return workload.app(create_app(broker), public, limits=Limits(request_bytes=MAX_COMMAND_BYTES + (1 << 20)))
+    return workload.app(
+        create_app(broker, rotating), public, limits=Limits(request_bytes=MAX_COMMAND_BYTES + (1 << 20))
+    )
+
+
+async def _rotate(keyring: KeyRing, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        keyring.rotate()
 
 
 def _attester(config: Config) -> Attester:

@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
+from starlette.types import Lifespan
 
 from mitai.broker import protocol
 from mitai.broker.service import Broker
@@ -55,8 +56,8 @@ _CHALLENGE_BYTES = 1024
 log = structlog.get_logger("mitai.broker")
 
 
-def create_app(broker: Broker) -> Starlette:
-    """Return the app that serves sealed requests."""
+def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
+    """Return the app that serves sealed requests; `lifespan` is what runs beside it."""
 
     async def challenge(request: Request) -> Response:
         await _body(request, _CHALLENGE_BYTES)
@@ -93,7 +94,7 @@ def create_app(broker: Broker) -> Starlette:
         _get("/v1/decisions", decisions),
         _get("/v1/proof", proof),
     ]
-    return Starlette(routes=routes, exception_handlers=_HANDLERS)
+    return Starlette(routes=routes, exception_handlers=_HANDLERS, lifespan=lifespan)
 
 
 def public_routes(broker: Broker, folder: Path) -> list[Route | Mount]:

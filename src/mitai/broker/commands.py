@@ -32,6 +32,7 @@ from mitai.errors import BrokerError, DeniedError, MitaiError, ParseError
 from mitai.identity import Envelope, PublicKey
 from mitai.ledger.entry import CapsuleRegistered, PartyRegistered, PolicySet, Revocation, utc
 
+CLOCK_TOLERANCE_S = 60  # how far the clock may be behind the newest ledger entry
 MAX_RECENT = 100  # ledger indices that a capsule remembers
 
 
@@ -41,6 +42,7 @@ class Limits:
 
     parties: int = 10_000
     capsules: int = 1_000_000
+    capsules_per_party: int = 10_000
     replicas: int = 100_000
     allowed_parties: frozenset[str] = frozenset()
 
@@ -147,7 +149,14 @@ def _keys(command: Command) -> tuple[Key, ...]:
     return (*parties, (Capsule, capsule)) if capsule else tuple(parties)
 
 
+def check_clock(draft: Draft, now: datetime) -> None:
+    """Raise when the clock is behind the ledger: what has ended does not begin again by setting it."""
+    if now.timestamp() < draft.head.time_s - CLOCK_TOLERANCE_S:
+        raise BrokerError("broker.clock-behind", "this machine's clock is behind the newest ledger entry")
+
+
 def _apply(draft: Draft, command: Command, context: Context, signer: PublicKey, offer: Offer | None) -> int:
+    check_clock(draft, context.now)
     if isinstance(command, RegisterParty):
         return _register_party(draft, command, context, signer)
     party = _accept(draft, command)
@@ -156,6 +165,9 @@ def _apply(draft: Draft, command: Command, context: Context, signer: PublicKey, 
     if isinstance(command, SetPolicy):
         return _set_policy(draft, command, context)
     assert offer is not None  # noqa: S101 - `_check_content` made one
+    if party.capsules >= context.limits.capsules_per_party:
+        raise BrokerError("broker.full", "this party has registered as many capsules as it may")
+    draft.put(command.party, msgspec.structs.replace(party, capsules=party.capsules + 1))
     return register_capsule(draft, command, context, offer)
 
 

@@ -9,10 +9,12 @@ origin = "example.org/ledger"             # the ledger's name; can't be changed 
 host = "127.0.0.1"
 port = 8701
 kem = "x25519"                            # or "x-wing"
+rotate_s = 3600.0                         # how often the channel's key is replaced
 witnesses = ["https://witness.example"]   # "URL", or "URL VKEY" to demand one key
 allowed_parties = []                      # key ids; empty: anybody may register
 max_parties = 10000
 max_capsules = 1000000
+max_capsules_per_party = 10000
 ```
 
 The file lies on the untrusted host. What it decides about trust (the appraisal policy, the witnesses) is therefore
@@ -49,10 +51,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8701
     kem: Literal["x25519", "x-wing"] = "x25519"
+    rotate_s: Annotated[float, Meta(gt=0)] = 3600.0
     witnesses: tuple[str, ...] = ()
     allowed_parties: tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")], ...] = ()
     max_parties: Annotated[int, Meta(ge=1)] = 10_000
     max_capsules: Annotated[int, Meta(ge=1)] = 1_000_000
+    max_capsules_per_party: Annotated[int, Meta(ge=1)] = 10_000
 
     @staticmethod
     def read(path: Path) -> Config:
@@ -67,7 +71,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def settings(self) -> Settings:
         """Return what the broker itself needs of it."""
         limits = Limits(
-            parties=self.max_parties, capsules=self.max_capsules, allowed_parties=frozenset(self.allowed_parties)
+            parties=self.max_parties,
+            capsules=self.max_capsules,
+            capsules_per_party=self.max_capsules_per_party,
+            allowed_parties=frozenset(self.allowed_parties),
         )
         witnesses = tuple(Witness.parse(text) for text in self.witnesses)
         return Settings(self.origin, self.state, Path(self.publish), witnesses, limits)

@@ -8,6 +8,7 @@ Invariants:
 - Default deny: without a matching `permit` the answer is no; one matching `forbid` is enough for a no.
 - Cedar skips a policy that fails while it is evaluated, even a `forbid`; here any such failure is a no.
 - A policy is accepted only when it parses and fits the schema, holds at least one statement and no template.
+- A policy's nesting is bounded before Cedar sees it: a deep one would overflow the parser's stack and end the process.
 - The context holds facts from verified evidence, the broker's clock and its own counts; nothing else is asked.
 
 Example:
@@ -90,6 +91,10 @@ when {{
 }};
 """,
 }
+# Cedar's parser recurses: some 700 levels of brackets end the process. Counted without regard to strings and comments,
+# so that nothing depends on where exactly Cedar sees those.
+MAX_NESTING = 256
+_NESTING = re.compile(r"[(\[{]|then")
 _SAFE_VALUE = re.compile(r"[A-Za-z0-9._:/ +-]{1,256}\Z")
 
 
@@ -133,6 +138,8 @@ class CedarEngine:
         """Parse `text` and check it against the schema."""
         if len(text) > MAX_POLICY_CHARS:
             raise _invalid(f"a policy has at most {MAX_POLICY_CHARS} characters")
+        if len(_NESTING.findall(text)) > MAX_NESTING:
+            raise _invalid(f"a policy has at most {MAX_NESTING} opening brackets and conditionals")
         result = cedarpy.validate_policies(text, self._schema)
         if not result.validation_passed:
             raise _invalid("; ".join(str(error) for error in result.errors)[:500])

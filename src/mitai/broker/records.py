@@ -30,6 +30,7 @@ class Party(Record, frozen=True):
     registered_s: int
     sequence: int = -1
     revoked: bool = False
+    capsules: int = 0  # how many it has registered
 
 
 class Grant(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ import msgspec
 
 from mitai.attest import Appraisal, CollateralCache, Evidence, Policy, verify
 from mitai.broker import protocol
-from mitai.broker.commands import MAX_RECENT, check_room
+from mitai.broker.commands import MAX_RECENT, check_clock, check_room
 from mitai.broker.policy import CompiledPolicy, Facts, PolicyEngine
 from mitai.broker.protocol import ReleasedKey, ReleasedKeys, ReleaseRequest, sha256_hex
 from mitai.broker.records import Capsule, Grant, Party, Replica
@@ -35,7 +35,6 @@ from mitai.channel.ohttp import KeyConfig
 from mitai.errors import AttestError, BrokerError, ChannelError, DeniedError, ParseError
 from mitai.ledger.entry import Denial, Release, utc
 
-CLOCK_TOLERANCE_S = 60  # how far the clock may be behind the newest ledger entry
 MAX_MANIFESTS_BYTES = 48 << 20  # in one answer
 
 
@@ -147,8 +146,7 @@ def decide(draft: Draft, case: Case) -> Decision:
     4. All budgets are decremented, and the release is logged; or nothing is, and the denial is logged.
     """
     # 1. clock
-    if case.now.timestamp() < draft.head.time_s - CLOCK_TOLERANCE_S:
-        raise BrokerError("broker.clock-behind", "this machine's clock is behind the newest ledger entry")
+    check_clock(draft, case.now)
     found = [draft.get(Capsule, capsule) for capsule in case.request.capsules]
     # 2. and 3. the first refusal is the reason
     refusal = _first_refusal(draft, case, found)
@@ -206,7 +204,7 @@ def _deny(draft: Draft, case: Case, refusal: Refusal, found: list[Capsule]) -> D
         simulated=appraisal.simulated if appraisal else None,
     )
     index = draft.append(entry.encode())
-    for capsule in found:
+    for capsule in found if appraisal else []:  # strangers can't push an owner's newest entries out
         draft.put(capsule.capsule, capsule.noted(index, MAX_RECENT))
     return Decision(index, refusal)
 

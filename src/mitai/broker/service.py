@@ -23,6 +23,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,24 +149,15 @@ class Broker:
             RollbackError: Something remembers more than the database holds.
             BrokerError: The state was sealed by another machine or other code, or a witness can't be asked.
         """
-        vault = Vault(attester.sealing_key(STATE_LABEL))
-        database = Database(settings.state_url, vault)
-        key, state = database.ledger_key(), database.load()
-        if (key is None) != (state is None):
-            raise RollbackError("broker.head-missing", "a part of the broker's state was removed from its database")
-        if key is None or state is None:
-            key, state = _create(database, settings)
-        if key.origin != settings.origin:
-            raise BrokerError(
-                "broker.origin-changed", f"this state's ledger is {key.origin!r}; a ledger keeps its name"
-            )
-        signer = Identity.from_seed(key.seed)
-        anchor = Anchor(database, signer, key.origin, settings.publish_folder, settings.witnesses)
-        try:
+        database = Database(settings.state_url, Vault(attester.sealing_key(STATE_LABEL)))
+        with ExitStack() as opened:
+            opened.callback(database.engine.dispose)
+            key, state = _load_or_create(database, settings)
+            signer = Identity.from_seed(key.seed)
+            anchor = Anchor(database, signer, key.origin, settings.publish_folder, settings.witnesses)
+            opened.callback(anchor.close)
             anchor.check(state)
-        except BaseException:
-            anchor.close()
-            raise
+            opened.pop_all()
         return Broker(
             settings, policy, database, state, signer=signer, anchor=anchor, engine=engine or CedarEngine(), clock=clock
         )
@@ -229,7 +221,9 @@ class Broker:
             task = asyncio.create_task(self._release(request, body, answer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(asyncio.wrap_future(answer))
+        waiting = asyncio.wrap_future(answer)
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # a caller that left asks no more
+        return await asyncio.shield(waiting)
 
     async def _release(self, request: ReleaseRequest, body: bytes, answer: Future[bytes]) -> None:
         try:
@@ -331,7 +325,16 @@ class Broker:
         return await asyncio.wrap_future(self.submit(job))
 
 
-def _create(database: Database, settings: Settings) -> tuple[LedgerKey, State]:
+def _load_or_create(database: Database, settings: Settings) -> tuple[LedgerKey, State]:
+    key, state = database.ledger_key(), database.load()
+    if (key is None) != (state is None):
+        raise RollbackError("broker.head-missing", "a part of the broker's state was removed from its database")
+    if key is not None and state is not None:
+        if key.origin != settings.origin:
+            raise BrokerError(
+                "broker.origin-changed", f"this state's ledger is {key.origin!r}; a ledger keeps its name"
+            )
+        return key, state
     if (settings.publish_folder / "checkpoint").exists():
         raise RollbackError(
             "broker.state-missing",

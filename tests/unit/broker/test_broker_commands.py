@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import msgspec
 import pytest
 
@@ -10,6 +12,27 @@ from mitai.broker import protocol
 from mitai.broker.commands import Limits
 from mitai.broker.protocol import Budget, RegisterParty, Revoke
 from mitai.errors import MitaiError
+
+
+def test_a_party_registers_so_many(tmp_path, sim) -> None:
+    rig = Rig(tmp_path, sim, limits=Limits(capsules_per_party=1))
+    try:
+        rig.register()
+        rig.publish()
+        refused(rig, rig.alice.publication(rig, rig.seal()), "broker.full")
+        bob = Party("bob")
+        rig.register(bob)
+        rig.publish(owner=bob)
+    finally:
+        rig.close()
+
+
+def test_a_held_back_command_is_not_won_back_by_setting_the_clock(ready: Rig) -> None:
+    body = ready.alice.publication(ready, ready.seal())
+    ready.clock.ahead = timedelta(days=1)
+    ready.register(Party("bob"))
+    ready.clock.ahead = timedelta()
+    refused(ready, body, "broker.clock-behind")
 
 
 def refused(rig: Rig, body: bytes, code: str) -> MitaiError:

@@ -38,6 +38,7 @@ class Process:
 
     def __init__(self, folder: Path, sim: SimPlatform, sim_folder: Path, **config: object) -> None:
         self.folder, self.sim = folder, sim
+        self.measured = installed_workload("broker")
         values = tuple(reference_values(installed_workload(name)) for name in ("serve", "broker"))
         self.policy = Policy(allow_simulation=True, sim_roots=(sim.sim_root,), workloads=values)
         (folder / "policy.toml").write_text(self.policy.to_toml())
@@ -364,6 +365,8 @@ def test_claims_say_what_the_broker_trusts(process: Process, owner: Owner) -> No
 def test_z_stops_and_starts_again_with_the_same_ledger(process: Process, owner: Owner) -> None:
     size = httpx2.get(f"{process.url}/healthz").json()["ledger_size"]
     assert process.stop() == 0
+    if installed_workload("broker") != process.measured:
+        pytest.skip("the installed code was edited while this ran, so that it can't open the state any more")
     process.start()
     with httpx2.Client() as http:
         assert process.session(http).appraisal.claims.ledger.vkey == owner.ledger.vkey

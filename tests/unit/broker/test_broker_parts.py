@@ -217,6 +217,13 @@ def test_templates_take_plain_values_only() -> None:
     assert code_of(lambda: template("inference-until", workload="x")) == "broker.template-value"
 
 
+@pytest.mark.parametrize("opening", ["(", "[", "{a:", "!(", "if true then ", "(true && ", '")))))"(', "//\r("])
+def test_deep_policies_do_not_reach_the_parser(opening: str) -> None:
+    """Some thousand levels would overflow its stack, and end the process."""
+    text = f"permit(principal, action, resource) when {{ {opening * 4000} true }};"
+    assert code_of(CedarEngine().compile, text) == "broker.policy-invalid"
+
+
 def test_policies_are_bounded() -> None:
     assert code_of(CedarEngine().compile, "x" * 100_000) == "broker.policy-invalid"
 

@@ -156,6 +156,10 @@ class TestEvidence:
         sealed = ready.publish()
         denied(ready, "broker.evidence-refused:attest.measurement-mismatch", sealed.capsule_id, measured=OTHER)
         assert uses(ready, sealed.capsule_id) == 0
+        header = ready.alice.query(ready, f"/v1/decisions?capsule={sealed.capsule_id}")
+        answer = asyncio.run(ready.broker.decisions(sealed.capsule_id, header))
+        listed = protocol.decode(answer, protocol.DecisionsAnswer, 1 << 20).entries
+        assert len(listed) == 2  # registration and policy: strangers don't push an owner's entries out of the list
 
     def test_of_a_simulation_is_refused_where_hardware_is_demanded(self, ready: Rig) -> None:
         sealed = ready.publish()
