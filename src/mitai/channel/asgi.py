@@ -178,6 +178,7 @@ class _Run:
         self._request_digest = sha256()
         self._received_bytes = 0
         self._content: list[memoryview | bytes] = []
+        self._pulling = asyncio.Lock()
         self._complete = False  # the request was read and authenticated to its end
         self._delivered = False  # and the app has seen that
         self._failure: MitaiError | None = None
@@ -255,7 +256,12 @@ class _Run:
     # --- the request -------------------------------------------------------------------------------------------------
 
     async def _pull(self) -> None:
-        """Read one piece from the wire and open what it completes."""
+        """Read one piece from the wire and open what it completes; an app may answer while it still reads."""
+        async with self._pulling:
+            if not self._complete:
+                await self._pull_alone()
+
+    async def _pull_alone(self) -> None:
         try:
             async with asyncio.timeout(self._limits.idle_s):
                 message = await self._wire_receive()

@@ -78,6 +78,16 @@ class App:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"done"})
 
+    async def answers_while_it_listens(self, scope, receive, send):
+        async def listen():
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        listening = asyncio.ensure_future(listen())
+        await asyncio.sleep(0)
+        await self.ignores_the_body(scope, receive, send)
+        listening.cancel()
+
     async def fails(self, scope, receive, send):
         await self.read(receive)
         raise RuntimeError(SECRET)
@@ -139,6 +149,7 @@ class Wire:
         incoming = list(pieces)
 
         async def receive():
+            await asyncio.sleep(0)
             if not incoming:
                 await asyncio.sleep(3600)
             piece = incoming.pop(0)
@@ -308,6 +319,15 @@ async def test_what_the_app_did_not_read_is_digested_all_the_same(app, ring, cha
     out = sealed(ring, "/ignores-the-body", content=b"x" * 600_000)
     pieces = [out.body[at : at + 100_000] for at in range(0, len(out.body), 100_000)]
     assert opened(out, await Wire(channel).request(*pieces)) == b"done"
+    assert app.scopes[0]["mitai.exchange"].request_sha256 == sha256(out.body).hexdigest()
+
+
+async def test_an_app_that_answers_while_it_still_listens(app, ring, channel):
+    """As Starlette's StreamingResponse does: two readers, neither of which may wait for what the other got."""
+    channel.limits = Limits(idle_s=60)
+    out = sealed(ring, "/answers-while-it-listens", content=b"x" * 600_000)
+    pieces = [out.body[at : at + 100_000] for at in range(0, len(out.body), 100_000)]
+    assert opened(out, await asyncio.wait_for(Wire(channel).request(*pieces), 5)) == b"done"
     assert app.scopes[0]["mitai.exchange"].request_sha256 == sha256(out.body).hexdigest()
 
 
