@@ -18,7 +18,7 @@ from mitai.attest.evidence import (
     evidence_sha256,
     report_data,
 )
-from mitai.attest.policy import CapsulePin, ClaimRules, Policy, ReferenceValues, TcbRules, TdxRules
+from mitai.attest.policy import CapsulePin, ClaimRules, Policy, ReferenceValues, SgxRules, TcbRules, TdxRules
 from mitai.attest.verify import Appraisal, QuoteAppraisal, verify, verify_quote
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Policy",
     "QuoteAppraisal",
     "ReferenceValues",
+    "SgxRules",
     "TcbRules",
     "TdxRules",
     "evidence_sha256",

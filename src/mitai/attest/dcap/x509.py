@@ -106,14 +106,6 @@ def _certificate(base64_text: bytes, code: str) -> Certificate:
     return Certificate(der, parsed)
 
 
-def parse_certificate(der: bytes, code: str) -> Certificate:
-    """Parse one DER certificate."""
-    try:
-        return Certificate(der, x509.load_der_x509_certificate(der))
-    except ValueError as error:
-        raise ParseError(code, "the certificate is malformed") from error
-
-
 def verify_chain(chain: tuple[Certificate, ...], what: str, now: datetime) -> None:
     """Check signatures, roles and validity from leaf to root; whether the root is trusted is the caller's decision.
 
