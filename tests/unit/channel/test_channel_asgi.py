@@ -322,11 +322,13 @@ async def test_what_the_app_did_not_read_is_digested_all_the_same(app, ring, cha
     assert app.scopes[0]["mitai.exchange"].request_sha256 == sha256(out.body).hexdigest()
 
 
-async def test_an_app_that_answers_while_it_still_listens(app, ring, channel):
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+async def test_an_app_that_answers_while_it_still_listens(app, ring, channel, count):
     """As Starlette's StreamingResponse does: two readers, neither of which may wait for what the other got."""
     channel.limits = Limits(idle_s=60)
     out = sealed(ring, "/answers-while-it-listens", content=b"x" * 600_000)
-    pieces = [out.body[at : at + 100_000] for at in range(0, len(out.body), 100_000)]
+    step = len(out.body) // count + 1
+    pieces = [out.body[at : at + step] for at in range(0, len(out.body), step)]
     assert opened(out, await asyncio.wait_for(Wire(channel).request(*pieces), 5)) == b"done"
     assert app.scopes[0]["mitai.exchange"].request_sha256 == sha256(out.body).hexdigest()
 
