@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import mmap
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
+from mitai.capsule.opening import anonymous
 from mitai.capsule.sources import FileSource
 from mitai.capsule.tensors import Tensor, parse_shard
 from mitai.errors import ServeError
@@ -187,7 +187,7 @@ def _tensors(source: FileSource, progress: Callable[[int, int], None]) -> dict[s
         size = source.size(name)
         if not size:
             raise ServeError("serve.weights-missing", f"{name} is empty")
-        buffer = memoryview(mmap.mmap(-1, size))
+        buffer = memoryview(anonymous(size))[:size]
         for at in range(0, size, READ_BYTES):
             piece = buffer[at : at + READ_BYTES]
             source.read_into(name, at, piece)
