@@ -341,15 +341,21 @@ def test_pck_certificate_of_another_role(lab, refused):
         lab.verify(forge_chain(lab, pck=forged))
 
 
-def test_pck_certificate_under_another_ca_of_the_root(lab, refused):
-    """The root has other CAs; PCK certificates come from two of them only."""
-    other_ca = certificate(lab, "Other CA", key="ca", issuer="root", depth=0)
+@pytest.mark.parametrize(
+    ("role", "code"),
+    [
+        ("Other CA", "attest.pck-chain-invalid"),  # the root has other CAs; PCK certificates come from two of them only
+        ("PCK Processor CA", "attest.pck-crl-issuer-mismatch"),  # the list is that of the Platform CA, same key or not
+    ],
+)
+def test_pck_certificate_under_another_ca_of_the_root(lab, refused, role, code):
+    other_ca = certificate(lab, role, key="ca", issuer="root", depth=0)
     keys, start = lab.authority.keys, NOW - timedelta(days=1)
     builder = intel._certificate(
         intel._name("PCK Certificate"), keys["pck"], other_ca.subject, keys["ca"], start=start, depth=None
     )
     pck = builder.add_extension(SGX, critical=False).sign(keys["ca"], intel.SHA256())
-    with refused("attest.pck-chain-invalid", "5 platform"):
+    with refused(code, "5 platform"):
         lab.verify(forge_chain(lab, pck=pck, ca=other_ca))
 
 
