@@ -74,16 +74,15 @@ class RequestSealer(BodySealer):
         self.enc = self._context.enc
         super().__init__(self._context)
 
-    def response_opener(self, nonce: bytes, *, limit: int = MAX_CHUNK_BYTES) -> BodyOpener:
+    def response_opener(self, nonce: bytes, *, limit: int = MAX_CHUNK_BYTES) -> ResponseOpener:
         """Return the opener of this request's response, from the header `Ehbp-Response-Nonce`."""
-        return BodyOpener(_response_sequence(self._context, nonce), limit)
+        return ResponseOpener(_response_sequence(self._context, nonce), limit)
 
 
-class BodyOpener:
+class _BodyOpener:
     """Opens the frames of one body."""
 
-    def __init__(self, sequence: AeadSequence | None, limit: int) -> None:
-        self._sequence = sequence
+    def __init__(self, limit: int) -> None:
         self._frames = FrameReader("u32", limit)
         self._broken = False
 
@@ -91,25 +90,33 @@ class BodyOpener:
         """Return the plaintext of the frames that these further bytes complete."""
         if self._broken:
             raise ChannelError("channel.unopenable", "this body goes on after an error")
-        try:
-            return [plaintext for frame in self._frames.feed(data) if (plaintext := self._open(frame))]
-        except ChannelError:
-            self._broken = True
-            raise
+        self._broken = True  # until all went well
+        opened = [plaintext for frame in self._frames.feed(data) if (plaintext := self._open(frame))]
+        self._broken = False
+        return opened
 
     def finish(self) -> None:
-        """Raise `ChannelError` if the body ends within a frame, or holds none."""
+        """Raise `ChannelError` if the body ends within a frame, or after an error."""
         self._frames.finish()
-        if self._sequence is None or self._broken:
-            raise ChannelError("channel.truncated", "the sealed body holds nothing")
+        if self._broken:
+            raise ChannelError("channel.unopenable", "this body ends after an error")
 
     def _open(self, frame: memoryview) -> bytes:
-        if self._sequence is None:
-            raise ChannelError("channel.unopenable", "there is no key for this body")
+        raise NotImplementedError
+
+
+class ResponseOpener(_BodyOpener):
+    """Opens one response body; made by `RequestSealer.response_opener`."""
+
+    def __init__(self, sequence: AeadSequence, limit: int) -> None:
+        super().__init__(limit)
+        self._sequence = sequence
+
+    def _open(self, frame: memoryview) -> bytes:
         return self._sequence.open(frame)
 
 
-class RequestOpener(BodyOpener):
+class RequestOpener(_BodyOpener):
     """Opens one request body with whichever of the honoured keys fits; EHBP sends no key id.
 
     Args:
@@ -119,11 +126,17 @@ class RequestOpener(BodyOpener):
     """
 
     def __init__(self, keys: Iterable[GatewayKey], enc: bytes, *, limit: int = MAX_CHUNK_BYTES) -> None:
-        super().__init__(None, limit)
+        super().__init__(limit)
         self._keys = [key for key in keys if key.config.kem is Kem.X25519 and _AEAD in key.config.aeads]
         self.enc = enc
         self.key: GatewayKey | None = None
         self._context: Context | None = None
+
+    def finish(self) -> None:
+        """Raise `ChannelError` as above, and if the body holds nothing that was sealed."""
+        super().finish()
+        if self._context is None:
+            raise ChannelError("channel.truncated", "the sealed body holds nothing")
 
     def response_sealer(self) -> tuple[bytes, BodySealer]:
         """Return the response nonce and the sealer of this request's response."""
@@ -141,7 +154,7 @@ class RequestOpener(BodyOpener):
                 plaintext = context.open(frame)
             except ChannelError:
                 continue
-            self.key, self._context, self._sequence = key, context, context
+            self.key, self._context = key, context
             return plaintext
         raise keys_changed()
 

@@ -137,7 +137,7 @@ class EhbpOutgoing:
         self.fields.append((ehbp.ENC_HEADER.encode(), self._sealer.enc.hex().encode()))
         self.head: bhttp.ResponseHead | None = None
         self.exchange = Exchange("ehbp", "", sha256(self.body).hexdigest())
-        self._opener: ehbp.BodyOpener | None = None
+        self._opener: ehbp.ResponseOpener | None = None
         self._digest = sha256()
 
     def refusal(self, status: int, fields: Sequence[bhttp.Field]) -> bool:
@@ -163,16 +163,18 @@ class EhbpOutgoing:
     def feed(self, data: bytes) -> list[bytes]:
         """Open frames."""
         self._digest.update(data)
-        if self._opener is None:
-            raise ChannelError("channel.unopenable", "the answer has no response nonce")
-        return self._opener.feed(data)
+        return self._began().feed(data)
 
     def finish(self) -> list[bytes]:
         """Check that the answer ended between two frames."""
-        if self._opener is not None:
-            self._opener.finish()
+        self._began().finish()
         self.exchange.response_sha256 = self._digest.hexdigest()
         return []
+
+    def _began(self) -> ehbp.ResponseOpener:
+        if self._opener is None:
+            raise ChannelError("channel.unopenable", "the answer has no response nonce")
+        return self._opener
 
 
 def _value(fields: Sequence[bhttp.Field], name: bytes) -> bytes:
