@@ -7,6 +7,7 @@ Invariants:
 
 - A party is its public key; `key_id` is SHA-256 over the 32 raw bytes, in hex.
 - Payload bytes are verified and used as received, never parsed and written again.
+- A key under which one signature would fit any message (a point of small order) is refused.
 - `Envelope.open` raises or returns the payload; there is no boolean to forget.
 
 Example:
@@ -36,6 +37,21 @@ from cryptography.hazmat.primitives.serialization import (
 from mitai.errors import MitaiError, ParseError
 
 MAX_ENVELOPE_BYTES = 64 << 20  # a manifest of a million files is smaller
+
+# Points of order 8 and below, sign bit cleared, canonical or not: under such a "key" one signature fits any message
+# (Chalkias, Garillot, Nikolaenko, "Taming the many EdDSAs", section 5).
+_SMALL_ORDER = frozenset(
+    bytes.fromhex(point)
+    for point in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +106,8 @@ class PublicKey:
     def __init__(self, raw: bytes) -> None:
         if len(raw) != 32:
             raise ParseError("identity.key-malformed", f"an Ed25519 public key has 32 bytes, not {len(raw)}")
+        if raw[:31] + bytes([raw[31] & 0x7F]) in _SMALL_ORDER:
+            raise ParseError("identity.key-malformed", "under this Ed25519 key one signature would fit any message")
         self.raw = raw
         self._key = Ed25519PublicKey.from_public_bytes(raw)
 

@@ -53,7 +53,9 @@ class Workload:
 
     def evidence(self, nonce: bytes) -> Evidence:
         """Return evidence over `nonce` (32 bytes) and the claims of this moment."""
-        claims = msgspec.structs.replace(self._claims(), key_config=self.keyring.current_config())
+        # The key first: a deployment that ends meanwhile drops it, and evidence never ties a new key to former claims.
+        key_config = self.keyring.current_config()
+        claims = msgspec.structs.replace(self._claims(), key_config=key_config)
         return self.attester.evidence(claims.encode(), nonce)
 
     def app(self, inner: ASGIApp, public: list[Route | Mount] | None = None, **channel: object) -> ASGIApp:

@@ -8,7 +8,7 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -225,3 +225,16 @@ def test_no_secret_in_what_is_shown():
     shown = repr(ALICE) + str(ALICE) + repr(vars(ALICE))
     assert ALICE.seed().hex() not in shown
     assert base64.b64encode(ALICE.seed()).decode() not in shown
+
+
+@pytest.mark.parametrize("sign_bit", [0, 0x80])
+@pytest.mark.parametrize("point", sorted(identity._SMALL_ORDER))
+def test_a_key_under_which_one_signature_fits_every_message_is_refused(point, sign_bit):
+    assert code_of(PublicKey, point[:31] + bytes([point[31] | sign_bit])) == "identity.key-malformed"
+
+
+def test_why_keys_of_small_order_are_refused():
+    forged = b"\x01" + bytes(63)  # R is the neutral element, S is 0: it "signs" everything under that same point
+    key = Ed25519PublicKey.from_public_bytes(b"\x01" + bytes(31))
+    for message in (b"one manifest", b"another manifest"):
+        key.verify(forged, message)  # raises if it does not fit

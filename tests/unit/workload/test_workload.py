@@ -7,10 +7,11 @@ import httpx2
 import pytest
 from starlette.responses import PlainTextResponse
 
-from mitai.attest import Claims, Evidence
+from mitai.attest import CapsuleClaim, Claims, Evidence
 from mitai.attest.sim import SimPlatform
 from mitai.attest.sim import Workload as Code
 from mitai.channel import KeyRing
+from mitai.channel.ohttp import KeyConfig
 from mitai.workload import EVIDENCE_PATH, Workload
 
 
@@ -62,3 +63,18 @@ async def test_a_crowd_is_told_to_come_back(workload):
             for _ in range(60):
                 group.start_soon(ask)
     assert set(statuses) == {200, 503}
+
+
+def test_a_key_is_never_tied_to_what_was_served_before_it(tmp_path):
+    """Evidence is made on a thread: a deployment may end between any two steps of it."""
+    attester = SimPlatform.create(tmp_path / "sim").attester(Code("serve", bytes(32)))
+    keyring = KeyRing.generate()
+
+    def claims_then_another_deployment():
+        former = Claims(workload="serve", key_config=b"", capsules=(CapsuleClaim("former", "0" * 64),))
+        keyring.rotate(grace_s=0.0)
+        return former
+
+    evidence = Workload(attester, keyring, claims_then_another_deployment).evidence(bytes(32))
+    key = KeyConfig.decode(Claims.decode(evidence.claims).key_config)
+    assert all(key.public != held.config.public for held in keyring.live())
