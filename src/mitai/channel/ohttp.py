@@ -221,16 +221,15 @@ class _StreamOpener:
                 yield plaintext
         self._broken = False
 
-    def finish(self) -> Iterator[bytes]:
-        """Yield the plaintext of the final chunk; raise `ChannelError` if the stream was cut."""
+    def finish(self) -> list[bytes]:
+        """Return the plaintext of the final chunk, if any; raise `ChannelError` if the stream was cut."""
         sequence = self._sequence
         if sequence is None or self._broken:
             raise ChannelError("channel.truncated", "the sealed message ends within its header")
         self._broken = True
         plaintext = sequence.open(self._frames.finish() or b"", _FINAL if self.form.chunked else b"")
         self.opened = True
-        if plaintext:
-            yield plaintext
+        return [plaintext] if plaintext else []
 
     def _read_prefix(self, data: Data) -> Data:
         """Consume bytes of the prefix; set `_sequence` when it is complete."""
