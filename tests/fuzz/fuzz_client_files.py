@@ -1,0 +1,31 @@
+"""Fuzz what a client reads from disk or a peer: signed envelopes, kept proofs, platform files, problem documents."""
+
+from __future__ import annotations
+
+import sys
+
+from mitai.client.receipts import Proof
+from mitai.errors import ClientError, MitaiError
+from mitai.identity import Envelope, Identity
+from mitai.problem import error_from
+
+_KEY = Identity.from_seed(bytes(32)).public
+
+
+def one_input(data: bytes) -> None:
+    for parse in (Proof.decode, lambda raw: Envelope.decode(raw).open("application/example", _KEY)):
+        try:
+            parse(data)
+        except MitaiError as error:
+            assert error.code
+    told = error_from(ClientError, 500, data, code="client.refused", who="the server")
+    assert told.code
+    assert all(character.isprintable() for character in told.message)
+
+
+if __name__ == "__main__":
+    import atheris
+
+    atheris.instrument_all()
+    atheris.Setup(sys.argv, lambda data: one_input(data))
+    atheris.Fuzz()
