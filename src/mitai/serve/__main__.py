@@ -40,7 +40,15 @@ def main() -> None:
     log.warning("SIMULATED hardware: this replica proves nothing to a stranger")
     log.info("replica starts", host=config.host, port=config.port)
     app = replica.app(insecure_plaintext=arguments.insecure_plaintext)
-    uvicorn.run(app, host=config.host, port=config.port, log_level="warning", access_log=False, server_header=False)
+    uvicorn.run(
+        app,
+        host=config.host,
+        port=config.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
 
 
 if __name__ == "__main__":

@@ -123,7 +123,10 @@ class Replica:
     async def _rotate(self) -> None:
         while True:
             await asyncio.sleep(self._config.rotate_s)
-            await self.deployment.renew()
+            try:
+                await self.deployment.renew()
+            except Exception as error:  # noqa: BLE001 - the next round tries again
+                log.error("key rotation failed", kind=type(error).__name__)
 
     # ------------------------------------------------------------------ in the clear
 

@@ -44,6 +44,11 @@ class KeyValueCache:
     def __init__(self) -> None:
         self._slabs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
+    @staticmethod
+    def room(rows: int, positions: int) -> int:
+        """Return how many positions the slabs of a layer hold once they have room for `rows` of `positions` each."""
+        return _rounded(rows, 1) * _rounded(positions, _BLOCK)
+
     def slabs(
         self, layer: int, key: torch.Tensor, value: torch.Tensor, rows: int, positions: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,13 +76,17 @@ class KeyValueCache:
 
 def _grown(slab: torch.Tensor | None, like: torch.Tensor, rows: int, positions: int) -> torch.Tensor:
     old_rows, old_positions = (slab.shape[0], slab.shape[2]) if slab is not None else (0, 0)
-    rows = max(old_rows, 1 << (rows - 1).bit_length())
-    positions = max(old_positions, _BLOCK << (-(-positions // _BLOCK) - 1).bit_length())
+    rows, positions = max(old_rows, _rounded(rows, 1)), max(old_positions, _rounded(positions, _BLOCK))
     # Zeros, not `empty`: a masked position has weight 0, but 0 × NaN from recycled memory would be NaN.
     grown = torch.zeros(rows, like.shape[1], positions, like.shape[3], dtype=like.dtype)
     if slab is not None:
         grown[:old_rows, :, :old_positions] = slab
     return grown
+
+
+def _rounded(count: int, unit: int) -> int:
+    """Return the next power of two of `unit`."""
+    return unit << (-(-count // unit) - 1).bit_length()
 
 
 @dataclass

@@ -16,6 +16,8 @@ from mitai.errors import ServeError
 from mitai.serve.api import Limits
 
 Url = Annotated[str, Meta(pattern=r"^https?://[^\s]{1,2000}\Z")]
+# Chained fsspec URLs (`cache::…`) are refused: they would write and unpack things.
+ObjectsUrl = Annotated[str, Meta(pattern=r"^(https?|file|s3|gs|az|abfs)://(?!.*::)[^\s]{1,2000}\Z")]
 CapsuleId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
 
 
@@ -79,7 +81,7 @@ class DeployRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     capsules: Annotated[tuple[CapsuleId, ...], Meta(min_length=1, max_length=1)]
     broker: Url
-    objects: Annotated[str, Meta(min_length=1, max_length=2000)]
+    objects: ObjectsUrl
     model: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")]
     parameters: dict[str, str] = {}
     replace: bool = False

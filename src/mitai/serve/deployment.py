@@ -31,7 +31,7 @@ import structlog
 
 from mitai.attest import CapsuleClaim, Claims, Evidence, LedgerClaim, Policy, evidence_sha256
 from mitai.broker.release_client import OpenedKey, Release
-from mitai.capsule import FsspecStore, ObjectStore, open_capsule
+from mitai.capsule import FsspecStore, ObjectStore, open_capsule, segments
 from mitai.channel import KeyRing
 from mitai.client.objects import HttpStore
 from mitai.errors import MitaiError, ServeError
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from mitai.serve.transformers_engine import EngineOptions
 
 log = structlog.get_logger(__name__)
-READ_AHEAD_BYTES = 4 << 20
+READ_AHEAD_BYTES = segments.sealed_size(segments.SEGMENT_BYTES)  # a segment is opened by one thread, front to back
 
 
 @dataclass

@@ -157,8 +157,9 @@ class ReceiptBook:
                 batch = self._outbox[:BATCH]
                 try:
                     await self._submit(batch, self._send)
-                except MitaiError as error:
-                    log.warning("receipts not taken", code=error.code, waiting=len(self._outbox))
+                except Exception as error:  # noqa: BLE001 - whatever it was, receipts are sent again
+                    reason = error.code if isinstance(error, MitaiError) else type(error).__name__
+                    log.warning("receipts not taken", reason=reason, waiting=len(self._outbox))
                     await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                     failures += 1
                     continue

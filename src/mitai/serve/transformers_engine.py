@@ -29,20 +29,21 @@ import os
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import structlog
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from mitai.capsule.sources import FileSource
 from mitai.errors import ServeError
 from mitai.serve import batch
-from mitai.serve.engine import FinishReason, GenerationRequest, ModelInfo, Step, TokenLogprob
+from mitai.serve.engine import GenerationRequest, ModelInfo, Step, TokenLogprob
+from mitai.serve.inspection import bytes_per_token, describe, end_tokens, pack
 from mitai.serve.loading import LoadedModel, load
-from mitai.serve.sampling import Sampler, sample
-from mitai.serve.text import TextStream
+from mitai.serve.sampling import sample
+from mitai.serve.sequences import EmbeddingJob, Running, deliver
+from mitai.serve.sequences import Sequence as _Sequence
 
 log = structlog.get_logger(__name__)
 
@@ -66,44 +67,6 @@ class EngineOptions:
     threads: int | None = None
 
 
-class _Request:
-    """A request on its way through the engine: its sequences, and the loop and queue of who waits for it."""
-
-    def __init__(self, request: GenerationRequest, engine: TransformersEngine) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.steps: asyncio.Queue[Step | ServeError] = asyncio.Queue()
-        self.cancelled = False
-        self.sequences = [
-            _Sequence(self, request, choice, engine) for choice in range(len(request.prompts) * request.n)
-        ]
-
-
-class _Sequence:
-    """One choice of one request."""
-
-    def __init__(self, owner: _Request, request: GenerationRequest, choice: int, engine: TransformersEngine) -> None:
-        self.owner, self.choice, self.sampling = owner, choice, request.sampling
-        prompt = request.prompts[choice // request.n]
-        self.pending = list(prompt)  # tokens that the model has not seen yet; one, once it answers
-        self.length = 0  # tokens in the cache
-        self.generated = 0
-        self.longest = min(len(prompt) + request.sampling.max_tokens, engine.info.context_length)
-        self.sampler = Sampler(request.sampling, choice % request.n)
-        self.text = TextStream(engine.tokenizer, request.sampling.stop)
-        self.own_cache: Any = None  # of architectures that cannot be packed
-        self.done = False
-
-
-@dataclass
-class _Embedding:
-    """Prompts to embed, and the future that waits for the vectors."""
-
-    prompts: list[list[int]]
-    loop: asyncio.AbstractEventLoop
-    result: asyncio.Future[list[list[float]]]
-    vectors: list[list[float]] = field(default_factory=list)
-
-
 class TransformersEngine:
     """A loaded model and the thread that runs it."""
 
@@ -122,17 +85,17 @@ class TransformersEngine:
         self._options = options or EngineOptions()
         self._model, self._chat_tokenizer = loaded.model, loaded.tokenizer
         self.tokenizer = loaded.tokenizer.backend_tokenizer
-        self._info = _describe(loaded, name, self._options)
-        self._ends = _end_tokens(loaded)
-        self._inbox: queue.SimpleQueue[_Request | _Embedding | None] = queue.SimpleQueue()
+        self._info = describe(loaded, name, self._options.max_context)
+        self._ends = end_tokens(loaded)
+        self._inbox: queue.SimpleQueue[Running | EmbeddingJob | None] = queue.SimpleQueue()
         self._cache = batch.KeyValueCache()
         self._answering: list[_Sequence] = []
         self._reading: list[_Sequence] = []
         self._waiting: list[_Sequence] = []
-        self._embeddings: list[_Embedding] = []
+        self._embeddings: list[EmbeddingJob] = []
         self._closing = False
-        self._packed = _packable(loaded.model)
-        self._token_bytes = _bytes_per_token(loaded.model)
+        self._packed = pack(loaded.model)
+        self._token_bytes = bytes_per_token(loaded.model)
         self._cache_bytes = self._options.cache_bytes or _quarter_of_memory()
         self._thread = threading.Thread(target=self._run, name="mitai-engine", daemon=True)
         self._thread.start()
@@ -173,7 +136,7 @@ class TransformersEngine:
         """Continue a prompt; see `Engine.generate`."""
         for prompt in request.prompts:
             self._check(prompt)
-        running = _Request(request, self)
+        running = Running(request, self.tokenizer, self._info.context_length)
         self._inbox.put(running)
         left = len(running.sequences)
         try:
@@ -191,7 +154,7 @@ class TransformersEngine:
         for prompt in prompts:
             self._check(prompt)
         loop = asyncio.get_running_loop()
-        work = _Embedding([list(prompt) for prompt in prompts], loop, loop.create_future())
+        work = EmbeddingJob([list(prompt) for prompt in prompts], loop, loop.create_future())
         self._inbox.put(work)
         return await work.result
 
@@ -247,16 +210,16 @@ class TransformersEngine:
             while True:
                 item = self._inbox.get(block=wait)
                 wait = False
-                if isinstance(item, _Request):
+                if isinstance(item, Running):
                     self._waiting += item.sequences
-                elif isinstance(item, _Embedding):
+                elif isinstance(item, EmbeddingJob):
                     self._embeddings.append(item)
 
     def _release(self) -> None:
         """Free the rows of sequences that ended or whose consumer left."""
         self._waiting = [sequence for sequence in self._waiting if not sequence.owner.cancelled]
         rows = [*self._answering, *self._reading]
-        leaving = [row for row, sequence in enumerate(rows) if sequence.done or sequence.owner.cancelled]
+        leaving = [row for row, sequence in enumerate(rows) if sequence.leaving]
         for row in reversed(leaving):
             self._remove(row)
         if not (self._answering or self._reading):
@@ -283,7 +246,7 @@ class TransformersEngine:
         longest = max((sequence.longest for sequence in running), default=0)
         while self._waiting and len(running) < self._options.max_sequences:
             longest = max(longest, self._waiting[0].longest)
-            if running and (len(running) + 1) * longest * self._token_bytes > self._cache_bytes:
+            if running and batch.KeyValueCache.room(len(running) + 1, longest) * self._token_bytes > self._cache_bytes:
                 return
             sequence = self._waiting.pop(0)
             running.append(sequence)
@@ -307,7 +270,7 @@ class TransformersEngine:
         finished = [
             sequence
             for sequence, segment in zip(self._reading, step.segments, strict=False)
-            if _advance(sequence, segment)
+            if sequence.read(segment.count)
         ]
         # prompts are read in order, so the finished ones are the first rows behind the answering ones
         self._reading = self._reading[len(finished) :]
@@ -350,7 +313,7 @@ class TransformersEngine:
             sequence = self._reading[0]
             chunk = sequence.pending[: self._options.step_tokens]
             row = self._forward_own(sequence, chunk)
-            if _advance(sequence, batch.Segment(0, 0, len(chunk), sequence.length)):
+            if sequence.read(len(chunk)):
                 self._answering.append(self._reading.pop(0))
                 rows.append(row)
         return list(self._answering), torch.stack(rows) if rows else torch.empty(0)
@@ -367,34 +330,11 @@ class TransformersEngine:
         asked = [row for row, sequence in enumerate(ready) if sequence.sampling.logprobs is not None]
         logprobs = dict(zip(asked, logits[asked].float().log_softmax(dim=-1), strict=True)) if asked else {}
         tokens = sample(logits, [sequence.sampler for sequence in ready])
-        outgoing: dict[asyncio.AbstractEventLoop, list[tuple[_Request, Step]]] = {}
+        steps = []
         for row, (sequence, token) in enumerate(zip(ready, tokens, strict=True)):
             logprob = self._logprob(token, logprobs[row], sequence.sampling.logprobs or 0) if row in logprobs else None
-            step = self._step(sequence, token, logprob)
-            outgoing.setdefault(sequence.owner.loop, []).append((sequence.owner, step))
-        for loop, steps in outgoing.items():
-            _call(loop, _deliver, steps)
-
-    def _step(self, sequence: _Sequence, token: int, logprob: TokenLogprob | None) -> Step:
-        sequence.pending = [token]
-        sequence.generated += 1
-        sequence.sampler.chosen(token)
-        finish: FinishReason | None = None
-        text, logprobs = "", tuple[TokenLogprob, ...]()
-        if token in self._ends:
-            finish = "stop"
-        else:
-            text, logprobs = sequence.text.push(token, logprob)
-            if sequence.text.stopped:
-                finish = "stop"
-            elif sequence.generated >= sequence.sampling.max_tokens or sequence.length + 1 > self._info.context_length:
-                finish = "length"
-        if finish:
-            sequence.done = True
-            if not sequence.text.stopped:
-                rest, more = sequence.text.finish()
-                text, logprobs = text + rest, (*logprobs, *more)
-        return Step(sequence.choice, text, sequence.generated, finish, logprobs)
+            steps.append((sequence.owner, sequence.step(token, logprob, end=token in self._ends)))
+        deliver(steps)
 
     def _logprob(self, token: int, row: torch.Tensor, top: int) -> TokenLogprob:
         best = row.topk(top) if top else None
@@ -407,12 +347,12 @@ class TransformersEngine:
 
     def _embed_one(self) -> None:
         """Embed one prompt of the first waiting job: answering sequences go on between prompts."""
-        work = self._embeddings[0]
-        if not work.result.cancelled():
-            work.vectors.append(self._embedding(work.prompts[len(work.vectors)]))
-        if work.result.cancelled() or len(work.vectors) == len(work.prompts):
+        job = self._embeddings[0]
+        if not job.complete:
+            job.vectors.append(self._embedding(job.prompts[len(job.vectors)]))
+        if job.complete:
             self._embeddings.pop(0)
-            _call(work.loop, _resolve, work.result, work.vectors)
+            job.resolve()
 
     def _embedding(self, prompt: list[int]) -> list[float]:
         tokens = torch.tensor([prompt])
@@ -436,109 +376,14 @@ class TransformersEngine:
         self._answering, self._reading, self._waiting = [], [], []
         self._cache.clear()
         for owner in owners:
-            _call(owner.loop, owner.steps.put_nowait, error)
+            owner.fail(error)
         jobs, self._embeddings = self._embeddings, []
-        for work in jobs:
-            _call(work.loop, _fail, work.result, error)
-
-
-def _advance(sequence: _Sequence, segment: batch.Segment) -> bool:
-    """Count a chunk as read; tell whether the prompt is complete."""
-    sequence.length += segment.count
-    complete = segment.count == len(sequence.pending)
-    sequence.pending = sequence.pending[segment.count :]
-    return complete
-
-
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(function, *arguments)
-
-
-def _deliver(steps: list[tuple[_Request, Step]]) -> None:
-    for owner, step in steps:
-        owner.steps.put_nowait(step)
-
-
-def _resolve(future: asyncio.Future[list[list[float]]], vectors: list[list[float]]) -> None:
-    if not future.done():
-        future.set_result(vectors)
-
-
-def _fail(future: asyncio.Future[list[list[float]]], error: ServeError) -> None:
-    if not future.done():
-        future.set_exception(error)
+        for job in jobs:
+            job.fail(error)
 
 
 def _closed() -> ServeError:
     return ServeError("serve.engine-closed", "the model is being unloaded", hint="try again shortly")
-
-
-def _describe(loaded: LoadedModel, name: str, options: EngineOptions) -> ModelInfo:
-    config = loaded.model.config.get_text_config()
-    defaults = loaded.model.generation_config
-    own = getattr(config, "max_position_embeddings", None) or 2048
-    return ModelInfo(
-        name=name,
-        context_length=min(own, options.max_context or own),
-        vocabulary=_vocabulary(loaded.model),
-        has_chat_template=bool(loaded.tokenizer.chat_template),
-        architecture=type(loaded.model).__name__,
-        dtype=str(loaded.model.dtype).removeprefix("torch."),
-        temperature=float(_or(getattr(defaults, "temperature", None), 1.0)),
-        top_p=float(_or(getattr(defaults, "top_p", None), 1.0)),
-    )
-
-
-def _vocabulary(model: PreTrainedModel) -> int:
-    weight = model.get_input_embeddings().weight
-    if not isinstance(weight, torch.Tensor):
-        raise ServeError("serve.weights-misfit", "the model has no table of input embeddings")
-    return weight.shape[0]
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
-
-
-def _end_tokens(loaded: LoadedModel) -> frozenset[int]:
-    """Return the ids that end an answer: of the generation config, the config and the tokenizer."""
-    ends: set[int] = set()
-    for value in (
-        getattr(loaded.model.generation_config, "eos_token_id", None),
-        getattr(loaded.model.config, "eos_token_id", None),
-        loaded.tokenizer.eos_token_id,
-    ):
-        ends |= set(value) if isinstance(value, list | tuple) else ({value} if value is not None else set())
-    return frozenset(ends)
-
-
-def _packable(model: PreTrainedModel) -> bool:
-    """Try one token: tell whether every layer's attention goes through the interface, and leave it on if so."""
-    batch.register()
-    before = model.config._attn_implementation
-    step = batch.PackedStep(batch.KeyValueCache(), [], [batch.Segment(0, 0, 1, 0)])
-    batch.CURRENT.step, batch.CURRENT.layers = step, set()
-    try:
-        model.set_attn_implementation(batch.NAME)
-        zero = torch.zeros(1, 1, dtype=torch.long)
-        with torch.inference_mode():
-            model(input_ids=zero, position_ids=zero, use_cache=False, logits_to_keep=torch.zeros(1, dtype=torch.long))
-        if batch.CURRENT.layers == set(range(model.config.get_text_config().num_hidden_layers)):
-            return True
-    except Exception as error:  # noqa: BLE001 - any failure of the trial means: run it the plain way
-        log.info("model runs unpacked", reason=type(error).__name__, architecture=type(model).__name__)
-    finally:
-        batch.CURRENT.step = batch.CURRENT.layers = None
-    model.set_attn_implementation(before)
-    return False
-
-
-def _bytes_per_token(model: PreTrainedModel) -> int:
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
 
 
 def _quarter_of_memory() -> int:
