@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -42,6 +42,7 @@ class Nonces:
         self._clock, self._max_used, self._max_kept = clock, max_used, max_kept_bytes
         self._key = secrets.token_bytes(32)
         self._used: OrderedDict[bytes, tuple[float, str, Future[bytes]]] = OrderedDict()  # oldest first
+        self._kept: deque[tuple[bytes, Future[bytes]]] = deque()  # answers, oldest first
         self._kept_bytes = 0
 
     def issue(self) -> bytes:
@@ -71,22 +72,22 @@ class Nonces:
         self._used[nonce] = (ends, request_sha256, answer)
         return answer, True
 
-    def keep(self, answer: Future[bytes], data: bytes) -> None:
+    def keep(self, nonce: bytes, answer: Future[bytes], data: bytes) -> None:
         """Settle a claimed nonce with its answer; the oldest answers are let go when they take too much room."""
         answer.set_result(data)
         self._kept_bytes += len(data)
-        for nonce, (ends, _, kept) in list(self._used.items()):
-            if self._kept_bytes <= self._max_kept:
-                return
-            if kept is not answer and kept.done() and kept.exception() is None:
-                self._kept_bytes -= len(kept.result())
-                self._used[nonce] = (ends, "", Future())  # stays used, fits no request any more
+        self._kept.append((nonce, answer))
+        while self._kept_bytes > self._max_kept and len(self._kept) > 1:
+            oldest, let_go = self._kept.popleft()
+            self._kept_bytes -= len(let_go.result())
+            if oldest in self._used:  # stays used, fits no request any more
+                self._used[oldest] = (self._used[oldest][0], "", Future())
 
     def _forget(self, now: float) -> None:
         while self._used and next(iter(self._used.values()))[0] <= now:
-            _, (_, digest, kept) = self._used.popitem(last=False)
-            if digest and kept.done() and kept.exception() is None:
-                self._kept_bytes -= len(kept.result())
+            self._used.popitem(last=False)
+        while self._kept and self._kept[0][0] not in self._used:
+            self._kept_bytes -= len(self._kept.popleft()[1].result())
 
     def _mac(self, body: bytes) -> bytes:
         return hmac.digest(self._key, _NONCE_LABEL + body, "sha256")[:16]

@@ -128,6 +128,7 @@ class Broker:
         self._nonces = Nonces(time.monotonic)
         self._unproven = Meter(settings.unproven_per_s, 10 * settings.unproven_per_s, time.monotonic)
         self._receipts = receipts.Known()
+        self._last_signed: tuple[Head | None, bytes] = (None, b"")
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "broker-crypto")
         self._writer = Writer(database, state, signer, settings.origin, clock, committed=anchor.wake)
@@ -181,8 +182,15 @@ class Broker:
 
     def checkpoint(self) -> bytes:
         """Return a signed checkpoint of all that is committed."""
-        head = self._writer.snapshot.head
-        return sign_checkpoint(self.settings.origin, head.size, head.root, self._signer)
+        return self._signed(self._writer.snapshot.head)
+
+    def _signed(self, head: Head) -> bytes:
+        """Sign a head's size and root, once for all that a commit answers."""
+        last, note = self._last_signed
+        if last is not head:
+            note = sign_checkpoint(self.settings.origin, head.size, head.root, self._signer)
+            self._last_signed = (head, note)
+        return note
 
     def ledger_claim(self) -> LedgerClaim:
         """Return what the broker's evidence says of its ledger."""
@@ -227,7 +235,7 @@ class Broker:
 
     async def _release(self, request: ReleaseRequest, body: bytes, answer: Future[bytes]) -> None:
         try:
-            self._nonces.keep(answer, await self._decide_release(request, body))
+            self._nonces.keep(bytes.fromhex(request.nonce), answer, await self._decide_release(request, body))
         except MitaiError as error:
             answer.set_exception(error)
         except Exception as error:  # noqa: BLE001 - a caller waits for `answer`: it must come to an end
@@ -308,8 +316,7 @@ class Broker:
             entries = tuple(
                 LoggedEntry(index, ledger.entry(index), tuple(ledger.inclusion_proof(index))) for index in indices
             )
-        head = state.head
-        return entries, sign_checkpoint(self.settings.origin, head.size, head.root, self._signer)
+        return entries, self._signed(state.head)
 
     def _pin(self, witness_vkey: str) -> None:
         self.submit(Job(lambda draft: draft.put(witness_vkey, Pin(witness_vkey)), ((Pin, witness_vkey),)))

@@ -78,7 +78,7 @@ def test_kept_answers_are_bounded() -> None:
     failed.set_exception(BrokerError("x", "x"))
     for number, nonce in enumerate(issued[1:], 1):
         answer, _ = nonces.claim(nonce, str(number))
-        nonces.keep(answer, bytes(50))
+        nonces.keep(nonce, answer, bytes(50))
     assert code_of(nonces.claim, issued[1], "1") == "broker.nonce-used"  # the oldest was let go, its nonce stays used
     for number in (2, 3):
         kept, ours = nonces.claim(issued[number], str(number))
@@ -92,7 +92,7 @@ def test_an_answer_larger_than_the_room_is_kept_alone() -> None:
     nonces = Nonces(Seconds(), max_kept_bytes=10)
     nonce = nonces.issue()
     answer: Future[bytes] = nonces.claim(nonce, "a")[0]
-    nonces.keep(answer, bytes(50))
+    nonces.keep(nonce, answer, bytes(50))
     assert nonces.claim(nonce, "a")[0].result() == bytes(50)
 
 
