@@ -14,6 +14,7 @@ from rich.console import Console
 
 from mitai import __version__
 from mitai.cli import demo, ledger, owner, platform, user
+from mitai.cli.output import printable
 from mitai.errors import MitaiError
 
 app = App(
@@ -49,10 +50,12 @@ def main() -> None:
             sys.stdout.write(json.dumps({"error": error.to_dict()}, ensure_ascii=False) + "\n")
         else:
             console = Console(stderr=True, highlight=False)
-            console.print(f"✘ {error.message}", style="bold red", markup=False)
-            console.print(f"  code: {error.code}" + (f"   step: {error.step}" if error.step else ""), markup=False)
+            console.print(f"✘ {printable(error.message)}", style="bold red", markup=False)
+            console.print(
+                printable(f"  code: {error.code}" + (f"   step: {error.step}" if error.step else "")), markup=False
+            )
             if error.hint:
-                console.print(f"  next: {error.hint}", markup=False)
+                console.print(f"  next: {printable(error.hint)}", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

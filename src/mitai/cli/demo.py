@@ -24,7 +24,7 @@ from mitai.attest.sim import Workload, installed_workload
 from mitai.capsule import MANIFEST_NAME, Sealed, open_manifest
 from mitai.capsule import seal as seal_folder
 from mitai.channel import KeyRing
-from mitai.cli.output import SIMULATED, Output
+from mitai.cli.output import SIMULATED, Output, data, printable
 from mitai.cli.owner import inference_policy, verified_broker
 from mitai.cli.platform import deploy_capsule
 from mitai.client import LedgerMemory, Proof, Session, chat, receipts, session_client
@@ -89,7 +89,7 @@ def demo(
     finally:
         story.close()
         if keep:
-            out.say(f"\nfiles: {folder}")
+            out.say(f"\nfiles: {data(folder)}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
     out.say(f"\n[bold green]All of it held[/]; {story.refusals} attacks refused; {time.monotonic() - began:.0f} s.")
@@ -323,7 +323,7 @@ class Story:
             for piece in answer:
                 pieces += 1
                 if not quiet:
-                    self.out.console.print(piece, end="", markup=False, soft_wrap=True)
+                    self.out.console.print(printable(piece), end="", markup=False, soft_wrap=True)
         if not quiet:
             self.out.say("")
             self.hold(
@@ -447,4 +447,4 @@ class Story:
 
     def _line(self, mark: str, text: str) -> None:
         self.out.console.print(f"  {mark} ", end="")
-        self.out.console.print(text, markup=False, soft_wrap=True)
+        self.out.console.print(printable(text), markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ import httpx2
 import msgspec
 from cyclopts import App, Parameter
 
-from mitai.cli.output import JsonFlag, Output
+from mitai.cli.output import JsonFlag, Output, data, printable
 from mitai.cli.user import PolicyOption, UrlArgument, platform_url, read_policy
 from mitai.client import LedgerMemory, Session, receipts
 from mitai.errors import ClientError
@@ -58,7 +58,7 @@ def verify(
     out.say()
     extends = f"extends the {known.size} entries seen before" if known else "seen for the first time"
     head = report.checkpoint
-    out.say(f"[green]✔[/] {head.origin}: {head.size} entries, {report.entries_bytes} bytes, {extends}")
+    out.say(f"[green]✔[/] {data(head.origin)}: {head.size} entries, {report.entries_bytes} bytes, {extends}")
     fields = {"origin": head.origin, "size": head.size, "root": head.root.hex(), "kinds": dict(kinds)}
     out.result({"verdict": "holds", **fields, "extends": known.size if known else None})
 
@@ -102,7 +102,7 @@ def checkpoint(
     with _source(home, url, folder, vkey, policy) as (fetch, key):
         note = fetch("checkpoint") or b""
     head = verify_checkpoint(note, key)
-    out.console.print(note.decode(), markup=False, soft_wrap=True, end="")
+    out.console.print(printable(note.decode()), markup=False, soft_wrap=True, end="")
     out.result({"origin": head.origin, "size": head.size, "root": head.root.hex(), "note": note.decode()})
 
 

@@ -1,8 +1,15 @@
-"""How a command speaks: text by default, one JSON object with `--json`; progress always goes to standard error."""
+"""How a command speaks: text by default, one JSON object with `--json`; progress always goes to standard error.
+
+Invariants:
+
+- What others wrote (answers, names, entries of the ledger, reasons) can't steer the terminal or look like our own
+  marks: it passes through `printable`, and markup is read only where we wrote it (`say`, `marked`).
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,10 +17,29 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object instead of text.")]
+# C0 (but tab and newline), DEL and C1 controls, and what turns the direction of the text around it.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Return what others wrote without anything that a terminal would obey."""
+    return _STEERING.sub("", text)
+
+
+def data(text: object) -> str:
+    """Return what others wrote, to be put into a text of ours for `Output.say`."""
+    return escape(printable(str(text)))
+
+
+def marked(text: str) -> Text:
+    """Return a table's cell with markup of ours in it."""
+    return Text.from_markup(text)
 
 
 class Output:
@@ -25,25 +51,25 @@ class Output:
         self.errors = Console(stderr=True, highlight=False)
 
     def say(self, text: str = "") -> None:
-        """Tell a person something; silent with `--json`."""
+        """Tell a person something, in rich's markup; silent with `--json`. What others wrote goes in as `data`."""
         self.console.print(text, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Tell a person something beside the result, on standard error."""
-        self.errors.print(text, style="dim", markup=False, soft_wrap=True)
+        self.errors.print(printable(text), style="dim", markup=False, soft_wrap=True)
 
     def result(self, fields: Mapping[str, object]) -> None:
         """Print the machine-readable result, with `--json` only."""
         if self.as_json:
             sys.stdout.write(json.dumps(fields, ensure_ascii=False, default=_plain) + "\n")
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-        """Print a table for a person."""
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | Text]], title: str | None = None) -> None:
+        """Print a table for a person; markup is read in `marked` cells only."""
         table = Table(title=title, title_justify="left", show_header=any(columns), box=None, pad_edge=False)
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
         self.console.print(table)
 
     @contextmanager

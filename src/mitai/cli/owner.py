@@ -16,7 +16,7 @@ from mitai.attest import Policy
 from mitai.capsule import MANIFEST_NAME, Manifest, Sealed, open_manifest
 from mitai.capsule import seal as seal_folder
 from mitai.capsule.opening import check_data_key
-from mitai.cli.output import JsonFlag, Output
+from mitai.cli.output import JsonFlag, Output, data
 from mitai.cli.user import PolicyOption, platform_url, read_policy
 from mitai.client.objects import upload
 from mitai.client.owner import Owner
@@ -45,9 +45,9 @@ def seal(
     name = name or folder.resolve().name
     dest = out or Path(f"{name}.capsule")
     sealed = _seal(output, home, folder, dest, name, digests=digests)
-    output.say(f"[green]✔[/] capsule {sealed.capsule_id} in {dest}")
-    output.say(f"  its key: {home.data_key_path(sealed.capsule_id)} (never upload this)")
-    output.say(f"  next: mitai publish {dest}")
+    output.say(f"[green]✔[/] capsule {sealed.capsule_id} in {data(dest)}")
+    output.say(f"  its key: {data(home.data_key_path(sealed.capsule_id))} (never upload this)")
+    output.say(f"  next: mitai publish {data(dest)}")
     output.result(
         {"capsule": sealed.capsule_id, "folder": str(dest), "manifest_sha256": sealed.manifest_sha256, "name": name}
     )
@@ -69,19 +69,20 @@ def publish(
     The ready-made policy: inference only, only by the measured code that your appraisal policy names, for a time.
     """
     output, home = Output(json), Home.default()
-    token = upload_token or home.read_platform().upload_token
+    gateway = platform_url(home, url)
+    token = upload_token or _own_token(home, gateway)
     term = datetime.now(UTC) + timedelta(days=days)
     terms = Terms(uses, term, cedar.read_text() if cedar else None)
     manifest, index = _publish(
         output,
         home,
         capsule,
-        gateway=platform_url(home, url),
+        gateway=gateway,
         token=token,
         policy=read_policy(home, policy),
         terms=terms,
     )
-    output.say(f"[green]✔[/] published {manifest.capsule_id} ({manifest.name}): ledger entry {index}")
+    output.say(f"[green]✔[/] published {manifest.capsule_id} ({data(manifest.name)}): ledger entry {index}")
     output.say(f"  next: mitai deploy {manifest.capsule_id}")
     output.result({"capsule": manifest.capsule_id, "name": manifest.name, "ledger_index": index})
 
@@ -100,8 +101,20 @@ def revoke(
     output, home = Output(json), Home.default()
     with closing(verified_broker(home, platform_url(home, url), read_policy(home, policy))) as owner:
         index = owner.revoke(capsule)
-    output.say(f"[green]✔[/] revoked {capsule}: ledger entry {index}")
+    output.say(f"[green]✔[/] revoked {data(capsule)}: ledger entry {index}")
     output.result({"capsule": capsule, "ledger_index": index})
+
+
+def _own_token(home: Home, gateway: str) -> str:
+    """Return the local platform's upload token, for its own gateway only."""
+    running = home.read_platform()
+    if running.gateway != gateway.rstrip("/"):
+        raise ClientError(
+            "client.no-upload-token",
+            f"no upload token was given for {gateway}, and that of the platform here is not sent elsewhere",
+            hint="ask its operator, then: --upload-token TOKEN",
+        )
+    return running.upload_token
 
 
 class Terms:

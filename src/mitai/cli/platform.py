@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from mitai.cli import doctor as doctors
-from mitai.cli.output import SIMULATED, JsonFlag, Output
+from mitai.cli.output import SIMULATED, JsonFlag, Output, data, marked
 from mitai.errors import FleetError
 from mitai.fleet import platform as platforms
 from mitai.fleet.home import Home
@@ -49,7 +49,7 @@ def up(
             found = owner.model_folder(model)
             capsule, name = owner.seal_publish(out, home, found, platform.gateway, platform.upload_token)
             deploy_capsule(out, home, capsule, name)
-        out.say(f"[green]✔[/] up at {platform.gateway}; the policy for your clients is {home.policy}")
+        out.say(f"[green]✔[/] up at {platform.gateway}; the policy for your clients is {data(home.policy)}")
         out.say("  next: mitai verify, mitai chat" if capsule else "  next: mitai seal, mitai publish, mitai deploy")
         out.result({"gateway": platform.gateway, "policy": str(home.policy), "capsule": capsule, "simulated": True})
     except BaseException:
@@ -81,13 +81,16 @@ def status(*, json: JsonFlag = False) -> None:
     processes = {name: alive(pid) for name, pid in running.pids.items()}
     out.table(
         ("process", "pid", ""),
-        [(name, str(running.pids[name]), "up" if there else "[red]down[/]") for name, there in processes.items()],
+        [
+            (name, str(running.pids[name]), "up" if there else marked("[red]down[/]"))
+            for name, there in processes.items()
+        ],
     )
     replicas = platforms.status(running.gateway, running.operator_token) if processes.get("gateway") else {}
     for name, answer in replicas.items():
         told = answer.get("body") if isinstance(answer, dict) else None
         told = told if isinstance(told, dict) else {}
-        out.say(f"{name}: {told.get('state', 'does not answer')} {told.get('model', '')}")
+        out.say(data(f"{name}: {told.get('state', 'does not answer')} {told.get('model', '')}"))
     out.result({"gateway": running.gateway, "processes": processes, "replicas": replicas})
     if not all(processes.values()):
         raise FleetError("fleet.process-down", "not every process is up", hint=f"their logs are in {home.logs}")
@@ -107,7 +110,7 @@ def deploy(
     """
     out, home = Output(json), Home.default()
     deploy_capsule(out, home, capsule, name, replace=replace)
-    out.say(f"[green]✔[/] capsule {capsule} is served")
+    out.say(f"[green]✔[/] capsule {data(capsule)} is served")
     out.result({"capsule": capsule, "deployed": True})
 
 
@@ -133,7 +136,7 @@ def doctor(*, json: JsonFlag = False) -> None:
     out = Output(json)
     findings = doctors.examine(Path("/"))
     marks = {"yes": "[green]✔[/]", "no": "[dim]–[/]", "note": " "}
-    out.table(("", "what", "detail"), [(marks[one.verdict], one.what, one.detail) for one in findings])
+    out.table(("", "what", "detail"), [(marked(marks[one.verdict]), one.what, one.detail) for one in findings])
     out.result(
         {"findings": [{"area": f.area, "what": f.what, "verdict": f.verdict, "detail": f.detail} for f in findings]}
     )

@@ -11,7 +11,7 @@ import httpx2
 from cyclopts import Parameter
 
 from mitai.attest import Appraisal, Policy
-from mitai.cli.output import SIMULATED, JsonFlag, Output
+from mitai.cli.output import SIMULATED, JsonFlag, Output, marked, printable
 from mitai.client import LedgerMemory, Proof, Session, receipts, session_client
 from mitai.client import chat as chats
 from mitai.errors import ClientError, ParseError
@@ -32,7 +32,9 @@ def verify(url: UrlArgument = None, *, policy: PolicyOption = None, json: JsonFl
     """
     out, home = Output(json), Home.default()
     appraisal = Session(platform_url(home, url), read_policy(home, policy)).appraisal
-    out.table(("check", "what it found"), [(f"[green]✔[/] {step}", detail) for step, detail in appraisal.checks])
+    out.table(
+        ("check", "what it found"), [(marked(f"[green]✔[/] {step}"), detail) for step, detail in appraisal.checks]
+    )
     out.say()
     out.table(("", ""), [(name, "0" if value.strip("0") == "" else value) for name, value in appraisal.summary()])
     out.say()
@@ -76,7 +78,7 @@ def chat(
             answer = chats.chat(http, messages, name, max_tokens=max_tokens, temperature=temperature)
             for piece in answer:
                 if not json:
-                    sys.stdout.write(piece)
+                    sys.stdout.write(printable(piece))
                     sys.stdout.flush()
             out.say()
             messages.append({"role": "assistant", "content": answer.text})

@@ -31,6 +31,7 @@ class _Usage(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
+    error: dict[str, object] | None = None  # the last event of an answer that failed half-way
 
 
 class _ErrorBody(msgspec.Struct):
@@ -50,7 +51,7 @@ class Answer:
     exchange: Exchange | None = None
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the pieces of text as they arrive."""
+        """Yield the pieces of text as they arrive; raise `ClientError` when the server fails before its end."""
         with self.client.stream("POST", "/v1/chat/completions", json=self.body) as answer:
             if answer.status_code != 200:
                 raise _refusal(answer.status_code, answer.read())
@@ -58,12 +59,16 @@ class Answer:
             for line in answer.iter_lines():
                 if line.startswith("data: ") and line != "data: [DONE]":
                     yield from self._chunk(line[6:])
+        if self.finish_reason is None:
+            raise ClientError("client.answer-incomplete", "the server ended its answer before it was complete")
 
     def _chunk(self, data: str) -> Iterator[str]:
         try:
             chunk = msgspec.json.decode(data, type=_Chunk)
         except msgspec.MsgspecError as error:
             raise ClientError("client.answer-malformed", "the server's stream is not a chat completion") from error
+        if chunk.error is not None:
+            raise _refusal(500, data.encode())
         if chunk.usage:
             self.prompt_tokens, self.completion_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
         for choice in chunk.choices:

@@ -6,6 +6,7 @@ Invariants:
 
 - The receipt's key and the ledger's key come from the evidence, which is verified first; never from the receipt.
 - The digests of request and answer are those that this device computed from the bytes it sent and received.
+- A proof can't be dated back: the receipt was logged within a day of the time for which the evidence is verified.
 - A ledger that shows an older or another history than this user has seen before is refused.
 
 Example:
@@ -16,11 +17,12 @@ Example:
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import httpx2
 import msgspec
@@ -38,9 +40,11 @@ from mitai.ledger import (
     verify_checkpoint,
     verify_receipt,
 )
+from mitai.ledger.entry import decode as decode_entry
 from mitai.problem import error_from
 
 MAX_PROOF_BYTES = 12 << 20
+MAX_GAP = timedelta(days=1)  # a session, a long answer, a ledger that was away for a while, clocks that differ
 _MAX_TILE_BYTES = 32 << 20  # an entry bundle of 256 entries of at most 64 KiB, and some
 
 
@@ -51,7 +55,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     bundle: ReceiptBundle
     evidence: Evidence
     nonce: bytes
-    verified_at: datetime
+    verified_at: Annotated[datetime, msgspec.Meta(tz=True)]
     request_sha256: str
     response_sha256: str
 
@@ -110,6 +114,7 @@ def check(proof: Proof, policy: Policy) -> tuple[Receipt, Appraisal]:
     2. The receipt is signed by the key in that evidence and is about these bytes.
     3. The ledger that the evidence names holds it, at the index that the receipt's bundle says.
     4. It is about a capsule that the evidence lists as open.
+    5. It was logged around the time for which the evidence was verified: old collateral serves no new answers.
 
     Raises:
         AttestError, LedgerError, MitaiError: The first thing that does not hold.
@@ -133,6 +138,14 @@ def check(proof: Proof, policy: Policy) -> tuple[Receipt, Appraisal]:
     opened = {(capsule.id, capsule.manifest_sha256) for capsule in claims.capsules}
     if any((capsule.id, capsule.manifest_sha256) not in opened for capsule in receipt.capsules):
         raise LedgerError("client.receipt-capsule", "the receipt names a model that was not open there", step="model")
+    # 5. the time
+    logged = datetime.fromisoformat(decode_entry(proof.bundle.entry).time)
+    if abs(logged - proof.verified_at) > MAX_GAP:
+        raise LedgerError(
+            "client.receipt-time",
+            f"the receipt was logged at {logged:%F %T} UTC, the machine verified at {proof.verified_at:%F %T} UTC",
+            step="time",
+        )
     return receipt, appraisal
 
 
@@ -184,12 +197,19 @@ class LedgerMemory:
                     f"the ledger's first {checkpoint.size} entries are not what they were",
                     step="memory",
                 )
+        self._remember(published, vkey)
+        return seen
+
+    def _remember(self, published: bytes, vkey: str) -> None:
+        """Keep a checkpoint, unless another process has kept a newer one meanwhile."""
+        known = self.recall(vkey)
+        if known is not None and known.size > verify_checkpoint(published, vkey).size:
+            return
         path = self._path(vkey)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
+        temporary = path.with_suffix(f".{secrets.token_hex(4)}")
         temporary.write_bytes(published)
         temporary.replace(path)
-        return seen
 
     def _path(self, vkey: str) -> Path:
         return self._folder / hashlib.sha256(vkey.encode()).hexdigest()[:32]

@@ -20,6 +20,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import httpx2
 import msgspec
@@ -39,7 +40,7 @@ class _Saved(msgspec.Struct, frozen=True):
     policy_sha256: str
     replica: str | None
     nonce: bytes
-    verified_at: datetime
+    verified_at: Annotated[datetime, msgspec.Meta(tz=True)]
     evidence: bytes
 
 

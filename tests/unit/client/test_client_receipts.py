@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from mitai.client.receipts import LedgerMemory, Proof, ledger_fetcher
+from mitai.attest import Claims, LedgerClaim, Policy
+from mitai.attest.sim import SimPlatform, Workload, reference_values
+from mitai.channel import KeyRing
+from mitai.client.receipts import LedgerMemory, Proof, check, ledger_fetcher
 from mitai.errors import ClientError, LedgerError, ParseError
 from mitai.identity import Identity
-from mitai.ledger import FolderStore, Log, folder_reader
+from mitai.ledger import FolderStore, Log, Receipt, ReceiptBundle, folder_reader
+from mitai.ledger.entry import ReceiptEntry, utc
+from mitai.ledger.receipt import Usage, receipt_sha256
 
 ORIGIN = "example.org/log"
 
@@ -99,3 +106,85 @@ def test_a_ledger_over_http_that_lies_or_is_gone():
         with pytest.raises(ClientError) as refused:
             fetch("large")
         assert refused.value.code == "client.ledger-too-large"
+
+
+# -- proofs, from a simulated machine's evidence to the ledger -------------------------------------------------
+
+
+@pytest.fixture
+def platform(tmp_path):
+    return SimPlatform.create(tmp_path / "sim")
+
+
+def prove(platform, tmp_path, key, *, logged, verified_at):
+    """Return a proof, and the policy under which its machine holds."""
+    code, receipt_key = Workload("serve", bytes(32)), Identity.generate()
+    receipt = Receipt(
+        exchange="e1",
+        request_sha256="a" * 64,
+        response_sha256="b" * 64,
+        model="m",
+        capsules=(),
+        policies=(),
+        usage=Usage(prompt_tokens=1, completion_tokens=1),
+        evidence_sha256="c" * 64,
+        started=utc(logged),
+        finished=utc(logged),
+    )
+    envelope = receipt.sign(receipt_key)
+    entry = ReceiptEntry(time=utc(logged), exchange="e1", receipt_sha256=receipt_sha256(envelope)).encode()
+    log = make(tmp_path / "log", key, [entry])
+    bundle = ReceiptBundle(envelope=envelope, entry=entry, index=0, proof=(), checkpoint=log.checkpoint().decode())
+    claims = Claims(
+        workload="serve",
+        key_config=KeyRing.generate().current_config(),
+        receipt_key=receipt_key.public.raw,
+        ledger=LedgerClaim(ORIGIN, log.vkey, log.checkpoint()),
+    )
+    nonce = bytes(range(32))
+    evidence = platform.attester(code).evidence(claims.encode(), nonce)
+    proof = Proof(
+        bundle=bundle,
+        evidence=evidence,
+        nonce=nonce,
+        verified_at=verified_at,
+        request_sha256="a" * 64,
+        response_sha256="b" * 64,
+    )
+    return proof, Policy(allow_simulation=True, sim_roots=(platform.sim_root,), workloads=(reference_values(code),))
+
+
+def test_a_proof_holds(platform, tmp_path, key):
+    now = datetime.now(UTC)
+    proof, policy = prove(platform, tmp_path, key, logged=now, verified_at=now - timedelta(minutes=2))
+    receipt, appraisal = check(Proof.decode(proof.encode()), policy)
+    assert (receipt.exchange, appraisal.workload) == ("e1", "serve")
+
+
+@pytest.mark.parametrize("gap", [timedelta(days=2), timedelta(days=-2)])
+def test_an_answer_is_not_proven_by_evidence_of_another_time(platform, tmp_path, key, gap):
+    """A machine that lost its trust since can't vouch for new answers by showing its old collateral."""
+    now = datetime.now(UTC)
+    proof, policy = prove(platform, tmp_path, key, logged=now + gap, verified_at=now)
+    with pytest.raises(LedgerError) as refused:
+        check(proof, policy)
+    assert refused.value.code == "client.receipt-time"
+
+
+def test_a_proof_whose_time_has_no_zone_is_malformed(platform, tmp_path, key):
+    now = datetime.now(UTC)
+    proof, _ = prove(platform, tmp_path, key, logged=now, verified_at=now.replace(tzinfo=None))
+    with pytest.raises(ParseError):
+        Proof.decode(proof.encode())
+
+
+def test_the_memory_never_goes_back(tmp_path, key):
+    """Two commands at once: the one that saw less must not overwrite what the other has kept."""
+    log = make(tmp_path / "log", key, [b"one"])
+    memory, fetch, old = LedgerMemory(tmp_path / "memory"), folder_reader(tmp_path / "log"), log.checkpoint()
+    memory.observe(old, log.vkey, fetch)
+    log.append([b"two"])
+    memory.observe(log.checkpoint(), log.vkey, fetch)
+    memory._remember(old, log.vkey)
+    assert memory.recall(log.vkey).size == 2
+    assert len(list((tmp_path / "memory").iterdir())) == 1
