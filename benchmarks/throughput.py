@@ -30,7 +30,7 @@ from benchmarks.harness import progress, row
 CHATS = 32
 ANSWER_TOKENS = 64
 RUNS = 7
-TTFT_PAIRS = 60
+TTFT_PAIRS = 150
 MODEL = "bench"
 QUESTION = "How do I know that nobody else reads what I write?"
 
@@ -63,11 +63,13 @@ async def clients(plain: str, sealed: str) -> AsyncIterator[tuple[httpx2.AsyncCl
         yield one, other
 
 
-async def chat(client: httpx2.AsyncClient, number: int, answer_tokens: int) -> tuple[int, float]:
+async def chat(
+    client: httpx2.AsyncClient, number: int, answer_tokens: int, question: str = QUESTION
+) -> tuple[int, float]:
     """Stream one chat; return its tokens and the seconds to its first one."""
     body = {
         "model": MODEL,
-        "messages": [{"role": "user", "content": f"{number}. {QUESTION}"}],
+        "messages": [{"role": "user", "content": f"{number}. {question}"}],
         "max_tokens": answer_tokens,
         "temperature": 1.0,
         "seed": number,
@@ -126,7 +128,7 @@ async def first_token(
     times: tuple[list[float], list[float]] = ([], [])
     for pair in range(TTFT_PAIRS + 5):
         for side in (0, 1) if pair % 2 else (1, 0):
-            _, first = await chat((sealed, plain)[side], pair, 1)
+            _, first = await chat((sealed, plain)[side], pair, 1, "Hi")
             if pair >= 5:
                 times[side].append(first * 1e3)
     progress(

@@ -45,14 +45,19 @@ class BrokerLink:
     def __init__(self, url: str, policy: Policy | None) -> None:
         self._url = url.rstrip("/")
         self._plain = httpx2.Client(timeout=30.0)
-        self._session: Session | _Unverified
-        if policy is not None:
-            self._session = Session(self._url, policy, workload="broker", http=self._plain)
-        else:
-            self._session = _Unverified(self._url, self._plain)
+        try:
+            self._session = self._verify(policy)
+        except BaseException:
+            self._plain.close()
+            raise
         self._http = httpx2.Client(
             transport=OhttpTransport(httpx2.HTTPTransport(), self._session, self._url), timeout=60.0
         )
+
+    def _verify(self, policy: Policy | None) -> Session | _Unverified:
+        if policy is None:
+            return _Unverified(self._url, self._plain)
+        return Session(self._url, policy, workload="broker", http=self._plain)
 
     @property
     def claims(self) -> Claims:

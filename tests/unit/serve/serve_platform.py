@@ -13,6 +13,8 @@ import uvicorn
 
 from mitai.attest import Policy
 from mitai.attest.sim import SimPlatform, installed_workload, reference_values
+from mitai.serve.app import Replica, create_replica
+from mitai.serve.config import ServeConfig
 
 
 @contextlib.contextmanager
@@ -40,6 +42,7 @@ class Platform:
     replica: str
     sim: Path
     objects: Path
+    inside: Replica  # what no client can see
 
     def deploy(self, capsule_id: str, **more):
         body = {"capsules": [capsule_id], "broker": self.broker, "objects": f"file://{self.objects}", "model": "tiny"}
@@ -60,8 +63,6 @@ def platform(root: Path, **settings):
     from mitai.broker.__main__ import build_app
     from mitai.broker.config import Config
     from mitai.broker.service import Broker
-    from mitai.serve.app import create_replica
-    from mitai.serve.config import ServeConfig
 
     sim = SimPlatform.create(root / "sim")
     workloads = tuple(reference_values(installed_workload(name)) for name in ("serve", "broker"))
@@ -75,8 +76,8 @@ def platform(root: Path, **settings):
     try:
         with (
             served(build_app(broker, attester, policy, config), lifespan="off") as broker_url,
-            served(create_replica(serve).app()) as replica_url,
+            served((replica := create_replica(serve)).app()) as replica_url,
         ):
-            yield Platform(policy, broker_url, replica_url, root / "sim", root / "objects")
+            yield Platform(policy, broker_url, replica_url, root / "sim", root / "objects", replica)
     finally:
         broker.close()

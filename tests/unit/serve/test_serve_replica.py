@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import httpx2
 import openai
 import pytest
@@ -13,7 +15,9 @@ from mitai.client.owner import Owner
 from mitai.client.receipts import check, fetch
 from mitai.client.session import Session
 from mitai.client.transport import EXCHANGE_EXTENSION
+from mitai.errors import MitaiError, ServeError
 from mitai.identity import Identity
+from mitai.serve.link import BrokerLink
 
 CHAT = [{"role": "user", "content": "hello 世界"}]
 POLICY = 'permit (principal == Workload::"serve", action == Action::"inference", resource);'
@@ -92,3 +96,76 @@ def test_a_second_deployment_is_refused_unless_it_replaces(running, deployed):
     answer = running.deploy(deployed.capsule_id)
     assert answer.status_code == 409
     assert answer.json()["code"] == "serve.deployed"
+
+
+def test_a_sealed_client_that_leaves_frees_its_place(running, deployed):
+    engine = running.inside.deployment.engine
+    with httpx2.Client() as plain, session_client(verified(running.replica, running, plain)) as http:
+        client = openai.OpenAI(base_url=f"{running.replica}/v1", api_key="none", http_client=http, max_retries=0)
+        stream = client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=480, stream=True, n=2, seed=1)
+        next(iter(stream))
+        assert engine._answering
+        stream.close()
+    for _ in range(200):
+        if not engine._answering:
+            return
+        time.sleep(0.01)
+    raise AssertionError
+
+
+def test_keys_rotate_without_failed_requests(running, deployed):
+    with httpx2.Client() as plain, session_client(session := verified(running.replica, running, plain)) as http:
+        before = session.key_config
+        deployment = running.inside.deployment
+        deployment._keyring.rotate()
+        client = openai.OpenAI(base_url=f"{running.replica}/v1", api_key="none", http_client=http, max_retries=0)
+        client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=1)
+        assert session.key_config == before  # honoured for the grace period
+        deployment._keyring.rotate(grace_s=0)
+        client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=1)
+        assert session.key_config != before  # verified anew, by itself
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"capsules": ["a", "b"]}',
+        b'{"capsules":["a"],"broker":"ftp://x","objects":"http://x","model":"m"}',
+        b'{"capsules":["a"],"broker":"http://x","objects":"filecache::http://x","model":"m"}',
+        b'{"capsules":["../a"],"broker":"http://x","objects":"http://x","model":"m"}',
+        b'{"capsules":["a"],"broker":"http://x","objects":"http://x","model":"m","more":1}',
+    ],
+)
+def test_deploy_requests_are_checked(running, body):
+    answer = httpx2.post(f"{running.replica}/control/deploy", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["code"] == "serve.control-malformed"
+
+
+def test_a_huge_control_request_is_refused(running):
+    assert httpx2.post(f"{running.replica}/control/deploy", content=b" " * (65 << 10)).status_code == 413
+
+
+def test_a_broker_without_a_policy_is_taken_at_its_word(running, deployed):
+    link = BrokerLink(running.broker, None)
+    try:
+        assert link.claims.ledger is not None
+        assert b"nonce" in link.post("/v1/challenge", b"")
+        with pytest.raises(ServeError) as refused:
+            link.post("/v1/receipts", b"{}")
+        assert refused.value.code == "broker.malformed"
+    finally:
+        link.close()
+
+
+def test_a_broker_that_is_not_there(running):
+    for policy in (None, running.policy):
+        with pytest.raises(MitaiError) as away:
+            BrokerLink("http://127.0.0.1:9", policy)
+        assert away.value.code in {"serve.broker-unreachable", "client.unreachable"}
+    with pytest.raises(ServeError) as refused:
+        BrokerLink(f"{running.replica}/nothing", None)
+    assert refused.value.code in {"channel.not-found", "serve.broker-refused"}
