@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,6 +190,12 @@ class Anchor:
             )
         _check_prefix(ledger, checkpoint.size, checkpoint.root, head)
 
+    def _reopen(self) -> None:
+        """Begin with what lies in the folder: after an append that failed half-way, its store does not go on."""
+        self._folder.close()
+        with suppress(MitaiError, OSError):
+            self._folder = FolderStore(self._folder.folder)
+
     def _log(self, state: State, connection: Connection) -> Log:
         return Log(EdgeStore(connection, state.head.size, state.edge), self._signer, self._origin)
 
@@ -203,6 +210,7 @@ class Anchor:
                 self.publish(snapshot())
             except (MitaiError, SQLAlchemyError, OSError) as error:
                 log.error("publishing the ledger failed", code=getattr(error, "code", type(error).__name__))
+                self._reopen()
                 self._pause.wait(RETRY_S)
                 self._wake.set()
 

@@ -15,7 +15,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -28,7 +29,7 @@ from starlette.types import Lifespan
 
 from mitai.broker import protocol
 from mitai.broker.service import Broker
-from mitai.errors import DeniedError, MitaiError, ParseError
+from mitai.errors import BrokerError, DeniedError, MitaiError, ParseError
 from mitai.ledger.tiles import folder_reader
 from mitai.problem import problem, problem_of
 
@@ -53,24 +54,52 @@ _STATUS = {
     "ledger.index-out-of-range": 404,
 }
 _CHALLENGE_BYTES = 1024
+MAX_HELD_BYTES = 256 << 20
 log = structlog.get_logger("mitai.broker")
+
+
+class Room:
+    """Reads bodies, each up to its limit, and all that are held at a time up to `total` bytes."""
+
+    def __init__(self, total: int) -> None:
+        self._left = total
+
+    @asynccontextmanager
+    async def body(self, request: Request, limit: int) -> AsyncIterator[bytes]:
+        """Give a request's body; it counts until the block ends."""
+        body = bytearray()
+        try:
+            async for part in request.stream():
+                body += part
+                self._left -= len(part)
+                if len(body) > limit:
+                    raise ParseError("broker.too-large", f"a request to {request.url.path} has at most {limit} bytes")
+                if self._left < 0:
+                    raise BrokerError("broker.busy", "too many large requests at once", hint="try again in a minute")
+            yield bytes(body)
+        finally:
+            self._left += len(body)
 
 
 def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
     """Return the app that serves sealed requests; `lifespan` is what runs beside it."""
+    room = Room(MAX_HELD_BYTES)
 
     async def challenge(request: Request) -> Response:
-        await _body(request, _CHALLENGE_BYTES)
-        return _json(broker.challenge())
+        async with room.body(request, _CHALLENGE_BYTES):
+            return _json(broker.challenge())
 
     async def release(request: Request) -> Response:
-        return _json(await broker.release(await _body(request, protocol.MAX_RELEASE_BYTES)))
+        async with room.body(request, protocol.MAX_RELEASE_BYTES) as body:
+            return _json(await broker.release(body))
 
     async def command(request: Request) -> Response:
-        return _json(await broker.command(await _body(request, protocol.MAX_COMMAND_BYTES)))
+        async with room.body(request, protocol.MAX_COMMAND_BYTES) as body:
+            return _json(await broker.command(body))
 
     async def receipts(request: Request) -> Response:
-        return _json(await broker.receipts(await _body(request, protocol.MAX_RECEIPTS_BYTES)))
+        async with room.body(request, protocol.MAX_RECEIPTS_BYTES) as body:
+            return _json(await broker.receipts(body))
 
     async def capsule(request: Request) -> Response:
         return _json(await broker.capsule(request.path_params["capsule"], request.headers.get(protocol.QUERY_HEADER)))
@@ -129,15 +158,6 @@ def _get(path: str, handler: Handler) -> Route:
 
 def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            raise ParseError("broker.too-large", f"a request to {request.url.path} has at most {limit} bytes")
-    return bytes(body)
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

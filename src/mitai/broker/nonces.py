@@ -5,6 +5,7 @@ Nothing is kept while a nonce is out, so asking for many costs nobody anything. 
 Invariants:
 
 - A nonce decides one request: the same bytes again get the same answer, other bytes are refused.
+- A request whose evidence proves nothing leaves its nonce unused; it was given nothing.
 - A nonce ends with the process that made it: after a restart, an old request is refused, never decided twice.
 
 Example:
@@ -71,6 +72,10 @@ class Nonces:
         answer: Future[bytes] = Future()
         self._used[nonce] = (ends, request_sha256, answer)
         return answer, True
+
+    def give_back(self, nonce: bytes) -> None:
+        """Forget a claim that proved nothing: strangers can't fill the memory of used nonces."""
+        self._used.pop(nonce, None)
 
     def keep(self, nonce: bytes, answer: Future[bytes], data: bytes) -> None:
         """Settle a claimed nonce with its answer; the oldest answers are let go when they take too much room."""

@@ -50,6 +50,7 @@ from mitai.ledger.note import sign_checkpoint, vkey
 from mitai.ledger.tree import EMPTY_ROOT
 
 STATE_LABEL = b"mitai broker state v1"
+UNPROVEN_AT_ONCE = 200
 LARGE_BYTES = 256 << 10
 T = TypeVar("T")
 logger = structlog.get_logger("mitai.broker")
@@ -65,7 +66,7 @@ class Settings:
         publish_folder: Where the ledger is published as tiles.
         witnesses: Who cosigns it.
         limits: How much is kept, and for whom.
-        unproven_per_s: How many refusals of worthless evidence are logged per second; ten times as many at once.
+        unproven_per_s: How many refusals of worthless evidence are logged per second, above 200 at once.
     """
 
     origin: str
@@ -73,7 +74,7 @@ class Settings:
     publish_folder: Path
     witnesses: tuple[Witness, ...] = ()
     limits: Limits = field(default_factory=Limits)
-    unproven_per_s: float = 20.0
+    unproven_per_s: float = 1.0
 
 
 class Meter:
@@ -126,7 +127,7 @@ class Broker:
         self._collateral = CollateralCache()
         self._policies = Policies(engine)
         self._nonces = Nonces(time.monotonic)
-        self._unproven = Meter(settings.unproven_per_s, 10 * settings.unproven_per_s, time.monotonic)
+        self._unproven = Meter(settings.unproven_per_s, UNPROVEN_AT_ONCE, time.monotonic)
         self._receipts = receipts.Known()
         self._last_signed: tuple[Head | None, bytes] = (None, b"")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -245,8 +246,10 @@ class Broker:
     async def _decide_release(self, request: ReleaseRequest, body: bytes) -> bytes:
         now = self._clock()
         proof = await self._compute(len(body), prove, request, self._policy, now, self._collateral)
-        if proof.appraisal is None and not self._unproven.take():
-            raise BrokerError("broker.rate-limited", f"too many refusals at this time; this one: {proof.why}")
+        if proof.appraisal is None:
+            self._nonces.give_back(bytes.fromhex(request.nonce))
+            if not self._unproven.take():
+                raise BrokerError("broker.rate-limited", f"too many refusals at this time; this one: {proof.why}")
         case = Case(request, sha256_hex(body), proof, self._policies, now, self.settings.limits.replicas)
         decision = await self._decided(Job(lambda draft: decide(draft, case), case.keys()))
         logger.info(

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-import sqlalchemy.exc
 import structlog
 
 from mitai.broker.store import Database, Draft, EdgeStore, Key, State, Transaction
@@ -120,9 +119,9 @@ class Writer:
         done: list[tuple[Job[Any], Any]] = []
         try:
             self._decide(batch, done)
-        except (MitaiError, sqlalchemy.exc.SQLAlchemyError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, the writer goes on and every job gets an answer
             self._state = None  # what reached the disk is not known: look before the next batch
-            log.error("commit failed", code=getattr(error, "code", "broker.storage"), jobs=len(batch))
+            log.error("commit failed", kind=type(error).__name__, jobs=len(batch))
             failure = error if isinstance(error, MitaiError) else _storage_failed()
             for job in batch:
                 if not job.future.done():

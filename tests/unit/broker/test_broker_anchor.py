@@ -155,6 +155,28 @@ def test_work_goes_on_while_it_is_away(witnessed: Rig, far: Far) -> None:
     far.away = False
 
 
+def test_publishing_goes_on_after_a_failure(witnessed: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mitai.ledger.store import FolderStore
+
+    append, failed = FolderStore.append, []
+
+    def fail_once(self: FolderStore, *arguments: object) -> None:
+        if not failed:
+            failed.append(True)
+            raise OSError("disk full")
+        append(self, *arguments)
+
+    monkeypatch.setattr(FolderStore, "append", fail_once)
+    witnessed.publish()
+    for _ in range(300):
+        note = (witnessed.folder / "ledger" / "checkpoint").read_bytes()
+        if verify_checkpoint(note, witnessed.broker.vkey).size == witnessed.broker.size:
+            break
+        time.sleep(0.02)
+    assert failed
+    assert verify_checkpoint(note, witnessed.broker.vkey).size == witnessed.broker.size
+
+
 def test_a_witness_is_a_url_and_maybe_a_key() -> None:
     from mitai.ledger.note import COSIGNATURE, vkey
 

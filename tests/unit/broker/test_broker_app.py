@@ -77,6 +77,15 @@ def test_limits_and_methods(ready: Rig) -> None:
     assert ask(app, "GET", "/").json()["code"] == "broker.not-found"
 
 
+def test_held_bodies_are_bounded(ready: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mitai.broker.app.MAX_HELD_BYTES", 5000)
+    app = create_app(ready.broker)
+    for _ in range(2):  # what was refused is not held any more
+        busy = ask(app, "POST", "/v1/commands", content=b" " * 6000)
+        assert (busy.status_code, busy.json()["code"]) == (503, "broker.busy")
+        assert ask(app, "POST", "/v1/commands", content=b" " * 4000).json()["code"] == "broker.malformed"
+
+
 def test_a_defect_gives_a_problem_document_and_no_traceback(ready: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Broker) -> bytes:
         raise ZeroDivisionError("a secret")

@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import sqlalchemy.exc
 
 from broker_rig import BROKER, OTHER, Party, Rig
 from mitai.attest.sim import SimPlatform, Workload
@@ -299,9 +300,10 @@ def test_a_ledger_keeps_its_name(closed: Rig) -> None:
     refuses_to_open(closed, "broker.origin-changed")
 
 
-def test_a_failed_commit_decides_nothing(ready: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sqlalchemy.exc
-
+@pytest.mark.parametrize(
+    "failure", [sqlalchemy.exc.OperationalError("disk full", {}, Exception("disk full")), MemoryError(), KeyError("x")]
+)
+def test_a_failed_commit_decides_nothing(ready: Rig, monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
     from mitai.broker.store import Transaction
 
     sealed = ready.publish(budget=Budget(uses=1))
@@ -310,7 +312,7 @@ def test_a_failed_commit_decides_nothing(ready: Rig, monkeypatch: pytest.MonkeyP
 
     def disk_full(self: Transaction, head: object) -> bytes:
         write(self, head)
-        raise sqlalchemy.exc.OperationalError("disk full", {}, Exception("disk full"))
+        raise failure
 
     monkeypatch.setattr(Transaction, "_write_head", disk_full)
     with pytest.raises(BrokerError) as caught:
