@@ -209,6 +209,10 @@ def _publish(
         ) from None
     manifest = open_manifest(envelope, owner=identity.public)
     with closing(verified_broker(home, gateway, policy)) as owner:
+        if not owner.session.appraisal.claims.extra.get("witnesses"):
+            output.note(
+                "warning: nobody witnesses this broker's ledger: its host can put its whole database back unseen"
+            )
         with output.bar(f"uploading {manifest.name} (ciphertext)") as report:
             upload(capsule, gateway, token, owner=identity.public, progress=report)
         try:

@@ -447,7 +447,8 @@ def main() -> None:
         sys.exit(error.diagnostics())
     app: ASGIApp = create_app(config)
     log.info("gateway starts", host=config.host, port=config.port, replicas=sorted(config.replicas))
-    uvicorn.run(app, host=config.host, port=config.port, log_level="warning", access_log=False)
+    # h11 bounds a request's head (64 KiB); uvicorn's other parser keeps whatever a client sends.
+    uvicorn.run(app, host=config.host, port=config.port, log_level="warning", access_log=False, http="h11")
 
 
 if __name__ == "__main__":

@@ -249,6 +249,7 @@ def main() -> None:
         log_level="warning",
         access_log=False,
         limit_concurrency=MAX_CONNECTIONS,
+        http="h11",  # it bounds a request's head (64 KiB); uvicorn's other parser keeps whatever a client sends
     )
 
 
