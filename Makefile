@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 ONLY ?=
 export VENV
 
-.PHONY: help demo test slow check lint types imports docs bench fuzz clean
+.PHONY: help demo test coverage slow check lint types imports docs bench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -20,6 +20,10 @@ demo: $(VENV)/.run ## the whole story in simulation: seal, deploy, verify, chat,
 
 test: $(VENV)/.dev ## the default tests (under 15 minutes)
 	$(BIN)/pytest
+
+coverage: $(VENV)/.dev ## branches of the security core that tests take: above 95 %
+	$(BIN)/pytest -q tests/unit tests/property tests/vectors tests/interop --ignore tests/unit/serve --ignore tests/unit/demo_model \
+	    $(addprefix --cov=mitai.,attest channel capsule broker ledger) --cov-branch --cov-fail-under 95 --cov-report term:skip-covered
 
 slow: $(VENV)/.dev ## the long tests
 	$(BIN)/pytest -m slow --timeout 1800
