@@ -282,10 +282,6 @@ class Transaction:
         kept = self._blobs.get(digest)
         return kept if kept is not None else self._database.blob(digest, self._connection)
 
-    def entry(self, index: int) -> bytes:
-        """Return a committed ledger entry."""
-        return SqlStore(self._connection).entries(index, index + 1)[0]
-
     def merge(self, draft: Draft) -> None:
         """Take over what one job decided."""
         counts = Counter(self.head.counts)
@@ -393,7 +389,6 @@ class Draft:
         self.head = transaction.head
         self.get = transaction.get
         self.blob = transaction.blob
-        self.entry = transaction.entry
 
     @property
     def next_index(self) -> int:

@@ -294,3 +294,32 @@ def test_a_config_without_a_tee(tmp_path) -> None:
     with pytest.raises(BrokerError) as caught:
         process._attester(config)
     assert caught.value.code == "broker.no-attester"
+
+
+def test_the_channel_s_key_is_replaced(ready: Rig) -> None:
+    """Over the life of the process's app: what was verified before, a client verifies again."""
+    config = Config(state="", publish=str(ready.settings.publish_folder), policy="", rotate_s=0.01)
+    app = process.build_app(ready.broker, ready.sim.attester(BROKER), ready.policy, config)
+    keys = set()
+
+    async def live() -> None:
+        messages: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+        started = asyncio.Event()
+
+        async def send(message: dict[str, str]) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                started.set()
+
+        await messages.put({"type": "lifespan.startup"})
+        running = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}}, messages.get, send))
+        await started.wait()
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://broker") as client:
+            for _ in range(3):
+                keys.add((await client.get("/.well-known/hpke-keys")).content)
+                await asyncio.sleep(0.05)
+        await messages.put({"type": "lifespan.shutdown"})
+        await running
+
+    asyncio.run(live())
+    assert len(keys) == 3
