@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -19,7 +22,8 @@ def smollm_135m(folder: Path) -> None:
         folder,
         LlamaConfig(
             vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-            num_key_value_heads=3, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+            num_key_value_heads=3, max_position_embeddings=2048, tie_word_embeddings=True,
+            bos_token_id=0, eos_token_id=0,
         ),
     )  # fmt: skip
 
@@ -32,12 +36,13 @@ def qwen2_half_billion(folder: Path) -> None:
         folder,
         Qwen2Config(
             vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
-            num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+            num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True,
+            bos_token_id=0, eos_token_id=0,
         ),
     )  # fmt: skip
 
 
-def _write(folder: Path, config: Any) -> None:
+def _write(folder: Path, config: PretrainedConfig) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -51,7 +56,7 @@ def _write(folder: Path, config: Any) -> None:
     _tokenizer(config.vocab_size).save_pretrained(folder)
 
 
-def _tokenizer(size: int) -> Any:
+def _tokenizer(size: int) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer without merges: any text, one token a byte; all other ids are made-up words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

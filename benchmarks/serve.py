@@ -1,7 +1,7 @@
 """What it costs to start from a sealed model: time and memory until the engine has answered its first token.
 
-The shape of Qwen2-0.5B in bfloat16 (988 MB), random weights, files warm in the page cache. Each start is a fresh process: from its first
-instruction (imports, tokenizer, weights, engine thread) to the first token of a short answer.
+The shape of Qwen2-0.5B in bfloat16 (988 MB), random weights, files warm in the page cache. Each start is a fresh
+process: from its first instruction (imports, tokenizer, weights, engine thread) to the first token of a short answer.
 
 - ours: the capsule, decrypted and authenticated on its way into memory;
 - peer: the plain folder through transformers' own `from_pretrained`, under the same engine;
@@ -20,11 +20,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from benchmarks.harness import progress, row
+
+if TYPE_CHECKING:
+    from mitai.serve.loading import LoadedModel
 
 RUNS = 5
 PEER = "the plain folder through transformers' from_pretrained"
@@ -50,7 +53,7 @@ def start(kind: str, folder: Path, began: float) -> None:
     print(msgspec.json.encode([seconds, peak_mib]).decode(), flush=True)
 
 
-def _load(kind: str, folder: Path) -> Any:
+def _load(kind: str, folder: Path) -> LoadedModel:
     from mitai.serve.loading import LoadedModel, load
 
     if kind == "stock":

@@ -1,12 +1,14 @@
-"""What the sealed channel costs a conversation: tokens per second of 32 streaming chats, and the time to the first token.
+"""What the sealed channel costs a conversation: tokens per second of 32 streaming chats, and the time to the first
+token.
 
-One server process holds one engine behind two addresses: the OpenAI API in plaintext HTTP, and the same API behind the sealed channel with
-receipts. The load generator is a process of its own and uses the same HTTP client for both, under the transport that our users have for the
-sealed one. Runs alternate. The model is a Llama of 135 million random parameters in bfloat16 (the shape of SmolLM2-135M): answers are
-noise, the work is real.
+One server process holds one engine behind two addresses: the OpenAI API in plaintext HTTP, and the same API behind
+the sealed channel with receipts. The load generator is a process of its own and uses the same HTTP client for both,
+under the transport that our users have for the sealed one. Runs alternate. The model is a Llama of 135 million random
+parameters in bfloat16 (the shape of SmolLM2-135M): answers are noise, the work is real.
 
-`channel-throughput`: tokens/s of 32 chats at once. `channel-ttft-ms`: milliseconds that the channel adds to the first token's time, one chat
-after the other, plaintext and sealed in turn, so that waiting for others' steps is not measured.
+`channel-throughput`: tokens/s of 32 chats at once. `channel-ttft-ms`: milliseconds that the channel adds to the first
+token's time, one chat after the other, plaintext and sealed in turn, so that waiting for others' steps is not
+measured.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ import msgspec
 from benchmarks.harness import progress, row
 
 CHATS = 32
-ANSWER_TOKENS = 64
-RUNS = 7
+ANSWER_TOKENS = 24
+RUNS = 25
 TTFT_PAIRS = 150
 MODEL = "bench"
-QUESTION = "How do I know that nobody else reads what I write?"
+QUESTION = "Who else reads what I write?"
 
 
 class Key:
@@ -103,11 +105,13 @@ async def measure(plain: str, sealed: str, runs: int) -> None:
             # the order alternates too, so that neither side always comes first
             for side in (0, 1) if run % 2 else (1, 0):
                 rate, first = await crowd((sealed_client, open_client)[side])
-                progress(f"{('sealed', 'plaintext')[side]:>10}: {rate:6.1f} tokens/s, first token {first * 1e3:.0f} ms")
+                name = ("sealed", "plaintext")[side]
+                progress(f"{name:>10}: {rate:6.1f} tokens/s, first token {first * 1e3:.0f} ms")
                 if run:
                     rates[side].append(rate)
                     firsts[side].append(first)
         loaded = statistics.median(firsts[0]) - statistics.median(firsts[1])
+        paired = statistics.median(ours / theirs for ours, theirs in zip(*rates, strict=True))
         row(
             "channel-throughput",
             rates[0],
@@ -115,10 +119,18 @@ async def measure(plain: str, sealed: str, runs: int) -> None:
             peer="same engine, plaintext HTTP",
             peer_samples=rates[1],
             chats=CHATS,
+            median_of_paired_ratios=round(paired, 4),
         )
         added, sealed_ms, plain_ms = await first_token(sealed_client, open_client)
-        row("channel-ttft-ms", added, "ms added", peer="same engine, plaintext HTTP: its whole time to first token",
-            peer_samples=plain_ms, sealed_ms=round(statistics.median(sealed_ms), 3), loaded_ms=round(loaded * 1e3, 1))  # fmt: skip
+        row(
+            "channel-ttft-ms",
+            added,
+            "ms added",
+            peer="the same in plaintext HTTP, in all",
+            peer_samples=plain_ms,
+            sealed_ms=round(statistics.median(sealed_ms), 3),
+            added_among_32_ms=round(loaded * 1e3, 1),
+        )
 
 
 async def first_token(
@@ -131,9 +143,8 @@ async def first_token(
             _, first = await chat((sealed, plain)[side], pair, 1, "Hi")
             if pair >= 5:
                 times[side].append(first * 1e3)
-    progress(
-        f"first token alone: sealed {statistics.median(times[0]):.2f} ms, plaintext {statistics.median(times[1]):.2f} ms"
-    )
+    sealed_ms, plain_ms = (statistics.median(side) for side in times)
+    progress(f"first token alone: sealed {sealed_ms:.2f} ms, plaintext {plain_ms:.2f} ms")
     return [ours - theirs for ours, theirs in zip(*times, strict=True)], times[0], times[1]
 
 
@@ -164,7 +175,7 @@ def serve(folder: Path, threads: int) -> None:
             for app in (create_app(lambda: engine), sealed)
         ]
         running = [asyncio.create_task(server.serve()) for server in servers]
-        while not all(server.started for server in servers):
+        while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         ports = [server.servers[0].sockets[0].getsockname()[1] for server in servers]
         print(*(f"http://127.0.0.1:{port}" for port in ports), flush=True)
