@@ -171,7 +171,11 @@ def serve(folder: Path, threads: int) -> None:
         inner = create_app(lambda: engine, on_usage=book.note)
         sealed = ChannelMiddleware(inner, KeyRing.generate(), on_exchange=book.on_exchange)
         servers = [
-            uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False, lifespan="off"))
+            uvicorn.Server(
+                uvicorn.Config(
+                    app, port=0, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=75
+                )
+            )
             for app in (create_app(lambda: engine), sealed)
         ]
         running = [asyncio.create_task(server.serve()) for server in servers]

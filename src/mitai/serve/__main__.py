@@ -48,6 +48,7 @@ def main() -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
+        timeout_keep_alive=75,  # longer than clients keep idle connections, so that none is closed as it is used again
     )
 
 
