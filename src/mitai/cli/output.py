@@ -90,7 +90,4 @@ def _plain(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-SIMULATED = (
-    "[black on yellow] SIMULATED [/] The hardware is simulated: this proves that everything works, "
-    "and protects nothing from whoever owns the machine."
-)
+SIMULATED = "[black on yellow] SIMULATED [/] No real TEE: all checks run, but the machine's owner can read all."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import shlex
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +31,7 @@ def seal(
     folder: Annotated[Path, Parameter(help="A model folder: config, tokenizer, safetensors.")],
     out: Annotated[Path | None, Parameter(name="--out", help="Where to; by default `NAME.capsule`.")] = None,
     *,
-    name: Annotated[str | None, Parameter(help="The model's name; by default the folder's.")] = None,
+    name: Annotated[str | None, Parameter(help="The model's name: ASCII, no spaces; by default the folder's.")] = None,
     digests: Annotated[
         bool, Parameter(negative="", help="Name every byte in the manifest: a host can check all it stores. Slower.")
     ] = False,
@@ -47,7 +48,7 @@ def seal(
     sealed = _seal(output, home, folder, dest, name, digests=digests)
     output.say(f"[green]✔[/] capsule {sealed.capsule_id} in {data(dest)}")
     output.say(f"  its key: {data(home.data_key_path(sealed.capsule_id))} (never upload this)")
-    output.say(f"  next: mitai publish {data(dest)}")
+    output.say(f"  next: mitai publish {data(shlex.quote(str(dest)))}")
     output.result(
         {"capsule": sealed.capsule_id, "folder": str(dest), "manifest_sha256": sealed.manifest_sha256, "name": name}
     )
@@ -67,6 +68,7 @@ def publish(
     """Verify the key broker, hand it the key under your policy, and upload the ciphertext.
 
     The ready-made policy: inference only, only by the measured code that your appraisal policy names, for a time.
+    A capsule that is published already keeps its policy: repeating the command uploads what is missing, no more.
     """
     output, home = Output(json), Home.default()
     gateway = platform_url(home, url)
@@ -82,7 +84,8 @@ def publish(
         policy=read_policy(home, policy),
         terms=terms,
     )
-    output.say(f"[green]✔[/] published {manifest.capsule_id} ({data(manifest.name)}): ledger entry {index}")
+    told = f"ledger entry {index}" if index is not None else "it was before, and its policy is unchanged"
+    output.say(f"[green]✔[/] published {manifest.capsule_id} ({data(manifest.name)}): {told}")
     output.say(f"  next: mitai deploy {manifest.capsule_id}")
     output.result({"capsule": manifest.capsule_id, "name": manifest.name, "ledger_index": index})
 
@@ -149,7 +152,8 @@ def seal_publish(output: Output, home: Home, model: tuple[Path, str], gateway: s
         _seal(output, home, folder, dest, name)
     policy = read_policy(home, None)
     manifest, index = _publish(output, home, dest, gateway=gateway, token=token, policy=policy, terms=Terms())
-    output.note(f"sealed and published {name}: capsule {manifest.capsule_id}, ledger entry {index}")
+    told = f"ledger entry {index}" if index is not None else "as before"
+    output.note(f"sealed and published {name}: capsule {manifest.capsule_id}, {told}")
     return manifest.capsule_id, name
 
 

@@ -92,15 +92,25 @@ def status(*, json: JsonFlag = False) -> None:
         told = told if isinstance(told, dict) else {}
         out.say(data(f"{name}: {told.get('state', 'does not answer')} {told.get('model', '')}"))
     out.result({"gateway": running.gateway, "processes": processes, "replicas": replicas})
+    if not any(processes.values()):
+        raise FleetError("fleet.process-down", "the platform is stopped", hint="start it: mitai up")
     if not all(processes.values()):
-        raise FleetError("fleet.process-down", "not every process is up", hint=f"their logs are in {home.logs}")
+        raise FleetError(
+            "fleet.process-down",
+            "not every process is up",
+            hint=f"start all anew: mitai down, mitai up; logs are in {home.logs}",
+        )
 
 
 def deploy(
-    capsule: Annotated[str, Parameter(help="The id of a published capsule.")],
+    capsule: Annotated[str, Parameter(help="A published capsule's id, as `mitai publish` says it.")],
     *,
-    name: Annotated[str | None, Parameter(help="The model's name in the API; by default the capsule's.")] = None,
-    replace: Annotated[bool, Parameter(negative="", help="Unload what is served now.")] = False,
+    name: Annotated[
+        str | None, Parameter(help="The model's name in the API: ASCII, no spaces; by default the capsule's.")
+    ] = None,
+    replace: Annotated[
+        bool, Parameter(negative="", help="Unload first what is served now: one replica serves one model.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Have the replicas serve a published capsule.
