@@ -72,24 +72,26 @@ class Writer:
         self._state: State | None = state
         self.snapshot: State = state  # the newest that is committed
         self._queue: queue.Queue[Job[Any] | None] = queue.Queue(MAX_QUEUED)
-        self._closed = False
+        self._gate, self._closed = threading.Lock(), False
         self._thread = threading.Thread(target=self._run, name="broker-writer", daemon=True)
         self._thread.start()
 
     def submit(self, job: Job[T]) -> Future[T]:
         """Queue a job; its future is resolved after the commit. Raises `broker.busy` when too much is waiting."""
-        if self._closed:
-            raise BrokerError("broker.closed", "the broker is shutting down")
-        try:
-            self._queue.put_nowait(job)
-        except queue.Full:
-            raise BrokerError("broker.busy", "too many requests are waiting", hint="try again in a second") from None
+        with self._gate:  # what is taken in lies before the end mark of `close`
+            if self._closed:
+                raise BrokerError("broker.closed", "the broker is shutting down")
+            try:
+                self._queue.put_nowait(job)
+            except queue.Full:
+                raise BrokerError("broker.busy", "too many requests wait", hint="try again in a second") from None
         return job.future
 
     def close(self) -> None:
         """Finish what is queued, then stop."""
-        if not self._closed:
-            self._closed = True
+        with self._gate:
+            first, self._closed = not self._closed, True
+        if first:
             self._queue.put(None)
             self._thread.join()
 

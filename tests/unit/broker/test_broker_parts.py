@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -20,6 +22,16 @@ from mitai.broker.records import Capsule, LedgerKey, Party, unpack
 from mitai.broker.service import Meter
 from mitai.broker.vault import Vault
 from mitai.errors import BrokerError, MitaiError, ParseError
+
+
+def test_clients_load_no_database_and_no_policy_engine() -> None:
+    code = (
+        "import sys, mitai.client.owner, mitai.broker.release_client; "
+        "print([name for name in ('torch', 'cedarpy', 'sqlalchemy', 'alembic') if name in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"
+
 
 # --- nonces ---------------------------------------------------------------------------------------------------------
 
