@@ -23,6 +23,7 @@ from mitai.broker.config import Config
 from mitai.broker.protocol import MAX_COMMAND_BYTES
 from mitai.broker.service import Broker
 from mitai.channel import KeyRing, Limits
+from mitai.channel.memory import keep_freed_memory
 from mitai.errors import BrokerError, MitaiError
 from mitai.workload import Workload
 
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mitai.broker", description="Run the key broker.")
     parser.add_argument("--config", type=Path, required=True, help="a TOML file; see mitai.broker.config")
     _log_to_stderr()
+    keep_freed_memory()
     try:
         config = Config.read(parser.parse_args(arguments).config)
         policy = Policy.from_toml(Path(config.policy).read_text())
