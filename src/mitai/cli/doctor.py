@@ -56,7 +56,9 @@ def examine(root: Path = Path("/")) -> list[Finding]:
 
 def _tee(root: Path) -> list[Finding]:
     found = [
-        Finding("tee", name, "yes" if (root / path).exists() else "no", f"/{path} → {meaning}")
+        Finding("tee", name, "yes", f"/{path}: {meaning}")
+        if (root / path).exists()
+        else Finding("tee", name, "no", f"no /{path}")
         for name, path, meaning in _DEVICES
     ]
     confidential = any(finding.verdict == "yes" for finding in found[:3])

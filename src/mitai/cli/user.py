@@ -62,8 +62,9 @@ def chat(
 ) -> None:
     """Talk to the model in private. Answers stream; each comes with a receipt.
 
-    The machine is verified first; if it does not hold, nothing is sent. Without `--message` a conversation starts:
-    an empty line or Ctrl-D ends it. With `--json` one object per answer is printed.
+    The machine is verified first, anew after ten minutes or when its keys have changed; if it does not hold, nothing is
+    sent. Without `--message` a conversation starts: an empty line or Ctrl-D ends it. With `--json` one object per
+    answer is printed.
     """
     out, home = Output(json), Home.default()
     session = Session(platform_url(home, url), read_policy(home, policy), cache=home.sessions)
