@@ -50,7 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # after uvicorn's own shutdown; then `finally`
     try:
         app = build_app(broker, attester, policy, config)
-        uvicorn.run(app, host=config.host, port=config.port, log_config=None, access_log=False, server_header=False)
+        uvicorn.run(
+            app,
+            host=config.host,
+            port=config.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            http="h11",  # it bounds a request's head (64 KiB); uvicorn's other parser keeps whatever a client sends
+        )
     finally:
         broker.close()
     return 0

@@ -18,6 +18,7 @@ Example:
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from mitai.ledger.witness import MAX_ANSWER_BYTES, submit
 PUBLISH_AT_ONCE = 64 * TILE_WIDTH  # entries
 INTERVAL_S = 0.5
 RETRY_S = 5.0
+LEASE_S = 60.0  # how long a pinned witness's word is relied upon; it is asked again every third of that
 _RESTORE = "find out who put older files back; to go on, restore the newest database"
 log = structlog.get_logger("mitai.broker")
 
@@ -96,6 +98,8 @@ class Anchor:
         self._wake, self._pause, self._closed = threading.Event(), threading.Event(), False
         self._thread: threading.Thread | None = None
         self._pinned: set[str] = set()
+        self._witnessed_at = time.monotonic()
+        self._stopped: RollbackError | None = None
         self._pin: Callable[[str], None] = lambda _vkey: None
 
     def check(self, state: State) -> None:
@@ -131,6 +135,18 @@ class Anchor:
         self._thread = threading.Thread(target=self._run, args=(snapshot,), name="broker-anchor", daemon=True)
         self._thread.start()
 
+    def check_current(self) -> None:
+        """Raise unless the pinned witnesses confirmed lately that this is the newest state.
+
+        A copy of this broker that was started beside it passes `check` too; it ends here, within `LEASE_S`.
+        """
+        if self._stopped is not None:
+            raise self._stopped
+        if self._pinned and time.monotonic() - self._witnessed_at > LEASE_S:
+            raise BrokerError(
+                "broker.unwitnessed", "its witnesses can't be asked, so this broker may be a copy: it decides nothing"
+            )
+
     def wake(self) -> None:
         """Say that there is something new."""
         self._wake.set()
@@ -153,6 +169,7 @@ class Anchor:
                 ledger = self._log(state, connection)
                 keys = {witness.key(): witness for witness in self._witnesses}
                 self._folder.publish(_merged([_ask(ledger, key, witness) for key, witness in keys.items()]))
+                self._witnessed_at = time.monotonic()
                 for key in keys.keys() - self._pinned:
                     self._pin(key)
                     self._pinned.add(key)
@@ -202,12 +219,16 @@ class Anchor:
     def _run(self, snapshot: Snapshot) -> None:
         last = False
         while not last:
-            self._wake.wait()
+            self._wake.wait(LEASE_S / 3 if self._pinned else None)  # also without news: the witnesses' word ages
             self._pause.wait(INTERVAL_S)  # under load, one publication covers many commits
             self._wake.clear()
             last = self._closed  # read before the snapshot: what is closed has no newer one
             try:
                 self.publish(snapshot())
+            except RollbackError as error:
+                self._stopped = error
+                log.error("this broker is not the newest copy of itself", code=error.code)
+                return
             except (MitaiError, SQLAlchemyError, OSError) as error:
                 log.error("publishing the ledger failed", code=getattr(error, "code", type(error).__name__))
                 self._reopen()

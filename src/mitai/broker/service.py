@@ -224,6 +224,7 @@ class Broker:
             DeniedError: The evidence or an owner said no; the denial is in the ledger.
             BrokerError: The request could not be decided.
         """
+        self._anchor.check_current()
         request = protocol.decode(body, ReleaseRequest, protocol.MAX_RELEASE_BYTES)
         answer, ours = self._nonces.claim(bytes.fromhex(request.nonce), sha256_hex(body))
         if ours:

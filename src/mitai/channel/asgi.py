@@ -135,7 +135,7 @@ class ChannelMiddleware:
 
     async def _ehbp(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            side = EhbpSide(scope, self.keyring.live(), limit=self.limits.one_shot_bytes)
+            side = EhbpSide(scope, self.keyring.live, limit=self.limits.one_shot_bytes)
         except MitaiError as error:
             await refuse(send, error)
         else:

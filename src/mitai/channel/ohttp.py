@@ -295,6 +295,11 @@ class RequestOpener(_StreamOpener):
         """The encapsulated key, unique to this request; empty until it has arrived."""
         return self._context.enc if self._context else b""
 
+    def check_key(self) -> None:
+        """Raise `KeysChangedError` when the key of this request is not honoured any more."""
+        if self._key is None or self._find(self._key.config.key_id) is not self._key:
+            raise keys_changed()
+
     def response_sealer(self, *, nonce: bytes | None = None) -> ResponseSealer:
         """Return the sealer of this request's response; `nonce` is for test vectors only."""
         if self._context is None:

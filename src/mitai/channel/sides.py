@@ -10,7 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from starlette.types import Scope
@@ -89,6 +89,7 @@ class OhttpSide:
     def finish(self) -> list[memoryview | bytes]:
         """Open the final chunk; a request that was cut is refused."""
         content = [content for chunk in self._opener.finish() for content in self._take(self._decoder.feed(chunk))]
+        self._opener.check_key()  # a deployment that ended meanwhile has dropped it: this request was for the former
         return content + self._take(self._decoder.finish())
 
     @property
@@ -162,7 +163,7 @@ class OhttpSide:
 class EhbpSide:
     """EHBP: method, path and fields are those of the outer request."""
 
-    def __init__(self, scope: Scope, keys: Iterable[ohttp.GatewayKey], *, limit: int) -> None:
+    def __init__(self, scope: Scope, live: Callable[[], Iterable[ohttp.GatewayKey]], *, limit: int) -> None:
         values = [value for name, value in scope["headers"] if name == ehbp.ENC_HEADER.encode()]
         if len(values) != 1:
             raise ChannelError("channel.ehbp-header", "there must be exactly one encapsulated key")
@@ -171,7 +172,8 @@ class EhbpSide:
         self.announces_length = False
         self.head: bhttp.RequestHead | None = None
         self._scope = scope
-        self._opener = ehbp.RequestOpener(keys, enc, limit=limit)
+        self._live = live
+        self._opener = ehbp.RequestOpener(live(), enc, limit=limit)
 
     def feed(self, data: bytes) -> list[memoryview | bytes]:
         """Open frames; the first one that fits proves the encapsulated key."""
@@ -181,8 +183,10 @@ class EhbpSide:
         return list(content)
 
     def finish(self) -> list[memoryview | bytes]:
-        """Check that the body ended between frames and held something."""
+        """Check that the body ended between frames and held something, and that its key is still honoured."""
         self._opener.finish()
+        if not any(key is self._opener.key for key in self._live()):  # as for Oblivious HTTP
+            raise ohttp.keys_changed()
         return []
 
     def admit(self, replay: ReplayCache, now: float) -> None:  # noqa: ARG002 - EHBP seals no date

@@ -64,10 +64,12 @@ class KeyValueCache:
         return keys, values
 
     def move(self, source: int, target: int, positions: int) -> None:
-        """Copy the first `positions` of row `source` to row `target`."""
+        """Copy the first `positions` of row `source` to row `target`, and clear the rest of it."""
         for keys, values in self._slabs.values():
             keys[target, :, :positions] = keys[source, :, :positions]
             values[target, :, :positions] = values[source, :, :positions]
+            keys[target, :, positions:] = 0
+            values[target, :, positions:] = 0
 
     def clear(self) -> None:
         """Give the memory back."""
@@ -188,6 +190,8 @@ def packed_attention(  # noqa: PLR0917 - transformers calls it so
         )
         output[0, :answering] = attended.reshape(answering, query.shape[1], -1)
     for segment in step.segments:
+        if not segment.past:  # whoever had the row before: masked, but 0 × inf would still be NaN
+            keys[segment.row] = values[segment.row] = 0
         pack = slice(segment.start, segment.start + segment.count)
         total = segment.past + segment.count
         keys[segment.row, :, segment.past : total] = key[0, :, pack]

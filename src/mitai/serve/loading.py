@@ -106,6 +106,31 @@ def _require(source: FileSource, name: str, hint: str) -> None:
         raise ServeError("serve.model-file-missing", f"the model folder has no {name}", hint=hint)
 
 
+# These make transformers fetch and run a "kernel" from the hub, or read weights from elsewhere: the owner's choice of
+# code must not become what runs beside the prompts. The engine chooses its attention itself.
+_CHOOSES_CODE = frozenset(
+    (
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "experts_implementation",
+        "_experts_implementation",
+        "_experts_implementation_internal",
+        "transformers_weights",
+        "use_kernels",
+    )
+)
+
+
+def _without_code(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration without what chooses code, sub-configurations included."""
+    return {
+        name: _without_code(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+        if name not in _CHOOSES_CODE
+    }
+
+
 def _config(source: FileSource) -> PretrainedConfig:
     _require(source, "config.json", "give the folder that save_pretrained wrote")
     fields = _json(source, "config.json")
@@ -115,6 +140,7 @@ def _config(source: FileSource) -> PretrainedConfig:
             "config.json asks to run code from the model folder (auto_map); that is never done",
             hint="use a model whose architecture the installed transformers has",
         )
+    fields = _without_code(fields)
     kind = fields.pop("model_type", None)
     if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
         raise ServeError(
