@@ -30,8 +30,8 @@ import msgspec
 from benchmarks.harness import progress, row
 
 CHATS = 32
-ANSWER_TOKENS = 24
-RUNS = 25
+ANSWER_TOKENS = 64
+RUNS = 11
 TTFT_PAIRS = 150
 MODEL = "bench"
 QUESTION = "Who else reads what I write?"
