@@ -10,10 +10,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from mitai import demo_model
-from mitai.attest import Policy
+from mitai.attest import ClaimRules, Policy
 from mitai.capsule import MANIFEST_NAME, Manifest, Sealed, open_manifest
 from mitai.capsule import seal as seal_folder
 from mitai.capsule.opening import check_data_key
@@ -238,7 +239,8 @@ def _publish(
 def verified_broker(home: Home, gateway: str, policy: Policy) -> Owner:
     """Verify the broker and that it appraises workloads as we do; register this owner if it is new there."""
     owner = Owner(f"{gateway}/broker", home.owner(), policy)
-    ours = hashlib.sha256(policy.to_toml().encode()).hexdigest()
+    shared = msgspec.structs.replace(policy, claims=ClaimRules())  # what claims must say is each client's own matter
+    ours = hashlib.sha256(shared.to_toml().encode()).hexdigest()
     if ours not in owner.session.appraisal.claims.policies:
         raise ClientError(
             "client.broker-policy",
