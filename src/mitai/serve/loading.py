@@ -23,6 +23,7 @@ import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,9 +85,13 @@ def load(source: FileSource, *, progress: Callable[[int, int], None] | None = No
         CapsuleError: A sealed file is damaged.
     """
     config = _config(source)
-    tokenizer = _tokenizer(source)
-    tensors = _tensors(source, progress or (lambda _done, _total: None))
-    return LoadedModel(_model(source, config, tensors), tokenizer)
+    # Weights are read while Python imports the model's code and builds the tokenizer.
+    with ThreadPoolExecutor(1, "mitai-load") as reader:
+        tensors = reader.submit(_tensors, source, progress or (lambda _done, _total: None))
+        architecture = _architecture(config)
+        tokenizer = _tokenizer(source)
+        model = _model(source, config, architecture, tensors.result())
+    return LoadedModel(model, tokenizer)
 
 
 def _json(source: FileSource, name: str) -> dict[str, Any]:
@@ -235,10 +240,19 @@ def _view(shard: str, tensor: Tensor) -> torch.Tensor:
     return flat.view(dtype).view(tensor.shape)
 
 
-def _model(source: FileSource, config: PretrainedConfig, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
-    """Build the architecture around the tensors: transformers makes it without memory and puts the tensors in place."""
+def _architecture(config: PretrainedConfig) -> Any:  # noqa: ANN401 - transformers types its model classes loosely
+    """Return the model class of a configuration; this imports it."""
     architecture: Any = AutoModelForCausalLM._model_mapping[type(config)]
-    architecture = architecture[0] if isinstance(architecture, tuple) else architecture
+    return architecture[0] if isinstance(architecture, tuple) else architecture
+
+
+def _model(
+    source: FileSource,
+    config: PretrainedConfig,
+    architecture: Any,  # noqa: ANN401 - see `_architecture`
+    tensors: dict[str, torch.Tensor],
+) -> PreTrainedModel:
+    """Build the architecture around the tensors: transformers makes it without memory and puts the tensors in place."""
     with _quiet():
         try:
             model, report = architecture.from_pretrained(
