@@ -7,16 +7,18 @@ import signal
 import time
 
 import httpx2
+import msgspec
 import pytest
 
 from mitai import client as mitai_client
 from mitai import demo_model
+from mitai.attest import ClaimRules
 from mitai.cli import owner as owners
 from mitai.cli.output import Output
 from mitai.cli.platform import deploy_capsule
 from mitai.client import chat
 from mitai.client.transport import OhttpTransport
-from mitai.errors import ChannelError, ClientError, FleetError, MitaiError
+from mitai.errors import AttestError, ChannelError, ClientError, FleetError, MitaiError
 from mitai.fleet import platform as platforms
 from mitai.fleet.home import Home
 from mitai.fleet.processes import stop
@@ -77,7 +79,12 @@ def test_a_replica_that_is_killed_within_an_answer_is_noticed(platform):
 
 
 def test_a_restarted_replica_serves_nothing_until_it_is_deployed_again(platform):
-    with mitai_client.http_client(platform.gateway, policy_of(platform)) as http:
+    policy = policy_of(platform)
+    with pytest.raises(AttestError) as early:
+        mitai_client.http_client(platform.gateway, policy)
+    assert early.value.code == "attest.ledger-missing"
+    anywhere = msgspec.structs.replace(policy, claims=ClaimRules())
+    with mitai_client.http_client(platform.gateway, anywhere) as http:
         with pytest.raises(ClientError) as early:
             ask(http)
         assert early.value.code.startswith("serve.")

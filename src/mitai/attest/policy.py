@@ -123,6 +123,13 @@ class ClaimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policies: tuple[str, ...] = ()  # digests that must be in force
     ledger_vkey: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.ledger_vkey is None and any(pin.manifest_sha256 is None for pin in self.capsules):
+            raise ParseError(
+                _CODE,
+                "a capsule pinned by its id alone needs ledger_vkey beside it: at another broker others may use the id",
+            )
+
 
 class ReferenceValues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The measurements of one build of one workload, each 48 bytes in hex; "any" leaves a register unpinned."""

@@ -283,8 +283,14 @@ def _check_claims(claims: Claims, rules: ClaimRules) -> None:
             )
     if not set(rules.policies) <= set(claims.policies):
         raise AttestError("attest.policy-digest-missing", "a policy that must be in force is not")
-    if rules.ledger_vkey is not None and (claims.ledger is None or claims.ledger.vkey != rules.ledger_vkey):
-        raise AttestError("attest.ledger-mismatch", "the workload writes to another ledger, or to none")
+    if rules.ledger_vkey is not None and claims.ledger is None:
+        raise AttestError(
+            "attest.ledger-missing",
+            "the workload writes to no ledger",
+            hint="a replica does once a model is deployed: perhaps none is yet",
+        )
+    if rules.ledger_vkey is not None and claims.ledger is not None and claims.ledger.vkey != rules.ledger_vkey:
+        raise AttestError("attest.ledger-mismatch", "the workload writes to another ledger than the policy demands")
 
 
 def _check_workload(name: str | None, measurements: dict[str, str], policy: Policy) -> None:

@@ -6,7 +6,7 @@ people on three machines, and each has only its own part.
 ```
 platform/   the operator's: platform.json (addresses, tokens), sim/, broker/, objects/, witness/, logs/
 owner/      a model owner's: identity.pem, keys/CAPSULE.key
-user/       a user's: policy.toml, sessions/, receipts/, checkpoints/
+user/       a user's: policy.toml, witnesses, sessions/, receipts/, checkpoints/
 ```
 """
 
@@ -80,6 +80,11 @@ class Home:
     def policy(self) -> Path:
         """The appraisal policy that a user verifies machines with."""
         return self.root / "user" / "policy.toml"
+
+    @property
+    def witnesses(self) -> Path:
+        """The verifier keys of the witnesses that the ledger's checkpoints must carry, one a line."""
+        return self.root / "user" / "witnesses"
 
     @property
     def sessions(self) -> Path:

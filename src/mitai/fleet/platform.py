@@ -23,8 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
+import msgspec
 
-from mitai.attest import Policy
+from mitai.attest import ClaimRules, Policy
 from mitai.attest.sim import SimPlatform, installed_workload, reference_values
 from mitai.capsule import MANIFEST_NAME, Manifest
 from mitai.client import Session
@@ -91,15 +92,15 @@ def start(home: Home, settings: Settings, say: Say = lambda _: None) -> Platform
         FleetError: A platform of this home is up already, or a process did not come up.
     """
     _refuse_second(home)
-    sim = open_sim(home)
-    write_policy(home, sim)
+    policy = installed_policy(open_sim(home))
     port = free_port(settings.port)
     platform = Platform(home, f"http://127.0.0.1:{port}", secrets.token_urlsafe(24), secrets.token_urlsafe(24))
     try:
-        _start_all(platform, settings, port, say)
+        ledger_vkey, witness = _start_all(platform, settings, policy, port, say)
     except BaseException:
         platform.stop()
         raise
+    _write_users(home, policy, ledger_vkey, witness, say)
     platform.record()
     return platform
 
@@ -111,16 +112,25 @@ def open_sim(home: Home) -> SimPlatform:
     return SimPlatform.open(home.sim)
 
 
-def write_policy(home: Home, sim: SimPlatform) -> Policy:
-    """Write the appraisal policy that accepts this home's simulated root and the code installed here."""
+def installed_policy(sim: SimPlatform) -> Policy:
+    """Return the appraisal policy that accepts a simulated root and the code installed here."""
     values = tuple(reference_values(installed_workload(name)) for name in ("serve", "broker"))
-    policy = Policy(allow_simulation=True, sim_roots=(sim.sim_root,), workloads=values)
-    head = (
-        "# Written by `mitai up`: accepts the SIMULATED hardware of this machine, and the code installed on it.\n"
+    return Policy(allow_simulation=True, sim_roots=(sim.sim_root,), workloads=values)
+
+
+def _write_users(home: Home, policy: Policy, ledger_vkey: str, witness: str, say: Say) -> None:
+    """Give the user of this machine what a release would give: an appraisal policy, and the witness to ask for."""
+    pinned = msgspec.structs.replace(policy, claims=ClaimRules(ledger_vkey=ledger_vkey))
+    text = (
+        "# Written by `mitai up`: accepts the SIMULATED hardware of this machine, the code installed here, and its ledger.\n"
         "# For real hardware take the policy from the release that you trust, and leave allow_simulation false.\n"
-    )
-    write_private(home.policy, (head + policy.to_toml()).encode())
-    return policy
+    ) + pinned.to_toml()
+    if home.policy.exists() and home.policy.read_text() != text:
+        kept = home.policy.with_suffix(".toml.old")
+        home.policy.replace(kept)
+        say(f"the appraisal policy has changed with code, hardware or ledger; the former one is kept as {kept}")
+    write_private(home.policy, text.encode())
+    write_private(home.witnesses, f"{witness}\n".encode())
 
 
 def _refuse_second(home: Home) -> None:
@@ -134,7 +144,8 @@ def _refuse_second(home: Home) -> None:
         )
 
 
-def _start_all(platform: Platform, settings: Settings, port: int, say: Say) -> None:
+def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int, say: Say) -> tuple[str, str]:
+    """Start the processes in their order; return the verifier keys of ledger and witness."""
     home, root = platform.home, platform.home.platform
     for folder in (home.objects, home.logs, root / "broker"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +158,7 @@ def _start_all(platform: Platform, settings: Settings, port: int, say: Say) -> N
     cosigner = vkey("witness.local", Identity.load(witness_key).public, kind=COSIGNATURE)
 
     def run(name: str, module: str, arguments: list[str], health: str) -> None:
-        say(f"starting the {name} …")
+        say(f"starting {name} …")
         platform.processes[name] = start_process(name, module, arguments, health, home.logs)
         platform.processes[name].wait_healthy()
 
@@ -158,20 +169,22 @@ def _start_all(platform: Platform, settings: Settings, port: int, say: Say) -> N
 
     if witness_vkey.exists():
         run_witness()
+    policy_file = root / "policy.toml"
+    write_private(policy_file, policy.to_toml().encode())
     broker = {
         "port": ports["broker"],
         "state": f"sqlite:///{root / 'broker' / 'state.db'}",
         "publish": str(root / "broker" / "ledger"),
         "sim": str(home.sim),
-        "policy": str(home.policy),
+        "policy": str(policy_file),
         "witnesses": [f"{urls['witness']} {cosigner}"],
     }
     run("broker", "mitai.broker", ["--config", str(_config(root / "broker.toml", broker))], f"{urls['broker']}/healthz")
+    ledger = Session(urls["broker"], policy, workload="broker").appraisal.claims.ledger
+    if ledger is None:
+        raise FleetError("fleet.no-ledger", "the broker's claims name no ledger")
     if not witness_vkey.exists():
-        claimed = Session(urls["broker"], Policy.from_toml(home.policy.read_text()), workload="broker").appraisal.claims
-        if claimed.ledger is None:
-            raise FleetError("fleet.no-ledger", "the broker's claims name no ledger")
-        write_private(witness_vkey, claimed.ledger.vkey.encode())
+        write_private(witness_vkey, ledger.vkey.encode())
         run_witness()
     replicas = {}
     for name in [name for name in ports if name.startswith("replica-")]:
@@ -182,7 +195,7 @@ def _start_all(platform: Platform, settings: Settings, port: int, say: Say) -> N
             "kem": settings.kem,
             "rotate_s": settings.rotate_s,
             "grace_s": settings.grace_s,
-            "broker_policy": str(home.policy),
+            "broker_policy": str(policy_file),
         }
         run(name, "mitai.serve", ["--config", str(_config(root / f"{name}.toml", serve))], f"{urls[name]}/healthz")
         replicas[name] = urls[name]
@@ -197,6 +210,7 @@ def _start_all(platform: Platform, settings: Settings, port: int, say: Say) -> N
     }
     path = _config(root / "gateway.toml", gateway)
     run("gateway", "mitai.fleet.gateway", ["--config", str(path)], f"{platform.gateway}/healthz")
+    return ledger.vkey, cosigner
 
 
 def _config(path: Path, fields: Mapping[str, object]) -> Path:

@@ -10,6 +10,7 @@ from attest_lab import replace
 from mitai.attest import CapsulePin, ClaimRules, Policy, ReferenceValues, TcbRules, TdxRules
 from mitai.attest.dcap.roots import INTEL_SGX_ROOT_CA, INTEL_SGX_ROOT_CA_SHA256
 from mitai.attest.policy import SgxRules
+from mitai.errors import ParseError
 
 WORKLOAD = ReferenceValues("serve", "00" * 48, "any", "11" * 48, "22" * 48, "33" * 48)
 
@@ -100,3 +101,9 @@ def test_reference_values():
     for name in ("mrtd", "rtmr1", "rtmr2", "rtmr3"):
         assert WORKLOAD.mismatch({**measurements, name: "ff" * 48}) == name
     assert WORKLOAD.mismatch({}) == "mrtd"
+
+
+def test_an_id_alone_pins_no_capsule_at_a_foreign_broker():
+    with pytest.raises(ParseError):
+        ClaimRules(capsules=(CapsulePin("a"),))
+    assert ClaimRules(capsules=(CapsulePin("a"),), ledger_vkey="v+1+k").capsules
