@@ -55,7 +55,7 @@ class Limits:
         head_bytes: Method, path and fields of a request.
         fields: Number of fields.
         response_bytes: An answer to a one-shot request.
-        idle_s: The wait for the client's next bytes, or for it to take ours.
+        idle_s: The wait for a request's head, for the client's next bytes, or for it to take ours.
         total_s: A whole exchange.
         exchanges: Exchanges at once.
     """
@@ -211,8 +211,7 @@ class _Run:
         """Read until the request's head is authenticated; refuse what can't be opened or was seen before."""
         try:
             _check_announced(self._scope, self._limits.request_bytes)
-            while self._side.head is None and not self._complete:
-                await self._pull()
+            await self._read_head()
             self._side.admit(self._channel.replay, self._channel.clock())
         except MitaiError as error:
             if self._side.authentic:
@@ -221,6 +220,15 @@ class _Run:
             await self._refuse_plain(error)
             return False
         return True
+
+    async def _read_head(self) -> None:
+        """Read until the head is there; whoever trickles holds a place for one idle time only."""
+        try:
+            async with asyncio.timeout(self._limits.idle_s):
+                while self._side.head is None and not self._complete:
+                    await self._pull()
+        except TimeoutError:
+            raise ChannelError("channel.idle", "the request's head took too long to arrive") from None
 
     async def _run_app(self) -> None:
         try:

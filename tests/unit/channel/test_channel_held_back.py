@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
-from mitai.channel import ChannelMiddleware, KeyRing, bhttp
+from mitai.channel import ChannelMiddleware, KeyRing, Limits, bhttp
 from mitai.channel.outgoing import EhbpOutgoing, OhttpOutgoing
 from mitai.errors import KeysChangedError
 
@@ -84,3 +85,30 @@ async def test_an_ehbp_request_held_back_beyond_its_key_is_refused():
     await ChannelMiddleware(app, ring)(scope, receive, send)
     assert seen == []
     assert sent[0]["status"] >= 400
+
+
+async def test_a_client_that_trickles_its_head_holds_a_place_for_one_idle_time_only():
+    ring = KeyRing.generate()
+    body = iter(
+        OhttpOutgoing(ring.current_config(), bhttp.RequestHead(b"GET", b"https", b"a", b"/", ()), b"", now=0).body
+    )
+    received = 0
+
+    async def receive():
+        nonlocal received
+        await asyncio.sleep(0.02)  # always within the idle time
+        received += 1
+        return {"type": "http.request", "body": bytes([next(body)]), "more_body": True}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"message/ohttp-chunked-req")]
+    scope = {"type": "http", "method": "POST", "path": "/ohttp", "headers": headers}
+    began = time.monotonic()
+    await ChannelMiddleware(None, ring, limits=Limits(idle_s=0.1))(scope, receive, send)
+    assert time.monotonic() - began < 1
+    assert received > 2
+    assert sent[0]["status"] == 408
