@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
+from mitai.channel.memory import keep_freed_memory
 from mitai.errors import MitaiError
 from mitai.serve.app import create_replica
 from mitai.serve.config import ServeConfig
@@ -32,6 +33,7 @@ def main() -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    keep_freed_memory()
     try:
         config = ServeConfig.parse(arguments.config.read_text())
         replica = create_replica(config)

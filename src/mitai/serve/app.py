@@ -13,7 +13,7 @@ Invariants:
 - The host decides what is deployed, never what is in the clear: keys come from the broker against evidence only.
 
 Example:
-    >>> uvicorn.run(create_replica(ServeConfig(port=8701, sim="platform/sim")))
+    >>> uvicorn.run(create_replica(ServeConfig(port=8701, sim="platform/sim", broker_policy="policy.toml")))
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import importlib
 import time
 from collections.abc import AsyncIterator
@@ -59,14 +60,13 @@ class Replica:
     Args:
         config: What its file says.
         attester: The hardware's interface.
-        policy: What brokers must show; `None` takes their word.
+        policy: What brokers must show; its digest is in the claims, since the host chose it.
         simulated: Whether the hardware is simulated, for status; verifiers find out by themselves.
     """
 
-    def __init__(
-        self, config: ServeConfig, attester: Attester, policy: Policy | None = None, *, simulated: bool = False
-    ) -> None:
+    def __init__(self, config: ServeConfig, attester: Attester, policy: Policy, *, simulated: bool = False) -> None:
         self._config, self._simulated = config, simulated
+        self._policy_sha256 = hashlib.sha256(policy.to_toml().encode()).hexdigest()
         self._started = time.monotonic()
         self._keyring = KeyRing.generate(config.kem, grace_s=config.grace_s)
         self._receipt_key = Identity.generate()
@@ -106,7 +106,8 @@ class Replica:
             capsules=serving.capsules,
             policies=serving.policies,
             ledger=serving.ledger,
-            extra={"model": serving.model} if serving.capsules else {},
+            extra={"broker_policy_sha256": self._policy_sha256}
+            | ({"model": serving.model} if serving.capsules else {}),
         )
 
     @contextlib.asynccontextmanager
@@ -153,7 +154,11 @@ class Replica:
 
     async def _status(self, _: Request) -> Response:
         shown = dataclasses.asdict(self.deployment.progress)
-        shown |= {"simulated": self._simulated, "uptime_s": round(time.monotonic() - self._started, 1)}
+        shown |= {
+            "serving": self.deployment.model,
+            "simulated": self._simulated,
+            "uptime_s": round(time.monotonic() - self._started, 1),
+        }
         return JSONResponse(shown)
 
     # ------------------------------------------------------------------ sealed
@@ -178,5 +183,5 @@ def create_replica(config: ServeConfig) -> Replica:
         MitaiError: The simulated hardware or the broker policy can't be read.
     """
     attester = SimPlatform.open(Path(config.sim)).attester(installed_workload(WORKLOAD))
-    policy = Policy.from_toml(Path(config.broker_policy).read_text()) if config.broker_policy else None
+    policy = Policy.from_toml(Path(config.broker_policy).read_text())
     return Replica(config, attester, policy, simulated=True)

@@ -41,20 +41,19 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rotate_s: How often the channel's key is replaced.
         grace_s: How long the former key is honoured.
         threads: Of the engine's arithmetic; 0 leaves torch's default.
-        broker_policy: An appraisal policy (a file) that brokers must meet; none: the broker is not verified (see
-            `mitai.serve.link`).
+        broker_policy: The appraisal policy (a file) that brokers must meet; its digest is in the replica's claims.
         engine: The engine's limits.
         limits: The API's limits.
     """
 
     port: Annotated[int, Meta(ge=0, le=65535)]
     sim: str
+    broker_policy: str
     host: str = "127.0.0.1"
     kem: Literal["x25519", "x-wing"] = "x25519"
     rotate_s: Annotated[float, Meta(gt=0)] = 3600.0
     grace_s: Annotated[float, Meta(ge=0)] = 600.0
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
-    broker_policy: str = ""
     engine: EngineConfig = EngineConfig()
     limits: Limits = Limits()
 

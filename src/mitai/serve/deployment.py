@@ -5,7 +5,8 @@ Invariants:
 - A data key is in memory only, for as long as the capsule is being read; it is in no log, error or status.
 - Claims list a capsule only once it is open and loaded, and the channel's key is replaced at that moment without
   grace: a client that verified the machine before must verify it again, and sees what it talks to.
-- A deployment that fails leaves the replica idle, with the reason in its status.
+- What is served goes on until the broker has released the key of what is to replace it; a deployment that fails
+  after that leaves the replica idle. The reason is in the status.
 
 Example:
     >>> deployment = Deployment(config, workload, book)
@@ -70,7 +71,7 @@ class Deployment:
         keyring: The channel's keys.
         evidence: Makes evidence over a nonce, with the claims of the moment.
         book: Where receipts are made.
-        policy: What the broker must show; `None` takes its word.
+        policy: What the broker must show.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Deployment:
         keyring: KeyRing,
         evidence: Callable[[bytes], Evidence],
         book: ReceiptBook,
-        policy: Policy | None,
+        policy: Policy,
     ) -> None:
         self._config, self._keyring, self._evidence, self._book, self._policy = config, keyring, evidence, book, policy
         self.engine: Engine | None = None
@@ -96,10 +97,8 @@ class Deployment:
         if self._task is not None and not self._task.done():
             raise ServeError("serve.deploying", "a deployment is in progress", hint="wait for it: GET /control/status")
         if self.engine is not None and not request.replace:
-            raise ServeError(
-                "serve.deployed", f"{self.progress.model} is served already", hint="ask for it with replace: true"
-            )
-        self.progress = Progress("deploying", "unload", request.model, request.capsules)
+            raise ServeError("serve.deployed", f"{self.model} is served already", hint="ask for it with replace: true")
+        self.progress = Progress("deploying", "release", request.model, request.capsules)
         self._task = asyncio.create_task(self._run(request, self.progress))
 
     async def stop(self) -> None:
@@ -112,8 +111,6 @@ class Deployment:
     async def _run(self, request: DeployRequest, progress: Progress) -> None:
         began = time.monotonic()
         try:
-            await self._unload()
-            progress.step = "release"
             await self._deploy(request, progress)
             progress.state, progress.step = "ready", ""
             log.info("deployed", model=request.model, capsules=request.capsules, bytes=progress.total_bytes)
@@ -131,8 +128,15 @@ class Deployment:
             progress.seconds = round(time.monotonic() - began, 3)
 
     async def _deploy(self, request: DeployRequest, progress: Progress) -> None:
-        self._link = link = await anyio.to_thread.run_sync(BrokerLink, request.broker, self._policy)
-        key = await anyio.to_thread.run_sync(self._release, request, link)
+        link = await anyio.to_thread.run_sync(BrokerLink, request.broker, self._policy)
+        try:
+            key = await anyio.to_thread.run_sync(self._release, request, link)
+            progress.step = "unload"
+            await self._unload()
+        except BaseException:
+            link.close()
+            raise
+        self._link = link
         progress.step = "load"
         engine = await anyio.to_thread.run_sync(self._load, request, key, progress)
         progress.step = "attest"
@@ -195,7 +199,7 @@ class Deployment:
 
     async def _unload(self) -> None:
         engine, self.engine = self.engine, None
-        self.capsules, self.policies = (), ()
+        self.capsules, self.policies, self.ledger, self.model = (), (), None, ""
         self._book.serve(None, None)
         link, self._link = self._link, None
         if link is not None:

@@ -45,9 +45,9 @@ async def test_a_request_held_back_beyond_its_key_is_refused(held_back):
     await ChannelMiddleware(app, ring)(scope, receive, send)
     assert seen == []
     assert not outgoing.refusal(sent[0]["status"], sent[0]["headers"])  # the refusal itself is sealed
+    answer = b"".join(message.get("body", b"") for message in sent[1:])
     with pytest.raises(KeysChangedError):
-        outgoing.feed(b"".join(message.get("body", b"") for message in sent[1:]))
-        outgoing.finish()
+        _ = [*outgoing.feed(answer), *outgoing.finish()]
 
 
 async def test_an_ehbp_request_held_back_beyond_its_key_is_refused():

@@ -47,9 +47,10 @@ def test_stores_by_address(tmp_path):
     [
         "",
         "port = 1",
-        'port = -1\nsim = "x"',
-        'port = 1\nsim = "x"\nkem = "rsa"',
-        'port = 1\nsim = "x"\n[limits]\nfoo = 1',
+        'port = 1\nsim = "x"',
+        'port = -1\nsim = "x"\nbroker_policy = "p"',
+        'port = 1\nsim = "x"\nbroker_policy = "p"\nkem = "rsa"',
+        'port = 1\nsim = "x"\nbroker_policy = "p"\n[limits]\nfoo = 1',
         "[",
     ],
 )
@@ -60,5 +61,5 @@ def test_a_wrong_file_is_refused(text):
 
 
 def test_a_file():
-    config = ServeConfig.parse('port = 1\nsim = "x"\n[engine]\nmax_sequences = 3\n[limits]\nmax_requests = 5\n')
+    config = ServeConfig.parse('port = 1\nsim = "x"\nbroker_policy = "p"\n[engine]\nmax_sequences = 3\n[limits]\nmax_requests = 5\n')
     assert (config.host, config.engine.max_sequences, config.limits.max_requests) == ("127.0.0.1", 3, 5)

@@ -37,8 +37,10 @@ def process(tmp_path_factory):
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         config = root / "serve.toml"
+        policy = json.dumps(str(root / "policy.toml"))
         config.write_text(
-            f"port = {port}\nsim = {json.dumps(str(running.sim))}\nthreads = 1\n[limits]\nmax_requests = 9\n"
+            f"port = {port}\nsim = {json.dumps(str(running.sim))}\nbroker_policy = {policy}\nthreads = 1\n"
+            "[limits]\nmax_requests = 9\n"
         )
         log = root / "serve.log"
         gateway = GatewayConfig(
@@ -184,8 +186,8 @@ def check_log(process, sealed, answers):
 def test_a_process_that_cannot_start_says_why(tmp_path):
     for text, reason in (
         ("port = 1", "sim"),
-        ('port = 1\nsim = "nowhere"', "nowhere"),
-        ('port = 1\nsim = "x"\nfoo = 1', "foo"),
+        ('port = 1\nsim = "nowhere"\nbroker_policy = "p"', "nowhere"),
+        ('port = 1\nsim = "x"\nbroker_policy = "p"\nfoo = 1', "foo"),
     ):
         (tmp_path / "serve.toml").write_text(text)
         done = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 
 import httpx2
 import openai
@@ -149,8 +150,8 @@ def test_a_huge_control_request_is_refused(running):
     assert httpx2.post(f"{running.replica}/control/deploy", content=b" " * (65 << 10)).status_code == 413
 
 
-def test_a_broker_without_a_policy_is_taken_at_its_word(running, deployed):
-    link = BrokerLink(running.broker, None)
+def test_a_link_to_a_verified_broker(running, deployed):
+    link = BrokerLink(running.broker, running.policy)
     try:
         assert link.claims.ledger is not None
         assert b"nonce" in link.post("/v1/challenge", b"")
@@ -162,10 +163,17 @@ def test_a_broker_without_a_policy_is_taken_at_its_word(running, deployed):
 
 
 def test_a_broker_that_is_not_there(running):
-    for policy in (None, running.policy):
-        with pytest.raises(MitaiError) as away:
-            BrokerLink("http://127.0.0.1:9", policy)
-        assert away.value.code in {"serve.broker-unreachable", "client.unreachable"}
-    with pytest.raises(ServeError) as refused:
-        BrokerLink(f"{running.replica}/nothing", None)
-    assert refused.value.code in {"channel.not-found", "serve.broker-refused"}
+    with pytest.raises(MitaiError) as away:
+        BrokerLink("http://127.0.0.1:9", running.policy)
+    assert away.value.code == "client.unreachable"
+    with pytest.raises(MitaiError):
+        BrokerLink(f"{running.replica}/nothing", running.policy)
+    with pytest.raises(MitaiError) as other:
+        BrokerLink(running.replica, running.policy)
+    assert other.value.code == "client.other-workload"
+
+
+def test_the_claims_say_by_which_policy_brokers_are_verified(running, deployed):
+    with httpx2.Client() as plain:
+        claims = verified(running.replica, running, plain).appraisal.claims
+    assert claims.extra["broker_policy_sha256"] == sha256(running.policy.to_toml().encode()).hexdigest()
