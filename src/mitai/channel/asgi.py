@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -369,8 +370,7 @@ class _Run:
 
     async def _to_wire(self, message: Message) -> None:
         try:
-            async with asyncio.timeout(self._limits.idle_s):
-                await self._wire_send(message)
+            await _Within(self._wire_send(message), self._limits.idle_s)
         except (OSError, TimeoutError):
             self._gone = True
             raise _GoneError from None
@@ -401,6 +401,45 @@ class _Run:
             await self._to_wire({"type": "http.response.body", "body": b"", "more_body": False})
         else:  # EHBP has no authenticated end: only a broken connection tells
             raise ChannelError("channel.cut", "an answer could not be completed")
+
+
+class _Within:
+    """Awaits with a time limit that costs nothing where nothing waits: a timer is set at the first suspension only."""
+
+    def __init__(self, awaitable: Awaitable[None], seconds: float) -> None:
+        self._steps, self._seconds = awaitable.__await__(), seconds
+
+    def __await__(self) -> Generator[object, None, None]:
+        try:
+            waits_for = next(self._steps)
+        except StopIteration:
+            return
+        yield from self._rest(waits_for).__await__()
+
+    async def _rest(self, waits_for: object) -> None:
+        async with asyncio.timeout(self._seconds):
+            await _Suspended(waits_for, self._steps)
+
+
+class _Suspended:
+    """The rest of an awaitable that was begun already."""
+
+    def __init__(self, waits_for: object, steps: Generator[object, None, None]) -> None:
+        self._waits_for, self._steps = waits_for, steps
+
+    def __await__(self) -> Generator[object, None, None]:
+        waits_for = self._waits_for
+        while True:  # `yield from self._steps`, but for its first value, which is known
+            try:
+                yield waits_for
+            except BaseException as error:  # noqa: BLE001 - a cancellation is the awaitable's to handle
+                step = partial(self._steps.throw, error)
+            else:
+                step = partial(next, self._steps)
+            try:
+                waits_for = step()
+            except StopIteration:
+                return
 
 
 async def refuse(send: Send, error: MitaiError) -> None:
