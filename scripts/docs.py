@@ -315,7 +315,7 @@ def missing_settings(page: str, trees: Trees) -> list[str]:
 def cli_page() -> str:
     """Return `docs/cli.md`: the help of every command, at a fixed width and without colours."""
     os.environ.update(MITAI_HOME="~/.mitai", NO_COLOR="1", COLUMNS="100", TERM="dumb")
-    from mitai.cli import app
+    from mitai.cli.commands import app
 
     lines = ["# The `mitai` command", "", _NOTE, ""]
     for words in ([], *_commands(app, [])):

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from datetime import UTC, datetime
 
 import pytest
+
+from mitai.fleet.home import Home
+from mitai.identity import Identity
+from mitai.ledger.note import COSIGNATURE, vkey
 
 PROMPT = "What is remote attestation?"
 
@@ -18,7 +24,13 @@ def test_verify_shows_every_check(running):
     assert fields["verdict"] == "verified"
     assert fields["simulated"] is True
     assert len(fields["checks"]) == 13
-    assert running.capsule in fields["capsules"]
+    assert fields["capsules"] == [running.capsule]
+    assert (fields["workload"], fields["tee"], fields["tcb_status"]) == ("serve", "tdx", "UpToDate")
+    assert fields["advisory_ids"] == []
+    assert fields["tcb_evaluation_number"] >= 0
+    assert {"mrtd", "rtmr0", "rtmr3"} <= fields["measurements"].keys()
+    assert datetime.fromisoformat(fields["not_after"]) > datetime.now(UTC)
+    assert len(fields["evidence_sha256"]) == 64
 
 
 def test_verify_without_a_policy_trusts_nothing(running, tmp_path):
@@ -45,13 +57,26 @@ def test_chat_streams_and_keeps_a_receipt_that_holds(running):
     checked = running.mitai("receipt", answer["receipt"], "--json").fields
     assert checked["verdict"] == "holds"
     assert checked["exchange"] == answer["receipt"]
+    assert checked["model"] == "demo"
+    assert checked["capsules"] == [running.capsule]
+    assert checked["usage"] == answer["usage"]
+    assert checked["ledger"] == {"origin": "mitai.local/ledger", "index": answer["ledger_index"]}
+    assert running.mitai("receipt", answer["receipt"][:12], "--json").fields == checked
     assert answer["receipt"] in running.mitai("receipt", "--list").stdout
 
 
 def test_a_conversation_in_the_terminal(running):
     done = running.mitai("chat", stdin=f"{PROMPT}\n什么是机密计算？\n\n")
     assert "机密计算" in done.stdout
+    assert len(done.stdout.splitlines()) == 2  # answers, and nothing else
     assert done.stderr.count("receipt ") == 2
+    assert "SIMULATED" in done.stderr
+
+
+def test_a_model_that_is_not_served(running):
+    error = running.mitai("chat", "-m", PROMPT, "--model", "other", "--json", status=1).fields["error"]
+    assert error["code"] == "client.model-unknown"
+    assert "demo" in error["hint"]
 
 
 def test_a_changed_receipt_does_not_hold(running, tmp_path):
@@ -69,9 +94,20 @@ def test_the_ledger_holds_and_every_entry_is_proven(running):
     report = running.mitai("ledger", "verify", "--json").fields
     assert report["verdict"] == "holds"
     assert {"party-registered", "capsule-registered", "release"} <= report["kinds"].keys()
+    assert report["cosigned_by"] == ["witness.local"]
+    assert report["simulated"] is True
     shown = running.mitai("ledger", "show", "0", "--json").fields
     assert shown["entries"][0]["type"] == "party-registered"
     assert running.mitai("ledger", "checkpoint", "--json").fields["size"] >= report["size"]
+
+
+def test_a_witness_that_did_not_cosign_is_missed(running):
+    stranger = vkey("witness.other", Identity.generate().public, kind=COSIGNATURE)
+    error = running.mitai("ledger", "verify", "--witness", stranger, "--json", status=1).fields["error"]
+    assert error["code"] == "ledger.witnesses-missing"
+    own = (running.home.root / "user" / "witnesses").read_text().split()[-1]
+    done = running.mitai("ledger", "verify", "--witness", own)
+    assert "cosigned by witness.local" in done.stdout
 
 
 def test_a_changed_copy_of_the_ledger_does_not_hold(running, tmp_path):
@@ -103,21 +139,55 @@ def test_a_second_platform_of_the_same_home_is_refused(running):
     assert error["code"] == "fleet.already-up"
 
 
-def test_publishing_again_changes_nothing(running):
-    again = running.mitai("publish", str(running.home.root / "sealed"), "--json").fields
+def test_publishing_again_replaces_the_policy(running):
+    again = running.mitai("publish", str(running.home.root / "sealed"), "--uses", "5", "--json").fields
     assert again["capsule"] == running.capsule
-    assert again["ledger_index"] is None
+    assert again["policy_replaced"] is True
+    deadline = time.monotonic() + 10
+    while running.mitai("ledger", "checkpoint", "--json").fields["size"] <= again["ledger_index"]:
+        assert time.monotonic() < deadline, "what is logged is published a moment later"
+    shown = running.mitai("ledger", "show", str(again["ledger_index"]), "--json").fields["entries"][0]
+    assert (shown["type"], shown["capsule"], shown["version"]) == ("policy-set", running.capsule, 2)
+
+
+def test_a_revoked_capsule_is_not_published_again(running, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("a")
+    sealed = str(tmp_path / "notes.capsule")
+    running.mitai("seal", str(tmp_path / "notes"), "--out", sealed, "--kind", "data")
+    capsule = running.mitai("publish", sealed, "--json").fields["capsule"]
+    assert running.mitai("revoke", capsule, "--json").fields["simulated"] is True
+    assert running.mitai("publish", sealed, "--json", status=1).fields["error"]["code"] == "broker.revoked"
+
+
+def test_deploying_where_something_is_served_is_refused(running):
+    error = running.mitai("deploy", running.capsule, "--json", status=1).fields["error"]
+    assert error["code"] == "serve.deployed"
+    assert "--replace" in error["hint"]
+    bad = running.mitai("deploy", running.capsule, "--name", "a name", "--replace", "--json", status=1).fields["error"]
+    assert bad["code"] == "client.model-name"
+    assert running.mitai("status", "--json").fields["replicas"]["replica-0"]["body"]["state"] == "ready"
+
+
+def test_an_operator_elsewhere_gives_address_and_token(running, tmp_path):
+    token, elsewhere = running.home.read_platform().operator_token, type(running)(Home(tmp_path))
+    arguments = ("deploy", running.capsule, "--url", running.gateway, "--json")
+    assert elsewhere.mitai(*arguments, status=1).fields["error"]["code"] == "fleet.no-platform"
+    for given, code in ((token, "serve.deployed"), ("w" * 20, "fleet.operator-token")):
+        refused = elsewhere.mitai(*arguments, "--operator-token", given, status=1).fields["error"]
+        assert refused["code"] == code
 
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (("seal", "/nonexistent/folder"), "capsule."),
+        (("seal", "/nonexistent/folder"), "capsule.source-missing"),
+        (("publish", "sealed", "--cedar", "/nonexistent/file"), "cli.io"),
         (("publish", "/nonexistent/folder"), "client.no-capsule"),
         (("deploy", "0" * 32), "fleet.capsule-unknown"),
         (("receipt", "nonsense"), "client.no-receipt"),
         (("verify", "http://127.0.0.1:9"), "client.unreachable"),
-        (("verify", "nonsense"), "client.unreachable"),
+        (("verify", "nonsense"), "client.url-malformed"),
         (("ledger", "show", "999999"), "ledger.index-out-of-range"),
     ],
 )

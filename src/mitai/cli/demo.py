@@ -24,9 +24,9 @@ from mitai.attest.sim import Workload, installed_workload
 from mitai.capsule import MANIFEST_NAME, Sealed, open_manifest
 from mitai.capsule import seal as seal_folder
 from mitai.channel import KeyRing
+from mitai.cli.deploy import deploy_capsule
 from mitai.cli.output import SIMULATED, Output, data, printable
 from mitai.cli.owner import inference_policy, verified_broker
-from mitai.cli.platform import deploy_capsule
 from mitai.client import LedgerMemory, Proof, Session, chat, receipts, session_client
 from mitai.client.objects import upload
 from mitai.client.owner import Owner

@@ -13,16 +13,20 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
-JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object instead of text.")]
 # C0 (but tab and newline), DEL and C1 controls, and what turns the direction of the text around it.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -63,27 +67,53 @@ class Output:
         if self.as_json:
             sys.stdout.write(json.dumps(fields, ensure_ascii=False, default=_plain) + "\n")
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | Text]], title: str | None = None) -> None:
-        """Print a table for a person; markup is read in `marked` cells only."""
-        table = Table(title=title, title_justify="left", show_header=any(columns), box=None, pad_edge=False)
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
-        self.console.print(table)
+    def simulated(self, simulated: bool | None) -> None:
+        """Say on standard error that what was shown is of a simulated platform; None: nobody knows."""
+        if simulated:
+            self.errors.print(SIMULATED, soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+        """Print aligned columns for a person; a long value is one piece, to be copied. Markup: in `marked` cells only.
+
+        A cell is one line: what others wrote can't look like a row of ours.
+        """
+        head = [[Text(column, style="bold") for column in columns]] if any(columns) else []
+        lines = head + [[Text(_one_line(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows]
+        widths = [max((row[at].cell_len for row in lines), default=0) for at in range(len(columns))]
+        for row in lines:
+            padded = [cell + " " * (width - cell.cell_len) for cell, width in zip(row[:-1], widths, strict=False)]
+            line = Text("  ").join([*padded, row[-1]])
+            line.rstrip()
+            self.console.print(line, soft_wrap=True)
 
     @contextmanager
     def bar(self, label: str) -> Iterator[Callable[[int, int], None]]:
         """Show a progress bar in bytes; yields `report(done_bytes, total_bytes)`."""
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), _Bytes(), TransferSpeedColumn())
         hidden = self.as_json or not self.errors.is_terminal
         with Progress(*columns, TimeRemainingColumn(), console=self.errors, transient=True, disable=hidden) as progress:
             task = progress.add_task(label, total=None)
 
             def report(done: int, total: int) -> None:
-                progress.update(task, completed=done, total=total)
+                progress.update(task, completed=done, total=total or None)
 
             yield report
+
+
+class _Bytes(DownloadColumn):
+    """So many bytes of so many, once the total is known."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.total is not None else Text("loading …")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split("\n")).replace("\t", " ")
+
+
+def plural(number: int, one: str, many: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {one if number == 1 else many}"
 
 
 def _plain(value: object) -> str:

@@ -6,23 +6,25 @@ import hashlib
 import secrets
 import shlex
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from mitai import demo_model
 from mitai.attest import ClaimRules, Policy
 from mitai.capsule import MANIFEST_NAME, Manifest, Sealed, open_manifest
 from mitai.capsule import seal as seal_folder
 from mitai.capsule.opening import check_data_key
-from mitai.cli.output import JsonFlag, Output, data
-from mitai.cli.user import PolicyOption, platform_url, read_policy
+from mitai.cli.models import check_model
+from mitai.cli.options import JsonFlag, PolicyOption, Positive, platform_url, read_policy, token_for
+from mitai.cli.output import Output, data
 from mitai.client.objects import upload
 from mitai.client.owner import Owner
-from mitai.errors import BrokerError, ClientError
+from mitai.errors import BrokerError, CapsuleError, ClientError
 from mitai.fleet.home import Home, write_private
 
 DEFAULT_TERM = timedelta(days=30)
@@ -32,7 +34,10 @@ def seal(
     folder: Annotated[Path, Parameter(help="A model folder: config, tokenizer, safetensors.")],
     out: Annotated[Path | None, Parameter(name="--out", help="Where to; by default `NAME.capsule`.")] = None,
     *,
-    name: Annotated[str | None, Parameter(help="The model's name: ASCII, no spaces; by default the folder's.")] = None,
+    name: Annotated[str | None, Parameter(help="The model's name; by default the folder's.")] = None,
+    kind: Annotated[
+        str, Parameter(help="`model`: can be served; any other word, such as `data`: any folder.")
+    ] = "model",
     digests: Annotated[
         bool, Parameter(negative="", help="Name every byte in the manifest: a host can check all it stores. Slower.")
     ] = False,
@@ -46,12 +51,18 @@ def seal(
     output, home = Output(json), Home.default()
     name = name or folder.resolve().name
     dest = out or Path(f"{name}.capsule")
-    sealed = _seal(output, home, folder, dest, name, digests=digests)
+    sealed = _seal(output, home, folder, dest, name, kind=kind, digests=digests)
     output.say(f"[green]✔[/] capsule {sealed.capsule_id} in {data(dest)}")
     output.say(f"  its key: {data(home.data_key_path(sealed.capsule_id))} (never upload this)")
     output.say(f"  next: mitai publish {data(shlex.quote(str(dest)))}")
     output.result(
-        {"capsule": sealed.capsule_id, "folder": str(dest), "manifest_sha256": sealed.manifest_sha256, "name": name}
+        {
+            "capsule": sealed.capsule_id,
+            "folder": str(dest),
+            "manifest_sha256": sealed.manifest_sha256,
+            "name": name,
+            "kind": kind,
+        }
     )
 
 
@@ -59,24 +70,31 @@ def publish(
     capsule: Annotated[Path, Parameter(help="A sealed folder, made by `mitai seal`.")],
     *,
     url: Annotated[str | None, Parameter(help="The gateway; by default that of the local platform.")] = None,
-    uses: Annotated[int | None, Parameter(help="How many releases of the key to allow; by default any number.")] = None,
-    days: Annotated[int, Parameter(help="For how many days the key may be released.")] = DEFAULT_TERM.days,
+    uses: Annotated[
+        Positive | None, Parameter(help="How many releases of the key to allow; by default any number.")
+    ] = None,
+    days: Annotated[
+        int, Parameter(validator=Number(gte=1, lte=36500), help="For how many days the key may be released.")
+    ] = DEFAULT_TERM.days,
     cedar: Annotated[Path | None, Parameter(help="Your own Cedar policy, instead of the ready-made one.")] = None,
-    upload_token: Annotated[str | None, Parameter(help="The gateway's upload token.")] = None,
+    upload_token: Annotated[
+        str | None, Parameter(help="The gateway's upload token; its operator finds it in `platform/platform.json`.")
+    ] = None,
     policy: PolicyOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Verify the key broker, hand it the key under your policy, and upload the ciphertext.
 
     The ready-made policy: inference only, only by the measured code that your appraisal policy names, for a time.
-    A capsule that is published already keeps its policy: repeating the command uploads what is missing, no more.
+    A capsule that is published already gets the new policy in place of its own; `--uses` counts from its first release
+    on.
     """
     output, home = Output(json), Home.default()
     gateway = platform_url(home, url)
-    token = upload_token or _own_token(home, gateway)
-    term = datetime.now(UTC) + timedelta(days=days)
-    terms = Terms(uses, term, cedar.read_text() if cedar else None)
-    manifest, index = _publish(
+    token = upload_token or token_for(home, gateway, "upload")
+    own = cedar.read_text(encoding="utf-8") if cedar else None
+    terms = Terms(uses, datetime.now(UTC) + timedelta(days=days), own)
+    done = _publish(
         output,
         home,
         capsule,
@@ -84,11 +102,23 @@ def publish(
         token=token,
         policy=read_policy(home, policy),
         terms=terms,
+        replace=True,
     )
-    told = f"ledger entry {index}" if index is not None else "it was before, and its policy is unchanged"
-    output.say(f"[green]✔[/] published {manifest.capsule_id} ({data(manifest.name)}): {told}")
+    manifest, told = done.manifest, "policy replaced: " if done.known else ""
+    output.say(
+        f"[green]✔[/] published {manifest.capsule_id} ({data(manifest.name)}): {told}ledger entry {done.ledger_index}"
+    )
     output.say(f"  next: mitai deploy {manifest.capsule_id}")
-    output.result({"capsule": manifest.capsule_id, "name": manifest.name, "ledger_index": index})
+    output.simulated(done.simulated)
+    output.result(
+        {
+            "capsule": manifest.capsule_id,
+            "name": manifest.name,
+            "ledger_index": done.ledger_index,
+            "policy_replaced": done.known,
+            "simulated": done.simulated,
+        }
+    )
 
 
 def revoke(
@@ -105,20 +135,10 @@ def revoke(
     output, home = Output(json), Home.default()
     with closing(verified_broker(home, platform_url(home, url), read_policy(home, policy))) as owner:
         index = owner.revoke(capsule)
+        simulated = owner.session.appraisal.simulated
     output.say(f"[green]✔[/] revoked {data(capsule)}: ledger entry {index}")
-    output.result({"capsule": capsule, "ledger_index": index})
-
-
-def _own_token(home: Home, gateway: str) -> str:
-    """Return the local platform's upload token, for its own gateway only."""
-    running = home.read_platform()
-    if running.gateway != gateway.rstrip("/"):
-        raise ClientError(
-            "client.no-upload-token",
-            f"no upload token was given for {gateway}, and that of the platform here is not sent elsewhere",
-            hint="ask its operator, then: --upload-token TOKEN",
-        )
-    return running.upload_token
+    output.simulated(simulated)
+    output.result({"capsule": capsule, "ledger_index": index, "simulated": simulated})
 
 
 class Terms:
@@ -134,16 +154,6 @@ class Terms:
         self.uses, self.until, self.cedar = uses, until or datetime.now(UTC) + DEFAULT_TERM, cedar
 
 
-def model_folder(model: str | None) -> tuple[Path, str]:
-    """Return folder and name of the model that `--model` names; None is the built-in demo."""
-    if model is None:
-        return demo_model.path(), demo_model.NAME
-    from mitai.serve.hub import resolve_model
-
-    folder = resolve_model(model)
-    return folder, Path(model).resolve().name if Path(model).exists() else model
-
-
 def seal_publish(output: Output, home: Home, model: tuple[Path, str], gateway: str, token: str) -> tuple[str, str]:
     """Seal and publish once; what is sealed already is used again. Return capsule id and model name."""
     folder, name = model
@@ -152,10 +162,10 @@ def seal_publish(output: Output, home: Home, model: tuple[Path, str], gateway: s
     if not (dest / MANIFEST_NAME).exists():
         _seal(output, home, folder, dest, name)
     policy = read_policy(home, None)
-    manifest, index = _publish(output, home, dest, gateway=gateway, token=token, policy=policy, terms=Terms())
-    told = f"ledger entry {index}" if index is not None else "as before"
-    output.note(f"sealed and published {name}: capsule {manifest.capsule_id}, {told}")
-    return manifest.capsule_id, name
+    done = _publish(output, home, dest, gateway=gateway, token=token, policy=policy, terms=Terms(), replace=False)
+    told = "as before" if done.known else f"ledger entry {done.ledger_index}"
+    output.note(f"sealed and published {name}: capsule {done.manifest.capsule_id}, {told}")
+    return done.manifest.capsule_id, name
 
 
 def inference_policy(policy: Policy, until: datetime) -> str:
@@ -178,8 +188,12 @@ def inference_policy(policy: Policy, until: datetime) -> str:
     return "\n".join(rules)
 
 
-def _seal(output: Output, home: Home, folder: Path, dest: Path, name: str, *, digests: bool = False) -> Sealed:
+def _seal(
+    output: Output, home: Home, folder: Path, dest: Path, name: str, *, kind: str = "model", digests: bool = False
+) -> Sealed:
     """Seal under a key that is on disk before anything is sealed with it, so that no crash can lose it."""
+    if kind == "model":
+        check_model(folder)
     pending, finished = home.pending_key_path(dest), (dest / MANIFEST_NAME).exists()
     if finished and pending.exists():  # killed after the last step of sealing
         sealed_before = open_manifest((dest / MANIFEST_NAME).read_bytes(), owner=home.owner().public)
@@ -187,53 +201,80 @@ def _seal(output: Output, home: Home, folder: Path, dest: Path, name: str, *, di
         pending.replace(home.data_key_path(sealed_before.capsule_id))
     if not finished and not pending.exists():
         write_private(pending, secrets.token_bytes(32))
-    with output.bar(f"sealing {name}") as report:
-        sealed = seal_folder(
-            folder,
-            dest,
-            owner=home.owner(),
-            name=name,
-            data_key=pending.read_bytes() if pending.exists() else None,
-            digests=digests,
-            progress=report,
-        )
+    try:
+        with output.bar(f"sealing {name}") as report:
+            sealed = seal_folder(
+                folder,
+                dest,
+                owner=home.owner(),
+                name=name,
+                kind=kind,
+                data_key=pending.read_bytes() if pending.exists() else None,
+                digests=digests,
+                progress=report,
+            )
+    except CapsuleError as error:
+        if error.code not in {"capsule.exists", "capsule.destination-not-empty"}:
+            raise
+        hint = "give another folder: mitai seal FOLDER OTHER; or remove that one"
+        raise CapsuleError(error.code, f"{error.message}: {dest}", hint=hint) from error
     pending.replace(home.data_key_path(sealed.capsule_id))
     return sealed
 
 
+@dataclass(frozen=True)
+class Published:
+    """What came of publishing."""
+
+    manifest: Manifest
+    ledger_index: int | None  # None: it was registered before, and its policy was left alone
+    known: bool  # it was registered before
+    simulated: bool
+
+
 def _publish(
-    output: Output, home: Home, capsule: Path, *, gateway: str, token: str, policy: Policy, terms: Terms
-) -> tuple[Manifest, int | None]:
-    """Verify the broker, upload, register; return the manifest and the ledger index (None: registered before)."""
+    output: Output,
+    home: Home,
+    capsule: Path,
+    *,
+    gateway: str,
+    token: str,
+    policy: Policy,
+    terms: Terms,
+    replace: bool,
+) -> Published:
+    """Verify the broker, upload, register; `replace` the policy of a capsule that is registered already."""
     identity = home.owner()
     try:
         envelope = (capsule / MANIFEST_NAME).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ClientError(
             "client.no-capsule", f"{capsule} holds no sealed model", hint="make one: mitai seal MODEL_FOLDER"
         ) from None
     manifest = open_manifest(envelope, owner=identity.public)
+    data_key = home.data_key(manifest.capsule_id)
+    cedar = terms.cedar or inference_policy(policy, terms.until)
     with closing(verified_broker(home, gateway, policy)) as owner:
         if not owner.session.appraisal.claims.extra.get("witnesses"):
             output.note(
                 "warning: nobody witnesses this broker's ledger: its host can put its whole database back unseen"
             )
+        simulated = owner.session.appraisal.simulated
         with output.bar(f"uploading {manifest.name} (ciphertext)") as report:
             upload(capsule, gateway, token, owner=identity.public, progress=report)
         try:
             index = owner.publish(
-                manifest.capsule_id,
-                envelope,
-                home.data_key(manifest.capsule_id),
-                policy=terms.cedar or inference_policy(policy, terms.until),
-                uses=terms.uses,
-                not_after=terms.until,
+                manifest.capsule_id, envelope, data_key, policy=cedar, uses=terms.uses, not_after=terms.until
             )
         except BrokerError as error:
             if error.code != "broker.capsule-exists":
                 raise
-            return manifest, None
-    return manifest, index
+        else:
+            return Published(manifest, index, known=False, simulated=simulated)
+        if not replace:
+            return Published(manifest, None, known=True, simulated=simulated)
+        index = owner.set_policy(manifest.capsule_id, cedar, uses=terms.uses, not_after=terms.until)
+    return Published(manifest, index, known=True, simulated=simulated)
 
 
 def verified_broker(home: Home, gateway: str, policy: Policy) -> Owner:

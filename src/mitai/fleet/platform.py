@@ -21,6 +21,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx2
 import msgspec
@@ -29,12 +30,13 @@ from mitai.attest import ClaimRules, Policy
 from mitai.attest.sim import SimPlatform, installed_workload, reference_values
 from mitai.capsule import MANIFEST_NAME, Manifest
 from mitai.client import Session
-from mitai.errors import FleetError
+from mitai.errors import FleetError, MitaiError
 from mitai.fleet.home import Home, PlatformFile, write_private
 from mitai.fleet.processes import Process, alive, free_port, stop
 from mitai.fleet.processes import start as start_process
 from mitai.identity import Envelope, Identity
 from mitai.ledger.note import COSIGNATURE, vkey
+from mitai.problem import error_from
 
 Say = Callable[[str], None]
 
@@ -223,9 +225,16 @@ def _config(path: Path, fields: Mapping[str, object]) -> Path:
     return path
 
 
-def deploy(gateway: str, operator_token: str, body: Mapping[str, object]) -> dict[str, object]:
-    """Tell every replica behind a gateway what to serve; return what each answered."""
-    return _control(gateway, operator_token, "deploy", body)
+def deploy(gateway: str, operator_token: str, body: Mapping[str, object]) -> None:
+    """Tell every replica behind a gateway what to serve; return when all have begun.
+
+    Raises:
+        FleetError: With the code of the first replica that refused: what it serves is not what was asked for.
+    """
+    for name, answer in _control(gateway, operator_token, "deploy", body).items():
+        told = answer if isinstance(answer, dict) else {}
+        if told.get("status") != 202:
+            raise _refusal(name, told.get("status"), told.get("body"), "refused")
 
 
 def status(gateway: str, operator_token: str) -> dict[str, object]:
@@ -247,19 +256,25 @@ def deployments(gateway: str, operator_token: str) -> list[Loading]:
     for name, answer in status(gateway, operator_token).items():
         body = answer.get("body") if isinstance(answer, dict) else None
         told = body if isinstance(body, dict) else {}
-        error = told.get("error")
+        error, state = told.get("error"), told.get("state")
         if isinstance(error, dict):
-            raise FleetError(
-                str(error.get("code", "fleet.deploy-failed")),
-                f"{name} did not get ready: {error.get('message', 'it gives no reason')}",
-                step=str(told.get("step") or "deploy"),
-                hint=str(error["hint"]) if error.get("hint") else None,
-            )
-        if told.get("state") not in {"deploying", "ready"}:
-            raise FleetError("fleet.deploy-failed", f"{name} is {told.get('state', 'not reachable')}, not deploying")
-        if told["state"] == "deploying":
-            waiting.append(Loading(int(told.get("done_bytes", 0)), int(told.get("total_bytes", 0))))
+            raise _refusal(name, 500, error | {"detail": error.get("message")}, "did not get ready")
+        if state not in {"deploying", "ready"}:
+            raise FleetError("fleet.deploy-failed", f"{name} is {str(state or 'not reachable')[:40]!r}, not deploying")
+        if state == "deploying":
+            waiting.append(Loading(_count(told.get("done_bytes")), _count(told.get("total_bytes"))))
     return waiting
+
+
+def _refusal(name: str, status: object, body: object, what: str) -> MitaiError:
+    """Return what a replica said, as an error; the host is not trusted, so its words are cut and made printable."""
+    number = status if isinstance(status, int) else 502
+    told = error_from(FleetError, number, msgspec.json.encode(body), code="fleet.deploy-failed", who=name)
+    return FleetError(told.code, f"{name} {what}: {told.message}", step="deploy", hint=told.hint)
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _control(gateway: str, token: str, what: str, body: Mapping[str, object] | None) -> dict[str, object]:
@@ -275,17 +290,21 @@ def _control(gateway: str, token: str, what: str, body: Mapping[str, object] | N
             hint="is the platform up? mitai status",
         ) from error
     if answer.status_code != 200 or not isinstance(fields, dict):
-        raise FleetError("fleet.control-refused", f"the gateway refused: {fields.get('detail', answer.status_code)}")
+        raise error_from(
+            FleetError, answer.status_code, answer.content, code="fleet.control-refused", who="the gateway"
+        )
     return fields
 
 
 def stored_name(gateway: str, capsule: str) -> str:
     """Return the name in a stored capsule's manifest: a label for people, signed but not checked here."""
     try:
-        answer = httpx2.get(f"{gateway}/objects/{capsule}/{MANIFEST_NAME}", timeout=30.0)
+        answer = httpx2.get(f"{gateway}/objects/{quote(capsule, safe='')}/{MANIFEST_NAME}", timeout=30.0)
     except httpx2.HTTPError as error:
         raise FleetError(
-            "fleet.gateway-unreachable", f"the gateway does not answer ({type(error).__name__})"
+            "fleet.gateway-unreachable",
+            f"the gateway at {gateway} does not answer ({type(error).__name__})",
+            hint="is the platform up? mitai status",
         ) from error
     if answer.status_code != 200:
         raise FleetError(

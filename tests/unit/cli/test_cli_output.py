@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from rich.progress import Progress
 
-from mitai.cli.output import Output, data, marked, printable
+from mitai.cli.output import Output, _Bytes, data, marked, plural, printable
 from mitai.ledger.entry import PartyRegistered
 
 STEERING = ["\x1b[2J", "\x1b]52;c;aGk=\x07", "\x9b31m", "\r", "\x08", "\x7f", "\u202e", "\u2066"]
@@ -38,3 +39,38 @@ def test_a_name_in_the_ledger_is_no_markup(name, capsys):
 def test_our_own_marks_are_marks(capsys):
     Output(as_json=False).table(("", ""), [(marked("[green]✔[/] nonce"), "ours")])
     assert capsys.readouterr().out.split() == ["✔", "nonce", "ours"]
+
+
+def test_a_long_value_is_one_piece_and_columns_align(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    Output(as_json=False).table(
+        ("名字", "value"), [("a", "0" * 96), ("千问", "/a/long/path " * 9), (marked("[b]x[/]"), "")]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["名字  value", "a     " + "0" * 96, "千问  " + "/a/long/path " * 8 + "/a/long/path", "x"]
+
+
+def test_a_cell_is_one_line(capsys):
+    Output(as_json=False).table(("", ""), [("name", "x\n✔ verified\tall")])
+    assert capsys.readouterr().out == "name  x ✔ verified all\n"
+
+
+def test_progress_without_a_total_is_loading():
+    progress = Progress()
+    progress.add_task("x", total=None)
+    task = progress.tasks[0]
+    assert "loading" in _Bytes().render(task).plain
+    task.total, task.completed = 2000, 1000
+    assert "1.0/2.0 kB" in _Bytes().render(task).plain
+
+
+def test_a_simulated_platform_says_so_beside_the_result(capsys):
+    for simulated in (True, False, None):
+        Output(as_json=True).simulated(simulated)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("SIMULATED") == 1
+
+
+def test_one_is_singular():
+    assert [plural(n, "entry", "entries") for n in (0, 1, 2)] == ["0 entries", "1 entry", "2 entries"]

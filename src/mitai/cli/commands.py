@@ -1,0 +1,108 @@
+"""All commands in one application, and how each failure ends: a reason and a next step, never a traceback.
+
+Exit status: 0 done; 1 refused or failed, with the reason; 2 the command line is wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import traceback
+
+import httpx2
+from cyclopts import App, CycloptsError, Group
+from rich.console import Console
+
+from mitai import __version__
+from mitai.cli import chat, demo, deploy, ledger, owner, platform, user
+from mitai.cli.output import printable
+from mitai.errors import MitaiError
+from mitai.fleet.home import Home
+
+app = App(
+    name="mitai",
+    version=__version__,
+    help_format="markdown",
+    suppress_keyboard_interrupt=False,
+    help="""Confidential language models: seal a model, verify the machine, talk in private, prove it.
+
+Start with `mitai demo`, or by hand: `mitai up --detach`, `mitai verify`, `mitai chat`.
+Files are kept in `$MITAI_HOME`, by default `~/.mitai`.""",
+    help_epilogue="""Exit status: 0 done, 1 refused or failed, 2 the command line is wrong, 130 interrupted.
+With `MITAI_DEBUG=1` a failure shows its traceback too.""",
+)
+_START, _TALK, _OWN, _PROVE = (
+    Group.create_ordered(name) for name in ("Start", "Verify and talk", "Own a model", "Prove")
+)
+for group, commands in {
+    _START: (demo.demo, platform.up, platform.down, platform.status, platform.doctor),
+    _TALK: (user.verify, chat.chat),
+    _OWN: (owner.seal, owner.publish, deploy.deploy, owner.revoke),
+    _PROVE: (user.receipt,),
+}.items():
+    for command in commands:
+        app.command(command, group=group, help_epilogue="")
+ledger.app.group = (_PROVE,)
+app.command(ledger.app)
+
+_GONE = {"client.unreachable", "channel.truncated", "fleet.replica-failed", "fleet.replica-unreachable"}
+
+
+def run() -> None:
+    """Run the command line; raise `SystemExit` when it fails, `KeyboardInterrupt` when it is interrupted."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what is not UTF-8 is shown as such, and is no reason to fail
+    try:
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except CycloptsError as error:
+        _tell(MitaiError("cli.usage", str(error), hint="see: mitai COMMAND --help"))
+        sys.exit(2)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        if os.environ.get("MITAI_DEBUG") == "1":
+            traceback.print_exc()
+        _tell(explained(error))
+        sys.exit(1)
+
+
+def explained(error: Exception) -> MitaiError:
+    """Return the error of the tree that a person is told for any other."""
+    kind = type(error).__name__
+    match error:
+        case MitaiError():
+            if error.code in _GONE and (Home.default().platform / "platform.json").exists():
+                error.hint = "see what is up: mitai status"
+            return error
+        case httpx2.HTTPError() | httpx2.InvalidURL():
+            return MitaiError("cli.network", f"the connection failed ({kind})", hint="see what is up: mitai status")
+        case OSError():
+            where = f": {error.filename}" if error.filename is not None else ""
+            return MitaiError(
+                "cli.io", f"{error.strerror or kind}{where}", hint="check the path, its permissions, and the disk"
+            )
+        case UnicodeError():
+            return MitaiError("cli.io", f"a file or an argument is not UTF-8 text ({kind})", hint="convert it to UTF-8")
+        case OverflowError():
+            return MitaiError("cli.number", "a number is too large", hint="give a smaller one")
+        case _:  # its words may hold anything
+            return MitaiError(
+                "cli.internal",
+                f"mitai failed in a way that it does not know ({kind})",
+                hint="report it, with what MITAI_DEBUG=1 shows",
+            )
+
+
+def _tell(error: MitaiError) -> None:
+    if "--json" in sys.argv:
+        sys.stdout.write(json.dumps({"error": error.to_dict()}, ensure_ascii=False) + "\n")
+        return
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"✘ {printable(error.message)}", style="bold red", markup=False)
+    console.print(printable(f"  code: {error.code}" + (f"   step: {error.step}" if error.step else "")), markup=False)
+    if error.hint:
+        console.print(f"  next: {printable(error.hint)}", markup=False)

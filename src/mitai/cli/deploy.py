@@ -1,0 +1,103 @@
+"""`mitai deploy`: have the replicas of a platform serve a published capsule."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from mitai.cli.options import JsonFlag, platform_url, token_for
+from mitai.cli.output import Output, data
+from mitai.errors import ClientError, MitaiError
+from mitai.fleet import platform as platforms
+from mitai.fleet.home import Home
+
+_POLL_S = 0.1
+_API_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")  # as a replica demands it
+
+
+def deploy(
+    capsule: Annotated[str, Parameter(help="A published capsule's id, as `mitai publish` says it.")],
+    *,
+    name: Annotated[
+        str | None,
+        Parameter(help="The model's name in the API: ASCII, no spaces; by default one made from the capsule's."),
+    ] = None,
+    replace: Annotated[
+        bool, Parameter(negative="", help="Unload first what is served now: one replica serves one model.")
+    ] = False,
+    url: Annotated[str | None, Parameter(help="The gateway; by default that of the local platform.")] = None,
+    operator_token: Annotated[
+        str | None,
+        Parameter(help="The gateway's operator token; its operator finds it in `platform/platform.json`."),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Have the replicas serve a published capsule.
+
+    Each replica proves itself to the broker, gets the key if the owner's policy allows it, and streams the capsule
+    from the store straight into memory.
+    """
+    out, home = Output(json), Home.default()
+    gateway = platform_url(home, url)
+    token = operator_token or token_for(home, gateway, "operator")
+    model = serve_capsule(out, gateway, token, capsule, name, replace=replace)
+    simulated = is_simulated(platforms.status(gateway, token))
+    out.say(f"[green]✔[/] capsule {data(capsule)} is served as {data(model)}")
+    out.simulated(simulated)
+    out.result({"capsule": capsule, "deployed": True, "model": model, "simulated": simulated})
+
+
+def deploy_capsule(out: Output, home: Home, capsule: str, name: str | None = None, *, replace: bool = False) -> str:
+    """Deploy on the local platform; return the model's name in the API."""
+    running = home.read_platform()
+    return serve_capsule(out, running.gateway, running.operator_token, capsule, name, replace=replace)
+
+
+def serve_capsule(
+    out: Output, gateway: str, token: str, capsule: str, name: str | None, *, replace: bool = False
+) -> str:
+    """Tell the replicas to serve a capsule and wait until they do, with a progress bar; return the model's name."""
+    if name is not None and not _API_NAME.fullmatch(name):
+        raise ClientError(
+            "client.model-name",
+            f"{name[:200]!r} can't be a model's name in the API",
+            hint="letters and digits, then also . _ : / @ + -, at most 128; or leave --name out",
+        )
+    if name is None:
+        stored = platforms.stored_name(gateway, capsule)
+        name = api_name(stored, capsule)
+        if name != stored:
+            out.note(f"{stored} is served as {name}: in the API a name is ASCII without spaces")
+    body = {
+        "capsules": [capsule],
+        "model": name,
+        "replace": replace,
+        "broker": f"{gateway}/broker",
+        "objects": f"{gateway}/objects",
+    }
+    try:
+        platforms.deploy(gateway, token, body)
+    except MitaiError as error:
+        if error.code == "serve.deployed":
+            error.hint = f"a replica serves one model; to put this one in its place: mitai deploy {capsule} --replace"
+        raise
+    with out.bar("streaming the model into the replica") as report:
+        while waiting := platforms.deployments(gateway, token):
+            report(sum(one.done_bytes for one in waiting), sum(one.total_bytes for one in waiting))
+            time.sleep(_POLL_S)
+    return name
+
+
+def api_name(name: str, capsule: str) -> str:
+    """Return a name for the API, made from a capsule's own; from its id when nothing of that is left."""
+    kept = re.sub(r"[^A-Za-z0-9._:/@+-]+", "-", name)
+    return kept.lstrip("._:/@+-")[:128].rstrip("-") or capsule[:12]
+
+
+def is_simulated(replicas: dict[str, object]) -> bool:
+    """Tell whether a replica says of itself that its hardware is simulated; a verifier finds out by itself."""
+    bodies = [answer.get("body") for answer in replicas.values() if isinstance(answer, dict)]
+    return any(isinstance(body, dict) and body.get("simulated") is True for body in bodies)

@@ -1,0 +1,75 @@
+"""Options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import httpx2
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from mitai.attest import Policy
+from mitai.errors import ClientError, MitaiError, ParseError
+from mitai.fleet.home import Home
+
+DEFAULT_URL = "http://127.0.0.1:8700"
+_POLICY_HINT = "take it anew from whoever publishes the release, or see docs/configuration.md"
+
+Natural = Annotated[int, Parameter(validator=Number(gte=0, lt=1 << 31))]
+Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
+Positive = Annotated[int, Parameter(validator=Number(gte=1, lt=1 << 31))]
+JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object instead of text.")]
+UrlArgument = Annotated[str | None, Parameter(help="The gateway's address; by default that of the local platform.")]
+PolicyOption = Annotated[
+    Path | None, Parameter(help="Appraisal policy (TOML); by default `$MITAI_HOME/user/policy.toml`.")
+]
+
+
+def platform_url(home: Home, url: str | None) -> str:
+    """Return the address that was given, or that of the local platform.
+
+    Raises:
+        ClientError: What was given is no web address.
+    """
+    if url is None:
+        return home.read_platform().gateway if (home.platform / "platform.json").exists() else DEFAULT_URL
+    try:
+        parsed = httpx2.URL(url)
+        valid = parsed.scheme in {"http", "https"} and bool(parsed.host) and (parsed.port or 0) <= 65535
+    except httpx2.InvalidURL:
+        valid = False
+    if not valid:
+        raise ClientError(
+            "client.url-malformed", f"{url[:200]!r} is no web address", hint=f"such as {DEFAULT_URL} or https://HOST"
+        )
+    return url.rstrip("/")
+
+
+def token_for(home: Home, gateway: str, kind: str) -> str:
+    """Return the local platform's `upload` or `operator` token, for its own gateway only."""
+    running = home.read_platform()
+    if running.gateway != gateway.rstrip("/"):
+        raise ClientError(
+            f"client.no-{kind}-token",
+            f"no {kind} token was given for {gateway}, and that of the platform here is not sent elsewhere",
+            hint=f"ask its operator, then: --{kind}-token TOKEN",
+        )
+    return running.upload_token if kind == "upload" else running.operator_token
+
+
+def read_policy(home: Home, path: Path | None) -> Policy:
+    """Return the appraisal policy at `path`, or the user's own."""
+    path = path or home.policy
+    try:
+        return Policy.from_toml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ClientError(
+            "client.no-policy",
+            f"there is no appraisal policy at {path}, so no machine can be trusted",
+            hint="get one from whoever publishes the release, or start a simulated platform: mitai up",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ParseError("attest.policy-malformed", f"{path} is not text", hint=_POLICY_HINT) from error
+    except MitaiError as error:
+        raise ParseError(error.code, f"{path}: {error.message}", hint=error.hint or _POLICY_HINT) from error
