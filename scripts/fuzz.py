@@ -1,11 +1,13 @@
 """Run every fuzz target for some seconds: `python scripts/fuzz.py SECONDS [NAME…]`, as many at once as there are cores.
 
-Each target runs in its own process with a corpus under `tests/fuzz/corpus/` (not committed); a crash fails the command.
+Each target runs in its own process with a corpus under `tests/fuzz/corpus/` (not committed), begun with the target's
+`SEEDS`; a crash fails the command.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,8 @@ def run(target: Path, seconds: int) -> bool:
     """Run one target; say how it went, and return whether it held."""
     corpus = FUZZ / "corpus" / target.stem
     corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(runpy.run_path(str(target)).get("SEEDS", ())):
+        (corpus / f"seed-{number}").write_bytes(seed)
     crashes = f"-artifact_prefix={FUZZ / 'corpus'}/{target.stem}-"
     options = [f"-max_total_time={seconds}", "-rss_limit_mb=2048", "-timeout=10", crashes]
     done = subprocess.run(
