@@ -154,7 +154,8 @@ def verify(
     with checks.step("claims") as say:
         claims = Claims.decode(evidence.claims)
         _check_claims(claims, policy.claims)
-        say(f"workload {claims.workload}, {len(claims.capsules)} capsules")
+        number = len(claims.capsules)
+        say(f"workload {claims.workload}, {number} capsule{'' if number == 1 else 's'}")
     with checks.step("workload") as say:
         _check_workload(claims.workload, machine.measurements, policy)
         say(f"measured as {claims.workload}")

@@ -6,7 +6,6 @@ Exit status: 0 done; 1 refused or failed, with the reason; 2 the command line is
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 import traceback
@@ -17,7 +16,7 @@ from rich.console import Console
 
 from mitai import __version__
 from mitai.cli import chat, demo, deploy, ledger, owner, platform, user
-from mitai.cli.output import printable
+from mitai.cli.output import printable, to_json
 from mitai.errors import MitaiError
 from mitai.fleet.home import Home
 
@@ -99,7 +98,7 @@ def explained(error: Exception) -> MitaiError:
 
 def _tell(error: MitaiError) -> None:
     if "--json" in sys.argv:
-        sys.stdout.write(json.dumps({"error": error.to_dict()}, ensure_ascii=False) + "\n")
+        sys.stdout.write(to_json({"error": error.to_dict()}))
         return
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"✘ {printable(error.message)}", style="bold red", markup=False)

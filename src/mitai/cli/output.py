@@ -36,6 +36,12 @@ def printable(text: str) -> str:
     return _STEERING.sub("", text)
 
 
+def to_json(fields: Mapping[str, object]) -> str:
+    """Return one line of JSON, in which what a terminal would obey is escaped."""
+    text = json.dumps(fields, ensure_ascii=False, default=_plain)
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
+
+
 def data(text: object) -> str:
     """Return what others wrote, to be put into a text of ours for `Output.say`."""
     return escape(printable(str(text)))
@@ -65,7 +71,7 @@ class Output:
     def result(self, fields: Mapping[str, object]) -> None:
         """Print the machine-readable result, with `--json` only."""
         if self.as_json:
-            sys.stdout.write(json.dumps(fields, ensure_ascii=False, default=_plain) + "\n")
+            sys.stdout.write(to_json(fields))
 
     def simulated(self, simulated: bool | None) -> None:
         """Say on standard error that what was shown is of a simulated platform; None: nobody knows."""

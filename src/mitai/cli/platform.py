@@ -115,6 +115,8 @@ def _replica_line(answer: object) -> str:
     error = told.get("error")
     if isinstance(error, dict):
         line += f": {error.get('message', 'it gives no reason')} [{error.get('code', '')}]"
+    if told.get("state") != "ready" and told.get("serving"):
+        line += f"; serves {told['serving']} meanwhile"
     return " ".join(line[:1000].split())
 
 

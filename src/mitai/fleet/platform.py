@@ -258,7 +258,7 @@ def deployments(gateway: str, operator_token: str) -> list[Loading]:
         told = body if isinstance(body, dict) else {}
         error, state = told.get("error"), told.get("state")
         if isinstance(error, dict):
-            raise _refusal(name, 500, error | {"detail": error.get("message")}, "did not get ready")
+            raise _refusal(name, 500, error | {"detail": error.get("message")}, "did not get ready", told.get("step"))
         if state not in {"deploying", "ready"}:
             raise FleetError("fleet.deploy-failed", f"{name} is {str(state or 'not reachable')[:40]!r}, not deploying")
         if state == "deploying":
@@ -266,11 +266,12 @@ def deployments(gateway: str, operator_token: str) -> list[Loading]:
     return waiting
 
 
-def _refusal(name: str, status: object, body: object, what: str) -> MitaiError:
+def _refusal(name: str, status: object, body: object, what: str, step: object = None) -> MitaiError:
     """Return what a replica said, as an error; the host is not trusted, so its words are cut and made printable."""
     number = status if isinstance(status, int) else 502
     told = error_from(FleetError, number, msgspec.json.encode(body), code="fleet.deploy-failed", who=name)
-    return FleetError(told.code, f"{name} {what}: {told.message}", step="deploy", hint=told.hint)
+    named = step if isinstance(step, str) and step.isidentifier() and len(step) < 40 else "deploy"
+    return FleetError(told.code, f"{name} {what}: {told.message}", step=named, hint=told.hint)
 
 
 def _count(value: object) -> int:

@@ -87,6 +87,9 @@ def test_a_deployment_that_fails_gives_its_reason(gateway):
     assert _replica_line({"body": {"state": "failed", "model": "m", "error": error}}) == (
         "failed m: revoked [broker.revoked]"
     )
+    assert _replica_line({"body": {"state": "deploying", "model": "m", "serving": "old"}}) == (
+        "deploying m; serves old meanwhile"
+    )
     assert _replica_line("nonsense") == "does not answer"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from rich.progress import Progress
 
-from mitai.cli.output import Output, _Bytes, data, marked, plural, printable
+from mitai.cli.output import Output, _Bytes, data, marked, plural, printable, to_json
 from mitai.ledger.entry import PartyRegistered
 
 STEERING = ["\x1b[2J", "\x1b]52;c;aGk=\x07", "\x9b31m", "\r", "\x08", "\x7f", "\u202e", "\u2066"]
@@ -19,6 +21,14 @@ def test_nothing_steers_the_terminal(steering, capsys):
     out.table(("", ""), [("name", f"a{steering}b")])
     written = "".join(capsys.readouterr())
     assert not any(character in written for character in steering if not character.isprintable())
+
+
+@pytest.mark.parametrize("steering", STEERING)
+def test_json_does_not_either_and_keeps_every_character(steering):
+    text = to_json({"name": f"名{steering}"})
+    assert not any(character in text for character in steering if not character.isprintable())
+    assert json.loads(text) == {"name": f"名{steering}"}
+    assert "名" in text
 
 
 def test_words_in_any_language_pass():
