@@ -7,8 +7,12 @@ import shutil
 import time
 from datetime import UTC, datetime
 
+import httpx2
 import pytest
 
+from mitai import demo_model
+from mitai.cli import owner
+from mitai.cli.output import Output
 from mitai.fleet.home import Home
 from mitai.identity import Identity
 from mitai.ledger.note import COSIGNATURE, vkey
@@ -148,6 +152,15 @@ def test_publishing_again_replaces_the_policy(running):
         assert time.monotonic() < deadline, "what is logged is published a moment later"
     shown = running.mitai("ledger", "show", str(again["ledger_index"]), "--json").fields["entries"][0]
     assert (shown["type"], shown["capsule"], shown["version"]) == ("policy-set", running.capsule, 2)
+
+
+def test_what_up_publishes_again_changes_nothing(running):
+    arguments = Output(True), running.home, (demo_model.path(), "demo"), running.gateway
+    token = running.home.read_platform().upload_token
+    first = owner.seal_publish(*arguments, token)
+    before = httpx2.get(f"{running.gateway}/broker/healthz").json()["ledger_size"]
+    assert owner.seal_publish(*arguments, token) == first
+    assert httpx2.get(f"{running.gateway}/broker/healthz").json()["ledger_size"] == before
 
 
 def test_a_revoked_capsule_is_not_published_again(running, tmp_path):

@@ -17,6 +17,12 @@ from mitai.fleet.home import Home
 _POLL_S = 0.1
 _API_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")  # as a replica demands it
 
+_NEXT = {  # as this command line says it
+    "serve.deployed": "a replica serves one model; to put this one in its place: mitai deploy CAPSULE --replace",
+    "broker.budget-exhausted": "its owner can allow more: mitai publish CAPSULE_FOLDER --uses N",
+    "broker.policy-expired": "its owner can prolong it: mitai publish CAPSULE_FOLDER --days N",
+}
+
 
 def deploy(
     capsule: Annotated[str, Parameter(help="A published capsule's id, as `mitai publish` says it.")],
@@ -70,7 +76,7 @@ def serve_capsule(
         stored = platforms.stored_name(gateway, capsule)
         name = api_name(stored, capsule)
         if name != stored:
-            out.note(f"{stored} is served as {name}: in the API a name is ASCII without spaces")
+            out.note(f"{stored} is called {name} in the API, where a name is ASCII without spaces")
     body = {
         "capsules": [capsule],
         "model": name,
@@ -80,14 +86,13 @@ def serve_capsule(
     }
     try:
         platforms.deploy(gateway, token, body)
+        with out.bar("streaming the model into the replica") as report:
+            while waiting := platforms.deployments(gateway, token):
+                report(sum(one.done_bytes for one in waiting), sum(one.total_bytes for one in waiting))
+                time.sleep(_POLL_S)
     except MitaiError as error:
-        if error.code == "serve.deployed":
-            error.hint = f"a replica serves one model; to put this one in its place: mitai deploy {capsule} --replace"
+        error.hint = _NEXT.get(error.code, error.hint)
         raise
-    with out.bar("streaming the model into the replica") as report:
-        while waiting := platforms.deployments(gateway, token):
-            report(sum(one.done_bytes for one in waiting), sum(one.total_bytes for one in waiting))
-            time.sleep(_POLL_S)
     return name
 
 

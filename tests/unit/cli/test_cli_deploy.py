@@ -62,7 +62,11 @@ def test_the_hint_for_a_replica_that_serves_is_a_command(gateway):
     gateway[0]["deploy"] = {"replica-0": {"status": 409, "body": {"code": "serve.deployed", "detail": "x"}}}
     with pytest.raises(FleetError) as refused:
         serve()
-    assert f"mitai deploy {CAPSULE} --replace" in refused.value.hint
+    assert "mitai deploy CAPSULE --replace" in refused.value.hint
+    gateway[0]["deploy"] = {"replica-0": {"status": 409, "body": {"code": "serve.deploying", "hint": "wait"}}}
+    with pytest.raises(FleetError) as other:
+        serve()
+    assert other.value.hint == "wait"
 
 
 def test_what_a_replica_says_is_cut_and_made_printable(gateway):
@@ -139,4 +143,4 @@ def test_the_made_name_is_told(gateway, monkeypatch, capsys):
     gateway[0]["deploy"] = {"replica-0": {"status": 202, "body": {}}}
     monkeypatch.setattr(platforms, "stored_name", lambda *_: "mein Modell")
     assert deploy.serve_capsule(Output(False), GATEWAY, "t" * 20, CAPSULE, None) == "mein-Modell"
-    assert "mein Modell is served as mein-Modell" in capsys.readouterr().err
+    assert "mein Modell is called mein-Modell" in capsys.readouterr().err
