@@ -51,7 +51,7 @@ def token_for(home: Home, gateway: str, kind: str) -> str:
     running = home.read_platform()
     if running.gateway != gateway.rstrip("/"):
         raise ClientError(
-            f"client.no-{kind}-token",
+            "client.no-upload-token" if kind == "upload" else "client.no-operator-token",
             f"no {kind} token was given for {gateway}, and that of the platform here is not sent elsewhere",
             hint=f"ask its operator, then: --{kind}-token TOKEN",
         )
