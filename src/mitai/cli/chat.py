@@ -162,6 +162,8 @@ def _questions(out: Output) -> Iterator[str]:
         try:
             question = input("" if aside else prompt).strip()
         except EOFError:
+            if prompt:
+                out.errors.print()  # the line that the prompt stands on is over
             return
         if not question:
             return

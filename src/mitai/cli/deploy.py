@@ -37,7 +37,7 @@ def deploy(
     url: Annotated[str | None, Parameter(help="The gateway; by default that of the local platform.")] = None,
     operator_token: Annotated[
         str | None,
-        Parameter(help="The gateway's operator token; its operator finds it in `platform/platform.json`."),
+        Parameter(help="The gateway's operator token; its operator finds it in `$MITAI_HOME/platform/platform.json`."),
     ] = None,
     json: JsonFlag = False,
 ) -> None:

@@ -33,6 +33,7 @@ app = App(
 
 `mitai ledger verify` recomputes the whole log; `show` prints entries; `checkpoint` prints the signed head.""",
     help_format="markdown",
+    help_epilogue="",
 )
 VkeyOption = Annotated[
     str | None, Parameter(help="The ledger's verifier key; by default the one in the replica's verified claims.")

@@ -78,7 +78,8 @@ def publish(
     ] = DEFAULT_TERM.days,
     cedar: Annotated[Path | None, Parameter(help="Your own Cedar policy, instead of the ready-made one.")] = None,
     upload_token: Annotated[
-        str | None, Parameter(help="The gateway's upload token; its operator finds it in `platform/platform.json`.")
+        str | None,
+        Parameter(help="The gateway's upload token; its operator finds it in `$MITAI_HOME/platform/platform.json`."),
     ] = None,
     policy: PolicyOption = None,
     json: JsonFlag = False,

@@ -124,7 +124,7 @@ def _write_users(home: Home, policy: Policy, ledger_vkey: str, witness: str, say
     """Give the user of this machine what a release would give: an appraisal policy, and the witness to ask for."""
     pinned = msgspec.structs.replace(policy, claims=ClaimRules(ledger_vkey=ledger_vkey))
     text = (
-        "# Written by `mitai up`: accepts the SIMULATED hardware of this machine, the code installed here, and its ledger.\n"
+        "# Written by `mitai up`: accepts the SIMULATED hardware here, the code installed here, its ledger.\n"
         "# For real hardware take the policy from the release that you trust, and leave allow_simulation false.\n"
     ) + pinned.to_toml()
     if home.policy.exists() and home.policy.read_text() != text:
