@@ -14,14 +14,14 @@ FILE = {
     b"name": b'"a"',
     b"size": b"0",
     b"object": b'"%b"' % (b"1" * 32),
-    b"object_size": b"72",
+    b"object_size": b"56",
     b"commitments": b'"%b="' % (b"A" * 43),
     b"digests": b'""',
 }
 MANIFEST = {
     b"format": b'"mitai-capsule"',
     b"v": b"1",
-    b"suite": b'"cobblestone-256+16mib"',
+    b"suite": b'"aes256-gcm-hkdf-1mib+16mib"',
     b"capsule_id": b'"%b"' % (b"0" * 32),
     b"name": b'"n"',
     b"kind": b'"model"',

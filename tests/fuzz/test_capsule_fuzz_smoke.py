@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FILE = {"name": "a", "size": 0, "object": "1" * 32, "object_size": 72, "commitments": "A" * 43 + "="}
+FILE = {"name": "a", "size": 0, "object": "1" * 32, "object_size": 56, "commitments": "A" * 43 + "="}
 TENSOR = {"t": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}
 INPUTS = {
     "fuzz_capsule_manifest": [b"", b"{}", b"\xff" * 9, b"[" * 2000]

@@ -29,7 +29,7 @@ from mitai.identity import Envelope, PublicKey
 
 FORMAT = "mitai-capsule"
 VERSION = 1
-SUITE = "cobblestone-256+16mib"
+SUITE = "aes256-gcm-hkdf-1mib+16mib"
 PAYLOAD_TYPE = "application/vnd.mitai.capsule+json"
 MANIFEST_NAME = "manifest.json"
 
@@ -49,8 +49,8 @@ _KIND = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One file and the encrypted object that holds it.
 
-    `commitments` has 32 bytes per segment: the key commitment that each segment starts with. `digests` has 32 bytes per
-    segment, the SHA-256 of its ciphertext, or is empty when the capsule was sealed without digests.
+    `commitments` has 32 bytes per segment: its salt, which with key and place fixes its AES key. `digests` has 32 bytes
+    per segment, the SHA-256 of its ciphertext, or is empty when the capsule was sealed without digests.
     """
 
     name: str

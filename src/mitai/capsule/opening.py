@@ -24,7 +24,7 @@ from functools import partial
 
 from mitai.capsule import segments
 from mitai.capsule.manifest import FileEntry, Manifest, open_manifest
-from mitai.capsule.segments import BLOCK_BYTES, SEGMENT_BYTES, Place
+from mitai.capsule.segments import CHUNK_BYTES, SEGMENT_BYTES, Place
 from mitai.capsule.sources import bounded, check_range, unknown_file
 from mitai.capsule.stores import ObjectStore
 from mitai.capsule.workers import Progress, default_workers, run_all
@@ -235,7 +235,7 @@ def object_blocks(store: ObjectStore, file: FileEntry, index: int) -> Iterator[b
     position = segments.offset(index)
     end = position + segments.sealed_size(segments.plain_size(file.size, index))
     while position < end:
-        length = min(BLOCK_BYTES, end - position)
+        length = min(CHUNK_BYTES, end - position)
         yield _read(store, file, position, length)
         position += length
 

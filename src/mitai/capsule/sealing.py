@@ -39,7 +39,7 @@ from mitai.capsule import manifest as manifests
 from mitai.capsule import segments
 from mitai.capsule.manifest import MANIFEST_NAME, PAYLOAD_TYPE, FileEntry, Manifest, open_manifest
 from mitai.capsule.opening import anonymous, check_data_key
-from mitai.capsule.segments import BLOCK_BYTES, SEGMENT_BYTES, Place
+from mitai.capsule.segments import CHUNK_BYTES, SEGMENT_BYTES, Place
 from mitai.capsule.sources import FolderSource, source_changed
 from mitai.capsule.stores import checked
 from mitai.capsule.workers import Progress, default_workers, run_all
@@ -276,7 +276,7 @@ class _Sealer:
                 block = block[wrote:]
 
         header = segments.seal(self._key, place, self._blocks(file, place), write)
-        return header[segments.SALT_BYTES :], digest.digest()
+        return segments.pinned(header), digest.digest()
 
     def _kept(self, descriptor: int, file: PlannedFile, place: Place) -> tuple[bytes, bytes] | None:
         """Return commitment and digest of a segment that lies there already and whose content is the source's."""
@@ -287,8 +287,8 @@ class _Sealer:
         digest = hashlib.sha256()
 
         def blocks() -> Iterator[bytes]:
-            for position in range(0, sealed_size, BLOCK_BYTES):
-                block = os.pread(descriptor, min(BLOCK_BYTES, sealed_size - position), start + position)
+            for position in range(0, sealed_size, CHUNK_BYTES):
+                block = os.pread(descriptor, min(CHUNK_BYTES, sealed_size - position), start + position)
                 if self._journal.digests:
                     digest.update(block)
                 yield block
@@ -296,7 +296,7 @@ class _Sealer:
         header = os.pread(descriptor, segments.HEADER_BYTES, start)
         if not any(header):  # a hole: later segments were written first
             return None
-        commitment = header[segments.SALT_BYTES :]
+        commitment = segments.pinned(header)
         with anonymous(place.length) as scratch, memoryview(scratch) as whole, whole[: place.length] as plain:
             try:
                 segments.open_into(self._key, place, commitment, blocks(), plain)
@@ -311,12 +311,11 @@ class _Sealer:
 
     def _blocks(self, file: PlannedFile, place: Place) -> Iterator[memoryview]:
         """Yield the source's bytes of one segment; the buffer is used again for each block."""
-        buffer = memoryview(bytearray(min(BLOCK_BYTES, place.length)))
-        start = place.index * SEGMENT_BYTES
-        end = start + place.length
-        for position in range(start, end, BLOCK_BYTES):
-            block = buffer[: min(BLOCK_BYTES, end - position)]
-            self._source.read_into(file.name, position, block)
+        buffer = memoryview(bytearray(min(CHUNK_BYTES, place.length)))
+        first = place.index * SEGMENT_BYTES
+        for start, end in segments.cuts(place.length):
+            block = buffer[: end - start]
+            self._source.read_into(file.name, first + start, block)
             yield block
 
     def _settle(self, file: PlannedFile) -> None:

@@ -17,8 +17,8 @@ from mitai.identity import Envelope, Identity
 CONTENTS = {
     "config.json": b'{"model_type": "llama"}',
     "empty": b"",
-    "folder/chunk.bin": os.urandom(16 << 10),
-    "folder/other.bin": os.urandom(16 << 10),
+    "folder/chunk.bin": os.urandom((2 << 20) - 72),  # two full chunks
+    "folder/other.bin": os.urandom((2 << 20) - 72),
     "model.safetensors": os.urandom(2 * SEGMENT_BYTES + 70_000),
     "segment.bin": os.urandom(SEGMENT_BYTES),
     "模型.txt": "密态".encode(),

@@ -9,13 +9,12 @@ import pytest
 
 from mitai.capsule import FolderStore, Manifest, open_capsule, open_manifest, verify_objects
 from mitai.capsule.manifest import PAYLOAD_TYPE
-from mitai.capsule.segments import BLOCK_BYTES, CHUNK_BYTES, HEADER_BYTES, SEGMENT_BYTES, sealed_size
+from mitai.capsule.segments import CHUNK_BYTES, HEADER_BYTES, SEGMENT_BYTES, sealed_size
 from mitai.errors import CapsuleError, MitaiError, ParseError
 from mitai.identity import Envelope, Identity
 
 BIG = "model.safetensors"
 STEP = sealed_size(SEGMENT_BYTES)
-CHUNK_STEP = CHUNK_BYTES + 16
 
 
 def refused(code: str, work, kind=CapsuleError) -> MitaiError:
@@ -67,7 +66,7 @@ def test_any_range(capsule, contents, offset, length):
 def test_read_into_a_buffer_of_another_type(capsule, contents):
     from array import array
 
-    numbers = array("I", bytes(16 << 10))
+    numbers = array("I", bytes((2 << 20) - 72))
     capsule.open().read_into("folder/chunk.bin", 0, memoryview(numbers))
     assert numbers.tobytes() == contents["folder/chunk.bin"]
 
@@ -188,7 +187,7 @@ def test_truncated(capsule, name, cut):
 
 
 def test_truncated_by_chunks_and_segments(capsule):
-    for cut in (CHUNK_STEP, STEP, len(capsule.store().objects[capsule.object(BIG)])):
+    for cut in (CHUNK_BYTES, STEP, len(capsule.store().objects[capsule.object(BIG)])):
         attack(
             capsule,
             BIG,
@@ -198,25 +197,20 @@ def test_truncated_by_chunks_and_segments(capsule):
         )
 
 
-@pytest.mark.parametrize("extra", [b"\0", bytes(CHUNK_STEP)])
+@pytest.mark.parametrize("extra", [b"\0", bytes(CHUNK_BYTES)])
 def test_appended(capsule, extra):
     attack(capsule, BIG, lambda data: data + extra, "capsule.object-too-long", keyless="capsule.object-too-long")
 
 
 def test_final_chunk_dropped_and_the_length_kept(capsule):
-    # the file is one full chunk and an empty one: the full chunk again in place of the final one
-    def change(data):
-        body = data[HEADER_BYTES : HEADER_BYTES + CHUNK_STEP]
-        return data[:HEADER_BYTES] + body + body[:16]
-
-    attack(capsule, "folder/chunk.bin", change, "capsule.object-damaged")
+    # the file is two full chunks: the first one again in place of the final one
+    attack(capsule, "folder/chunk.bin", lambda data: data[:CHUNK_BYTES] * 2, "capsule.object-damaged")
 
 
 def test_chunks_in_another_order(capsule):
     def change(data):
-        first, second = HEADER_BYTES, HEADER_BYTES + CHUNK_STEP
-        chunks = data[second : second + CHUNK_STEP] + data[first:second]
-        return data[:HEADER_BYTES] + chunks + data[second + CHUNK_STEP :]
+        second, third, fourth = CHUNK_BYTES, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES
+        return data[:second] + data[third:fourth] + data[second:third] + data[fourth:]
 
     attack(capsule, BIG, change, "capsule.object-damaged")
 
@@ -232,9 +226,9 @@ def test_segments_in_another_order(capsule):
 
 
 def test_a_segment_of_another_header(capsule):
-    """The commitment that the manifest pins in front of other chunks, or behind another salt."""
-    attack(capsule, BIG, lambda data: bytes(24) + data[24:], "capsule.object-damaged")
-    attack(capsule, BIG, lambda data: data[:56] + data[STEP + 56 : 2 * STEP] + data[STEP:], "capsule.object-damaged")
+    """The salt that the manifest pins with another nonce prefix, or in front of other chunks."""
+    attack(capsule, BIG, lambda data: data[:33] + bytes(7) + data[40:], "capsule.object-damaged")
+    attack(capsule, BIG, lambda data: data[:40] + data[STEP + 40 : 2 * STEP] + data[STEP:], "capsule.object-damaged")
 
 
 def test_objects_swapped(capsule):
@@ -265,7 +259,7 @@ def test_object_of_an_older_revision(capsule, tmp_path):
 
 
 def test_an_earlier_encryption_at_the_same_place(capsule, contents):
-    """The strongest replay: same key, capsule, object and size, another salt. Only the pinned commitment tells."""
+    """The strongest replay: same key, capsule, object and size, another salt. Only the pinned salt tells."""
     from mitai.capsule import segments
     from mitai.capsule.opening import place_of
 
@@ -359,7 +353,7 @@ def broken(_):
     raise TimeoutError
 
 
-@pytest.mark.parametrize("after", [0, 1, 40])
+@pytest.mark.parametrize("after", [0, 1, 20])
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
@@ -456,6 +450,6 @@ def test_a_progress_callback_that_raises_stops_the_read(capsule):
         assert not any(buffer)
 
 
-def test_blocks_are_smaller_than_segments():
-    assert SEGMENT_BYTES % BLOCK_BYTES == 0
-    assert BLOCK_BYTES > CHUNK_BYTES
+def test_chunks_are_smaller_than_segments():
+    assert SEGMENT_BYTES % CHUNK_BYTES == 0
+    assert SEGMENT_BYTES > CHUNK_BYTES > HEADER_BYTES

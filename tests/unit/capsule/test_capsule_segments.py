@@ -1,4 +1,4 @@
-"""Segments: sizes, and the format read by an independent implementation of C2SP chunked-encryption."""
+"""Segments: sizes, and the format read by an independent implementation of AES-GCM-HKDF streaming."""
 
 from __future__ import annotations
 
@@ -6,40 +6,43 @@ import os
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA512
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.hashes import SHA256, SHA512
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from mitai.capsule import segments
-from mitai.capsule.segments import BLOCK_BYTES, CHUNK_BYTES, HEADER_BYTES, SEGMENT_BYTES, Place
+from mitai.capsule.segments import CHUNK_BYTES, HEADER_BYTES, SEGMENT_BYTES, Place
 from mitai.errors import CapsuleError
 
 KEY = bytes(range(32))
+FIRST = CHUNK_BYTES - 40 - 16  # plaintext bytes of the first chunk
+REST = CHUNK_BYTES - 16  # and of every other one
 
 
 def sealed(content: bytes, place: Place) -> bytes:
     made = bytearray()
-    blocks = [content[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES)]
+    blocks = [content[start:end] for start, end in segments.cuts(len(content))]
     header = segments.seal(KEY, place, blocks, made.extend)
     assert header == made[:HEADER_BYTES]
     return bytes(made)
 
 
-def read_by_the_specification(key: bytes, context: bytes, message: bytes) -> bytes:
-    """c2sp.org/chunked-encryption, "Key derivation", "Message chunking", "AEAD usage", with SHA-512 and AES-256-GCM."""
-    salt, commitment, rest = message[:24], message[24:56], message[56:]
-    info = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0" + salt + context
-    derived = HKDFExpand(SHA512(), 32 + 12 + 32, info).derive(key)
-    assert derived[44:] == commitment
-    cipher, base = AESGCM(derived[:32]), int.from_bytes(derived[32:44], "big")
-    plain = b""
-    for number in range(len(rest) // (CHUNK_BYTES + 16) + 1):
-        chunk = rest[number * (CHUNK_BYTES + 16) : (number + 1) * (CHUNK_BYTES + 16)]
-        plain += cipher.decrypt((base ^ number).to_bytes(12, "big"), chunk, None)
-    assert len(chunk) < CHUNK_BYTES + 16
+def read_by_the_specification(key: bytes, associated: bytes, message: bytes) -> bytes:
+    """Tink, "AES-GCM-HKDF Streaming AEAD": header is length ‖ salt ‖ prefix; nonce is prefix ‖ number ‖ last."""
+    length, salt, prefix = message[0], message[1:33], message[33:40]
+    assert length == 40
+    cipher = AESGCM(HKDF(SHA256(), 32, salt, associated).derive(key))
+    plain, position, number = b"", 0, 0
+    while position < len(message):
+        begin = 40 if number == 0 else position
+        end = position + CHUNK_BYTES
+        last = end >= len(message)
+        nonce = prefix + number.to_bytes(4, "big") + (b"\1" if last else b"\0")
+        plain += cipher.decrypt(nonce, message[begin:end], None)
+        position, number = end, number + 1
     return plain
 
 
-@pytest.mark.parametrize("size", [0, 1, 5, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, BLOCK_BYTES, BLOCK_BYTES + 9])
+@pytest.mark.parametrize("size", [0, 1, 5, FIRST - 1, FIRST, FIRST + 1, FIRST + REST, FIRST + REST + 1, 3 << 20])
 def test_an_independent_reader_of_the_specification_reads_a_segment(size):
     content = os.urandom(size)
     place = Place(b"c" * 16, b"o" * 16, size, 0)
@@ -49,17 +52,38 @@ def test_an_independent_reader_of_the_specification_reads_a_segment(size):
     message = sealed(content, place)
     assert read_by_the_specification(KEY, context, message) == content
     assert len(message) == segments.sealed_size(size) == segments.object_size(size)
-    plain = bytearray(size)
-    blocks = [message[at : at + BLOCK_BYTES] for at in range(0, len(message), BLOCK_BYTES)]
-    segments.open_into(KEY, place, message[24:56], blocks, memoryview(plain))
-    assert plain == content
+    for step in (CHUNK_BYTES, 100_000, len(message)):
+        plain = bytearray(size)
+        blocks = [message[at : at + step] for at in range(0, len(message), step)]
+        segments.open_into(KEY, place, message[1:33], blocks, memoryview(plain))
+        assert plain == content
+
+
+@pytest.mark.parametrize("change", [lambda m: m + b"x", lambda m: m[:-1], lambda m: m + m, lambda m: m[: FIRST + 56]])
+def test_a_longer_or_shorter_message_does_not_open(change):
+    place = Place(b"c" * 16, b"o" * 16, FIRST + 100, 0)
+    message = sealed(bytes(FIRST + 100), place)
+    plain = bytearray(b"x" * (FIRST + 100))
+    with pytest.raises(CapsuleError) as caught:
+        segments.open_into(KEY, place, message[1:33], [change(message)], memoryview(plain))
+    assert caught.value.code == "capsule.object-damaged"
+    assert not any(plain)
+
+
+@pytest.mark.parametrize("position", [0, 1, 32])
+def test_a_changed_header_is_another_segment(position):
+    place = Place(b"c" * 16, b"o" * 16, 5, 0)
+    message = bytearray(sealed(b"hello", place))
+    salt = bytes(message[1:33])
+    message[position] ^= 1
+    with pytest.raises(CapsuleError) as caught:
+        segments.open_into(KEY, place, salt, [bytes(message)], memoryview(bytearray(5)))
+    assert caught.value.code == "capsule.object-swapped"
 
 
 def test_the_key_check_is_as_specified():
     expected = HKDFExpand(SHA512(), 32, b"x").derive(KEY)
     assert segments.key_check(KEY, bytes(16)) != expected
-    from cryptography.hazmat.primitives.hashes import SHA256
-
     assert segments.key_check(KEY, b"i" * 16) == HKDFExpand(
         SHA256(), 32, b"mitai capsule key check v1\0" + b"i" * 16
     ).derive(KEY)
@@ -75,12 +99,12 @@ def test_sizes(size, count):
     parts = [segments.sealed_size(segments.plain_size(size, index)) for index in range(count)]
     assert [segments.offset(index) for index in range(count)] == [sum(parts[:index]) for index in range(count)]
     assert segments.object_size(size) == sum(parts)
-    assert segments.offset(1) == 16_793_672  # the number in the specification
+    assert segments.offset(1) == 16_777_528  # the number in the specification
 
 
 def test_every_encryption_has_its_own_salt():
     place = Place(bytes(16), bytes(16), 5, 0)
-    assert len({sealed(b"hello", place)[:24] for _ in range(100)}) == 100
+    assert len({sealed(b"hello", place)[1:33] for _ in range(100)}) == 100
 
 
 @pytest.mark.parametrize(
@@ -92,17 +116,17 @@ def test_every_encryption_has_its_own_salt():
     ],
 )
 def test_a_segment_opens_at_its_place_only(other):
-    """Even with the commitment granted, the context differs: the message does not open."""
+    """Even with the salt granted, the context differs: the message does not open."""
     message = sealed(b"hello", Place(b"c" * 16, b"o" * 16, 5, 0))
     plain = bytearray(b"xxxxx")
     with pytest.raises(CapsuleError) as caught:
-        segments.open_into(KEY, other, message[24:56], [message], memoryview(plain))
+        segments.open_into(KEY, other, message[1:33], [message], memoryview(plain))
     assert caught.value.code == "capsule.object-damaged"
     assert plain == bytes(5)
 
 
 def test_wiping_covers_every_byte():
-    for size in (0, 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES - 1):
+    for size in (0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES - 1):
         buffer = bytearray(b"x" * size)
         segments.wipe(memoryview(buffer))
         assert not any(buffer)

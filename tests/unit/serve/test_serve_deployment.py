@@ -61,5 +61,6 @@ def test_a_wrong_file_is_refused(text):
 
 
 def test_a_file():
-    config = ServeConfig.parse('port = 1\nsim = "x"\nbroker_policy = "p"\n[engine]\nmax_sequences = 3\n[limits]\nmax_requests = 5\n')
+    text = 'port = 1\nsim = "x"\nbroker_policy = "p"\n[engine]\nmax_sequences = 3\n[limits]\nmax_requests = 5\n'
+    config = ServeConfig.parse(text)
     assert (config.host, config.engine.max_sequences, config.limits.max_requests) == ("127.0.0.1", 3, 5)
