@@ -18,7 +18,7 @@ def spellings(secret: bytes) -> list[bytes]:
 def test_no_prompt_answer_or_key_is_anywhere(running):
     answer = running.mitai("chat", "-m", PROMPT, "--json").fields["answer"]
     refused = [
-        running.mitai("chat", "-m", PROMPT, "--max-tokens", "-1", "--json", status=1),
+        running.mitai("chat", "-m", PROMPT, "--max-tokens", "-1", "--json", status=2),
         running.mitai("chat", "-m", PROMPT, "--model", "no-such-model", "--json", status=1),
         running.mitai("chat", "-m", PROMPT * 2000, "--json", status=1),
     ]
