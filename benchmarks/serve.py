@@ -27,6 +27,7 @@ import msgspec
 from benchmarks.harness import progress, row
 
 if TYPE_CHECKING:
+    from mitai.capsule import FileSource
     from mitai.serve.loading import LoadedModel
 
 RUNS = 5
@@ -35,10 +36,11 @@ PEER = "the plain folder through transformers' from_pretrained"
 
 def start(kind: str, folder: Path, began: float) -> None:
     """Load, answer one token, print seconds since `began` and peak memory; runs in a process of its own."""
+    loaded = _load(kind, folder)
     from mitai.serve.engine import GenerationRequest, Sampling
     from mitai.serve.transformers_engine import TransformersEngine
 
-    engine = TransformersEngine(_load(kind, folder), name="bench")
+    engine = TransformersEngine(loaded, name="bench")
 
     async def first() -> None:
         request = GenerationRequest([engine.tokenize("Hello")], Sampling(max_tokens=1, temperature=0))
@@ -54,24 +56,32 @@ def start(kind: str, folder: Path, began: float) -> None:
 
 
 def _load(kind: str, folder: Path) -> LoadedModel:
-    from mitai.serve.loading import LoadedModel, load
-
     if kind == "stock":
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from mitai.serve.loading import LoadedModel
+
         model = AutoModelForCausalLM.from_pretrained(folder / "plain", dtype="auto")
         return LoadedModel(model, AutoTokenizer.from_pretrained(folder / "plain"))
-    if kind == "plain":
-        from mitai.capsule import FolderSource
+    source = _source(kind, folder)
+    from mitai.serve.weights import begin
 
-        return load(FolderSource(folder / "plain"))
-    from mitai.capsule import MANIFEST_NAME, FolderStore, open_capsule
+    weights = begin(source)  # as a replica does: reading goes on while the engine is imported
+    from mitai.serve.loading import load
+
+    return load(source, weights=weights)
+
+
+def _source(kind: str, folder: Path) -> FileSource:
+    from mitai.capsule import MANIFEST_NAME, FolderSource, FolderStore, open_capsule
     from mitai.identity import PublicKey
 
+    if kind == "plain":
+        return FolderSource(folder / "plain")
     owner = PublicKey((folder / "owner.pub").read_bytes())
     envelope = (folder / "sealed" / MANIFEST_NAME).read_bytes()
     key = (folder / "data.key").read_bytes()
-    return load(open_capsule(FolderStore(folder / "sealed"), envelope, key, owner=owner, kind="model"))
+    return open_capsule(FolderStore(folder / "sealed"), envelope, key, owner=owner, kind="model")
 
 
 def prepare(folder: Path) -> None:

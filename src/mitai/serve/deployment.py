@@ -41,6 +41,7 @@ from mitai.serve.config import DeployRequest, ServeConfig
 from mitai.serve.engine import Engine
 from mitai.serve.link import BrokerLink
 from mitai.serve.receipts import ReceiptBook, Served
+from mitai.serve.weights import begin
 
 if TYPE_CHECKING:
     from mitai.serve.transformers_engine import EngineOptions
@@ -159,8 +160,6 @@ class Deployment:
         return release.open(answer, self._keyring)[0]
 
     def _load(self, request: DeployRequest, key: OpenedKey, progress: Progress) -> Engine:
-        from mitai.serve.transformers_engine import TransformersEngine
-
         def report(done: int, total: int) -> None:
             progress.done_bytes, progress.total_bytes = done, total
 
@@ -173,7 +172,10 @@ class Deployment:
                 manifest_sha256=key.manifest_sha256,
                 kind="model",
             )
-            return TransformersEngine.load(source, name=request.model, options=self._options(), progress=report)
+            weights = begin(source, report)
+            from mitai.serve.transformers_engine import TransformersEngine
+
+            return TransformersEngine.load(source, name=request.model, options=self._options(), weights=weights)
 
     def _options(self) -> EngineOptions:
         from mitai.serve.transformers_engine import EngineOptions

@@ -21,29 +21,25 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import torch
 import transformers
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
-from mitai.capsule.opening import anonymous
 from mitai.capsule.sources import FileSource
 from mitai.capsule.tensors import Tensor, parse_shard
 from mitai.errors import ServeError
+from mitai.serve.weights import Progress, begin, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TOKENIZER: Any = PreTrainedTokenizerFast  # its constructor has no types
-MAX_JSON_BYTES = 256 << 20  # tokenizer.json of the largest vocabularies is some 30 MB
-READ_BYTES = 64 << 20  # one read: four of a capsule's segments
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -72,12 +68,15 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerFast
 
 
-def load(source: FileSource, *, progress: Callable[[int, int], None] | None = None) -> LoadedModel:
+def load(
+    source: FileSource, *, progress: Progress | None = None, weights: Future[dict[str, memoryview]] | None = None
+) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
     Args:
         source: The folder.
         progress: Called with (bytes read, bytes in all) of the weights.
+        weights: What `mitai.serve.weights.begin` returned for this source, where reading has begun already.
 
     Raises:
         ServeError: The folder is not one of a causal language model, or lacks something.
@@ -85,25 +84,11 @@ def load(source: FileSource, *, progress: Callable[[int, int], None] | None = No
         CapsuleError: A sealed file is damaged.
     """
     config = _config(source)
-    # Weights are read while Python imports the model's code and builds the tokenizer.
-    with ThreadPoolExecutor(1, "mitai-load") as reader:
-        tensors = reader.submit(_tensors, source, progress or (lambda _done, _total: None))
-        architecture = _architecture(config)
-        tokenizer = _tokenizer(source)
-        model = _model(source, config, architecture, tensors.result())
+    weights = weights or begin(source, progress)  # read while Python imports the model's code and builds the tokenizer
+    architecture = _architecture(config)
+    tokenizer = _tokenizer(source)
+    model = _model(source, config, architecture, _tensors(weights.result()))
     return LoadedModel(model, tokenizer)
-
-
-def _json(source: FileSource, name: str) -> dict[str, Any]:
-    if source.size(name) > MAX_JSON_BYTES:
-        raise ServeError("serve.model-file-too-large", f"{name} is larger than {MAX_JSON_BYTES} bytes")
-    try:
-        value = msgspec.json.decode(source.read(name))
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise ServeError("serve.model-file-malformed", f"{name} of the model folder is not JSON") from error
-    if not isinstance(value, dict):
-        raise ServeError("serve.model-file-malformed", f"{name} of the model folder is not a JSON object")
-    return value
 
 
 def _require(source: FileSource, name: str, hint: str) -> None:
@@ -138,7 +123,7 @@ def _without_code(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _config(source: FileSource) -> PretrainedConfig:
     _require(source, "config.json", "give the folder that save_pretrained wrote")
-    fields = _json(source, "config.json")
+    fields = read_json(source, "config.json")
     if "auto_map" in fields:
         raise ServeError(
             "serve.remote-code-refused",
@@ -163,7 +148,7 @@ def _config(source: FileSource) -> PretrainedConfig:
 
 def _tokenizer(source: FileSource) -> PreTrainedTokenizerFast:
     _require(source, "tokenizer.json", "save the tokenizer in its fast form (tokenizer.json)")
-    settings = _json(source, "tokenizer_config.json") if "tokenizer_config.json" in source.names() else {}
+    settings = read_json(source, "tokenizer_config.json") if "tokenizer_config.json" in source.names() else {}
     for ignored in ("auto_map", "tokenizer_class", "tokenizer_file", "name_or_path", "backend", "is_local"):
         settings.pop(ignored, None)
     if "chat_template.jinja" in source.names():
@@ -189,43 +174,10 @@ def _added_tokens(settings: dict[str, Any]) -> None:
             settings[name] = value.get("content")
 
 
-def _shards(source: FileSource) -> list[str]:
-    names = set(source.names())
-    index = "model.safetensors.index.json"
-    if index in names:
-        shards = sorted({str(name) for name in dict(_json(source, index).get("weight_map", {})).values()})
-        missing = [name for name in shards if name not in names]
-        if missing or not shards:
-            raise ServeError("serve.shard-missing", f"{index} names {len(missing) or 'no'} files that are not there")
-        return shards
-    if "model.safetensors" in names:
-        return ["model.safetensors"]
-    pickled = any(re.fullmatch(r"pytorch_model.*\.(bin|pt|pth)", name) for name in names)
-    raise ServeError(
-        "serve.weights-missing",
-        "the model folder has no model.safetensors" + (" (pickled weights are never read)" if pickled else ""),
-        hint="convert the weights to safetensors",
-    )
-
-
-def _tensors(source: FileSource, progress: Callable[[int, int], None]) -> dict[str, torch.Tensor]:
-    """Read all shards into anonymous memory and return views of it; a capsule decrypts each read on several threads."""
-    shards = _shards(source)
-    total = sum(map(source.size, shards))
-    done = 0
-    tensors: dict[str, torch.Tensor] = {}
-    for name in shards:
-        size = source.size(name)
-        if not size:
-            raise ServeError("serve.weights-missing", f"{name} is empty")
-        buffer = memoryview(anonymous(size))[:size]
-        for at in range(0, size, READ_BYTES):
-            piece = buffer[at : at + READ_BYTES]
-            source.read_into(name, at, piece)
-            done += len(piece)
-            progress(done, total)
-        tensors |= {tensor.name: _view(name, tensor) for tensor in parse_shard(name, buffer).tensors}
-    return tensors
+def _tensors(weights: dict[str, memoryview]) -> dict[str, torch.Tensor]:
+    """Return views of the shards' tensors."""
+    shards = (parse_shard(name, buffer) for name, buffer in weights.items())
+    return {tensor.name: _view(shard.name, tensor) for shard in shards for tensor in shard.tensors}
 
 
 def _view(shard: str, tensor: Tensor) -> torch.Tensor:
@@ -268,7 +220,7 @@ def _model(
             hint=f"the first missing one is {missing[0]}" if missing else None,
         )
     if "generation_config.json" in source.names():
-        fields = _json(source, "generation_config.json")
+        fields = read_json(source, "generation_config.json")
         model.generation_config = transformers.GenerationConfig.from_dict(fields)
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise ServeError(

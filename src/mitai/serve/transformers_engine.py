@@ -29,6 +29,7 @@ import os
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import structlog
@@ -77,9 +78,10 @@ class TransformersEngine:
         name: str = "model",
         options: EngineOptions | None = None,
         progress: Callable[[int, int], None] | None = None,
+        weights: Future[dict[str, memoryview]] | None = None,
     ) -> TransformersEngine:
         """Load a folder, sealed or plain, and start; see `mitai.serve.loading.load` for the errors."""
-        return TransformersEngine(load(source, progress=progress), name=name, options=options)
+        return TransformersEngine(load(source, progress=progress, weights=weights), name=name, options=options)
 
     def __init__(self, loaded: LoadedModel, *, name: str, options: EngineOptions | None = None) -> None:
         self._options = options or EngineOptions()
