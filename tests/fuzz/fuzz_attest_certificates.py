@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from mitai.attest.dcap.pck import parse_sgx_extension, pck_tcb
 from mitai.attest.dcap.roots import INTEL_SGX_ROOT_CA
-from mitai.attest.dcap.x509 import Certificate, parse_chain, verify_chain, verify_crl
 from mitai.attest.sim.intel import sgx_extension, x509
+from mitai.attest.x509 import Certificate, parse_chain, verify_chain, verify_crl
 from mitai.errors import MitaiError
 
 ROOT = Certificate(INTEL_SGX_ROOT_CA, x509.load_der_x509_certificate(INTEL_SGX_ROOT_CA))

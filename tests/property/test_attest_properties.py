@@ -11,9 +11,9 @@ from mitai.attest import Claims, Collateral, CollateralCache, Evidence, Policy
 from mitai.attest.dcap.pck import parse_sgx_extension
 from mitai.attest.dcap.quote import parse_quote, split_quote
 from mitai.attest.dcap.tcb import parse_qe_identity, parse_tcb_info
-from mitai.attest.dcap.x509 import parse_chain, verify_crl
 from mitai.attest.eventlog import parse_event_log, replay_rtmrs
 from mitai.attest.sim import intel
+from mitai.attest.x509 import parse_chain, verify_crl
 from mitai.errors import AttestError, MitaiError
 
 # A flip can make a serial number negative or a country three letters long: `cryptography` warns, and we refuse it.

@@ -20,7 +20,7 @@ from mitai.attest.dcap.quote import (
     split_quote,
 )
 from mitai.attest.dcap.tcb import check_qe_identity, parse_qe_identity
-from mitai.attest.dcap.x509 import parse_chain, verify_chain
+from mitai.attest.x509 import parse_chain, verify_chain
 from mitai.attest.eventlog import check_replay, parse_event_log, replay
 from mitai.attest.tdx import measurements
 from mitai.errors import AttestError, ParseError

@@ -27,24 +27,12 @@ import msgspec
 from mitai.attest.dcap.quote import INTEL_QE_VENDOR
 from mitai.attest.dcap.roots import INTEL_SGX_ROOT_CA_SHA256
 from mitai.attest.dcap.tcb import TcbStatus
+from mitai.attest.fields import ANY, POLICY_MALFORMED, check_hex
 from mitai.errors import ParseError
 
 MAX_POLICY_BYTES = 1 << 20
-ANY = "any"
 
 _ZERO_48 = "00" * 48
-_CODE = "attest.policy-malformed"
-
-
-def _check_hex(name: str, value: str, size: int, *, any_allowed: bool = False) -> None:
-    if any_allowed and value == ANY:
-        return
-    try:
-        valid = len(bytes.fromhex(value)) == size and value == value.lower() and len(value) == 2 * size
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ParseError(_CODE, f"{name} is not {size} bytes in lower-case hex" + (" or 'any'" if any_allowed else ""))
 
 
 class TcbRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,9 +45,9 @@ class TcbRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.min_evaluation_number < 0 or self.collateral_grace_s < 0:
-            raise ParseError(_CODE, "a number in [tcb] is negative")
+            raise ParseError(POLICY_MALFORMED, "a number in [tcb] is negative")
         if TcbStatus.REVOKED in self.accepted_statuses:
-            raise ParseError(_CODE, "a platform that Intel has revoked can't be accepted")
+            raise ParseError(POLICY_MALFORMED, "a platform that Intel has revoked can't be accepted")
 
 
 class TdxRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,14 +69,14 @@ class TdxRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         for name in ("td_attributes_required", "td_attributes_allowed", "xfam_required", "xfam_allowed"):
-            _check_hex(name, getattr(self, name), 8)
+            check_hex(name, getattr(self, name), 8)
         for name in ("mrsignerseam", "mrservicetd", "mrconfigid", "mrowner", "mrownerconfig"):
-            _check_hex(name, getattr(self, name), 48, any_allowed=True)
+            check_hex(name, getattr(self, name), 48, any_allowed=True)
         for value in self.mrseam:
-            _check_hex("mrseam", value, 48)
-        _check_hex("seam_attributes", self.seam_attributes, 8, any_allowed=True)
-        _check_hex("min_tee_tcb_svn", self.min_tee_tcb_svn, 16)
-        _check_hex("qe_vendor_id", self.qe_vendor_id, 16)
+            check_hex("mrseam", value, 48)
+        check_hex("seam_attributes", self.seam_attributes, 8, any_allowed=True)
+        check_hex("min_tee_tcb_svn", self.min_tee_tcb_svn, 16)
+        check_hex("qe_vendor_id", self.qe_vendor_id, 16)
 
 
 class SgxRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,7 +90,7 @@ class SgxRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         for value in (*self.mrenclave, *self.mrsigner):
-            _check_hex("mrenclave or mrsigner", value, 32)
+            check_hex("mrenclave or mrsigner", value, 32)
 
 
 class CapsulePin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,7 +101,7 @@ class CapsulePin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.manifest_sha256 is not None:
-            _check_hex("manifest_sha256", self.manifest_sha256, 32)
+            check_hex("manifest_sha256", self.manifest_sha256, 32)
 
 
 class ClaimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,7 +114,7 @@ class ClaimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.ledger_vkey is None and any(pin.manifest_sha256 is None for pin in self.capsules):
             raise ParseError(
-                _CODE,
+                POLICY_MALFORMED,
                 "a capsule pinned by its id alone needs ledger_vkey beside it: at another broker others may use the id",
             )
 
@@ -143,7 +131,7 @@ class ReferenceValues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"):
-            _check_hex(name, getattr(self, name), 48, any_allowed=True)
+            check_hex(name, getattr(self, name), 48, any_allowed=True)
 
     def mismatch(self, measurements: Mapping[str, str]) -> str | None:
         """Return the name of the first register that differs."""
@@ -182,11 +170,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def from_toml(text: str) -> Policy:
         """Read a policy; raise `ParseError` on unknown keys, wrong types and malformed values."""
         if len(text) > MAX_POLICY_BYTES:
-            raise ParseError(_CODE, f"a policy of {len(text)} characters is above the limit")
+            raise ParseError(POLICY_MALFORMED, f"a policy of {len(text)} characters is above the limit")
         try:
             return msgspec.convert(tomllib.loads(text), Policy)
         except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
-            raise ParseError(_CODE, f"the appraisal policy is malformed: {error}") from error
+            raise ParseError(POLICY_MALFORMED, f"the appraisal policy is malformed: {error}") from error
 
     def to_toml(self) -> str:
         """Write the policy with every rule spelled out."""
@@ -197,13 +185,13 @@ def _root_fingerprint(root: str) -> str:
     """Return the fingerprint of a root given as such or as a certificate."""
     if root.startswith("sha256:"):
         fingerprint = root.removeprefix("sha256:")
-        _check_hex("a simulated root's fingerprint", fingerprint, 32)
+        check_hex("a simulated root's fingerprint", fingerprint, 32)
         return fingerprint
     try:
         return hashlib.sha256(base64.b64decode(root, validate=True)).hexdigest()
     except (binascii.Error, ValueError) as error:
         raise ParseError(
-            _CODE, "a simulated root is neither 'sha256:' and a fingerprint nor a certificate in base64"
+            POLICY_MALFORMED, "a simulated root is neither 'sha256:' and a fingerprint nor a certificate in base64"
         ) from error
 
 

@@ -12,8 +12,8 @@ from mitai.attest.dcap.collateral import verify_collateral
 from mitai.attest.dcap.pck import parse_sgx_extension, pck_tcb
 from mitai.attest.dcap.quote import parse_quote
 from mitai.attest.dcap.verify import find_pck_chain, verify_pck_chain
-from mitai.attest.dcap.x509 import MAX_PEM_BYTES, Certificate, parse_chain, verify_chain, verify_crl, verify_signature
 from mitai.attest.sim import intel
+from mitai.attest.x509 import MAX_PEM_BYTES, Certificate, parse_chain, verify_chain, verify_crl, verify_signature
 from mitai.errors import MitaiError
 
 CODE = "attest.pck-chain-invalid"

@@ -489,7 +489,7 @@ def test_attestation_key_that_nobody_vouches_for(lab, refused):
 
 def test_attestation_key_that_is_no_point(lab, refused):
     """Genuinely vouched for, and still not a key."""
-    from mitai.attest.dcap.x509 import public_key
+    from mitai.attest.x509 import public_key
 
     with refused("attest.quote-signature-invalid"):
         public_key(b"\xff" * 64, "attest.quote-signature-invalid")

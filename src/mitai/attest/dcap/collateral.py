@@ -24,7 +24,7 @@ import msgspec
 
 from mitai.attest.dcap.pck import PckTcb
 from mitai.attest.dcap.tcb import QeIdentity, TcbInfo, parse_qe_identity, parse_tcb_info
-from mitai.attest.dcap.x509 import (
+from mitai.attest.x509 import (
     Certificate,
     RevocationList,
     parse_chain,
@@ -230,7 +230,7 @@ def _signing_chain(pem: str, what: str, root_fingerprint: str, now: datetime) ->
 
 def _check_signature(chain: tuple[Certificate, ...], signature: bytes, message: bytes, what: str) -> None:
     why = f"the {what} is not signed by {chain[0].common_name!r}"
-    verify_signature(chain[0].key, signature, message, f"attest.{what}-signature-invalid", why)
+    verify_signature(chain[0].ec_key, signature, message, f"attest.{what}-signature-invalid", why)
 
 
 def _later(moment: datetime, grace: timedelta) -> datetime:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
-from mitai.attest.dcap.x509 import Certificate
+from mitai.attest.x509 import Certificate
 from mitai.errors import AttestError, ParseError
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")

@@ -22,7 +22,7 @@ from mitai.attest.dcap import tcb
 from mitai.attest.dcap.collateral import VerifiedChain, VerifiedCollateral, is_pck_ca
 from mitai.attest.dcap.pck import pck_tcb
 from mitai.attest.dcap.quote import CERT_PCK_CHAIN, EnclaveReport, Quote, TdReport, parse_enclave_report
-from mitai.attest.dcap.x509 import Certificate, parse_chain, public_key, verify_chain, verify_signature
+from mitai.attest.x509 import Certificate, parse_chain, public_key, verify_chain, verify_signature
 from mitai.errors import AttestError
 
 _MAX_CHAINS = 256  # per collateral: one chain a platform
@@ -125,7 +125,7 @@ def verify_quote_signature(quote: Quote, leaf: Certificate) -> EnclaveReport:
     """Check PCK key → QE report → attestation key → quote; return the quoting enclave's report."""
     parts = quote.signature
     verify_signature(
-        leaf.key,
+        leaf.ec_key,
         parts.qe_signature,
         parts.qe_report,
         "attest.qe-report-signature-invalid",

@@ -7,7 +7,8 @@ steps of the "Intel TDX DCAP" guides: no debug, no reserved bit, SEPT_VE_DISABLE
 from __future__ import annotations
 
 from mitai.attest.dcap.quote import Header, TdReport
-from mitai.attest.policy import ANY, TdxRules
+from mitai.attest.fields import ANY
+from mitai.attest.policy import TdxRules
 from mitai.errors import AttestError
 
 _DEBUG = 1  # bit 0 of TUD; the other seven bits of that byte are reserved

@@ -1,14 +1,20 @@
-"""Intel's certificate chains and revocation lists, walked step by step against one given root.
+"""Certificate chains and revocation lists of hardware vendors, walked step by step against one given root.
 
-Follows "Intel SGX PCK Certificate and Certificate Revocation List Profile Specification" 1.5 and RFC 5280, section 6,
-for the fields that this profile uses. Every chain has a fixed shape: leaf, at most one intermediate, root.
+Follows RFC 5280, section 6, for what these chains use: a fixed order, leaf first, each the issuer of the one before.
+What differs between vendors (curves, signature algorithms, critical extensions) is a `Profile`.
 
 Invariants:
 
 - The root is trusted because it is byte for byte the one that the caller gave (by SHA-256), never because of its name.
-- Every certificate: P-256, ECDSA with SHA-256, inside its validity, no unknown critical extension; an issuer has CA
-  and keyCertSign.
+- Every certificate: a key and a signature of its profile, inside its validity, no unknown critical extension; an issuer
+  has CA, keyCertSign and a sufficient path length.
 - PEM is read strictly: nothing before, between or after the certificates, canonical base64.
+
+Example:
+    >>> chain = parse_chain(pem, "attest.pck-chain-invalid")
+    >>> verify_chain(chain, "pck", now, P256)
+    >>> chain[-1].fingerprint == INTEL_SGX_ROOT_CA_SHA256
+    True
 """
 
 from __future__ import annotations
@@ -22,15 +28,15 @@ from itertools import pairwise
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
 from mitai.errors import AttestError, ParseError
 
 MAX_PEM_BYTES = 64 << 10
-_ECDSA_SHA256 = ec.ECDSA(SHA256())
+_HASHES: dict[str, HashAlgorithm] = {"secp256r1": SHA256(), "secp384r1": SHA384(), "secp521r1": SHA512()}
 _UNUSABLE = (
     ValueError,
     TypeError,
@@ -43,7 +49,27 @@ _UNUSABLE = (
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----\r?\n((?:[A-Za-z0-9+/=]{1,76}\r?\n){1,200})-----END CERTIFICATE-----(?:\r?\n)?"
 )
-_KNOWN_CRITICAL = {ExtensionOID.KEY_USAGE, ExtensionOID.BASIC_CONSTRAINTS}
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What the certificates of one kind of chain look like."""
+
+    signatures: frozenset[x509.ObjectIdentifier]
+    curves: frozenset[str] = frozenset()  # names as `cryptography` has them
+    min_rsa_bits: int = 0  # 0: no RSA keys
+    critical: frozenset[x509.ObjectIdentifier] = frozenset({ExtensionOID.KEY_USAGE, ExtensionOID.BASIC_CONSTRAINTS})
+
+    def accepts(self, key: object) -> bool:
+        """Return whether a key is of a kind that the profile has."""
+        if isinstance(key, rsa.RSAPublicKey):
+            return 0 < self.min_rsa_bits <= key.key_size
+        return isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in self.curves
+
+
+P256 = Profile(frozenset({SignatureAlgorithmOID.ECDSA_WITH_SHA256}), frozenset({"secp256r1"}))
+P384 = Profile(frozenset({SignatureAlgorithmOID.ECDSA_WITH_SHA384}), frozenset({"secp384r1"}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +94,26 @@ class Certificate:
         return str(names[0].value)[:64] if len(names) == 1 else ""
 
     @property
-    def key(self) -> ec.EllipticCurvePublicKey:
-        """Return the P-256 key; refuse any other."""
+    def key(self) -> PublicKey:
+        """Return the public key; refuse kinds that no vendor uses."""
         try:
             key = self.parsed.public_key()
         except _UNUSABLE:
             key = None
-        if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
-            raise AttestError("attest.certificate-key-unsupported", f"the key of {self.common_name!r} is not on P-256")
+        if not isinstance(key, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey)):
+            raise AttestError(
+                "attest.certificate-key-unsupported", f"the key of {self.common_name!r} is of no known kind"
+            )
+        return key
+
+    @property
+    def ec_key(self) -> ec.EllipticCurvePublicKey:
+        """Return the public key of a certificate whose profile has elliptic curves only."""
+        key = self.key
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise AttestError(
+                "attest.certificate-key-unsupported", f"the key of {self.common_name!r} is not on a curve"
+            )
         return key
 
 
@@ -94,28 +132,37 @@ def parse_chain(pem: bytes, code: str) -> tuple[Certificate, ...]:
     return tuple(certificates)
 
 
+def parse_der(der: bytes, code: str) -> Certificate:
+    """Parse one DER certificate, to its last byte."""
+    if len(der) > MAX_PEM_BYTES:
+        raise ParseError(code, f"a certificate of {len(der)} bytes is above the limit")
+    try:
+        return Certificate(der, x509.load_der_x509_certificate(der))
+    except _UNUSABLE as error:
+        raise ParseError(code, "a certificate of the chain is malformed") from error
+
+
 def _certificate(base64_text: bytes, code: str) -> Certificate:
     try:
         der = base64.b64decode(base64_text, validate=True)
-        canonical = base64.b64encode(der) == base64_text
-        parsed = x509.load_der_x509_certificate(der)
-    except _UNUSABLE as error:
+    except ValueError as error:
         raise ParseError(code, "a certificate of the chain is malformed") from error
-    if not canonical:
+    if base64.b64encode(der) != base64_text:
         raise ParseError(code, "a certificate of the chain is not in canonical base64")
-    return Certificate(der, parsed)
+    return parse_der(der, code)
 
 
-def verify_chain(chain: tuple[Certificate, ...], what: str, now: datetime) -> None:
+def verify_chain(chain: tuple[Certificate, ...], what: str, now: datetime, profile: Profile = P256) -> None:
     """Check signatures, roles and validity from leaf to root; whether the root is trusted is the caller's decision.
 
     Args:
         chain: Leaf first, root last.
         what: Which chain, as error codes name it (`pck`, `tcb-info`, …).
         now: Time of the check.
+        profile: What its certificates must look like.
     """
     for certificate in chain:
-        _usable(certificate, what, now)
+        _usable(certificate, what, now, profile)
     for depth, (child, issuer) in enumerate(pairwise(chain)):
         _may_issue(issuer, depth, what)
         try:
@@ -126,23 +173,22 @@ def verify_chain(chain: tuple[Certificate, ...], what: str, now: datetime) -> No
             ) from error
 
 
-def _usable(certificate: Certificate, what: str, now: datetime) -> None:
-    parsed = certificate.parsed
+def _usable(certificate: Certificate, what: str, now: datetime, profile: Profile) -> None:
+    parsed, name = certificate.parsed, certificate.common_name
     if not parsed.not_valid_before_utc <= now <= parsed.not_valid_after_utc:
         raise AttestError(
             f"attest.{what}-chain-expired",
-            f"the certificate {certificate.common_name!r} is valid from {parsed.not_valid_before_utc:%F %T} to "
+            f"the certificate {name!r} is valid from {parsed.not_valid_before_utc:%F %T} to "
             f"{parsed.not_valid_after_utc:%F %T} UTC, not on {now:%F %T}",
         )
-    certificate.key  # noqa: B018 - refuses other curves
-    if parsed.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
-        raise AttestError(
-            f"attest.{what}-chain-invalid", f"{certificate.common_name!r} is not signed with ECDSA-SHA256"
-        )
-    if any(extension.critical and extension.oid not in _KNOWN_CRITICAL for extension in _extensions(certificate, what)):
-        raise AttestError(
-            f"attest.{what}-chain-invalid", f"{certificate.common_name!r} has an unknown critical extension"
-        )
+    if not profile.accepts(certificate.key):
+        raise AttestError("attest.certificate-key-unsupported", f"the key of {name!r} is of another kind than expected")
+    if parsed.signature_algorithm_oid not in profile.signatures:
+        raise AttestError(f"attest.{what}-chain-invalid", f"{name!r} is signed with an algorithm of another kind")
+    if any(
+        extension.critical and extension.oid not in profile.critical for extension in _extensions(certificate, what)
+    ):
+        raise AttestError(f"attest.{what}-chain-invalid", f"{name!r} has an unknown critical extension")
 
 
 def _extensions(certificate: Certificate, what: str) -> x509.Extensions:
@@ -167,22 +213,24 @@ def _may_issue(issuer: Certificate, below: int, what: str) -> None:
 
 
 def verify_signature(key: ec.EllipticCurvePublicKey, raw_signature: bytes, message: bytes, code: str, why: str) -> None:
-    """Check an ECDSA P-256 signature given as r ‖ s (64 bytes); raise `AttestError(code, why)`."""
-    if len(raw_signature) != 64:
-        raise AttestError(code, f"{why} (a signature has 64 bytes, not {len(raw_signature)})")
-    der = encode_dss_signature(int.from_bytes(raw_signature[:32], "big"), int.from_bytes(raw_signature[32:], "big"))
+    """Check an ECDSA signature given as r ‖ s, with the hash that is as long as the curve; or raise `AttestError`."""
+    half = (key.key_size + 7) // 8
+    if len(raw_signature) != 2 * half:
+        raise AttestError(code, f"{why} (a signature has {2 * half} bytes, not {len(raw_signature)})")
+    der = encode_dss_signature(int.from_bytes(raw_signature[:half], "big"), int.from_bytes(raw_signature[half:], "big"))
     try:
-        key.verify(der, message, _ECDSA_SHA256)
+        key.verify(der, message, ec.ECDSA(_HASHES[key.curve.name]))
     except InvalidSignature as error:
         raise AttestError(code, why) from error
 
 
-def public_key(raw: bytes, code: str) -> ec.EllipticCurvePublicKey:
-    """Return the P-256 key x ‖ y (64 bytes); refuse points that are not on the curve."""
+def public_key(raw: bytes, code: str, curve: ec.EllipticCurve | None = None) -> ec.EllipticCurvePublicKey:
+    """Return the key x ‖ y, on P-256 where no curve is given; refuse points that are not on the curve."""
+    curve = curve or ec.SECP256R1()
     try:
-        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + raw)
+        return ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\x04" + raw)
     except ValueError as error:
-        raise AttestError(code, "the attestation key is not a point of P-256") from error
+        raise AttestError(code, f"the attestation key is not a point of {curve.name}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,14 +248,14 @@ class RevocationList:
             raise AttestError(code, f"the certificate {certificate.common_name!r} has been revoked")
 
 
-def verify_crl(der: bytes, issuer: Certificate, what: str) -> RevocationList:
-    """Parse a CRL and check that `issuer` signed it; the caller checks its window (`what`: `root-crl` or `pck-crl`)."""
+def verify_crl(der: bytes, issuer: Certificate, what: str, profile: Profile = P256) -> RevocationList:
+    """Parse a CRL and check that `issuer` signed it; the caller checks its window (`what`: `root-crl`, `pck-crl` …)."""
     try:
         parsed = x509.load_der_x509_crl(der)
         not_before, not_after = parsed.last_update_utc, parsed.next_update_utc
         critical = any(extension.critical for extension in parsed.extensions)
         valid = parsed.issuer == issuer.parsed.subject and parsed.is_signature_valid(issuer.key)
-        valid = valid and parsed.signature_algorithm_oid == SignatureAlgorithmOID.ECDSA_WITH_SHA256
+        valid = valid and parsed.signature_algorithm_oid in profile.signatures
     except _UNUSABLE as error:
         raise ParseError(f"attest.{what}-malformed", "the certificate revocation list is malformed") from error
     if not valid:
