@@ -42,6 +42,7 @@ from mitai.serve import batch
 from mitai.serve.engine import GenerationRequest, ModelInfo, Step, TokenLogprob
 from mitai.serve.inspection import bytes_per_token, describe, end_tokens, pack
 from mitai.serve.loading import LoadedModel, load
+from mitai.serve.marks import Marks
 from mitai.serve.sampling import sample
 from mitai.serve.sequences import EmbeddingJob, Running, deliver
 from mitai.serve.sequences import Sequence as _Sequence
@@ -87,6 +88,7 @@ class TransformersEngine:
         self._options = options or EngineOptions()
         self._model, self._chat_tokenizer = loaded.model, loaded.tokenizer
         self.tokenizer = loaded.tokenizer.backend_tokenizer
+        self._marks = Marks(loaded.tokenizer)
         self._info = describe(loaded, name, self._options.max_context)
         self._ends = end_tokens(loaded)
         self._inbox: queue.SimpleQueue[Running | EmbeddingJob | None] = queue.SimpleQueue()
@@ -125,14 +127,13 @@ class TransformersEngine:
             )
         try:
             text = self._chat_tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+                [self._marks.cut(message) for message in messages], tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template raises what it likes
             raise ServeError(
                 "serve.template-refused", "the model's chat template does not take this conversation"
             ) from error
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._marks.encode(str(text))
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
         """Continue a prompt; see `Engine.generate`."""
