@@ -152,7 +152,9 @@ def _certificate(base64_text: bytes, code: str) -> Certificate:
     return parse_der(der, code)
 
 
-def verify_chain(chain: tuple[Certificate, ...], what: str, now: datetime, profile: Profile = P256) -> None:
+def verify_chain(
+    chain: tuple[Certificate, ...], what: str, now: datetime, profile: Profile = P256, *, below: int = 0
+) -> None:
     """Check signatures, roles and validity from leaf to root; whether the root is trusted is the caller's decision.
 
     Args:
@@ -160,10 +162,11 @@ def verify_chain(chain: tuple[Certificate, ...], what: str, now: datetime, profi
         what: Which chain, as error codes name it (`pck`, `tcb-info`, …).
         now: Time of the check.
         profile: What its certificates must look like.
+        below: How many certificates the whole chain has before these, for path lengths.
     """
     for certificate in chain:
         _usable(certificate, what, now, profile)
-    for depth, (child, issuer) in enumerate(pairwise(chain)):
+    for depth, (child, issuer) in enumerate(pairwise(chain), below):
         _may_issue(issuer, depth, what)
         try:
             child.parsed.verify_directly_issued_by(issuer.parsed)
