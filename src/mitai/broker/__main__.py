@@ -6,13 +6,14 @@ import argparse
 import asyncio
 import hashlib
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import structlog
 import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
@@ -25,6 +26,7 @@ from mitai.broker.service import Broker
 from mitai.channel import KeyRing, Limits
 from mitai.channel.memory import keep_freed_memory
 from mitai.errors import BrokerError, MitaiError
+from mitai.process import forbid_core_dumps, log_to_stderr
 from mitai.workload import Workload
 
 WORKLOAD = "broker"
@@ -34,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run until a signal; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m mitai.broker", description="Run the key broker.")
     parser.add_argument("--config", type=Path, required=True, help="a TOML file; see mitai.broker.config")
-    _log_to_stderr()
+    log_to_stderr()
+    forbid_core_dumps()
     keep_freed_memory()
     try:
         config = Config.read(parser.parse_args(arguments).config)
@@ -44,8 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     except MitaiError as error:
         print(error.diagnostics(), file=sys.stderr)  # noqa: T201 - what the operator sees
         return 1
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         print(f"the broker can't start: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        why = getattr(error, "orig", None) or type(error).__name__  # its own words quote statements
+        print(f"the broker can't start: its database can't be opened or written ({why})", file=sys.stderr)  # noqa: T201
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # after uvicorn's own shutdown; then `finally`
     try:
@@ -105,13 +112,6 @@ def _attester(config: Config) -> Attester:
             hint="for a trial, give `sim`, the folder of a simulated platform",
         )
     return SimPlatform.open(Path(config.sim)).attester(installed_workload(WORKLOAD))
-
-
-def _log_to_stderr() -> None:
-    structlog.configure(
-        processors=[structlog.processors.TimeStamper("iso"), structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -176,4 +177,9 @@ async def _failed(_request: Request, error: Exception) -> Response:
     return problem(500, "broker.internal", "the broker failed on this request")
 
 
-_HANDLERS = {MitaiError: _refused, HTTPException: _http_error, Exception: _failed}
+async def _no_storage(_request: Request, error: Exception) -> Response:
+    log.error("storage failed", kind=type(error).__name__)
+    return problem(503, "broker.storage", "the broker's database can't be read now", "try again, or ask its operator")
+
+
+_HANDLERS = {MitaiError: _refused, HTTPException: _http_error, SQLAlchemyError: _no_storage, Exception: _failed}

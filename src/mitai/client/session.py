@@ -14,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import threading
@@ -164,7 +165,11 @@ class Session:
         if self._path is None:
             return
         saved = _Saved(self.base_url, self._policy_sha256, self.replica, nonce, self.verified_at, body)
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = self._path.with_suffix(f".{secrets.token_hex(4)}")
-        temporary.write_bytes(msgspec.json.encode(saved))
-        temporary.replace(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            temporary.write_bytes(msgspec.json.encode(saved))
+            temporary.replace(self._path)
+        except OSError:  # on a full disk the next process verifies for itself
+            with contextlib.suppress(OSError):
+                temporary.unlink()

@@ -47,6 +47,7 @@ from starlette.types import ASGIApp
 
 from mitai.errors import FleetError
 from mitai.problem import problem
+from mitai.process import log_to_stderr
 
 log = structlog.get_logger()
 
@@ -151,7 +152,10 @@ class Gateway:
         """Pass an operator's request to every replica; answer with what each said."""
         if not _bears(request, self._config.operator_token):
             return problem(
-                401, "fleet.operator-token", "this address is for the operator: the operator token is missing or wrong"
+                401,
+                "fleet.operator-token",
+                "this address is for the operator: the operator token is missing or wrong",
+                "ask the gateway's operator for it",
             )
         path = "/control/" + request.path_params["path"]
         if not _is_plain(path):
@@ -261,7 +265,12 @@ class Gateway:
     async def _put_object(self, request: Request) -> Response:
         """Store an object once: bytes go to a temporary name, the last step is a rename."""
         if not _bears(request, self._config.upload_token):
-            return problem(401, "fleet.upload-token", "storing an object needs the upload token")
+            return problem(
+                401,
+                "fleet.upload-token",
+                "storing an object needs the upload token: it is missing or wrong",
+                "ask the gateway's operator for it",
+            )
         path = self._object_path(request)
         if path is None:
             return problem(400, "fleet.object-name", "object names are letters, digits, '.', '_' and '-', at most 128")
@@ -375,7 +384,10 @@ class _CapturedExchange:
     def finish(self, status: int) -> None:
         parts = [b64encode(part).decode() for part in self._response]
         row = self._head | {"status": status, "request": b64encode(self._request).decode(), "response": parts}
-        self._file.write(msgspec.json.encode(row) + b"\n")
+        try:
+            self._file.write(msgspec.json.encode(row) + b"\n")
+        except OSError as error:  # the record is for show: traffic goes on without it
+            log.error("exchange not captured", error=type(error).__name__, errno=error.errno)
 
 
 async def _relay(answer: httpx2.Response, exchange: _CapturedExchange | None) -> AsyncIterator[bytes]:
@@ -441,11 +453,14 @@ def main() -> None:
     """Run the gateway that `--config` describes until it is told to stop."""
     parser = argparse.ArgumentParser(prog="python -m mitai.fleet.gateway", description="The untrusted gateway.")
     parser.add_argument("--config", type=Path, required=True)
+    log_to_stderr()
     try:
         config = GatewayConfig.load(parser.parse_args().config)
+        app: ASGIApp = create_app(config)
     except FleetError as error:
         sys.exit(error.diagnostics())
-    app: ASGIApp = create_app(config)
+    except OSError as error:
+        sys.exit(f"the gateway can't start: {error}")
     log.info("gateway starts", host=config.host, port=config.port, replicas=sorted(config.replicas))
     # h11 bounds a request's head (64 KiB); uvicorn's other parser keeps whatever a client sends.
     uvicorn.run(app, host=config.host, port=config.port, log_level="warning", access_log=False, http="h11")

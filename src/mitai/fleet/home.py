@@ -148,7 +148,11 @@ class Home:
                 "fleet.no-platform", f"no platform has been started from {self.root}", hint="start one: mitai up"
             ) from None
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise FleetError("fleet.platform-file", f"{path} is damaged", hint="mitai down, then mitai up") from error
+            raise FleetError(
+                "fleet.platform-file",
+                f"{path} is damaged",
+                hint="end processes named `python -m mitai.…` that still run, remove that file, then: mitai up",
+            ) from error
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -138,7 +138,9 @@ def _write_users(home: Home, policy: Policy, ledger_vkey: str, witness: str, say
 def _refuse_second(home: Home) -> None:
     try:
         running = home.read_platform()
-    except FleetError:
+    except FleetError as error:
+        if error.code != "fleet.no-platform":
+            raise  # what it names may be running
         return
     if any(alive(pid) for pid in running.pids.values()):
         raise FleetError(
@@ -257,6 +259,8 @@ def deployments(gateway: str, operator_token: str) -> list[Loading]:
         body = answer.get("body") if isinstance(answer, dict) else None
         told = body if isinstance(body, dict) else {}
         error, state = told.get("error"), told.get("state")
+        if told.get("code") == "fleet.replica-unreachable":
+            raise FleetError("fleet.replica-unreachable", f"{name} went away before it served the capsule")
         if isinstance(error, dict):
             raise _refusal(name, 500, error | {"detail": error.get("message")}, "did not get ready", told.get("step"))
         if state not in {"deploying", "ready"}:

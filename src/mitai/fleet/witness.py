@@ -30,6 +30,7 @@ from anyio.to_thread import run_sync
 from sqlalchemy import BigInteger, Column, Engine, LargeBinary, MetaData, String, Table, create_engine, event, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
@@ -52,6 +53,7 @@ from mitai.ledger.proof import verify_consistency
 from mitai.ledger.tree import EMPTY_ROOT
 from mitai.ledger.witness import MAX_REQUEST_BYTES, SIZE_MEDIA_TYPE, AddCheckpoint, Conflict
 from mitai.problem import problem, problem_of
+from mitai.process import log_to_stderr
 
 REQUEST_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 64
@@ -174,6 +176,9 @@ def create_app(witness: Witness) -> Starlette:
             return problem(408, "fleet.request-slow", f"a request takes at most {REQUEST_TIMEOUT_S:.0f} seconds")
         except ClientDisconnect:
             return problem(400, "fleet.request-cut", "the request was cut off")
+        except SQLAlchemyError as error:
+            log.error("the record can't be written", kind=type(error).__name__)
+            return problem(507, "fleet.witness-storage", "the witness can't write its record: is its disk full?")
         except MitaiError as error:
             status = 413 if error.code == "fleet.request-too-large" else _STATUS.get(error.code, 400)
             log.warning("refused", status=status, code=error.code)
@@ -234,6 +239,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     arguments = parser.parse_args()
+    log_to_stderr()
     try:
         if not arguments.key.exists():
             Identity.generate().save(arguments.key)
@@ -241,6 +247,9 @@ def main() -> None:
         witness = Witness(arguments.state, signer, arguments.name, arguments.log_vkey)
     except MitaiError as error:
         sys.exit(error.diagnostics())
+    except (OSError, SQLAlchemyError) as error:
+        why = getattr(error, "orig", None) or error  # what SQLAlchemy adds to it quotes statements
+        sys.exit(f"the witness can't start: its key or its record can't be read or written ({why})")
     log.info("witness starts", vkey=witness.vkey, logs=len(arguments.log_vkey))
     uvicorn.run(
         create_app(witness),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import structlog
@@ -11,6 +10,7 @@ import uvicorn
 
 from mitai.channel.memory import keep_freed_memory
 from mitai.errors import MitaiError
+from mitai.process import forbid_core_dumps, log_to_stderr
 from mitai.serve.app import create_replica
 from mitai.serve.config import ServeConfig
 
@@ -25,14 +25,8 @@ def main() -> None:
         "--insecure-plaintext", action="store_true", help="serve the API in the clear too; never use it"
     )
     arguments = parser.parse_args()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("iso"),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    log_to_stderr()
+    forbid_core_dumps()
     keep_freed_memory()
     try:
         config = ServeConfig.parse(arguments.config.read_text())
