@@ -17,7 +17,7 @@ from pathlib import Path
 import dcap_qvl
 
 from benchmarks.harness import interleave, progress, row
-from mitai.attest import Collateral, CollateralCache, Policy, TcbRules, verify_quote
+from mitai.attest import Collateral, Policy, TcbRules, VerifiedCache, verify_quote
 from mitai.attest.dcap.quote import EnclaveReport
 from mitai.attest.dcap.tcb import TcbStatus
 from mitai.attest.sim import SimPlatform, Workload, intel, registers
@@ -83,7 +83,7 @@ def main() -> None:
         now = datetime.fromtimestamp(seconds, UTC)
         progress(f"attest: {tee} quote, {source}, {len(quote)} bytes")
         peer_collateral = theirs(collateral)
-        cache = CollateralCache()
+        cache = VerifiedCache()
         decoded = collateral.encode()
         full, cached, peer = interleave(
             RUNS,

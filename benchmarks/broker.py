@@ -62,7 +62,7 @@ class Setup:
         claims = Claims(workload="serve", key_config=b"", receipt_key=receipt_key)
         self.workload = Workload(sim.attester(measured), self.keyring, lambda: claims)
         start = time.perf_counter()
-        self.capsules = register(self.broker, capsules, reference_values(measured).mrtd, folder)
+        self.capsules = register(self.broker, capsules, reference_values(measured).registers["mrtd"], folder)
         seconds = time.perf_counter() - start
         progress(f"registered {capsules} capsules in {seconds:.1f} s ({capsules / seconds:.0f}/s)")
         self.latencies: list[float] = []  # of the last run

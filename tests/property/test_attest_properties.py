@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attest_lab import CLAIMS, NONCE, NOW, Lab, flip, replace
-from mitai.attest import Claims, Collateral, CollateralCache, Evidence, Policy
+from mitai.attest import Claims, Collateral, Evidence, Policy, VerifiedCache
 from mitai.attest.dcap.pck import parse_sgx_extension
 from mitai.attest.dcap.quote import parse_quote, split_quote
 from mitai.attest.dcap.tcb import parse_qe_identity, parse_tcb_info
@@ -49,7 +49,7 @@ def test_flip_any_byte_of_the_quote(lab, evidence, where, mask):
         lab.verify(spoiled, cache=CACHE)
 
 
-CACHE = CollateralCache()
+CACHE = VerifiedCache()
 
 
 @pytest.mark.slow

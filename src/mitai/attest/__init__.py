@@ -8,18 +8,23 @@ Example:
     >>> appraisal.workload, appraisal.simulated
 """
 
-from mitai.attest.dcap.collateral import Collateral, CollateralCache
+from mitai.attest.cache import VerifiedCache
+from mitai.attest.dcap.collateral import Collateral
+from mitai.attest.dcap.rules import TcbRules
 from mitai.attest.evidence import (
     Attester,
     CapsuleClaim,
     Claims,
     Evidence,
     LedgerClaim,
-    evidence_sha256,
     report_data,
 )
-from mitai.attest.policy import CapsulePin, ClaimRules, Policy, ReferenceValues, SgxRules, TcbRules, TdxRules
-from mitai.attest.verify import Appraisal, QuoteAppraisal, verify, verify_quote
+from mitai.attest.machine import Hardware, Machine
+from mitai.attest.policy import CapsulePin, ClaimRules, Policy, ReferenceValues
+from mitai.attest.sgx.rules import SgxRules
+from mitai.attest.tdx.rules import TdxRules
+from mitai.attest.tees import evidence_sha256
+from mitai.attest.verify import Appraisal, verify, verify_hardware, verify_quote
 
 __all__ = [
     "Appraisal",
@@ -29,17 +34,19 @@ __all__ = [
     "ClaimRules",
     "Claims",
     "Collateral",
-    "CollateralCache",
     "Evidence",
+    "Hardware",
     "LedgerClaim",
+    "Machine",
     "Policy",
-    "QuoteAppraisal",
     "ReferenceValues",
     "SgxRules",
     "TcbRules",
     "TdxRules",
+    "VerifiedCache",
     "evidence_sha256",
     "report_data",
     "verify",
+    "verify_hardware",
     "verify_quote",
 ]

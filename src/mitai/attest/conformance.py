@@ -25,7 +25,7 @@ from mitai.attest.dcap.collateral import Collateral, verify_collateral
 from mitai.attest.dcap.quote import Quote, TdReport, parse_quote, split_quote
 from mitai.attest.dcap.roots import INTEL_SGX_ROOT_CA, INTEL_SGX_ROOT_CA_SHA256
 from mitai.attest.dcap.tcb import TcbStatus
-from mitai.attest.policy import TdxRules
+from mitai.attest.tdx.rules import TdxRules
 from mitai.attest.x509 import parse_chain
 from mitai.errors import MitaiError, ParseError
 

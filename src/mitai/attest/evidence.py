@@ -23,7 +23,7 @@ from typing import Protocol
 import msgspec
 
 from mitai.attest.dcap.collateral import Collateral
-from mitai.attest.dcap.quote import parse_quote
+from mitai.attest.machine import Hardware
 from mitai.errors import ParseError
 
 MAX_EVIDENCE_BYTES = 4 << 20
@@ -32,7 +32,6 @@ NONCE_BYTES = 32
 NO_DEVICES = b"[]"
 
 _REPORT_DATA_LABEL = b"mitai report data v1\0"
-_EVIDENCE_DIGEST_LABEL = b"mitai evidence digest v1\0"
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -111,7 +110,8 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tee: str
     quote: bytes
     event_log: bytes = b""
-    collateral: Collateral | None = None
+    collateral: Collateral | None = None  # Intel's
+    endorsements: dict[str, bytes] = {}  # other vendors' certificates and the like, by name
     devices: bytes = NO_DEVICES  # the exact bytes of a JSON array
     claims: bytes
     nonce: bytes
@@ -119,6 +119,16 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def __post_init__(self) -> None:
         if self.v != 1:
             raise ParseError("attest.evidence-version-unsupported", f"evidence of version {self.v}, expected 1")
+
+    def hardware(self) -> Hardware:
+        """Return the part that the hardware made, and what vouches for it."""
+        return Hardware(
+            tee=self.tee,
+            quote=self.quote,
+            event_log=self.event_log,
+            endorsements=self.endorsements,
+            collateral=self.collateral,
+        )
 
     def encode(self) -> bytes:
         """Return the JSON form."""
@@ -133,15 +143,6 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             return msgspec.json.decode(data, type=Evidence)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise ParseError("attest.evidence-malformed", "these bytes are not evidence") from error
-
-
-def evidence_sha256(evidence: Evidence) -> str:
-    """Return the digest by which receipts name evidence: over the signed part of its quote, in hex.
-
-    A quote as a whole is malleable (padding, another encoding of the same signature), its signed part is not; and that
-    part holds `report_data`, hence nonce, claims and devices.
-    """
-    return hashlib.sha256(_EVIDENCE_DIGEST_LABEL + parse_quote(evidence.quote).signed).hexdigest()
 
 
 class Attester(Protocol):

@@ -19,78 +19,21 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 
 import msgspec
 
-from mitai.attest.dcap.quote import INTEL_QE_VENDOR
 from mitai.attest.dcap.roots import INTEL_SGX_ROOT_CA_SHA256
-from mitai.attest.dcap.tcb import TcbStatus
+from mitai.attest.dcap.rules import TcbRules
 from mitai.attest.fields import ANY, POLICY_MALFORMED, check_hex
+from mitai.attest.sgx.rules import SgxRules
+from mitai.attest.tdx.rules import TdxRules
 from mitai.errors import ParseError
 
 MAX_POLICY_BYTES = 1 << 20
-
-_ZERO_48 = "00" * 48
-
-
-class TcbRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How current the platform must be."""
-
-    accepted_statuses: tuple[TcbStatus, ...] = (TcbStatus.UP_TO_DATE,)
-    accepted_advisories: tuple[str, ...] = ()  # every reported advisory must be listed; "any" accepts all
-    min_evaluation_number: int = 0  # Intel's tcbEvaluationDataNumber, of TCB info and QE identity
-    collateral_grace_s: int = 0  # how long TCB info, QE identity and CRLs may be past their end
-
-    def __post_init__(self) -> None:
-        if self.min_evaluation_number < 0 or self.collateral_grace_s < 0:
-            raise ParseError(POLICY_MALFORMED, "a number in [tcb] is negative")
-        if TcbStatus.REVOKED in self.accepted_statuses:
-            raise ParseError(POLICY_MALFORMED, "a platform that Intel has revoked can't be accepted")
-
-
-class TdxRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What every TD must look like. Masks and registers in the byte order of the quote."""
-
-    td_attributes_required: str = "0000001000000000"  # SEPT_VE_DISABLE
-    td_attributes_allowed: str = "000000d000000080"  # SEPT_VE_DISABLE, PKS, KL, PERFMON: no DEBUG, no reserved bit
-    xfam_required: str = "0300000000000000"  # FP and SSE
-    xfam_allowed: str = "e7db060000000000"  # XFAM_FIXED0 of TDX module 1.x
-    mrsignerseam: str = _ZERO_48  # the TDX module is Intel's
-    seam_attributes: str = "0000000000000000"
-    mrservicetd: str = _ZERO_48  # no service TD, hence no migration
-    mrseam: tuple[str, ...] = ()  # allow-list; empty: any that Intel's TCB info accepts
-    mrconfigid: str = ANY
-    mrowner: str = ANY
-    mrownerconfig: str = ANY
-    min_tee_tcb_svn: str = "00" * 16  # per component
-    qe_vendor_id: str = INTEL_QE_VENDOR.hex()
-
-    def __post_init__(self) -> None:
-        for name in ("td_attributes_required", "td_attributes_allowed", "xfam_required", "xfam_allowed"):
-            check_hex(name, getattr(self, name), 8)
-        for name in ("mrsignerseam", "mrservicetd", "mrconfigid", "mrowner", "mrownerconfig"):
-            check_hex(name, getattr(self, name), 48, any_allowed=True)
-        for value in self.mrseam:
-            check_hex("mrseam", value, 48)
-        check_hex("seam_attributes", self.seam_attributes, 8, any_allowed=True)
-        check_hex("min_tee_tcb_svn", self.min_tee_tcb_svn, 16)
-        check_hex("qe_vendor_id", self.qe_vendor_id, 16)
-
-
-class SgxRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an SGX enclave must look like; empty lists pin nothing."""
-
-    mrenclave: tuple[str, ...] = ()
-    mrsigner: tuple[str, ...] = ()
-    isv_prod_id: int | None = None
-    min_isv_svn: int = 0
-    allow_debug: bool = False
-
-    def __post_init__(self) -> None:
-        for value in (*self.mrenclave, *self.mrsigner):
-            check_hex("mrenclave or mrsigner", value, 32)
+_REGISTER = re.compile(r"[a-z0-9_.]{1,40}")
 
 
 class CapsulePin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,25 +62,38 @@ class ClaimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
+# The registers that reference values must name, by TEE; a register that is to be left open says "any", visibly.
+REGISTERS: Mapping[str, tuple[str, ...]] = {
+    "tdx": ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"),
+    "sgx": ("mrenclave", "mrsigner"),
+}
+
+
 class ReferenceValues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The measurements of one build of one workload, each 48 bytes in hex; "any" leaves a register unpinned."""
+    """The measurements of one build of one workload: hex by register, or "any"."""
 
     name: str
-    mrtd: str
-    rtmr0: str
-    rtmr1: str
-    rtmr2: str
-    rtmr3: str
+    registers: dict[str, str]
+    tee: str = "tdx"
 
     def __post_init__(self) -> None:
-        for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"):
-            check_hex(name, getattr(self, name), 48, any_allowed=True)
+        if self.tee not in REGISTERS:
+            raise ParseError(POLICY_MALFORMED, f"reference values of TEE {self.tee!r}; known: {', '.join(REGISTERS)}")
+        missing = [register for register in REGISTERS[self.tee] if register not in self.registers]
+        if missing:
+            raise ParseError(
+                POLICY_MALFORMED, f"the reference values of {self.name!r} leave out {', '.join(missing)} (or say 'any')"
+            )
+        for register, value in self.registers.items():
+            if not _REGISTER.fullmatch(register):
+                raise ParseError(POLICY_MALFORMED, "a register is named by a-z, 0-9, dot and underscore")
+            check_hex(f"register {register}", value, len(value) // 2, any_allowed=True)
 
     def mismatch(self, measurements: Mapping[str, str]) -> str | None:
         """Return the name of the first register that differs."""
-        for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"):
-            if getattr(self, name) not in {ANY, measurements.get(name)}:
-                return name
+        for register, value in self.registers.items():
+            if value not in {ANY, measurements.get(register)}:
+                return register
         return None
 
 
@@ -207,5 +163,6 @@ def _toml_lines(table: Mapping[str, object], path: str) -> list[str]:
                 below += ["", f"[[{name}]]", *_toml_lines(entry, name)]
         elif value is not None:
             # JSON's strings, numbers, booleans and flat lists are TOML's, but for one character that TOML wants escaped
-            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
+            name = key if "." not in key else json.dumps(key)
+            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
     return lines + below

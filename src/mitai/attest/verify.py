@@ -18,48 +18,21 @@ Example:
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from mitai.attest import sgx, tdx
+import msgspec
+
+from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
-from mitai.attest.dcap import tcb as dcap_tcb
-from mitai.attest.dcap import verify as dcap
-from mitai.attest.dcap.collateral import Collateral, CollateralCache, verify_collateral
-from mitai.attest.dcap.quote import Quote, TdReport, parse_quote
+from mitai.attest.dcap.collateral import Collateral
 from mitai.attest.eventlog import check_replay
-from mitai.attest.evidence import NO_DEVICES, Claims, Evidence, evidence_sha256, report_data
-from mitai.attest.policy import ClaimRules, Policy, TcbRules
+from mitai.attest.evidence import NO_DEVICES, Claims, Evidence, report_data
+from mitai.attest.machine import Hardware, Machine
+from mitai.attest.policy import ClaimRules, Policy
+from mitai.attest.tees import appraise, evidence_digest, tee_of_quote
 from mitai.errors import AttestError
-
-
-@dataclass(frozen=True, slots=True)
-class QuoteAppraisal:
-    """What a quote proves about a machine and what was measured into it."""
-
-    tee: str
-    simulated: bool
-    quote: Quote
-    measurements: dict[str, str]
-    tcb_status: str
-    advisory_ids: tuple[str, ...]
-    tcb_evaluation_number: int
-    not_after: datetime  # when the collateral ends
-    checks: tuple[tuple[str, str], ...]
-
-    def summary(self) -> list[tuple[str, str]]:
-        """Return (name, value) lines for a terminal; the first says whether this is a simulation."""
-        lines = [
-            (
-                "hardware",
-                "SIMULATED: proves nothing about hardware" if self.simulated else f"genuine Intel {self.tee.upper()}",
-            ),
-            ("tcb status", self.tcb_status),
-            ("advisories", ", ".join(self.advisory_ids) or "none"),
-            ("tcb evaluation number", str(self.tcb_evaluation_number)),
-            ("valid until", f"{self.not_after:%F %T} UTC"),
-        ]
-        return lines + list(self.measurements.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +44,20 @@ class Appraisal:
     workload: str
     claims: Claims
     claims_bytes: bytes
-    measurements: dict[str, str]
+    measurements: Mapping[str, str]
     tcb_status: str
     advisory_ids: tuple[str, ...]
     tcb_evaluation_number: int
     evidence_sha256: str
     checks: tuple[tuple[str, str], ...]
     not_after: datetime
-    quote: QuoteAppraisal
+    machine: Machine
 
     def summary(self) -> list[tuple[str, str]]:
         """Return (name, value) lines for a terminal."""
         capsules = ", ".join(capsule.id for capsule in self.claims.capsules) or "none"
         ours = [("workload", self.workload), ("capsules", capsules), ("evidence", self.evidence_sha256)]
-        return [*self.quote.summary()[:1], *ours, *self.quote.summary()[1:]]
+        return [*self.machine.summary()[:1], *ours, *self.machine.summary()[1:]]
 
 
 def verify(
@@ -94,7 +67,7 @@ def verify(
     nonce: bytes,
     now: datetime,
     collateral: Collateral | None = None,
-    cache: CollateralCache | None = None,
+    cache: VerifiedCache | None = None,
 ) -> Appraisal:
     """Verify evidence.
 
@@ -118,25 +91,25 @@ def verify(
         nonce: The 32 bytes that the verifier chose for this exchange.
         now: Time of the check, with a time zone.
         collateral: Collateral from elsewhere; otherwise that in the evidence (signed: its carrier does not matter).
-        cache: Remembers verified collateral between calls.
+        cache: Remembers verified chains and collateral between calls.
 
     Raises:
         AttestError: With the code and the step of the first check that failed.
     """
     checks = Checklist()
     with checks.step("nonce") as say:
-        if evidence.tee != "tdx":
-            raise AttestError("attest.tee-unsupported", f"evidence of TEE {evidence.tee[:32]!r}, expected 'tdx'")
         if not hmac.compare_digest(evidence.nonce, nonce):
             raise AttestError(
                 "attest.nonce-mismatch", "the evidence answers another nonce: it is a replay, or was relayed"
             )
         expected_report_data = report_data(nonce, evidence.claims, evidence.devices)
         say("answers ours")
-    machine = _appraise_quote(checks, evidence.quote, collateral or evidence.collateral, policy, now=now, cache=cache)
-    body = machine.quote.body
+    hardware = evidence.hardware()
+    if collateral is not None:
+        hardware = msgspec.structs.replace(hardware, collateral=collateral)
+    machine = appraise(checks, hardware, policy, now=now, cache=cache)
     with checks.step("report data") as say:
-        if not isinstance(body, TdReport) or not hmac.compare_digest(body.report_data, expected_report_data):
+        if not hmac.compare_digest(machine.report_data, expected_report_data):
             raise AttestError(
                 "attest.report-data-mismatch",
                 "the quote does not cover these claims",
@@ -149,7 +122,11 @@ def verify(
         say("covers nonce, claims and devices")
     with checks.step("event log") as say:
         if evidence.event_log:
-            check_replay(evidence.event_log, body.rtmrs)
+            if machine.tee != "tdx":
+                raise AttestError(
+                    "attest.event-log-unexpected", f"{machine.title} has no registers that a log replays to"
+                )
+            check_replay(evidence.event_log, [bytes.fromhex(machine.measurements[f"rtmr{n}"]) for n in range(4)])
         say("replays to RTMR0..3" if evidence.event_log else "none sent; the registers themselves are compared")
     with checks.step("claims") as say:
         claims = Claims.decode(evidence.claims)
@@ -157,7 +134,7 @@ def verify(
         number = len(claims.capsules)
         say(f"workload {claims.workload}, {number} capsule{'' if number == 1 else 's'}")
     with checks.step("workload") as say:
-        _check_workload(claims.workload, machine.measurements, policy)
+        _check_workload(claims.workload, machine, policy)
         say(f"measured as {claims.workload}")
     return Appraisal(
         tee=machine.tee,
@@ -169,108 +146,38 @@ def verify(
         tcb_status=machine.tcb_status,
         advisory_ids=machine.advisory_ids,
         tcb_evaluation_number=machine.tcb_evaluation_number,
-        evidence_sha256=evidence_sha256(evidence),
+        evidence_sha256=evidence_digest(machine.signed),
         checks=checks.passed,
         not_after=machine.not_after,
-        quote=machine,
+        machine=machine,
     )
 
 
-def verify_quote(
-    quote: bytes,
-    collateral: Collateral,
-    policy: Policy,
-    *,
-    now: datetime,
-    cache: CollateralCache | None = None,
-) -> QuoteAppraisal:
-    """Verify a bare quote, TDX or SGX: steps 2 to 9 of `verify`, and the reference values where the policy has any.
+def verify_hardware(
+    hardware: Hardware, policy: Policy, *, now: datetime, cache: VerifiedCache | None = None
+) -> Machine:
+    """Verify evidence of the hardware alone, and the reference values where the policy has any.
 
-    Nothing is said about report data: who has only a quote must compare `appraisal.quote.body.report_data` himself.
+    Nothing is said about report data: who has only this must compare `machine.report_data` himself.
+
+    Raises:
+        AttestError: With the code and the step of the first check that failed.
     """
     checks = Checklist()
-    machine = _appraise_quote(checks, quote, collateral, policy, now=now, cache=cache)
+    machine = appraise(checks, hardware, policy, now=now, cache=cache)
     if policy.workloads:
         with checks.step("workload"):
-            _check_workload(None, machine.measurements, policy)
+            _check_workload(None, machine, policy)
         machine = replace(machine, checks=checks.passed)
     return machine
 
 
-def _appraise_quote(
-    checks: Checklist,
-    data: bytes,
-    collateral: Collateral | None,
-    policy: Policy,
-    *,
-    now: datetime,
-    cache: CollateralCache | None,
-) -> QuoteAppraisal:
-    with checks.step("quote") as say:
-        quote = parse_quote(data)
-        tee = "tdx" if isinstance(quote.body, TdReport) else "sgx"
-        say(f"{tee.upper()} version {quote.header.version}")
-    with checks.step("root") as say:
-        if collateral is None:
-            raise AttestError("attest.collateral-missing", "no collateral came with the evidence, and none was given")
-        chain = dcap.find_pck_chain(quote, collateral.pck_certificate_chain)
-        simulated = dcap.check_root(chain, policy.roots(), allow_simulation=policy.allow_simulation)
-        say(chain.root.common_name)
-    with checks.step("collateral") as say:
-        check = cache.verify if cache is not None else verify_collateral
-        verified = check(collateral, chain.root.fingerprint, now, grace_s=policy.tcb.collateral_grace_s)
-        say(f"current until {verified.not_after:%F %T} UTC")
-    with checks.step("platform") as say:
-        platform = dcap.verify_pck_chain(chain, verified, now)
-        say(f"FMSPC {platform.tcb.fmspc.hex()}, not revoked")
-    with checks.step("signatures") as say:
-        qe_report = dcap.verify_quote_signature(quote, platform.leaf)
-        say("PCK key, quoting enclave, attestation key, quote")
-    with checks.step("quoting enclave") as say:
-        dcap.check_qe(quote, qe_report, verified)
-        say(f"security version {qe_report.isv_svn}")
-    with checks.step("tcb") as say:
-        result = dcap_tcb.evaluate_tcb(quote.body, platform.tcb, qe_report, verified.tcb_info, verified.qe_identity)
-        _check_tcb(result, policy.tcb)
-        say(f"{result.status}, evaluation {result.evaluation_number}")
-    with checks.step("td" if isinstance(quote.body, TdReport) else "enclave") as say:
-        if isinstance(quote.body, TdReport):
-            tdx.check_td(quote.header, quote.body, policy.tdx)
-            measurements = tdx.measurements(quote.body)
-        else:
-            sgx.check_enclave(quote.header, quote.body, policy.sgx)
-            measurements = sgx.measurements(quote.body)
-        say("no debug, attributes as demanded")
-    return QuoteAppraisal(
-        tee=tee,
-        simulated=simulated,
-        quote=quote,
-        measurements=measurements,
-        tcb_status=result.status.value,
-        advisory_ids=result.advisory_ids,
-        tcb_evaluation_number=result.evaluation_number,
-        not_after=min(verified.not_after, platform.not_after),
-        checks=checks.passed,
-    )
-
-
-def _check_tcb(result: dcap_tcb.TcbResult, rules: TcbRules) -> None:
-    if result.evaluation_number < rules.min_evaluation_number:
-        raise AttestError(
-            "attest.tcb-evaluation-number-too-low",
-            f"the collateral is of TCB evaluation {result.evaluation_number}, demanded: {rules.min_evaluation_number}",
-        )
-    if result.status not in rules.accepted_statuses:
-        raise AttestError(
-            "attest.tcb-status-refused",
-            f"the policy does not accept a platform that is {result.status} ({', '.join(result.advisory_ids)})",
-            hint="the machine's owner must update firmware, microcode or TDX module",
-        )
-    unknown = set(result.advisory_ids) - set(rules.accepted_advisories)
-    if unknown and "any" not in rules.accepted_advisories:
-        raise AttestError(
-            "attest.advisory-refused", f"open advisories that the policy does not accept: {', '.join(sorted(unknown))}"
-        )
+def verify_quote(
+    quote: bytes, collateral: Collateral, policy: Policy, *, now: datetime, cache: VerifiedCache | None = None
+) -> Machine:
+    """Verify a bare quote of Intel's, TDX or SGX; see `verify_hardware`."""
+    hardware = Hardware(tee=tee_of_quote(quote), quote=quote, collateral=collateral)
+    return verify_hardware(hardware, policy, now=now, cache=cache)
 
 
 def _check_claims(claims: Claims, rules: ClaimRules) -> None:
@@ -294,15 +201,16 @@ def _check_claims(claims: Claims, rules: ClaimRules) -> None:
         raise AttestError("attest.ledger-mismatch", "the workload writes to another ledger than the policy demands")
 
 
-def _check_workload(name: str | None, measurements: dict[str, str], policy: Policy) -> None:
-    """Check that some reference values (of workload `name`, where given) are exactly these measurements."""
-    candidates = [values for values in policy.workloads if name in {None, values.name}]
+def _check_workload(name: str | None, machine: Machine, policy: Policy) -> None:
+    """Check that some reference values (of workload `name`, where given) are exactly this machine's."""
+    candidates = [values for values in policy.workloads if name in {None, values.name} and values.tee == machine.tee]
     if not candidates:
-        known = ", ".join(sorted({values.name for values in policy.workloads})) or "none"
+        known = ", ".join(sorted({f"{values.name} on {values.tee}" for values in policy.workloads})) or "none"
         raise AttestError(
-            "attest.workload-unknown", f"the policy has no reference values for workload {name!r} (it has: {known})"
+            "attest.workload-unknown",
+            f"the policy has no reference values for {name or 'any workload'!r} on {machine.tee} (it has: {known})",
         )
-    mismatches = [values.mismatch(measurements) for values in candidates]
+    mismatches = [values.mismatch(machine.measurements) for values in candidates]
     if None not in mismatches:
         raise AttestError(
             "attest.measurement-mismatch",

@@ -23,7 +23,7 @@ from datetime import datetime
 
 import msgspec
 
-from mitai.attest import Appraisal, CollateralCache, Evidence, Policy, verify
+from mitai.attest import Appraisal, VerifiedCache, Evidence, Policy, verify
 from mitai.broker import protocol
 from mitai.broker.commands import MAX_RECENT, check_clock, check_room
 from mitai.broker.policy import CompiledPolicy, Facts, PolicyEngine
@@ -51,7 +51,7 @@ class Proof:
     why: str = ""
 
 
-def prove(request: ReleaseRequest, policy: Policy, now: datetime, cache: CollateralCache) -> Proof:
+def prove(request: ReleaseRequest, policy: Policy, now: datetime, cache: VerifiedCache) -> Proof:
     """Verify a request's evidence under the broker's own policy."""
     try:
         evidence = Evidence.decode(request.evidence)

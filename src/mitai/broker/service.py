@@ -31,7 +31,7 @@ from typing import TypeVar
 
 import structlog
 
-from mitai.attest import Attester, CollateralCache, LedgerClaim, Policy
+from mitai.attest import Attester, VerifiedCache, LedgerClaim, Policy
 from mitai.broker import commands, protocol, receipts
 from mitai.broker.anchor import Anchor, Witness
 from mitai.broker.commands import Limits, check_addressing, open_signed, public_key
@@ -124,7 +124,7 @@ class Broker:
         self._engine, self._clock, self._anchor = engine, clock, anchor
         self.vkey = vkey(settings.origin, signer.public)
         self.audience = protocol.audience(signer.public)
-        self._collateral = CollateralCache()
+        self._collateral = VerifiedCache()
         self._policies = Policies(engine)
         self._nonces = Nonces(time.monotonic)
         self._unproven = Meter(settings.unproven_per_s, UNPROVEN_AT_ONCE, time.monotonic)

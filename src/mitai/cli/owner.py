@@ -173,7 +173,7 @@ def inference_policy(policy: Policy, until: datetime) -> str:
     """Return the ready-made Cedar policy: inference only, by code that `policy` names, until a time."""
     rules = []
     for values in policy.workloads:
-        registers = [f'"{name}={getattr(values, name)}"' for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")]
+        registers = [f'"{name}={value}"' for name, value in values.registers.items()]
         pinned = ", ".join(register for register in registers if not register.endswith('=any"'))
         if values.name == "serve":
             rules.append(

@@ -12,7 +12,10 @@ from mitai.attest.dcap.roots import INTEL_SGX_ROOT_CA, INTEL_SGX_ROOT_CA_SHA256
 from mitai.attest.policy import SgxRules
 from mitai.errors import ParseError
 
-WORKLOAD = ReferenceValues("serve", "00" * 48, "any", "11" * 48, "22" * 48, "33" * 48)
+WORKLOAD = ReferenceValues(
+    "serve",
+    {"mrtd": "00" * 48, "rtmr0": "any", "rtmr1": "11" * 48, "rtmr2": "22" * 48, "rtmr3": "33" * 48, "a.b": "44"},
+)
 
 
 def test_strict_by_default():
@@ -56,6 +59,11 @@ def test_round_trip(policy):
         "version = 1\nallow_simulatoin = true",
         "[tcb]\nstatus = []",
         "[[workloads]]\nname = 'serve'",
+        "[[workloads]]\nname = 'serve'\ntee = 'tdx'\n[workloads.registers]\nmrtd = '00'",
+        "[[workloads]]\nname = 'serve'\ntee = 'abacus'\n[workloads.registers]",
+        "[[workloads]]\nname = 'serve'\ntee = 'sgx'\n[workloads.registers]\nmrenclave = 'any'\nmrsigner = '0'",
+        "[[workloads]]\nname='x'\ntee='sgx'\n[workloads.registers]\nmrenclave = 'any'\nmrsigner = 'any'\n'a b' = '00'",
+        "[tcb]\nfmspc = ['00']",
         "allow_simulation = 'yes'",
         "[tcb]\naccepted_statuses = ['Good']",
         "[tcb]\naccepted_statuses = ['Revoked']",
@@ -97,8 +105,9 @@ def test_intel_root_can_not_be_called_simulated():
 
 def test_reference_values():
     measurements = {"mrtd": "00" * 48, "rtmr0": "99" * 48, "rtmr1": "11" * 48, "rtmr2": "22" * 48, "rtmr3": "33" * 48}
+    measurements["a.b"] = "44"
     assert WORKLOAD.mismatch(measurements) is None
-    for name in ("mrtd", "rtmr1", "rtmr2", "rtmr3"):
+    for name in ("mrtd", "rtmr1", "rtmr2", "rtmr3", "a.b"):
         assert WORKLOAD.mismatch({**measurements, name: "ff" * 48}) == name
     assert WORKLOAD.mismatch({}) == "mrtd"
 

@@ -14,17 +14,17 @@ from mitai.attest import (
     CapsuleClaim,
     CapsulePin,
     ClaimRules,
-    CollateralCache,
     Evidence,
     LedgerClaim,
     Policy,
     TcbRules,
+    VerifiedCache,
     evidence_sha256,
     report_data,
 )
 from mitai.attest.evidence import NO_DEVICES
 from mitai.attest.sim import Workload, intel, reference_values, registers
-from mitai.errors import AttestError
+from mitai.errors import AttestError, ParseError
 
 
 def test_good_evidence(lab):
@@ -37,7 +37,7 @@ def test_good_evidence(lab):
     assert appraisal.tcb_status == "UpToDate"
     assert appraisal.tcb_evaluation_number == intel.EVALUATION_NUMBER
     assert appraisal.measurements["rtmr3"] == registers(WORKLOAD)[4].hex()
-    assert appraisal.evidence_sha256 == evidence_sha256(evidence)
+    assert appraisal.evidence_sha256 == evidence_sha256(evidence.tee, evidence.quote)
     assert appraisal.not_after > NOW + timedelta(days=6)
     assert [step.split(" ", 1)[0] for step, _ in appraisal.checks] == [str(n) for n in range(1, 14)]
     assert appraisal.summary()[0] == ("hardware", "SIMULATED: proves nothing about hardware")
@@ -70,8 +70,12 @@ def test_short_nonce(lab, refused):
 
 
 def test_another_tee(lab, refused):
-    with refused("attest.tee-unsupported", "1 nonce"):
-        lab.verify(replace(lab.evidence(), tee="snp"))
+    with refused("attest.tee-unsupported", "2 tee"):
+        lab.verify(replace(lab.evidence(), tee="abacus"))
+    with refused("attest.tee-mismatch", "2 quote"):
+        lab.verify(replace(lab.evidence(), tee="sgx"))
+    with pytest.raises(ParseError, match="unknown TEE"):
+        evidence_sha256("abacus", b"")
 
 
 def test_exchanged_key(lab, refused):
@@ -663,11 +667,11 @@ def test_claim_rules(lab, refused):
 
 
 def test_cache(lab, refused):
-    cache = CollateralCache(size=1)
+    cache = VerifiedCache(entries=1)
     for _ in range(2):
         assert lab.verify(cache=cache).tcb_status == "UpToDate"
     (entry,) = cache._entries.values()
-    assert len(entry.chains) == 1
+    assert len(entry.value.chains) == 1
     with refused("attest.tcb-info-expired", "4 collateral"):
         lab.verify(cache=cache, now=NOW + timedelta(days=31))
     assert (
@@ -688,7 +692,7 @@ def test_cached_chain_still_expires(lab, refused):
         root_ca_crl=lab.authority.crl("root", *window),
         pck_crl=lab.authority.crl("ca", *window),
     )
-    cache = CollateralCache()
+    cache = VerifiedCache()
     young = certificate(lab, "PCK Certificate", extension=SGX, start=NOW - timedelta(days=3649))
     evidence = forge_chain(lab, pck=young)
     lab.verify(evidence, collateral=collateral, cache=cache)
@@ -700,11 +704,11 @@ def test_cache_of_chains_is_bounded(lab, monkeypatch):
     from mitai.attest.dcap import verify as dcap
 
     monkeypatch.setattr(dcap, "_MAX_CHAINS", 1)
-    cache = CollateralCache()
+    cache = VerifiedCache()
     lab.verify(cache=cache)
     lab.verify(forge_chain(lab, pck=certificate(lab, "PCK Certificate", extension=SGX)), cache=cache)
     (entry,) = cache._entries.values()
-    assert len(entry.chains) == 1
+    assert len(entry.value.chains) == 1
 
 
 def test_out_of_band_chain(lab, refused):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from types import SimpleNamespace
+
+import pytest
 
 from attest_lab import CLAIMS, LAX, NONCE, NOW, WORKLOAD, Lab, replace
 from mitai.attest import Policy, report_data, verify_quote
@@ -86,8 +90,9 @@ def test_collateral_of_the_other_tee(lab, refused):
 def test_an_enclave_can_not_pass_for_a_td(lab, refused):
     report = report_data(NONCE, CLAIMS.encode(), NO_DEVICES)
     evidence = replace(lab.evidence(), quote=lab.platform.quote(enclave(report_data=report), version=3))
-    with refused("attest.report-data-mismatch", "10 report data"):
-        lab.verify(evidence, collateral=lab.platform.collateral("sgx"), policy=replace(lab.policy))
+    for tee, code in (("tdx", "attest.tee-mismatch"), ("sgx", "attest.event-log-unexpected")):
+        with refused(code):
+            lab.verify(replace(evidence, tee=tee), collateral=lab.platform.collateral("sgx"))
 
 
 def test_bare_quote(lab, refused):
@@ -99,3 +104,35 @@ def test_bare_quote(lab, refused):
         verify_quote(lab.platform.quote(body(mrtd=bytes(48))), evidence.collateral, lab.policy, now=NOW)
     with refused("attest.simulation-refused", "2 root"):
         verify_quote(evidence.quote, evidence.collateral, LAX, now=NOW)
+
+
+def test_only_machines_that_the_policy_names(lab, refused):
+    evidence = lab.evidence()
+    fmspc = verify_quote(evidence.quote, evidence.collateral, lab.policy, now=NOW).facts["fmspc"]
+    named = replace(lab.policy, tcb=replace(lab.policy.tcb, fmspc=(fmspc,)))
+    assert verify_quote(evidence.quote, evidence.collateral, named, now=NOW).tcb_status == "UpToDate"
+    other = replace(lab.policy, tcb=replace(lab.policy.tcb, fmspc=("ab" * 6,)))
+    with refused("attest.fmspc-refused", "4 platform"):
+        verify_quote(evidence.quote, evidence.collateral, other, now=NOW)
+
+
+def test_a_second_opinion(lab, refused, monkeypatch):
+    evidence = lab.evidence()
+    policy = replace(lab.policy, tcb=replace(lab.policy.tcb, second_opinion=True))
+    dcap_qvl = pytest.importorskip("dcap_qvl")
+    appraisal = verify_quote(evidence.quote, evidence.collateral, policy, now=NOW)
+    assert ("8 second opinion", "dcap-qvl agrees") in appraisal.checks
+
+    def refuses(*_: object) -> object:
+        raise ValueError("Verification failed")
+
+    monkeypatch.setattr(dcap_qvl, "verify_with_root_ca", refuses)
+    with refused("attest.second-opinion-differs", "8 second opinion"):
+        verify_quote(evidence.quote, evidence.collateral, policy, now=NOW)
+    other = SimpleNamespace(status="OutOfDate", advisory_ids=[])
+    monkeypatch.setattr(dcap_qvl, "verify_with_root_ca", lambda *_: other)
+    with refused("attest.second-opinion-differs", "8 second opinion"):
+        verify_quote(evidence.quote, evidence.collateral, policy, now=NOW)
+    monkeypatch.setitem(sys.modules, "dcap_qvl", None)
+    with refused("attest.second-opinion-missing", "8 second opinion"):
+        verify_quote(evidence.quote, evidence.collateral, policy, now=NOW)

@@ -78,7 +78,7 @@ def test_a_policy_that_fails_to_evaluate_is_a_no(ready: Rig) -> None:
 
 
 def test_a_template_pins_measurement_and_date(ready: Rig) -> None:
-    mrtd = reference_values(SERVE).mrtd
+    mrtd = reference_values(SERVE).registers["mrtd"]
     good = template("inference-until", workload="serve", mrtd=mrtd, until="2099-01-01")
     assert ready.release(ready.publish(good).capsule_id)
     for changed in ({"mrtd": "00" * 48}, {"until": "2020-01-01"}, {"workload": "train"}):

@@ -117,28 +117,6 @@ class VerifiedCollateral:
         return self.not_before <= now <= self.not_after
 
 
-class CollateralCache:
-    """Collateral that was verified before; keyed by its exact content, the root and the grace, bounded.
-
-    Only collateral that verified is kept, and it is used only inside its window: outside, it is verified again.
-    """
-
-    def __init__(self, size: int = 32) -> None:
-        self._size = size
-        self._entries: OrderedDict[tuple[Collateral, str, int], VerifiedCollateral] = OrderedDict()
-
-    def verify(self, collateral: Collateral, root_fingerprint: str, now: datetime, grace_s: int) -> VerifiedCollateral:
-        """Return the verified form, from memory where possible."""
-        key = (collateral, root_fingerprint, grace_s)
-        entry = self._entries.pop(key, None)
-        if entry is None or not entry.covers(now):
-            entry = verify_collateral(collateral, root_fingerprint, now, grace_s=grace_s)
-        self._entries[key] = entry
-        while len(self._entries) > self._size:
-            self._entries.popitem(last=False)
-        return entry
-
-
 def verify_collateral(
     collateral: Collateral, root_fingerprint: str, now: datetime, *, grace_s: int = 0
 ) -> VerifiedCollateral:

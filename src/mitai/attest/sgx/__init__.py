@@ -6,7 +6,7 @@ Follows the Intel SDM, volume 3D, chapter 38 (ATTRIBUTES).
 from __future__ import annotations
 
 from mitai.attest.dcap.quote import INTEL_QE_VENDOR, EnclaveReport, Header
-from mitai.attest.policy import SgxRules
+from mitai.attest.sgx.rules import SgxRules
 from mitai.errors import AttestError
 
 _INIT, _DEBUG = 0x01, 0x02

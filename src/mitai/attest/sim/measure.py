@@ -19,7 +19,7 @@ from pathlib import Path
 
 import mitai
 from mitai.attest.eventlog import ALG_SHA384, EV_EVENT_TAG, EV_NO_ACTION, replay_rtmrs
-from mitai.attest.policy import ReferenceValues
+from mitai.attest.policy import REGISTERS, ReferenceValues
 
 _CODE_LABEL = b"mitai installed code v1\0"
 _WORKLOAD_LABEL = b"mitai sim workload v1\0"
@@ -60,7 +60,9 @@ def registers(workload: Workload) -> tuple[bytes, bytes, bytes, bytes, bytes]:
 
 def reference_values(workload: Workload) -> ReferenceValues:
     """Return what a policy pins for this workload."""
-    return ReferenceValues(workload.name, *(register.hex() for register in registers(workload)))
+    return ReferenceValues(
+        workload.name, {name: value.hex() for name, value in zip(REGISTERS["tdx"], registers(workload), strict=True)}
+    )
 
 
 def _header_event() -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mitai.attest.dcap.quote import Header, TdReport
 from mitai.attest.fields import ANY
-from mitai.attest.policy import TdxRules
+from mitai.attest.tdx.rules import TdxRules
 from mitai.errors import AttestError
 
 _DEBUG = 1  # bit 0 of TUD; the other seven bits of that byte are reserved

@@ -1,0 +1,61 @@
+"""Which verifier appraises which TEE."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from mitai.attest.cache import VerifiedCache
+from mitai.attest.checks import Checklist
+from mitai.attest.dcap import appraise as dcap
+from mitai.attest.dcap.quote import TdReport, parse_quote
+from mitai.attest.machine import Hardware, Machine
+from mitai.attest.policy import Policy
+from mitai.errors import AttestError, ParseError
+
+_EVIDENCE_DIGEST_LABEL = b"mitai evidence digest v1\0"
+
+# Of each TEE, the bytes of its quote that the hardware signs.
+_SIGNED: Mapping[str, Callable[[bytes], bytes]] = {
+    "tdx": lambda quote: parse_quote(quote).signed,
+    "sgx": lambda quote: parse_quote(quote).signed,
+}
+
+
+def appraise(
+    checks: Checklist, hardware: Hardware, policy: Policy, *, now: datetime, cache: VerifiedCache | None = None
+) -> Machine:
+    """Verify evidence of the hardware, whatever the TEE.
+
+    Raises:
+        AttestError: With the code and the step of the first check that failed.
+    """
+    match hardware.tee:
+        case "tdx" | "sgx":
+            return dcap.appraise(checks, hardware, policy, now=now, cache=cache)
+        case other:
+            with checks.step("tee"):
+                raise AttestError("attest.tee-unsupported", f"evidence of an unknown TEE {other[:32]!r}")
+
+
+def tee_of_quote(quote: bytes) -> str:
+    """Return whether a quote of Intel's is of TDX or SGX."""
+    return "tdx" if isinstance(parse_quote(quote).body, TdReport) else "sgx"
+
+
+def evidence_sha256(tee: str, quote: bytes) -> str:
+    """Return the digest by which receipts name evidence: over the signed part of its quote, in hex.
+
+    A quote as a whole is malleable (padding, another encoding of the same signature), its signed part is not; and that
+    part holds `report_data`, hence nonce, claims and devices.
+    """
+    signed = _SIGNED.get(tee)
+    if signed is None:
+        raise ParseError("attest.tee-unsupported", f"evidence of an unknown TEE {tee[:32]!r}")
+    return evidence_digest(signed(quote))
+
+
+def evidence_digest(signed: bytes) -> str:
+    """Return `evidence_sha256` of a signed part."""
+    return hashlib.sha256(_EVIDENCE_DIGEST_LABEL + signed).hexdigest()
