@@ -194,7 +194,7 @@ class Deployment:
             self.model,
             tuple(CapsuleRef(id=each.id, manifest_sha256=each.manifest_sha256) for each in claims.capsules),
             claims.policies,
-            evidence_sha256(evidence),
+            evidence_sha256(evidence.tee, evidence.quote),
         )
         link = self._link
         self._book.serve(served, lambda body: link.post("/v1/receipts", body))
