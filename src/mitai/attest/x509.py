@@ -60,6 +60,7 @@ class Profile:
     curves: frozenset[str] = frozenset()  # names as `cryptography` has them
     min_rsa_bits: int = 0  # 0: no RSA keys
     critical: frozenset[x509.ObjectIdentifier] = frozenset({ExtensionOID.KEY_USAGE, ExtensionOID.BASIC_CONSTRAINTS})
+    usage_optional: bool = False  # an issuer without keyUsage may issue (RFC 5280, section 6.1.4 n)
 
     def accepts(self, key: object) -> bool:
         """Return whether a key is of a kind that the profile has."""
@@ -167,7 +168,7 @@ def verify_chain(
     for certificate in chain:
         _usable(certificate, what, now, profile)
     for depth, (child, issuer) in enumerate(pairwise(chain), below):
-        _may_issue(issuer, depth, what)
+        _may_issue(issuer, depth, what, profile)
         try:
             child.parsed.verify_directly_issued_by(issuer.parsed)
         except _UNUSABLE as error:
@@ -201,17 +202,18 @@ def _extensions(certificate: Certificate, what: str) -> x509.Extensions:
         raise AttestError(f"attest.{what}-chain-invalid", "a certificate has malformed extensions") from error
 
 
-def _may_issue(issuer: Certificate, below: int, what: str) -> None:
+def _may_issue(issuer: Certificate, below: int, what: str, profile: Profile) -> None:
     extensions = _extensions(issuer, what)
     try:
         constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound as error:
         raise AttestError(
             f"attest.{what}-chain-invalid", f"{issuer.common_name!r} does not say that it is a CA"
         ) from error
     too_deep = constraints.path_length is not None and below > constraints.path_length
-    if not constraints.ca or not usage.key_cert_sign or too_deep:
+    usages = [extension.value for extension in extensions if isinstance(extension.value, x509.KeyUsage)]
+    signs = all(usage.key_cert_sign for usage in usages) and (bool(usages) or profile.usage_optional)
+    if not constraints.ca or not signs or too_deep:
         raise AttestError(f"attest.{what}-chain-invalid", f"{issuer.common_name!r} may not issue this certificate")
 
 
