@@ -111,7 +111,7 @@ class _Decoder:
         try:
             return self._take(size).decode()
         except UnicodeDecodeError:
-            raise self.error("holds text that is not UTF-8")
+            raise self.error("holds text that is not UTF-8") from None
 
     def _more(self, count: int | None, done: int) -> bool:
         """Return whether another element follows; eat the break that ends an indefinite length."""
