@@ -84,13 +84,17 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         """Return the JSON form."""
         return msgspec.json.encode(self)
 
+    def signed_bytes(self) -> bytes:
+        """Return the bytes that a signature covers; for signers that are no identities of ours."""
+        return _pre_authentication_encoding(self.payload_type, self.payload)
+
     def open(self, payload_type: str, *signers: PublicKey) -> bytes:
         """Return the payload when one of `signers` signed it as `payload_type`; raise `MitaiError` if none did."""
         if self.payload_type != payload_type:
             raise MitaiError(
                 "identity.payload-type", f"signed as {self.payload_type[:80]!r} where {payload_type!r} is expected"
             )
-        message = _pre_authentication_encoding(payload_type, self.payload)
+        message = self.signed_bytes()
         if not any(signer.signed(message, signature.sig) for signer in signers for signature in self.signatures[:16]):
             raise MitaiError(
                 "identity.signature-invalid",

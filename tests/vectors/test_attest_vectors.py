@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import msgspec
 import pytest
 
 from attest_lab import LAX, flip, replace, vector_entries, vector_file, vector_folder, vector_time
-from mitai.attest import Collateral, Policy, conformance, verify_quote
+from mitai.attest import Collateral, Policy, verify_quote
+from mitai.attest.conformance import tdx as conformance
 from mitai.attest.dcap import verify as dcap
 from mitai.attest.dcap.quote import (
     TD_REPORT_10_BYTES,
@@ -20,9 +17,9 @@ from mitai.attest.dcap.quote import (
     split_quote,
 )
 from mitai.attest.dcap.tcb import check_qe_identity, parse_qe_identity
-from mitai.attest.x509 import parse_chain, verify_chain
 from mitai.attest.eventlog import check_replay, parse_event_log, replay
 from mitai.attest.tdx import measurements
+from mitai.attest.x509 import parse_chain, verify_chain
 from mitai.errors import AttestError, ParseError
 
 ENTRIES = {entry["id"]: entry for entry in vector_entries()}
@@ -256,31 +253,6 @@ def test_intel_samples_need_their_own_root(name):
     with pytest.raises(AttestError) as refusal:
         verify_quote(data, collateral, LAX, now=vector_time(vector))
     assert refusal.value.code == "attest.root-untrusted"
-
-
-@pytest.mark.parametrize("vector", entries("conformance-attestation-tdx"))
-def test_conformance(vector):
-    exit_code, output = conformance.main([conformance.STAGE], vector_file(vector, "input.json"))
-    expected = json.loads(vector_file(vector, "expected.json"))
-    found = json.loads(output)
-    assert exit_code == vector["expected"]["exit_code"]
-    assert found["stage"] == expected["stage"]
-    assert found["accepted"] == expected["accepted"]
-    if expected["accepted"]:
-        assert {name: found["outputs"][name] for name in expected["outputs"]} == expected["outputs"]
-    else:
-        codes = expected["rejection"]["code"]
-        assert found["rejection"]["code"] in ([codes] if isinstance(codes, str) else codes)
-
-
-def test_conformance_command():
-    vector = entry("tdx/conformance-attestation-tdx-300-tdx-v4-happy")
-    command = [sys.executable, "-m", "mitai.attest.conformance", conformance.STAGE]
-    done = subprocess.run(command, input=vector_file(vector, "input.json"), capture_output=True, check=False)
-    assert done.returncode == conformance.ACCEPTED
-    assert json.loads(done.stdout)["accepted"] is True
-    done = subprocess.run(command, input=b"not JSON", capture_output=True, check=False)
-    assert done.returncode == conformance.MALFORMED
 
 
 def test_all_entries_are_covered():

@@ -10,6 +10,7 @@ import pytest
 
 from attest_lab import NOW, Lab
 from mitai.attest import conformance
+from mitai.attest.conformance import tdx
 
 
 def text(der: bytes) -> str:
@@ -39,7 +40,7 @@ def make(lab: Lab, **policy) -> dict:
 
 
 def run(given) -> tuple[int, dict]:
-    exit_code, output = conformance.main([conformance.STAGE], json.dumps(given).encode())
+    exit_code, output = conformance.main([tdx.STAGE], json.dumps(given).encode())
     return exit_code, json.loads(output)
 
 
@@ -108,8 +109,8 @@ def test_malformed_input(lab):
         {**given, "quote_b64": "not base64!"},
     ):
         assert run(spoiled)[0] == conformance.MALFORMED
-    assert conformance.main([], b"{}")[0] == conformance.MALFORMED
-    assert conformance.main([conformance.STAGE], bytes(conformance.MAX_INPUT_BYTES + 1))[0] == conformance.MALFORMED
+    assert conformance.main([], b"{}")[0] == conformance.UNSUPPORTED
+    assert conformance.main([tdx.STAGE], bytes(conformance.MAX_INPUT_BYTES + 1))[0] == conformance.MALFORMED
 
 
 def test_time_is_the_inputs(lab):

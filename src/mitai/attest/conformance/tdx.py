@@ -1,8 +1,6 @@
-"""Command for the tinfoil-conformance vectors: one appraisal, JSON in, JSON and an exit code out.
+"""Stage `verify-attestation-tdx`: a quote and its collateral.
 
-`python -m mitai.attest.conformance verify-attestation-tdx < input.json` exits 0 (accepted), 10 (rejected; the output
-names the code) or 30 (the input is malformed). It drives the ordinary checks of `mitai.attest.dcap` and
-`mitai.attest.tdx`; only the names of the refusals are translated.
+It drives the ordinary checks of `mitai.attest.dcap` and `mitai.attest.tdx`.
 
 Fixtures differ from what a client does in three points, all handled here and nowhere else: recorded fixtures leave out
 the issuer chains that Intel's service returns in HTTP headers (Intel's TCB signing certificate of 2018 to 2025 is
@@ -12,17 +10,16 @@ built in), one of their quotes carries bytes behind its end (they are cut off), 
 from __future__ import annotations
 
 import base64
-import sys
-from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
 
 from mitai.attest import tdx
+from mitai.attest.conformance.outcome import Outcome, Rejected, moment, run_stage
 from mitai.attest.dcap import tcb as dcap_tcb
 from mitai.attest.dcap import verify as dcap
 from mitai.attest.dcap.collateral import Collateral, verify_collateral
-from mitai.attest.dcap.quote import Quote, TdReport, parse_quote, split_quote
+from mitai.attest.dcap.quote import TdReport, parse_quote, split_quote
 from mitai.attest.dcap.roots import INTEL_SGX_ROOT_CA, INTEL_SGX_ROOT_CA_SHA256
 from mitai.attest.dcap.tcb import TcbStatus
 from mitai.attest.tdx.rules import TdxRules
@@ -30,8 +27,6 @@ from mitai.attest.x509 import parse_chain
 from mitai.errors import MitaiError, ParseError
 
 STAGE = "verify-attestation-tdx"
-ACCEPTED, REJECTED, MALFORMED = 0, 10, 30
-MAX_INPUT_BYTES = 1 << 20
 
 # CN=Intel SGX TCB Signing, valid 2018-05-21 to 2025-05-21, issued by the Intel SGX Root CA.
 _TCB_SIGNING_2018 = """
@@ -158,39 +153,14 @@ class _SignedQeIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     signature: str
 
 
-class _Rejected(Exception):  # noqa: N818 - an outcome
-    def __init__(self, code: str) -> None:
-        self.code = code
+def run(data: bytes) -> Outcome:
+    """Stage `verify-attestation-tdx`."""
+    return run_stage(STAGE, data, _Input, _outputs, _code)
 
 
-def main(arguments: list[str], data: bytes) -> tuple[int, bytes]:
-    """Appraise one input; return exit code and output."""
-    if arguments != [STAGE]:
-        return MALFORMED, _output(accepted=False, rejection={"code": "STAGE_UNKNOWN"})
-    try:
-        if len(data) > MAX_INPUT_BYTES:
-            raise ValueError("too large")
-        given = msgspec.json.decode(data, type=_Input)
-        now = datetime.fromtimestamp(given.expiration_check_date_unix, UTC)
-        if given.schema_version != "1":
-            raise ValueError("unknown version")
-    except (msgspec.MsgspecError, ValueError, OverflowError, OSError, RecursionError):
-        return MALFORMED, _output(accepted=False, rejection={"code": "INPUT_MALFORMED"})
-    try:
-        quote = _appraise(given, now)
-    except _Rejected as rejected:
-        return REJECTED, _output(accepted=False, rejection={"code": rejected.code})
-    except MitaiError as error:
-        return REJECTED, _output(accepted=False, rejection={"code": _code(error, given.policy), "reason": str(error)})
-    return ACCEPTED, _output(accepted=True, outputs=_outputs(quote))
-
-
-def _output(**fields: object) -> bytes:
-    return msgspec.json.encode({"stage": STAGE, **fields})
-
-
-def _code(error: MitaiError, policy: _Policy) -> str:
+def _code(error: MitaiError, given: _Input) -> str:
     """Translate a refusal; a pinned value that differs is a mismatch, whichever bit it is."""
+    policy = given.policy
     if error.code.startswith("attest.td-attributes-") and policy.expected_td_attributes_hex is not None:
         return "TD_ATTRIBUTES_MISMATCH"
     if error.code.startswith("attest.xfam-") and policy.expected_xfam_hex is not None:
@@ -200,11 +170,11 @@ def _code(error: MitaiError, policy: _Policy) -> str:
     return _CODES.get(error.code, "QV_RESULT_TERMINAL_UNSPECIFIED")
 
 
-def _appraise(given: _Input, now: datetime) -> Quote:
-    policy = given.policy
+def _appraise(given: _Input) -> tuple[int, TdReport]:
+    policy, now = given.policy, moment(given.expiration_check_date_unix)
     quote = parse_quote(split_quote(given.quote_b64)[0])
     if not isinstance(quote.body, TdReport):
-        raise _Rejected("QUOTE_FORMAT_UNSUPPORTED")
+        raise Rejected("QUOTE_FORMAT_UNSUPPORTED")
     chain = dcap.find_pck_chain(quote, None)
     root = _root_fingerprint(given.collateral)
     dcap.check_root(chain, {root: False}, allow_simulation=False)
@@ -214,13 +184,13 @@ def _appraise(given: _Input, now: datetime) -> Quote:
     qe_report = dcap.verify_quote_signature(quote, platform.leaf)
     dcap.check_qe(quote, qe_report, verified)
     if policy.expected_fmspc_hex not in {None, platform.tcb.fmspc.hex()}:
-        raise _Rejected("PCK_FMSPC_MISMATCH")
+        raise Rejected("PCK_FMSPC_MISMATCH")
     if policy.tcb_evaluation_required:
         result = dcap_tcb.evaluate_tcb(quote.body, platform.tcb, qe_report, verified.tcb_info, verified.qe_identity)
         if result.evaluation_number < policy.min_tcb_evaluation_data_number:
-            raise _Rejected("TCB_EVAL_DATA_NUMBER_TOO_LOW")
+            raise Rejected("TCB_EVAL_DATA_NUMBER_TOO_LOW")
         if result.status not in _NOT_TERMINAL:
-            raise _Rejected("TCB_REVOKED" if result.status is TcbStatus.REVOKED else "QV_RESULT_NOT_ACCEPTED_BY_POLICY")
+            raise Rejected("TCB_REVOKED" if result.status is TcbStatus.REVOKED else "QV_RESULT_NOT_ACCEPTED_BY_POLICY")
     tdx.check_td(quote.header, quote.body, _rules(policy))
     for expected, found, code in (
         (policy.expected_mrtd_hex, quote.body.mrtd, "MRTD_MISMATCH"),
@@ -228,8 +198,8 @@ def _appraise(given: _Input, now: datetime) -> Quote:
         (policy.expected_report_data_hex, quote.body.report_data, "REPORT_DATA_MISMATCH"),
     ):
         if expected not in {None, found.hex()}:
-            raise _Rejected(code)
-    return quote
+            raise Rejected(code)
+    return quote.header.version, quote.body
 
 
 def _rules(policy: _Policy) -> TdxRules:
@@ -256,7 +226,7 @@ def _root_fingerprint(collateral: _Collateral) -> str:
         return INTEL_SGX_ROOT_CA_SHA256
     roots = parse_chain(collateral.intel_root_ca_pem.encode(), "attest.root-untrusted")
     if len(roots) != 1:
-        raise _Rejected("ROOT_CA_UNTRUSTED")
+        raise Rejected("ROOT_CA_UNTRUSTED")
     return roots[0].fingerprint
 
 
@@ -300,13 +270,11 @@ def _pem(der: bytes) -> str:
     return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
 
 
-def _outputs(quote: Quote) -> dict[str, object]:
-    body = quote.body
-    if not isinstance(body, TdReport):  # pragma: no cover - refused in _appraise
-        raise _Rejected("QUOTE_FORMAT_UNSUPPORTED")
+def _outputs(given: _Input) -> dict[str, object]:
+    version, body = _appraise(given)
     registers = [body.mrtd.hex(), *(rtmr.hex() for rtmr in body.rtmrs)]
     return {
-        "quote_version": quote.header.version,
+        "quote_version": version,
         "tee_type": "TDX",
         "measurement": {"type": "https://tinfoil.sh/predicate/tdx-guest/v2", "registers": registers},
         "body_fields": {
@@ -340,9 +308,3 @@ def _decoded_attributes(attributes: int) -> dict[str, bool]:
         "other_perfmon": 1 << 63,
     }
     return {name: bool(attributes & mask) for name, mask in masks.items()}
-
-
-if __name__ == "__main__":
-    exit_code, output = main(sys.argv[1:], sys.stdin.buffer.read(MAX_INPUT_BYTES + 1))
-    sys.stdout.buffer.write(output + b"\n")
-    sys.exit(exit_code)

@@ -1,0 +1,1 @@
+"""Reference values: what should have been measured, and who says so."""
