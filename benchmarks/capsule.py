@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from benchmarks.harness import interleave, progress, row
 from mitai.capsule import CapsuleSource, FolderStore, Sealed, open_capsule, seal
-from mitai.capsule.opening import anonymous
+from mitai.capsule.directio import anonymous
 from mitai.channel.memory import keep_freed_memory
 from mitai.identity import Identity
 

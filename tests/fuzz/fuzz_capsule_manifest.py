@@ -21,7 +21,7 @@ FILE = {
 MANIFEST = {
     b"format": b'"mitai-capsule"',
     b"v": b"1",
-    b"suite": b'"aes256-gcm-hkdf-1mib+16mib"',
+    b"suite": b'"aes256-gcm-hkdf-16x1mib"',
     b"capsule_id": b'"%b"' % (b"0" * 32),
     b"name": b'"n"',
     b"kind": b'"model"',

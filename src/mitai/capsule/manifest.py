@@ -29,7 +29,7 @@ from mitai.identity import Envelope, PublicKey
 
 FORMAT = "mitai-capsule"
 VERSION = 1
-SUITE = "aes256-gcm-hkdf-1mib+16mib"
+SUITE = "aes256-gcm-hkdf-16x1mib"
 PAYLOAD_TYPE = "application/vnd.mitai.capsule+json"
 MANIFEST_NAME = "manifest.json"
 

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import mmap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from mitai.capsule import segments
+from mitai.capsule.directio import Buffers, anonymous
 from mitai.capsule.manifest import FileEntry, Manifest, open_manifest
-from mitai.capsule.segments import CHUNK_BYTES, SEGMENT_BYTES, Place
+from mitai.capsule.segments import HEADER_BYTES, SEALED_BYTES, SEGMENT_BYTES, Place
 from mitai.capsule.sources import bounded, check_range, unknown_file
 from mitai.capsule.stores import ObjectStore
 from mitai.capsule.workers import Progress, default_workers, run_all
@@ -80,6 +80,8 @@ class CapsuleSource:
         self._store = store
         self._data_key = data_key
         self._workers = workers
+        self._buffers = _buffers(manifest)
+        self._checked: set[str] = set()  # objects whose size is right
         self._files = {file.name: file for file in sorted(manifest.files, key=lambda file: file.name)}
 
     def __repr__(self) -> str:
@@ -131,7 +133,9 @@ class CapsuleSource:
             wanted = buffer[max(offset, start) - offset : max(0, min(end, stop) - offset)]
             jobs.append(partial(self._open_segment, file, index, max(0, offset - start), wanted))
         try:
-            check_object_size(self._store, file)
+            if file.object not in self._checked:
+                check_object_size(self._store, file)
+                self._checked.add(file.object)
             run_all(jobs, workers, progress, len(buffer))
         except BaseException:
             segments.wipe(buffer)
@@ -139,16 +143,17 @@ class CapsuleSource:
 
     def _open_segment(self, file: FileEntry, index: int, skip: int, wanted: memoryview) -> int:
         """Decrypt one segment; `wanted` takes its bytes from `skip` on."""
-        size = segments.plain_size(file.size, index)
-        blocks = _checked_blocks(self._store, file, index)
         place = place_of(self.manifest, file, index)
         commitment = file.commitments[32 * index : 32 * index + 32]
-        if len(wanted) == size:
-            segments.open_into(self._data_key, place, commitment, blocks, wanted)
-        else:
-            with anonymous(size) as scratch, memoryview(scratch) as whole, whole[:size] as plain:
-                segments.open_into(self._data_key, place, commitment, blocks, plain)
-                wanted[:] = plain[skip : skip + len(wanted)]
+        with self._buffers.lend() as buffer:
+            sealed = _read(self._store, file, segments.offset(index), buffer[: segments.sealed_size(place.length)])
+            if len(wanted) == place.length:
+                segments.open_into(self._data_key, place, commitment, sealed, wanted)
+            else:
+                with anonymous(place.length) as memory, memoryview(memory) as whole, whole[: place.length] as plain:
+                    segments.open_into(self._data_key, place, commitment, sealed, plain)
+                    wanted[:] = plain[skip : skip + len(wanted)]
+            _check_digest(file, index, sealed)
         return len(wanted)
 
 
@@ -180,10 +185,11 @@ def verify_objects(
     if names is not None:
         _check_listing(manifest, set(names))
     # Steps 3 and 4: objects
-    jobs = []
+    jobs, buffers = [], _buffers(manifest)
     for file in manifest.files:
         check_object_size(store, file)
-        jobs += [partial(_verify_segment, store, manifest, file, index) for index in range(segments.count(file.size))]
+        indices = range(segments.count(file.size))
+        jobs += [partial(_verify_segment, store, manifest, file, index, buffers) for index in indices]
     total = sum(file.object_size for file in manifest.files)
     run_all(jobs, default_workers() if workers is None else workers, progress, total)
     return manifest
@@ -199,14 +205,14 @@ def _check_listing(manifest: Manifest, names: set[str]) -> None:
         )
 
 
-def _verify_segment(store: ObjectStore, manifest: Manifest, file: FileEntry, index: int) -> int:
-    header = _read(store, file, segments.offset(index), segments.HEADER_BYTES)
-    commitment = file.commitments[32 * index : 32 * index + 32]
-    segments.check_header(header, place_of(manifest, file, index), commitment)
-    if file.digests:
-        for _block in _checked_blocks(store, file, index):
-            pass
-    return segments.sealed_size(segments.plain_size(file.size, index))
+def _verify_segment(store: ObjectStore, manifest: Manifest, file: FileEntry, index: int, buffers: Buffers) -> int:
+    size = segments.sealed_size(segments.plain_size(file.size, index))
+    with buffers.lend() as buffer:
+        sealed = _read(store, file, segments.offset(index), buffer[: size if file.digests else HEADER_BYTES])
+        header, commitment = bytes(sealed[:HEADER_BYTES]), file.commitments[32 * index : 32 * index + 32]
+        segments.check_header(header, place_of(manifest, file, index), commitment)
+        _check_digest(file, index, sealed)
+    return size
 
 
 def place_of(manifest: Manifest, file: FileEntry, index: int) -> Place:
@@ -230,43 +236,15 @@ def check_object_size(store: ObjectStore, file: FileEntry) -> None:
         )
 
 
-def object_blocks(store: ObjectStore, file: FileEntry, index: int) -> Iterator[bytes]:
-    """Yield one segment's ciphertext, block by block; raise when the store returns too little, too much, or fails."""
-    position = segments.offset(index)
-    end = position + segments.sealed_size(segments.plain_size(file.size, index))
-    while position < end:
-        length = min(CHUNK_BYTES, end - position)
-        yield _read(store, file, position, length)
-        position += length
+def _buffers(manifest: Manifest) -> Buffers:
+    """Return room for one sealed segment of the largest file, for each thread."""
+    return Buffers(min(SEALED_BYTES, max((file.object_size for file in manifest.files), default=0)))
 
 
-def _read(store: ObjectStore, file: FileEntry, position: int, length: int) -> bytes:
-    try:
-        block = store.read(file.object, position, length)
-    except OSError as error:
-        raise _store_failed(file, error) from error
-    if len(block) != length:
-        raise CapsuleError(
-            "capsule.store-lied",
-            f"the store returned {len(block)} bytes of object {file.object} where {length} were asked for",
-            step="read",
-        )
-    return block
-
-
-def _checked_blocks(store: ObjectStore, file: FileEntry, index: int) -> Iterator[bytes]:
-    """Yield one segment's ciphertext, checked against its digest where the manifest has one."""
-    blocks = object_blocks(store, file, index)
-    return _digested(file, index, blocks) if file.digests else blocks
-
-
-def _digested(file: FileEntry, index: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass blocks on; after the last one, raise unless their SHA-256 is the manifest's."""
-    digest = hashlib.sha256()
-    for block in blocks:
-        digest.update(block)
-        yield block
-    if not hmac.compare_digest(digest.digest(), file.digests[32 * index : 32 * index + 32]):
+def _check_digest(file: FileEntry, index: int, sealed: memoryview) -> None:
+    """Raise where the manifest has a digest for this segment and it is another one."""
+    digest = file.digests[32 * index : 32 * index + 32]
+    if digest and not hmac.compare_digest(hashlib.sha256(sealed).digest(), digest):
         raise CapsuleError(
             "capsule.digest-mismatch",
             f"segment {index} of object {file.object} has another SHA-256 than the manifest says",
@@ -274,15 +252,21 @@ def _digested(file: FileEntry, index: int, blocks: Iterator[bytes]) -> Iterator[
         )
 
 
+def _read(store: ObjectStore, file: FileEntry, position: int, buffer: memoryview) -> memoryview:
+    try:
+        got = store.read_into(file.object, position, buffer)
+    except OSError as error:
+        raise _store_failed(file, error) from error
+    if got != len(buffer):
+        raise CapsuleError(
+            "capsule.store-lied",
+            f"the store returned {got} bytes of object {file.object} where {len(buffer)} were asked for",
+            step="read",
+        )
+    return buffer
+
+
 def _store_failed(file: FileEntry, error: OSError) -> CapsuleError:
     return CapsuleError(
         "capsule.store-failed", f"the store failed on object {file.object}: {type(error).__name__}", step="read"
     )
-
-
-def anonymous(size: int) -> mmap.mmap:
-    """Return zeroed private memory outside of the heap: it goes back to the system when the last view of it is gone."""
-    memory = mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= 2 << 20 and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory

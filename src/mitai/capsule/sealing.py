@@ -35,11 +35,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from mitai.capsule import directio, segments
 from mitai.capsule import manifest as manifests
-from mitai.capsule import segments
+from mitai.capsule.directio import Buffers
 from mitai.capsule.manifest import MANIFEST_NAME, PAYLOAD_TYPE, FileEntry, Manifest, open_manifest
-from mitai.capsule.opening import anonymous, check_data_key
-from mitai.capsule.segments import CHUNK_BYTES, SEGMENT_BYTES, Place
+from mitai.capsule.opening import check_data_key
+from mitai.capsule.segments import CHUNK_BYTES, HEADER_BYTES, SEALED_BYTES, SEGMENT_BYTES, Place
 from mitai.capsule.sources import FolderSource, source_changed
 from mitai.capsule.stores import checked
 from mitai.capsule.workers import Progress, default_workers, run_all
@@ -47,6 +48,7 @@ from mitai.errors import CapsuleError
 from mitai.identity import MAX_ENVELOPE_BYTES, Envelope, Identity
 
 JOURNAL_NAME = ".sealing.json"
+PIECE_BYTES = 4 << 20  # of ciphertext, for one write: more is hardly faster, and each thread holds that much
 _JOURNAL_LABEL = b"mitai capsule journal key v1"
 
 
@@ -224,6 +226,8 @@ class _Sealer:
         self._dest = dest
         self._journal = journal
         self._key = key
+        self._buffers = Buffers(CHUNK_BYTES + PIECE_BYTES)  # a chunk of the source, a piece of the object
+        self._found = Buffers(SEALED_BYTES)
         self._made: dict[tuple[str, int], tuple[bytes, bytes]] = {}  # (object, index): commitment, digest
 
     def run(self, owner: Identity, workers: int | None, progress: Progress | None) -> None:
@@ -270,48 +274,38 @@ class _Sealer:
             nonlocal position
             if self._journal.digests:
                 digest.update(block)
-            while block:
-                wrote = os.pwrite(descriptor, block, position)
-                position += wrote
-                block = block[wrote:]
+            directio.write(descriptor, block, position)
+            position += len(block)
 
-        header = segments.seal(self._key, place, self._blocks(file, place), write)
+        with self._buffers.lend() as buffer:
+            blocks = self._blocks(file, place, buffer[:CHUNK_BYTES])
+            header = segments.seal(self._key, place, blocks, buffer[CHUNK_BYTES:], write)
         return segments.pinned(header), digest.digest()
 
     def _kept(self, descriptor: int, file: PlannedFile, place: Place) -> tuple[bytes, bytes] | None:
         """Return commitment and digest of a segment that lies there already and whose content is the source's."""
+        size = segments.sealed_size(place.length)
         start = segments.offset(place.index)
-        sealed_size = segments.sealed_size(place.length)
-        if os.fstat(descriptor).st_size < start + sealed_size:
+        if os.fstat(descriptor).st_size < start + size:
             return None
-        digest = hashlib.sha256()
-
-        def blocks() -> Iterator[bytes]:
-            for position in range(0, sealed_size, CHUNK_BYTES):
-                block = os.pread(descriptor, min(CHUNK_BYTES, sealed_size - position), start + position)
-                if self._journal.digests:
-                    digest.update(block)
-                yield block
-
-        header = os.pread(descriptor, segments.HEADER_BYTES, start)
-        if not any(header):  # a hole: later segments were written first
-            return None
-        commitment = segments.pinned(header)
-        with anonymous(place.length) as scratch, memoryview(scratch) as whole, whole[: place.length] as plain:
+        with self._found.lend() as sealed_buffer, self._found.lend() as plain_buffer:
+            sealed, plain = sealed_buffer[:size], plain_buffer[: place.length]
+            directio.read_into(descriptor, sealed, start)
+            commitment = segments.pinned(bytes(sealed[:HEADER_BYTES]))
             try:
-                segments.open_into(self._key, place, commitment, blocks(), plain)
+                segments.open_into(self._key, place, commitment, sealed, plain)
             except CapsuleError:
                 return None
-            position = 0
-            for block in self._blocks(file, place):
-                if bytes(block) != plain[position : position + len(block)]:
-                    return None
-                position += len(block)
-        return commitment, digest.digest()
+            digest = hashlib.sha256(sealed).digest() if self._journal.digests else b""
+            blocks = self._blocks(file, place, sealed)
+            same = all(
+                bytes(block) == plain[begin:end].tobytes()
+                for block, (begin, end) in zip(blocks, segments.cuts(place.length), strict=True)
+            )
+        return (commitment, digest) if same else None
 
-    def _blocks(self, file: PlannedFile, place: Place) -> Iterator[memoryview]:
-        """Yield the source's bytes of one segment; the buffer is used again for each block."""
-        buffer = memoryview(bytearray(min(CHUNK_BYTES, place.length)))
+    def _blocks(self, file: PlannedFile, place: Place, buffer: memoryview) -> Iterator[memoryview]:
+        """Yield the source's bytes of one segment, all of them in `buffer`, one after another."""
         first = place.index * SEGMENT_BYTES
         for start, end in segments.cuts(place.length):
             block = buffer[: end - start]

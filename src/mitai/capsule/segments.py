@@ -1,4 +1,4 @@
-"""How a file becomes an encrypted object: segments of 16 MiB, each one AES-GCM-HKDF streaming message.
+"""How a file becomes an encrypted object: segments of 16 MiB, each one an AES-GCM-HKDF streaming message.
 
 Follows Tink's "AES-GCM-HKDF Streaming AEAD" (developers.google.com/tink/streaming-aead/aes_gcm_hkdf_streaming) with
 AES-256-GCM, HKDF-SHA-256 and chunks of 1 MiB of ciphertext, and `docs/spec/capsule.md`, "Objects". It is the STREAM
@@ -14,8 +14,8 @@ Invariants:
 
 Example:
     >>> place = Place(bytes(16), bytes(16), size=5, index=0)
-    >>> sealed = bytearray()
-    >>> header = seal(bytes(32), place, [b"hello"], sealed.extend)
+    >>> sealed, room = bytearray(), memoryview(bytearray(CHUNK_BYTES))
+    >>> header = seal(bytes(32), place, [b"hello"], room, sealed.extend)
     >>> len(sealed) == object_size(5)
     True
 """
@@ -34,12 +34,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from mitai.errors import CapsuleError
 
-SEGMENT_BYTES = 16 << 20
+SEALED_BYTES = 16 << 20  # a full segment's ciphertext: header, chunks, tags
 CHUNK_BYTES = 1 << 20  # of ciphertext, tag included; the first chunk's share of a segment includes the header
 TAG_BYTES = 16
 SALT_BYTES = 32
 PREFIX_BYTES = 7  # of each nonce; after it the chunk's number in 4 bytes, and 1 for the last chunk
 HEADER_BYTES = 1 + SALT_BYTES + PREFIX_BYTES  # its own length, salt, nonce prefix
+SEGMENT_BYTES = SEALED_BYTES - HEADER_BYTES - SEALED_BYTES // CHUNK_BYTES * TAG_BYTES  # a full segment's plaintext
 DATA_KEY_BYTES = 32
 KEY_CHECK_BYTES = 32
 
@@ -84,7 +85,12 @@ def plain_size(size: int, index: int) -> int:
 
 def sealed_size(plain: int) -> int:
     """Return the ciphertext bytes of a segment of `plain` bytes: header, and a tag for each chunk."""
-    return HEADER_BYTES + plain + TAG_BYTES * sum(1 for _ in cuts(plain))
+    return HEADER_BYTES + plain + TAG_BYTES * count_chunks(plain)
+
+
+def count_chunks(plain: int) -> int:
+    """Return how many chunks a segment of `plain` bytes has; an empty one has one, empty."""
+    return max(1, -(-(HEADER_BYTES + plain) // (CHUNK_BYTES - TAG_BYTES)))
 
 
 def cuts(plain: int) -> Iterator[tuple[int, int]]:
@@ -98,7 +104,7 @@ def cuts(plain: int) -> Iterator[tuple[int, int]]:
 
 def offset(index: int) -> int:
     """Return where segment `index` starts in its object."""
-    return index * sealed_size(SEGMENT_BYTES)
+    return index * SEALED_BYTES
 
 
 def object_size(size: int) -> int:
@@ -116,37 +122,34 @@ def seal(
     data_key: bytes,
     place: Place,
     blocks: Iterable[bytes | memoryview],
+    room: memoryview,
     write: Callable[[memoryview], object],
 ) -> bytes:
-    """Encrypt one segment from blocks as `cuts` has them, and return its header (salt and nonce prefix)."""
+    """Encrypt one segment from blocks as `cuts` has them, and return its header (salt and nonce prefix).
+
+    The ciphertext is made in `room`, of one or more times `CHUNK_BYTES`, and written whenever that is full.
+    """
     header = bytes([HEADER_BYTES]) + secrets.token_bytes(SALT_BYTES + PREFIX_BYTES)
-    cipher, last = _cipher(data_key, place, header), sum(1 for _ in cuts(place.length)) - 1
-    room = memoryview(bytearray(CHUNK_BYTES))
+    cipher, last = _cipher(data_key, place, header), count_chunks(place.length) - 1
     room[:HEADER_BYTES] = header
-    start = HEADER_BYTES
+    end = HEADER_BYTES
     for number, block in enumerate(blocks):
-        end = start + cipher.encrypt_into(
-            _nonce(header, number, last), block, None, room[start : start + len(block) + TAG_BYTES]
-        )
-        write(room[:end])
-        start = 0
+        start, end = end, end + len(block) + TAG_BYTES
+        cipher.encrypt_into(_nonce(header, number, last), block, None, room[start:end])
+        if end == len(room) or number == last:
+            write(room[:end])
+            end = 0
     return header
 
 
-def open_into(
-    data_key: bytes,
-    place: Place,
-    commitment: bytes,
-    blocks: Iterable[bytes],
-    plain: memoryview,
-) -> None:
+def open_into(data_key: bytes, place: Place, commitment: bytes, sealed: memoryview, plain: memoryview) -> None:
     """Decrypt one segment into `plain`, which has exactly its size, or wipe `plain` and raise `CapsuleError`.
 
     Args:
         data_key: The capsule's key.
         place: Where the manifest says that this segment belongs.
         commitment: The segment's salt, from the manifest.
-        blocks: The whole ciphertext; the first block holds the header.
+        sealed: The whole segment, in memory that nobody else can write to.
         plain: Destination.
 
     Raises:
@@ -154,42 +157,24 @@ def open_into(
             `capsule.object-damaged` when its bytes were changed.
     """
     try:
-        _open_into(data_key, place, commitment, blocks, plain)
+        _open_into(data_key, place, commitment, sealed, plain)
     except BaseException:
         wipe(plain)
         raise
 
 
-def _open_into(data_key: bytes, place: Place, commitment: bytes, blocks: Iterable[bytes], plain: memoryview) -> None:
-    chunks = _chunks(blocks)
-    last, header, cipher = 0, b"", None
+def _open_into(data_key: bytes, place: Place, commitment: bytes, sealed: memoryview, plain: memoryview) -> None:
+    if len(sealed) != sealed_size(len(plain)):
+        raise damaged(place)
+    header, sealed = bytes(sealed[:HEADER_BYTES]), sealed[HEADER_BYTES:]
+    check_header(header, place, commitment)
+    cipher, last = _cipher(data_key, place, header), count_chunks(len(plain)) - 1
     try:
         for number, (start, end) in enumerate(cuts(len(plain))):
-            chunk = next(chunks, b"")
-            if cipher is None:
-                header, chunk = bytes(chunk[:HEADER_BYTES]), chunk[HEADER_BYTES:]
-                check_header(header, place, commitment)
-                cipher, last = _cipher(data_key, place, header), sum(1 for _ in cuts(len(plain))) - 1
-            if len(chunk) != end - start + TAG_BYTES:
-                raise damaged(place)
+            chunk = sealed[start + number * TAG_BYTES : end + (number + 1) * TAG_BYTES]
             cipher.decrypt_into(_nonce(header, number, last), chunk, None, plain[start:end])
-        if any(True for _ in chunks):
-            raise damaged(place)
     except InvalidTag as error:
         raise damaged(place) from error
-
-
-def _chunks(blocks: Iterable[bytes]) -> Iterator[memoryview]:
-    """Yield the chunks of a segment's ciphertext, however it is cut into blocks; blocks of a chunk are not copied."""
-    rest = b""
-    for block in blocks:
-        view = memoryview(rest + block if rest else block)
-        while len(view) >= CHUNK_BYTES:
-            yield view[:CHUNK_BYTES]
-            view = view[CHUNK_BYTES:]
-        rest = bytes(view)
-    if rest:
-        yield memoryview(rest)
 
 
 def _cipher(data_key: bytes, place: Place, header: bytes) -> AESGCM:

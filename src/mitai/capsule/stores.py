@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from mitai.capsule import directio
 from mitai.errors import CapsuleError
 
 _OBJECT_NAME = re.compile(r"[0-9a-f]{32}\Z")
@@ -31,13 +32,13 @@ class ObjectStore(Protocol):
         """Return an object's size in bytes."""
         ...
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset` on; may be called from several threads at once."""
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset` on and return the bytes read; may be called from several threads at once."""
         ...
 
 
 class FolderStore:
-    """Objects as files of one folder."""
+    """Objects as files of one folder, read past the page cache unless they lie in it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,14 +54,14 @@ class FolderStore:
         except FileNotFoundError:
             raise missing(name) from None
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes; fewer only at the end of the object."""
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset` on; fewer bytes only at the end of the object."""
         try:
             descriptor = os.open(self._file(name), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise missing(name) from None
         try:
-            return os.pread(descriptor, length, offset)
+            return directio.read_into(descriptor, buffer, offset)
         finally:
             os.close(descriptor)
 
@@ -82,9 +83,9 @@ class MemoryStore:
         """Return an object's size in bytes."""
         return len(self._object(name))
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes."""
-        return self._object(name)[offset : offset + length]
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset` on; fewer bytes only at the end of the object."""
+        return filled(buffer, self._object(name)[offset : offset + len(buffer)])
 
     def _object(self, name: str) -> bytes:
         try:
@@ -114,14 +115,20 @@ class FsspecStore:
         with _failures(name):
             return int(self._system.size(path))
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes."""
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset` on; an answer of more bytes is refused."""
         path = self._path(name)
         with _failures(name):
-            return bytes(self._system.cat_file(path, start=offset, end=offset + length))
+            return filled(buffer, self._system.cat_file(path, start=offset, end=offset + len(buffer)))
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{checked(name)}"
+
+
+def filled(buffer: memoryview, content: bytes) -> int:
+    """Copy a store's answer into `buffer`; raise `ValueError` when it is longer."""
+    buffer[: len(content)] = content
+    return len(content)
 
 
 def checked(name: str) -> str:

@@ -24,7 +24,7 @@ from typing import Annotated
 
 import msgspec
 
-from mitai.capsule.opening import anonymous
+from mitai.capsule.directio import anonymous
 from mitai.capsule.sources import FileSource
 from mitai.errors import ParseError
 

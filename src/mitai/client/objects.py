@@ -40,22 +40,23 @@ class HttpStore:
         except (KeyError, ValueError):
             raise CapsuleError("capsule.store-failed", f"the store gives no size for object {name}") from None
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes; never more, whatever the store sends."""
-        if length == 0:
-            return b""
-        body = bytearray()
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset` on; a store that sends more than was asked is refused."""
+        done = 0
+        if not buffer:
+            return done
         try:
-            headers = {"range": f"bytes={offset}-{offset + length - 1}", "accept-encoding": "identity"}
+            headers = {"range": f"bytes={offset}-{offset + len(buffer) - 1}", "accept-encoding": "identity"}
             with self._http.stream("GET", f"{self._url}/{checked(name)}", headers=headers) as answer:
                 _check_status(answer, name, expected=206)
                 for part in answer.iter_raw():
-                    body += part
-                    if len(body) > length:
+                    if done + len(part) > len(buffer):
                         raise CapsuleError("capsule.store-failed", f"the store sends more of {name} than was asked")
+                    buffer[done : done + len(part)] = part
+                    done += len(part)
         except httpx2.HTTPError as error:
             raise _unreachable(name, error) from error
-        return bytes(body)
+        return done
 
     def _send(self, method: str, name: str) -> httpx2.Response:
         try:

@@ -19,10 +19,10 @@ import asyncio
 import contextlib
 import gc
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
@@ -32,7 +32,7 @@ import structlog
 
 from mitai.attest import CapsuleClaim, Claims, Evidence, LedgerClaim, Policy, evidence_sha256
 from mitai.broker.release_client import OpenedKey, Release
-from mitai.capsule import FsspecStore, ObjectStore, open_capsule, segments
+from mitai.capsule import FolderStore, FsspecStore, ObjectStore, open_capsule
 from mitai.channel import KeyRing
 from mitai.client.objects import HttpStore
 from mitai.errors import MitaiError, ServeError
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from mitai.serve.transformers_engine import EngineOptions
 
 log = structlog.get_logger(__name__)
-READ_AHEAD_BYTES = segments.sealed_size(segments.SEGMENT_BYTES)  # a segment is opened by one thread, front to back
 
 
 @dataclass
@@ -165,7 +164,7 @@ class Deployment:
 
         with object_store(request.objects, key.capsule) as store:
             source = open_capsule(
-                ReadAhead(store),
+                store,
                 key.envelope,
                 key.data_key,
                 owner=key.owner,
@@ -214,39 +213,13 @@ class Deployment:
 
 @contextlib.contextmanager
 def object_store(objects: str, capsule: str) -> Iterator[ObjectStore]:
-    """Open the store of a capsule's objects under an HTTP address or an fsspec URL."""
+    """Open the store of a capsule's objects under an HTTP address, a folder or another fsspec URL."""
     url = f"{objects.rstrip('/')}/{capsule}"
+    if url.startswith("file://"):
+        yield FolderStore(Path(url.removeprefix("file://")))
+        return
     if not url.startswith(("http://", "https://")):
         yield FsspecStore(url)
         return
     with httpx2.Client(timeout=60.0) as http:
         yield HttpStore(url, http)
-
-
-class ReadAhead:
-    """Turns a store's many small sequential reads into few large ones; each thread has its own window.
-
-    Args:
-        store: Where the objects lie.
-        size: Bytes of a window.
-    """
-
-    def __init__(self, store: ObjectStore, size: int = READ_AHEAD_BYTES) -> None:
-        self._store, self._size_bytes = store, size
-        self._window = threading.local()
-        self._sizes: dict[str, int] = {}
-
-    def size(self, name: str) -> int:
-        """Return an object's size in bytes; asked once."""
-        if name not in self._sizes:
-            self._sizes[name] = self._store.size(name)
-        return self._sizes[name]
-
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes."""
-        key, start, data = getattr(self._window, "now", ("", 0, b""))
-        if key != name or not start <= offset <= offset + length <= start + len(data):
-            wanted = min(max(length, self._size_bytes), max(self.size(name) - offset, length))
-            start, data = offset, self._store.read(name, offset, wanted)
-            self._window.now = (name, start, data)
-        return data[offset - start : offset - start + length]

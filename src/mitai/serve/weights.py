@@ -19,13 +19,14 @@ from typing import Any
 
 import msgspec
 
-from mitai.capsule.opening import anonymous
+from mitai.capsule.directio import anonymous
+from mitai.capsule.segments import SEGMENT_BYTES
 from mitai.capsule.sources import FileSource
 from mitai.errors import ServeError
 
 Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 MAX_JSON_BYTES = 256 << 20  # tokenizer.json of the largest vocabularies is some 30 MB
-READ_BYTES = 64 << 20  # one read: four of a capsule's segments
+READ_BYTES = 4 * SEGMENT_BYTES  # one read: whole segments of a capsule, so that each is opened once
 
 
 def begin(source: FileSource, progress: Progress | None = None) -> Future[dict[str, memoryview]]:

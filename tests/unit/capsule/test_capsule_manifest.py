@@ -20,7 +20,7 @@ def encoded(**changes) -> bytes:
     fields = {
         "format": "mitai-capsule",
         "v": 1,
-        "suite": "aes256-gcm-hkdf-1mib+16mib",
+        "suite": "aes256-gcm-hkdf-16x1mib",
         "capsule_id": ID,
         "name": "n",
         "kind": "model",

@@ -31,7 +31,7 @@ def test_every_store_opens(store, capsule, contents):
 
 
 def test_what_is_not_there(store):
-    for work in (lambda: store.size("0" * 32), lambda: store.read("0" * 32, 0, 1)):
+    for work in (lambda: store.size("0" * 32), lambda: store.read_into("0" * 32, 0, memoryview(bytearray(1)))):
         with pytest.raises(CapsuleError) as caught:
             work()
         assert caught.value.code == "capsule.object-missing"
@@ -39,7 +39,7 @@ def test_what_is_not_there(store):
 
 @pytest.mark.parametrize("name", ["", "manifest.json", "../" + "0" * 32, "0" * 32 + "\n", "A" * 32, "0" * 31 + "/"])
 def test_names_that_are_no_objects(store, name):
-    for work in (lambda: store.size(name), lambda: store.read(name, 0, 1)):
+    for work in (lambda: store.size(name), lambda: store.read_into(name, 0, memoryview(bytearray(1)))):
         with pytest.raises(CapsuleError) as caught:
             work()
         assert caught.value.code == "capsule.object-name-invalid"
@@ -54,7 +54,11 @@ def test_what_a_driver_raises_becomes_our_error(monkeypatch):
     monkeypatch.setattr(store._system, "cat_file", fail)
     monkeypatch.setattr(store._system, "size", fail)
     monkeypatch.setattr(store._system, "ls", fail)
-    for work in (lambda: store.size("0" * 32), lambda: store.read("0" * 32, 0, 1), store.names):
+    for work in (
+        lambda: store.size("0" * 32),
+        lambda: store.read_into("0" * 32, 0, memoryview(bytearray(1))),
+        store.names,
+    ):
         with pytest.raises(CapsuleError) as caught:
             work()
         assert caught.value.code == "capsule.store-failed"

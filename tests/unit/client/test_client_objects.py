@@ -22,20 +22,24 @@ def test_ranges_are_read():
         start, end = request.headers["range"].removeprefix("bytes=").split("-")
         return httpx2.Response(206, stream=httpx2.ByteStream(content[int(start) : int(end) + 1]))
 
-    assert store(answer).read(NAME, 10, 20) == content[10:30]
-    assert store(answer).read(NAME, 10, 0) == b""
+    buffer = memoryview(bytearray(20))
+    assert store(answer).read_into(NAME, 10, buffer) == 20
+    assert buffer == content[10:30]
+    assert store(answer).read_into(NAME, 10, buffer[:0]) == 0
 
 
 def test_more_than_was_asked_is_refused():
     with pytest.raises(CapsuleError) as refused:
-        store(lambda _: httpx2.Response(206, stream=httpx2.ByteStream(b"x" * 100))).read(NAME, 0, 10)
+        store(lambda _: httpx2.Response(206, stream=httpx2.ByteStream(b"x" * 100))).read_into(
+            NAME, 0, memoryview(bytearray(10))
+        )
     assert refused.value.code == "capsule.store-failed"
 
 
 @pytest.mark.parametrize("status", [200, 403, 500])
 def test_another_status_is_refused(status):
     with pytest.raises(CapsuleError):
-        store(lambda _: httpx2.Response(status, content=b"x")).read(NAME, 0, 1)
+        store(lambda _: httpx2.Response(status, content=b"x")).read_into(NAME, 0, memoryview(bytearray(1)))
 
 
 def test_a_missing_object_and_a_store_that_is_gone():
@@ -46,7 +50,7 @@ def test_a_missing_object_and_a_store_that_is_gone():
     def gone(_):
         raise httpx2.ConnectError("gone")
 
-    for attempt in (lambda: store(gone).size(NAME), lambda: store(gone).read(NAME, 0, 1)):
+    for attempt in (lambda: store(gone).size(NAME), lambda: store(gone).read_into(NAME, 0, memoryview(bytearray(1)))):
         with pytest.raises(CapsuleError):
             attempt()
 
@@ -58,4 +62,4 @@ def test_a_size_that_is_no_number():
 
 def test_a_name_that_points_elsewhere():
     with pytest.raises(CapsuleError):
-        store(lambda _: httpx2.Response(206, content=b"")).read("../secret", 0, 1)
+        store(lambda _: httpx2.Response(206, content=b"")).read_into("../secret", 0, memoryview(bytearray(1)))

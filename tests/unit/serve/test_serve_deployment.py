@@ -4,41 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from mitai.capsule import FsspecStore, MemoryStore
+from mitai.capsule import FolderStore, FsspecStore
 from mitai.client.objects import HttpStore
 from mitai.errors import ServeError
 from mitai.serve.config import ServeConfig
-from mitai.serve.deployment import ReadAhead, object_store
-
-
-class Counting(MemoryStore):
-    def __init__(self, objects):
-        super().__init__(objects)
-        self.reads = []
-
-    def read(self, name, offset, length):
-        self.reads.append((offset, length))
-        return super().read(name, offset, length)
-
-
-def test_reading_ahead_changes_nothing_but_the_number_of_reads():
-    content = bytes(range(256)) * 40
-    store = Counting({"a" * 32: content, "b" * 32: content[::-1]})
-    ahead = ReadAhead(store, 4096)
-    assert ahead.size("a" * 32) == len(content)
-    for at in range(0, len(content), 100):
-        assert ahead.read("a" * 32, at, 100) == content[at : at + 100]
-    assert len(store.reads) <= 4
-    assert ahead.read("b" * 32, 5, 10) == content[::-1][5:15]
-    assert ahead.read("a" * 32, 1, 3) == content[1:4]
-    assert ahead.read("a" * 32, 0, 9000) == content[:9000]
-    assert ahead.read("a" * 32, len(content) - 5, 50) == content[-5:]  # a short answer stays short
+from mitai.serve.deployment import object_store
 
 
 def test_stores_by_address(tmp_path):
     with object_store("http://127.0.0.1:1/objects/", "abc") as store:
         assert isinstance(store, HttpStore)
+    (tmp_path / "abc").mkdir()
+    (tmp_path / "abc" / ("0" * 32)).write_bytes(b"object")
     with object_store(f"file://{tmp_path}", "abc") as store:
+        assert isinstance(store, FolderStore)
+        assert store.names() == ("0" * 32,)
+    with object_store("memory://objects", "abc") as store:
         assert isinstance(store, FsspecStore)
 
 
