@@ -49,12 +49,12 @@ class _Objects(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def do_HEAD(self):  # noqa: N802 - the library's name
+    def do_HEAD(self):
         self.send_response(200)
         self.send_header("content-length", str((self.server.folder / self.path[1:]).stat().st_size))
         self.end_headers()
 
-    def do_GET(self):  # noqa: N802 - the library's name
+    def do_GET(self):
         content = (self.server.folder / self.path[1:]).read_bytes()
         start, end = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["range"]).groups())
         part, large = content[start : end + 1], len(content) > 1 << 20

@@ -44,6 +44,8 @@ def chat(
     The machine is verified first, anew after ten minutes or when its keys have changed; if it does not hold, nothing is
     sent. Without `--message` a conversation starts: an empty line or Ctrl-D ends it. With `--json` one object per
     answer is printed.
+
+    Example: `mitai chat -m "What is a TEE?"`, or many questions, one a line: `mitai chat < questions.txt`
     """
     out, home = Output(json), Home.default()
     session = Session(platform_url(home, url), read_policy(home, policy), cache=home.sessions)

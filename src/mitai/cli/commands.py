@@ -46,6 +46,21 @@ for group, commands in {
 ledger.app.group = (_PROVE,)
 app.command(ledger.app)
 
+_NEXT = {  # where an error has no hint of its own
+    "attest.ledger-mismatch": "either the platform began anew, or this is another one: take its policy anew",
+    "attest.simulated-root-unknown": "it is another simulated platform than the policy's: take its policy anew",
+    "broker.capsule-unknown": "a capsule's id is what `mitai publish` said; those of the ledger: mitai ledger show",
+    "broker.policy-invalid": "the facts that a policy can ask for are in docs/spec/broker.md",
+    "broker.revoked": "that is for good: seal the model again, which makes a new capsule",
+    "capsule.source-missing": "check the path",
+    "client.other-workload": "give the gateway's address, without a path",
+    "client.proof-malformed": "those that are kept: mitai receipt --list",
+    "identity.key-malformed": "put the file back from your copy",
+    "ledger.index-out-of-range": "the newest entries: mitai ledger show",
+    "ledger.checkpoint-missing": "give the folder with the file `checkpoint`, as the broker publishes it",
+    "ledger.vkey-malformed": "a witness's is in `$MITAI_HOME/user/witnesses`, a ledger's in the policy",
+    "serve.model-not-found": "check the path; a hub id looks like OWNER/NAME",
+}
 _GONE = {"client.unreachable", "channel.truncated", "fleet.replica-failed", "fleet.replica-unreachable"}
 
 
@@ -76,9 +91,13 @@ def explained(error: Exception) -> MitaiError:
         case MitaiError():
             if error.code in _GONE and (Home.default().platform / "platform.json").exists():
                 error.hint = "see what is up: mitai status"
+            error.hint = error.hint or _NEXT.get(error.code)
             return error
         case httpx2.HTTPError() | httpx2.InvalidURL():
-            return MitaiError("cli.network", f"the connection failed ({kind})", hint="see what is up: mitai status")
+            where = f" to {_origin(error)}" if _origin(error) else ""
+            return MitaiError(
+                "cli.network", f"the connection{where} failed ({kind})", hint="see what is up: mitai status"
+            )
         case OSError():
             where = f": {error.filename}" if error.filename is not None else ""
             return MitaiError(
@@ -94,6 +113,12 @@ def explained(error: Exception) -> MitaiError:
                 f"mitai failed in a way that it does not know ({kind})",
                 hint="report it, with what MITAI_DEBUG=1 shows",
             )
+
+
+def _origin(error: Exception) -> str:
+    """Return whom a request was for, where the error knows."""
+    request = getattr(error, "_request", None)
+    return f"{request.url.scheme}://{request.url.netloc.decode()}" if isinstance(request, httpx2.Request) else ""
 
 
 def _tell(error: MitaiError) -> None:

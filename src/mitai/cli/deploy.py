@@ -44,7 +44,9 @@ def deploy(
     """Have the replicas serve a published capsule.
 
     Each replica proves itself to the broker, gets the key if the owner's policy allows it, and streams the capsule
-    from the store straight into memory.
+    from the store straight into memory. A release counts as a use, also when the replica then fails.
+
+    Example: `mitai deploy CAPSULE_ID --replace`
     """
     out, home = Output(json), Home.default()
     gateway = platform_url(home, url)

@@ -61,6 +61,8 @@ def verify(
     """Check the whole log: every entry, every hash, the signature, and that it extends what you have seen before.
 
     Witnesses are asked for the one thing that no reader can see: that all readers are shown the same log.
+
+    Example, offline: `mitai ledger verify --folder COPY --vkey KEY`
     """
     out, home = Output(json), Home.default()
     kinds: Counter[str] = Counter()
@@ -108,7 +110,10 @@ def show(
     policy: PolicyOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Print entries, each proven to be in the log."""
+    """Print entries, each proven to be in the log.
+
+    Example: `mitai ledger show --last 3`
+    """
     out, home = Output(json), Home.default()
     with _source(home, url, folder, vkey, policy) as source:
         reader = TileReader(source.fetch, verify_checkpoint(source.fetch("checkpoint") or b"", source.vkey))
@@ -182,6 +187,8 @@ def _source(
             raise ClientError("client.no-ledger", "the machine's claims name no ledger", hint="is a model deployed?")
         vkey = claimed.vkey
     if folder is not None:
+        if not folder.is_dir():
+            raise ClientError("client.no-ledger-copy", f"there is no folder at {folder}", hint="check the path")
         yield Source(folder_reader(folder), vkey, simulated)
         return
     with httpx2.Client(timeout=30.0) as http:

@@ -47,6 +47,8 @@ def seal(
 
     The capsule is signed with your identity (`owner/identity.pem`, made on first use); its key is kept in `owner/keys`,
     both under `$MITAI_HOME`. Interrupted sealing resumes when the command is repeated.
+
+    Example: `mitai seal my-model`, which makes `my-model.capsule`
     """
     output, home = Output(json), Home.default()
     name = name or folder.resolve().name
@@ -89,6 +91,8 @@ def publish(
     The ready-made policy: inference only, only by the measured code that your appraisal policy names, for a time.
     A capsule that is published already gets the new policy in place of its own; `--uses` counts from its first release
     on.
+
+    Example: `mitai publish my-model.capsule --uses 10 --days 30`
     """
     output, home = Output(json), Home.default()
     gateway = platform_url(home, url)
@@ -132,6 +136,8 @@ def revoke(
     """Withdraw your consent for a capsule, for good: its key is not released any more.
 
     Replicas that hold the key already keep it until they stop.
+
+    Example: `mitai revoke CAPSULE_ID`
     """
     output, home = Output(json), Home.default()
     with closing(verified_broker(home, platform_url(home, url), read_policy(home, policy))) as owner:
@@ -215,6 +221,8 @@ def _seal(
                 progress=report,
             )
     except CapsuleError as error:
+        if error.code == "capsule.io-failed":
+            raise CapsuleError(error.code, f"{error.message} (from {folder} to {dest})", hint=error.hint) from error
         if error.code not in {"capsule.exists", "capsule.destination-not-empty"}:
             raise
         hint = "give another folder: mitai seal FOLDER OTHER; or remove that one"

@@ -39,12 +39,16 @@ def up(
 
     Then plays the owner once: seals the model, gives the key to the verified broker, deploys. After that:
     `mitai verify`, `mitai chat`. Runs until Ctrl-C, or in the background with `--detach`.
+
+    Example: `mitai up --model my-model --detach`
     """
     out, home = Output(json), Home.default()
     found = None if no_model else model_folder(model)
     settings = platforms.Settings(port=port, replicas=replicas, capture=capture, threads=threads, kem=kem)
     out.say(SIMULATED)
     platform = platforms.start(home, settings, out.note)
+    if port and not platform.gateway.endswith(f":{port}"):
+        out.note(f"port {port} is taken by another program: the gateway has another one")
     try:
         capsule = None
         if found is not None:

@@ -20,6 +20,8 @@ def verify(url: UrlArgument = None, *, policy: PolicyOption = None, json: JsonFl
 
     Asks for fresh evidence over a nonce of our own and appraises it under your policy. Nothing else is sent.
     Exit status 1 and the failed step when it does not hold.
+
+    Example: `mitai verify https://gateway.example --policy policy.toml`
     """
     out, home = Output(json), Home.default()
     appraisal = Session(platform_url(home, url), read_policy(home, policy)).appraisal
@@ -44,6 +46,8 @@ def receipt(
     """Check the receipt of an answer, offline: the machine, its signature, its place in the ledger.
 
     Receipts are kept in `$MITAI_HOME/user/receipts`. Such a file can be given to anybody; it holds digests, no words.
+
+    Example: `mitai receipt 4579`, the kept one whose id begins so
     """
     out, home = Output(json), Home.default()
     kept = sorted(home.receipts.glob("*.json"), key=lambda path: path.stat().st_mtime)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import subprocess
 import sys
@@ -49,4 +48,4 @@ def test_a_crash_leaves_no_core(tmp_path):
     done = run(DUMP, cwd=tmp_path, stderr=subprocess.DEVNULL)
     assert done.returncode == -signal.SIGABRT
     assert done.stdout == "(0, 0) 0\n"
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
