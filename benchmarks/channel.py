@@ -2,8 +2,10 @@
 
 `channel-bulk`: whole exchanges of 1 MiB each way, sealed, opened and decoded, with key agreement, heads and padding, in
 MiB/s. The peer is AES-256-GCM of `cryptography` over the same bytes in one piece, into buffers that are there already
-(encrypt, then decrypt). `stream_ratio` is the ratio for a further MiB of an exchange under way; `sha256_mib_s` how fast
-SHA-256 is, which the receipts' digests cost on top.
+(encrypt, then decrypt). Beside the strict `ratio`: `agreement_us` is what an exchange's X25519 costs in `cryptography`
+alone (one key pair, an agreement at each end), `ratio_with_agreement` the ratio to a peer that does that too;
+`stream_ratio` the ratio for a further MiB of an exchange under way; `sha256_mib_s` how fast SHA-256 is, which the
+receipts' digests cost on top.
 
 `channel-small-us`: the microseconds that the channel adds to an exchange of 1 KiB each way: seal and open the request,
 seal and open the answer, padding included. The peer is encoding and decoding both as Binary HTTP without sealing them.
@@ -18,6 +20,7 @@ import statistics
 from collections.abc import Callable
 from typing import Literal
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from benchmarks.harness import interleave, progress, row, timed
@@ -51,14 +54,14 @@ def content_bytes(events: list[bhttp.Event]) -> int:
 def carry(sealer: Sealer, opener: Opener, kind: Literal["request", "response"], head: bytes, content: bytes) -> None:
     """Seal a whole message and open it chunk by chunk, as over a wire; the content is handed on, as to an app."""
     decoder, size = bhttp.Decoder(kind), len(head) + len(content)
-    arrived = 0
-    for wire in sealer.seal_message(head, content, bytes(padded_size(size) - size)):
-        for chunk in opener.feed(wire):
-            arrived += content_bytes(decoder.feed(chunk))
-    for chunk in opener.finish():
-        arrived += content_bytes(decoder.feed(chunk))
+
+    def arrived(wire: memoryview) -> int:
+        return sum([content_bytes(decoder.feed(chunk)) for chunk in opener.feed(wire)])
+
+    received = sum(map(arrived, sealer.seal_message(head, content, bytes(padded_size(size) - size))))
+    received += sum([content_bytes(decoder.feed(chunk)) for chunk in opener.finish()])
     decoder.finish()
-    assert arrived == len(content)
+    assert received == len(content)
 
 
 class Ends:
@@ -122,10 +125,18 @@ def bulk(ends: Ends) -> None:
         cipher.encrypt_into(nonce, content, None, sealed)
         cipher.decrypt_into(nonce, sealed, None, opened)
 
-    stream, peer, exchange, digest = interleave(
+    def agree() -> None:
+        ephemeral = X25519PrivateKey.generate()
+        server.exchange(ephemeral.public_key())
+        ephemeral.exchange(public)
+
+    server = X25519PrivateKey.generate()
+    public = server.public_key()
+    stream, peer, agreement, exchange, digest = interleave(
         RUNS,
         seconds(BULK_ROUNDS, ends.stream(content)),
         seconds(BULK_ROUNDS, raw),
+        seconds(BULK_ROUNDS, agree),
         seconds(BULK_ROUNDS, lambda: ends.exchange(content)),
         seconds(BULK_ROUNDS, lambda: hashlib.sha256(content).digest()),
     )
@@ -135,6 +146,10 @@ def bulk(ends: Ends) -> None:
         "MiB/s",
         peer="raw AES-256-GCM, encrypt and decrypt in place",
         peer_samples=[1 / s for s in peer],
+        agreement_us=round(statistics.median(agreement) * 1e6, 1),
+        ratio_with_agreement=round(
+            (2 * statistics.median(peer) + statistics.median(agreement)) / statistics.median(exchange), 3
+        ),
         stream_ratio=round(statistics.median(peer) / statistics.median(stream), 3),
         sha256_mib_s=round(1 / statistics.median(digest)),
     )

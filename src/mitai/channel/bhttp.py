@@ -261,7 +261,7 @@ class Decoder:
         return data[reader.at :]
 
     def _padding(self, data: memoryview) -> memoryview:
-        if data.tobytes() != bytes(len(data)):
+        if not bytes(len(data)).startswith(data):
             raise _invalid("its padding is not zero")
         return data[:0]
 

@@ -20,16 +20,17 @@ Example:
 from __future__ import annotations
 
 import hashlib
-import hmac
 import secrets
 from enum import IntEnum
-from functools import cache
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from mitai.errors import ChannelError, ParseError
 
@@ -40,6 +41,7 @@ SHARED_BYTES: Final = 32  # Nsecret of both KEMs, and Nh of SHA-256
 
 Data = bytes | bytearray | memoryview
 
+_SHA256 = hashes.SHA256()
 _VERSION = b"HPKE-v1"
 _DHKEM_SUITE_ID = b"KEM\x00\x20"
 _XWING_LABEL = b"\\.//^\\"
@@ -52,6 +54,7 @@ class Kem(IntEnum):
 
     X25519 = 0x0020
     X_WING = 0x647A
+    __hash__ = int.__hash__  # an enumeration's own is slow, and these are keys of a cache
 
     @property
     def public_bytes(self) -> int:
@@ -70,6 +73,7 @@ class Aead(IntEnum):
     AES_128_GCM = 0x0001
     AES_256_GCM = 0x0002
     CHACHA20_POLY1305 = 0x0003
+    __hash__ = int.__hash__
 
     @property
     def key_bytes(self) -> int:
@@ -82,24 +86,24 @@ class Aead(IntEnum):
 
 def extract(salt: bytes, key_material: bytes) -> bytes:
     """HKDF-Extract; `salt` may be empty."""
-    return hmac.digest(salt or bytes(32), key_material, "sha256")
+    return HKDF.extract(_SHA256, salt or None, key_material)
 
 
 def expand(pseudorandom_key: bytes, info: bytes, length: int) -> bytes:
     """HKDF-Expand to `length` bytes, at most 255 blocks."""
-    block = output = b""
-    for counter in range(1, -(-length // 32) + 1):
-        block = hmac.digest(pseudorandom_key, block + info + bytes((counter,)), "sha256")
-        output += block
-    return output[:length]
+    return HKDFExpand(_SHA256, length, info).derive(pseudorandom_key)
 
 
 def _labeled_extract(suite_id: bytes, salt: bytes, label: bytes, key_material: bytes) -> bytes:
     return extract(salt, _VERSION + suite_id + label + key_material)
 
 
+def _labeled_info(suite_id: bytes, label: bytes, info: bytes, length: int) -> bytes:
+    return length.to_bytes(2) + _VERSION + suite_id + label + info
+
+
 def _labeled_expand(suite_id: bytes, prk: bytes, label: bytes, info: bytes, length: int) -> bytes:
-    return expand(prk, length.to_bytes(2) + _VERSION + suite_id + label + info, length)
+    return expand(prk, _labeled_info(suite_id, label, info, length), length)
 
 
 # --- KEMs ------------------------------------------------------------------------------------------------------------
@@ -213,6 +217,23 @@ class AeadSequence:
         self._sequence += 1
         return plaintext
 
+    def open_into(self, ciphertext: Data, aad: bytes, buffer: memoryview) -> None:
+        """Write the next message into `buffer`, which is 16 bytes shorter; its bytes mean nothing if this raises."""
+        try:
+            self._cipher.decrypt_into(self._nonce(), ciphertext, aad, buffer)
+        except (InvalidTag, ValueError):
+            raise _unopenable() from None
+        self._sequence += 1
+
+
+class _Schedule(NamedTuple):
+    """The inputs of the key schedule that no key goes into."""
+
+    secret: bytes
+    key: bytes
+    base_nonce: bytes
+    exporter: bytes
+
 
 class Context(AeadSequence):
     """A sending or receiving context: a sequence of messages and an exporter; `enc` goes from sender to recipient."""
@@ -220,24 +241,34 @@ class Context(AeadSequence):
     def __init__(self, kem: Kem, aead: Aead, shared: bytes, info: bytes, enc: bytes) -> None:
         """KeySchedule in mode_base (RFC 9180 section 5.1)."""
         self.enc = enc
-        self._suite_id, context_prefix = _suite(kem, aead)
-        context = context_prefix + _labeled_extract(self._suite_id, b"", b"info_hash", info)
-        secret = _labeled_extract(self._suite_id, shared, b"secret", b"")
-        key = _labeled_expand(self._suite_id, secret, b"key", context, aead.key_bytes)
-        base_nonce = _labeled_expand(self._suite_id, secret, b"base_nonce", context, NONCE_BYTES)
-        self._exporter_secret = _labeled_expand(self._suite_id, secret, b"exp", context, SHARED_BYTES)
-        super().__init__(aead, key, base_nonce)
+        self._suite_id = _suite_id(kem, aead)
+        schedule = _schedule(kem, aead, info)
+        secret = extract(shared, schedule.secret)
+        key = expand(secret, schedule.key, aead.key_bytes)
+        self._exporter_secret = expand(secret, schedule.exporter, SHARED_BYTES)
+        super().__init__(aead, key, expand(secret, schedule.base_nonce, NONCE_BYTES))
 
     def export(self, context: bytes, length: int) -> bytes:
         """Return a secret that both ends share, for `context` (RFC 9180 section 5.3)."""
         return _labeled_expand(self._suite_id, self._exporter_secret, b"sec", context, length)
 
 
-@cache
-def _suite(kem: Kem, aead: Aead) -> tuple[bytes, bytes]:
-    """Return the suite id, and the part of the key schedule's context that depends on nothing else: mode and psk_id."""
-    suite_id = b"HPKE" + kem.to_bytes(2) + KDF_HKDF_SHA256.to_bytes(2) + aead.to_bytes(2)
-    return suite_id, b"\x00" + _labeled_extract(suite_id, b"", b"psk_id_hash", b"")
+def _suite_id(kem: Kem, aead: Aead) -> bytes:
+    return b"HPKE" + kem.to_bytes(2) + KDF_HKDF_SHA256.to_bytes(2) + aead.to_bytes(2)
+
+
+@lru_cache(maxsize=64)
+def _schedule(kem: Kem, aead: Aead, info: bytes) -> _Schedule:
+    """Prepare the key schedule for all contexts of one key configuration (RFC 9180 section 5.1)."""
+    suite_id = _suite_id(kem, aead)
+    psk_id_hash = _labeled_extract(suite_id, b"", b"psk_id_hash", b"")
+    context = b"\x00" + psk_id_hash + _labeled_extract(suite_id, b"", b"info_hash", info)  # mode_base
+    return _Schedule(
+        _VERSION + suite_id + b"secret",
+        _labeled_info(suite_id, b"key", context, aead.key_bytes),
+        _labeled_info(suite_id, b"base_nonce", context, NONCE_BYTES),
+        _labeled_info(suite_id, b"exp", context, SHARED_BYTES),
+    )
 
 
 def setup_sender(

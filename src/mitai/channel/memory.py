@@ -1,4 +1,4 @@
-"""Keep freed memory: a setting for processes that seal and open megabytes.
+"""Memory for megabytes: freed memory is kept, and the block of one chunk is used for the next.
 
 glibc hands freed blocks of more than 128 KiB back to the kernel and faults them in again, zeroed, page by page. Where a
 megabyte is sealed in 50 µs that costs several times more than the cipher (`benchmarks/LOG.md`). A server calls
@@ -22,3 +22,25 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
     mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+
+
+class Scratch:
+    """A block of memory that is used again once nobody looks at it: a new one would be filled with zeros first.
+
+    Only for what follows within one message: what is left over in a block must not reach another's.
+    """
+
+    def __init__(self) -> None:
+        self._block = bytearray(1)
+
+    def take(self, size: int) -> memoryview:
+        """Return `size` bytes of which nobody else has a view; what they hold has no meaning."""
+        block = self._block
+        try:
+            block.pop()  # refused while there is a view
+            block.append(0)
+        except BufferError:
+            block = bytearray()
+        if len(block) < max(size, 1):
+            block = self._block = bytearray(max(size, 1))
+        return memoryview(block)[:size]

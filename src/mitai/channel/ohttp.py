@@ -7,13 +7,14 @@ Invariants:
 
 - Chunks are opened in order, each is authenticated before a byte of it is returned, and so is the end of a stream.
 - A response can be opened only with the request that it answers: its keys come from the request's HPKE context.
+- A chunk that was handed out is never written to again while anybody has a view of it.
 - After an error an opener stays broken.
 
 Example:
     >>> sealer = RequestSealer(config)
     >>> opener = RequestOpener(ring.find)
-    >>> [*opener.feed(sealer.seal(b"hello", final=True)), *opener.finish()]
-    [b'hello']
+    >>> b"".join([*opener.feed(sealer.seal(b"hello", final=True)), *opener.finish()])
+    b'hello'
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from mitai.channel.hpke import (
     setup_recipient,
     setup_sender,
 )
+from mitai.channel.memory import Scratch
 from mitai.errors import ChannelError, KeysChangedError, ParseError
 
 KEYS_MEDIA_TYPE: Final = "application/ohttp-keys"
@@ -153,20 +155,21 @@ class _StreamSealer:
         self.form = form
         self._sequence = sequence
         self._prefix = prefix
+        self._scratch = Scratch()
 
-    def seal(self, chunk: Data, *, final: bool = False) -> bytearray:
+    def seal(self, chunk: Data, *, final: bool = False) -> memoryview:
         """Return the next chunk as it goes on the wire; only the final one may be empty."""
         prefix = self._prefix
         if self.form.chunked:
             prefix += b"\x00" if final else varint(len(chunk) + TAG_BYTES)
         self._prefix = b""
         at = len(prefix)
-        wire = bytearray(at + len(chunk) + TAG_BYTES)
+        wire = self._scratch.take(at + len(chunk) + TAG_BYTES)
         wire[:at] = prefix
-        self._sequence.seal_into(chunk, _FINAL if final and self.form.chunked else b"", memoryview(wire)[at:])
+        self._sequence.seal_into(chunk, _FINAL if final and self.form.chunked else b"", wire[at:])
         return wire
 
-    def seal_message(self, *parts: Data, chunk_bytes: int = MAX_CHUNK_BYTES) -> Iterator[bytearray]:
+    def seal_message(self, *parts: Data, chunk_bytes: int = MAX_CHUNK_BYTES) -> Iterator[memoryview]:
         """Yield a whole message: `parts` joined, in chunks of equal size, so that the parts' lengths don't show."""
         left = sum(map(len, parts))
         if not self.form.chunked:
@@ -200,45 +203,52 @@ class _StreamOpener:
         self._frames = FrameReader("varint" if form.chunked else "rest", limit)
         self._prefix = b""
         self._sequence: AeadSequence | None = None
+        self._scratch = Scratch()
         self._broken = False
         self.opened = False  # whether a chunk was authenticated
 
-    def feed(self, data: Data) -> Iterator[bytes]:
+    def feed(self, data: Data) -> Iterator[memoryview]:
         """Yield the plaintext of the chunks that these further bytes complete; iterate to the end."""
         if self._broken:
             raise ChannelError("channel.unopenable", "this message goes on after its end, or after an error")
         self._broken = True  # until all went well
         sequence = self._sequence
         if sequence is None:
-            data = self._read_prefix(data)
+            data = self._read_prefix(memoryview(data))
             sequence = self._sequence
         if sequence is not None:
             for frame in self._frames.feed(data):
-                plaintext = sequence.open(frame)
-                self.opened = True
+                plaintext = self._open(sequence, frame)
                 if not plaintext:
                     raise ChannelError("channel.unopenable", "a chunk that is not the final one is empty")
                 yield plaintext
+                del plaintext  # so that its memory can be used again
         self._broken = False
 
-    def finish(self) -> list[bytes]:
+    def finish(self) -> list[memoryview]:
         """Return the plaintext of the final chunk, if any; raise `ChannelError` if the stream was cut."""
         sequence = self._sequence
         if sequence is None or self._broken:
             raise ChannelError("channel.truncated", "the sealed message ends within its header")
         self._broken = True
-        plaintext = sequence.open(self._frames.finish() or b"", _FINAL if self.form.chunked else b"")
-        self.opened = True
+        plaintext = self._open(sequence, self._frames.finish() or b"", final=True)
+        self._scratch = Scratch()  # an opener that is kept keeps no plaintext
         return [plaintext] if plaintext else []
 
-    def _read_prefix(self, data: Data) -> Data:
+    def _open(self, sequence: AeadSequence, frame: Data, *, final: bool = False) -> memoryview:
+        plaintext = self._scratch.take(max(len(frame) - TAG_BYTES, 0))
+        sequence.open_into(frame, _FINAL if final and self.form.chunked else b"", plaintext)
+        self.opened = True
+        return plaintext
+
+    def _read_prefix(self, view: memoryview) -> memoryview:
         """Consume bytes of the prefix; set `_sequence` when it is complete."""
-        while len(data) and (missing := self._prefix_bytes() - len(self._prefix)):
-            self._prefix += data[:missing]
-            data = data[missing:]
+        while view and (missing := self._prefix_bytes() - len(self._prefix)):
+            self._prefix += view[:missing]
+            view = view[missing:]
         if self._prefix and len(self._prefix) == self._prefix_bytes():
             self._sequence = self._start(self._prefix)
-        return data
+        return view
 
     def _prefix_bytes(self) -> int:
         raise NotImplementedError

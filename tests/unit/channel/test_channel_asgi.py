@@ -259,6 +259,7 @@ async def test_an_exchange(app, ring, channel, size):
 
 @pytest.mark.parametrize("step", [1, 50, 500])
 async def test_a_request_in_pieces(ring, channel, step):
+    channel.limits = Limits(idle_s=60)
     out = sealed(ring, content=b"hello")
     pieces = [out.body[at : at + step] for at in range(0, len(out.body), step)]
     wire = await Wire(channel).request(*pieces)

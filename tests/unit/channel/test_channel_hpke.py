@@ -38,6 +38,22 @@ def test_seal_into_is_seal():
     assert one.seal(b"hello", b"aad") == buffer
 
 
+@pytest.mark.parametrize("aead", list(Aead))
+def test_open_into_is_open(aead):
+    private = PrivateKey.generate(Kem.X25519)
+    sender = hpke.setup_sender(Kem.X25519, private.public, b"", aead)
+    recipient = hpke.setup_recipient(private, sender.enc, b"", aead)
+    first, second = sender.seal(b"first", b"aad"), sender.seal(b"second", b"aad")
+    buffer = memoryview(bytearray(6))
+    for bad, size in ((second, 6), (first[:-1], 4), (first, 6), (b"", 0), (first[:10], 0)):
+        with pytest.raises(ChannelError) as caught:
+            recipient.open_into(bad, b"aad", buffer[:size])
+        assert caught.value.code == "channel.unopenable"
+    recipient.open_into(first, b"aad", buffer[:5])
+    assert buffer[:5] == b"first"
+    assert recipient.open(second, b"aad") == b"second"
+
+
 def test_order_matters_and_a_failure_does_not_advance():
     _, sender, recipient = pair()
     first, second = sender.seal(b"1"), sender.seal(b"2")

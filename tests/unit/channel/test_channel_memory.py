@@ -1,10 +1,10 @@
-"""The memory setting: it may be made anywhere, and changes nothing but where memory comes from."""
+"""Memory: the setting may be made anywhere; a block is used again only once nobody looks at it."""
 
 from __future__ import annotations
 
 import ctypes
 
-from mitai.channel.memory import keep_freed_memory
+from mitai.channel.memory import Scratch, keep_freed_memory
 
 
 def test_it_may_be_called_again():
@@ -21,3 +21,29 @@ def test_elsewhere_than_on_glibc_it_does_nothing(monkeypatch):
     keep_freed_memory()
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     keep_freed_memory()
+
+
+def test_a_block_is_used_again_once_nobody_looks_at_it():
+    scratch = Scratch()
+    scratch.take(8)[:] = b"leftover"
+    for _ in range(2):
+        assert scratch.take(4) == b"left"
+
+
+def test_a_block_that_is_looked_at_is_left_alone():
+    scratch = Scratch()
+    first = scratch.take(8)
+    first[:] = b"observed"
+    part = first[2:4]
+    del first
+    for size in (8, 4, 16, 0):
+        other = scratch.take(size)
+        assert bytes(other) == bytes(size)
+        other[:] = b"x" * size
+        assert part == b"se"
+
+
+def test_sizes():
+    scratch = Scratch()
+    for size in (0, 1, 0, 100, 7, 1000):
+        assert len(scratch.take(size)) == size

@@ -109,6 +109,22 @@ def test_equal_chunks_hide_where_the_parts_end(ring):
     assert lengths(b"h" * 10, b"c" * 150) == lengths(b"h" * 150, b"", b"c" * 10)
 
 
+def test_chunks_that_are_kept_stay_as_they_were(ring):
+    """On either end, whether a chunk is kept whole or in part; memory is used again only for those that are let go."""
+    message = bytes(range(256)) * 4
+    sealed, opened, kept = bytearray(), bytearray(), []
+    opener = RequestOpener(ring.find)
+    for at, wire in enumerate(client(ring).seal_message(message, chunk_bytes=100)):
+        sealed += wire
+        for chunk in opener.feed(wire):
+            opened += chunk
+            kept += [(wire, bytes(wire)), (chunk[3:5], bytes(chunk[3:5]))] if at % 3 else []
+    opened += b"".join(opener.finish())
+    assert opened == message == read(RequestOpener(ring.find), sealed)
+    assert kept
+    assert all(view == was for view, was in kept)
+
+
 @FORMS
 def test_an_empty_message_is_its_final_chunk(ring, form):
     assert read(RequestOpener(ring.find, form), *client(ring, form).seal_message()) == b""
