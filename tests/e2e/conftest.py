@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -33,9 +34,9 @@ class Running:
     gateway: str = ""
     capsule: str = ""
 
-    def mitai(self, *arguments: str, stdin: str | None = None, status: int = 0) -> Done:
+    def mitai(self, *arguments: str, stdin: str | None = None, status: int = 0, **environment: str) -> Done:
         """Run a `mitai` command in this home; assert its exit status."""
-        environment = os.environ | {"MITAI_HOME": str(self.home.root), "COLUMNS": "200"}
+        environment = os.environ | {"MITAI_HOME": str(self.home.root), "COLUMNS": "200"} | environment
         warnings = [
             "-W",
             "error",
@@ -52,6 +53,18 @@ class Running:
     def policy(self) -> Policy:
         return Policy.from_toml(self.home.policy.read_text())
 
+    @property
+    def temporary(self) -> Path:
+        """The folder for temporary files of every process."""
+        return self.home.root / "tmp"
+
+    def up(self) -> Done:
+        """Start the platform; its processes log all that any library in them can say."""
+        self.temporary.mkdir()
+        path = os.pathsep.join([str(Path(__file__).parent / "talkative"), os.environ.get("PYTHONPATH", "")])
+        talkative = {"PYTHONPATH": path, "PYTHONASYNCIODEBUG": "1", "TMPDIR": str(self.temporary)}
+        return self.mitai("up", "--no-model", "--detach", "--capture", "--port", "0", "--json", **talkative)
+
     def logs(self) -> str:
         return "\n".join(path.read_text() for path in sorted(self.home.logs.glob("*.log")))
 
@@ -60,7 +73,7 @@ class Running:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(Home(tmp_path_factory.mktemp("home")))
     try:
-        up = running.mitai("up", "--no-model", "--detach", "--capture", "--port", "0", "--json").fields
+        up = running.up().fields
         assert up["simulated"] is True
         running.gateway = up["gateway"]
         sealed_at = running.home.root / "sealed"
