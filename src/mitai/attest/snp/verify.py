@@ -65,6 +65,8 @@ def appraise(
         AttestError: With the code and the step of the first check that failed.
     """
     with checks.step("report") as say:
+        if hardware.event_log or hardware.collateral is not None:
+            raise AttestError("attest.snp-extra-input", "an SEV-SNP report has neither a log nor Intel's collateral")
         report = parse_report(hardware.quote)
         say(f"version {report.version}, signed by a {report.signing_key.upper()}")
     with checks.step("endorsement") as say:
