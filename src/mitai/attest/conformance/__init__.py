@@ -11,15 +11,17 @@ from collections.abc import Callable
 
 import msgspec
 
-from mitai.attest.conformance import ehbp, measurement, sigstore, tdx
+from mitai.attest.conformance import ehbp, full, measurement, sev, sigstore, tdx
 from mitai.attest.conformance.outcome import ACCEPTED, MALFORMED, MAX_INPUT_BYTES, REJECTED, Outcome, refusal
 
 __all__ = ["ACCEPTED", "MALFORMED", "MAX_INPUT_BYTES", "REJECTED", "STAGES", "UNSUPPORTED", "main"]
 
 UNSUPPORTED = 20
 STAGES: dict[str, Callable[[bytes], Outcome]] = {
+    "verify-attestation-sev": sev.run,
     "verify-attestation-tdx": tdx.run,
     "verify-ehbp-key-binding": ehbp.run,
+    "verify-full": full.run,
     "verify-hardware-measurements": measurement.run_hardware,
     "verify-measurement": measurement.run,
     "verify-sigstore": sigstore.run,

@@ -48,9 +48,9 @@ def run_stage(
     except (Malformed, msgspec.MsgspecError, UnicodeError, RecursionError):
         return MALFORMED, refusal(stage, "INPUT_MALFORMED")
     except Rejected as rejected:
-        return REJECTED, refusal(stage, rejected.code, **({"stage": rejected.stage} if stage == "verify-full" else {}))
+        return REJECTED, refusal(stage, rejected.code, {"stage": rejected.stage} if stage == "verify-full" else {})
     except MitaiError as error:
-        return REJECTED, refusal(stage, translate(error, given), message=str(error))
+        return REJECTED, refusal(stage, translate(error, given), {"message": str(error)})
 
 
 def moment(unix_s: int) -> datetime:
@@ -61,6 +61,6 @@ def moment(unix_s: int) -> datetime:
         raise Malformed from error
 
 
-def refusal(stage: str, code: str, **more: str) -> dict[str, object]:
+def refusal(stage: str, code: str, more: dict[str, str] | None = None) -> dict[str, object]:
     """Return the output of a refusal."""
-    return {"stage": stage, "accepted": False, "rejection": {"code": code, **more}}
+    return {"stage": stage, "accepted": False, "rejection": {"code": code, **(more or {})}}
