@@ -1,30 +1,34 @@
 """Capsules against raw AES-256-GCM and against age (`pyrage`), on 0.99 GB of random bf16 in the shape of Qwen2-0.5B.
 
-Rows:
+Everything lies in the temporary folder (`TMPDIR`), which should be on a disk as a model is; the source is in the page
+cache, like a file that was just downloaded. Rows:
 
-- `capsule-seal`, `capsule-open`: megabytes per second of processor time, one worker, the whole pipeline: read the file
-  (on a memory file system where there is one), encrypt, write objects, sign; or read objects, decrypt and authenticate
-  into memory. Peer: AES-256-GCM alone in the capsule's own chunks of 1 MiB, memory to memory, measured the same way.
-  Both find their memory touched before. `raw_16kib` is AES-256-GCM alone in records of 16 KiB (those of TLS).
+- `capsule-seal`: megabytes per second of processor time, one worker, the whole pipeline: read the file, encrypt, write
+  objects until they are on the disk, sign. Peer: AES-256-GCM alone in the capsule's own chunks of 1 MiB, memory to
+  memory, measured the same way. Both find their memory touched before, and in huge pages.
+- `capsule-open`: the same for reading objects, decrypting and authenticating into memory. The objects are in the page
+  cache; the `disk` figures are without that, as `seal` leaves them.
 - `capsule-seal-digests`, `capsule-open-digests`: the same with SHA-256 of the ciphertext in the manifest.
-- `capsule-open-pyrage`: megabytes per second by the clock on the wall, all processors. Peer: `pyrage.decrypt` of the
-  same bytes, in pieces of 16 MiB, so that its results too lie in memory that was touched before: what fresh memory
-  costs varies widely from run to run on virtual machines; `fresh_memory` is ours into such.
+- `capsule-open-pyrage`: megabytes per second by the clock on the wall, all processors, objects in the page cache. Peer:
+  `pyrage.decrypt` of the same bytes in memory, in pieces of 16 MiB, so that its results too lie in memory that was
+  touched before: what fresh memory costs varies widely from run to run on virtual machines; `fresh_memory` is ours into
+  such, `disk` ours with objects that only the disk has.
 
+`wall` is megabytes per second by the clock, `tmpfs` per second of processor time with source and objects on a memory
+file system, where pages can't be avoided; `raw_16kib` is AES-256-GCM alone in records of 16 KiB (those of TLS);
 `rss_mb` is how much a new process grew at its peak in one run, without the destination of `open` (the plaintext).
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import multiprocessing
 import os
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -33,7 +37,7 @@ from pathlib import Path
 import pyrage
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from benchmarks.harness import interleave, progress, row
+from benchmarks.harness import interleave, progress, row, timed
 from mitai.capsule import CapsuleSource, FolderStore, Sealed, open_capsule, seal
 from mitai.capsule.directio import anonymous
 from mitai.channel.memory import keep_freed_memory
@@ -83,11 +87,13 @@ class Raw:
     def __init__(self, path: Path, chunk: int) -> None:
         self._chunk = chunk
         self._cipher = AESGCM(os.urandom(32))
-        with path.open("rb") as file:
-            self._plain = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-        self.chunks = len(self._plain) // chunk
-        self._sealed = memoryview(bytearray(self.chunks * (chunk + 16)))
+        size = path.stat().st_size
+        self.chunks = size // chunk
+        self._plain = memoryview(anonymous(size))
+        self._sealed = memoryview(anonymous(self.chunks * (chunk + 16)))
         self._scratch = bytearray(chunk)
+        with path.open("rb") as file:
+            file.readinto(self._plain)
         self.encrypt()
 
     def encrypt(self) -> None:
@@ -140,6 +146,26 @@ class Ours:
         seal(self._source, elsewhere, owner=owner, name="bench", digests=self._digests, workers=1)
         shutil.rmtree(elsewhere)
 
+    def cache(self) -> None:
+        """Have the objects in the page cache, as after a download."""
+        for descriptor in self._objects():
+            while os.read(descriptor, PIECE):
+                pass
+
+    def evict(self) -> None:
+        """Have the objects on the disk only, as after sealing."""
+        for descriptor in self._objects():
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _objects(self) -> Iterator[int]:
+        for path in self._dest.iterdir():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
     def opened(self) -> CapsuleSource:
         return open_capsule(
             FolderStore(self._dest),
@@ -157,12 +183,17 @@ class Ours:
             self.opened().read_file_into(NAME, buffer[:size], workers=workers)
 
 
-def cpu(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
-    """Return the seconds of processor time that `work` takes, all threads, after `before`, which isn't measured."""
+def measured(walls: list[float], work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
+    """Return the seconds of processor time that `work` takes, all threads, after `before`, which isn't measured.
+
+    The seconds by the clock on the wall are added to `walls`.
+    """
     before()
-    start = time.process_time()
+    wall, start = time.perf_counter(), time.process_time()
     work()
-    return time.process_time() - start
+    spent = time.process_time() - start
+    walls.append(time.perf_counter() - wall)
+    return spent
 
 
 def growth_mb(work: Callable[[], object]) -> float:
@@ -183,48 +214,78 @@ def _peak_kb() -> int:
 
 
 @contextmanager
-def workplace() -> Iterator[Path]:
-    """A folder for 4 GB, in memory where there is such a file system with room; removed afterwards."""
+def memory_folder(path: Path) -> Iterator[Path | None]:
+    """A folder in memory with a copy of the plain model, if there is room for it; removed afterwards."""
     shared = Path("/dev/shm")
-    room = shared.is_dir() and shutil.disk_usage(shared).free > 6 << 30
-    with tempfile.TemporaryDirectory(prefix="mitai-bench-", dir=shared if room else None) as folder:
-        progress(f"capsule: working in {'memory' if room else 'the temporary folder, on disk'}")
+    if not shared.is_dir() or shutil.disk_usage(shared).free < 4 << 30:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="mitai-bench-", dir=shared) as folder:
+        (Path(folder) / "plain").mkdir()
+        shutil.copyfile(path, Path(folder) / "plain" / NAME)
         yield Path(folder)
 
 
 def main() -> None:
-    with workplace() as folder:
+    with tempfile.TemporaryDirectory(prefix="mitai-bench-") as name:
+        folder = Path(name)
+        progress(f"capsule: working in {folder}")
         (folder / "plain").mkdir()
         path = folder / "plain" / NAME
         size_mb = write_model(path) / 1e6
+        os.sync()
         progress(f"capsule: a model of {size_mb:.0f} MB")
-        against_raw(folder, path, size_mb)
+        with memory_folder(path) as in_memory:
+            for digests in (False, True):
+                against_raw(folder, in_memory, path, size_mb, digests=digests)
         against_age(folder, path, size_mb)
 
 
-def against_raw(folder: Path, path: Path, size_mb: float) -> None:
+def against_raw(folder: Path, in_memory: Path | None, path: Path, size_mb: float, *, digests: bool) -> None:
     raw, large = Raw(path, RECORD), Raw(path, CHUNK)
     plain = memoryview(anonymous(path.stat().st_size))[: path.stat().st_size]
-    for digests, suffix in ((False, ""), (True, "-digests")):
-        ours = Ours(folder, digests=digests)
-        seals = interleave(
-            RUNS,
-            lambda ours=ours: cpu(ours.seal, ours.clear),
-            lambda: cpu(raw.encrypt),
-            lambda: cpu(large.encrypt),
-        )
-        compare(f"capsule-seal{suffix}", size_mb, seals, rss_mb=growth_mb(ours.seal_again))
-        opens = interleave(
-            RUNS,
-            lambda ours=ours: cpu(lambda: ours.open_into(plain)),
-            lambda: cpu(raw.decrypt),
-            lambda: cpu(large.decrypt),
-        )
-        compare(f"capsule-open{suffix}", size_mb, opens, rss_mb=growth_mb(partial(ours.open, 1)) - size_mb)
+    suffix = "-digests" if digests else ""
+    ours = Ours(folder, digests=digests)
+    there = Ours(in_memory, digests=digests) if in_memory else ours
+    walls: dict[str, list[float]] = {"peer": [], "wall": [], "tmpfs": [], "disk": []}
+    seals = interleave(
+        RUNS,
+        lambda: measured(walls["wall"], ours.seal, ours.clear),
+        lambda: measured(walls["peer"], raw.encrypt),
+        lambda: measured(walls["peer"], large.encrypt),
+        lambda: measured(walls["tmpfs"], there.seal, there.clear),
+    )
+    more = {"wall": rate(size_mb, walls["wall"][-RUNS:]), "rss_mb": growth_mb(ours.seal_again)}
+    if in_memory:
+        more["tmpfs"] = rate(size_mb, seals[3])
+    compare(f"capsule-seal{suffix}", size_mb, seals, more)
+    walls["wall"].clear()
+    opens = interleave(
+        RUNS,
+        lambda: measured(walls["wall"], lambda: ours.open_into(plain), ours.cache),
+        lambda: measured(walls["peer"], raw.decrypt),
+        lambda: measured(walls["peer"], large.decrypt),
+        lambda: measured(walls["tmpfs"], lambda: there.open_into(plain)),
+        lambda: measured(walls["disk"], lambda: ours.open_into(plain), ours.evict),
+    )
+    more = {
+        "wall": rate(size_mb, walls["wall"][-RUNS:]),
+        "disk": rate(size_mb, opens[4]),
+        "disk_wall": rate(size_mb, walls["disk"][-RUNS:]),
+        "rss_mb": growth_mb(partial(ours.open, 1)) - size_mb,
+    }
+    if in_memory:
+        more["tmpfs"] = rate(size_mb, opens[3])
+    compare(f"capsule-open{suffix}", size_mb, opens, more)
 
 
-def compare(name: str, size_mb: float, samples: list[list[float]], *, rss_mb: float) -> None:
-    ours, records, raws = ([size_mb / seconds for seconds in each] for each in samples)
+def rate(size_mb: float, seconds: Sequence[float]) -> float:
+    """Return megabytes per second, by the median."""
+    return size_mb / statistics.median(seconds)
+
+
+def compare(name: str, size_mb: float, samples: list[list[float]], more: dict[str, float]) -> None:
+    ours, records, raws = ([size_mb / seconds for seconds in each] for each in samples[:3])
     row(
         name,
         ours,
@@ -233,7 +294,7 @@ def compare(name: str, size_mb: float, samples: list[list[float]], *, rss_mb: fl
         peer_samples=raws,
         raw_16kib=round(statistics.median(records)),
         ratio_raw_16kib=round(statistics.median(ours) / statistics.median(records), 3),
-        rss_mb=round(rss_mb, 1),
+        **{figure: round(value, 1) for figure, value in more.items()},
     )
 
 
@@ -250,17 +311,17 @@ def against_age(folder: Path, path: Path, size_mb: float) -> None:
         for piece in encrypted:
             pyrage.decrypt(piece, [key])
 
-    def wall(work: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        work()
-        return size_mb / (time.perf_counter() - start)
+    def wall(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
+        before()
+        return size_mb / timed(work)
 
     workers = len(os.sched_getaffinity(0))
-    mine, theirs, fresh = interleave(
+    mine, theirs, fresh, disk = interleave(
         2 * RUNS - 1,
-        lambda: wall(lambda: ours.open_into(plain, workers)),
+        lambda: wall(lambda: ours.open_into(plain, workers), ours.cache),
         lambda: wall(decrypt),
-        lambda: wall(lambda: ours.open(workers)),
+        lambda: wall(lambda: ours.open(workers), ours.cache),
+        lambda: wall(lambda: ours.open_into(plain, workers), ours.evict),
         warmup=2,
     )
     row(
@@ -272,6 +333,8 @@ def against_age(folder: Path, path: Path, size_mb: float) -> None:
         workers=workers,
         fresh_memory=round(statistics.median(fresh)),
         ratio_fresh_memory=round(statistics.median(fresh) / statistics.median(theirs), 2),
+        disk=round(statistics.median(disk)),
+        ratio_disk=round(statistics.median(disk) / statistics.median(theirs), 2),
     )
 
 

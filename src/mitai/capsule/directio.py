@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 BLOCK_BYTES = 4096
+HUGE_PAGE_BYTES = 2 << 20
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
 _SYSCALL = ctypes.CDLL(None).syscall if _DIRECT else None
 _CACHESTAT = 451  # the system call's number, on every architecture of Linux; since Linux 6.5
@@ -55,9 +56,14 @@ class Buffers:
 
 
 def anonymous(size: int) -> mmap.mmap:
-    """Return zeroed private memory outside of the heap: it goes back to the system when the last view of it is gone."""
-    memory = mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= 2 << 20 and hasattr(mmap, "MADV_HUGEPAGE"):
+    """Return zeroed private memory outside of the heap, at least `size` bytes, where it is large in huge pages.
+
+    It goes back to the system when the last view of it is gone.
+    """
+    large = size >= HUGE_PAGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE")
+    unit = HUGE_PAGE_BYTES if large else 1  # Linux aligns memory to huge pages if its size is
+    memory = mmap.mmap(-1, max(1, -(-size // unit) * unit), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if large:
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 

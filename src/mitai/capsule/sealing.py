@@ -226,7 +226,7 @@ class _Sealer:
         self._dest = dest
         self._journal = journal
         self._key = key
-        self._buffers = Buffers(CHUNK_BYTES + PIECE_BYTES)  # a chunk of the source, a piece of the object
+        self._buffers = Buffers(PIECE_BYTES + CHUNK_BYTES)  # a piece of the object, a chunk of the source
         self._found = Buffers(SEALED_BYTES)
         self._made: dict[tuple[str, int], tuple[bytes, bytes]] = {}  # (object, index): commitment, digest
 
@@ -278,8 +278,8 @@ class _Sealer:
             position += len(block)
 
         with self._buffers.lend() as buffer:
-            blocks = self._blocks(file, place, buffer[:CHUNK_BYTES])
-            header = segments.seal(self._key, place, blocks, buffer[CHUNK_BYTES:], write)
+            room, blocks = buffer[:PIECE_BYTES], self._blocks(file, place, buffer[PIECE_BYTES:])
+            header = segments.seal(self._key, place, blocks, room, write)
         return segments.pinned(header), digest.digest()
 
     def _kept(self, descriptor: int, file: PlannedFile, place: Place) -> tuple[bytes, bytes] | None:
@@ -307,10 +307,11 @@ class _Sealer:
     def _blocks(self, file: PlannedFile, place: Place, buffer: memoryview) -> Iterator[memoryview]:
         """Yield the source's bytes of one segment, all of them in `buffer`, one after another."""
         first = place.index * SEGMENT_BYTES
-        for start, end in segments.cuts(place.length):
-            block = buffer[: end - start]
-            self._source.read_into(file.name, first + start, block)
-            yield block
+        with self._source.reader(file.name) as read_into:
+            for start, end in segments.cuts(place.length):
+                block = buffer[: end - start]
+                read_into(first + start, block)
+                yield block
 
     def _settle(self, file: PlannedFile) -> None:
         """Give an object its exact length and make it durable."""

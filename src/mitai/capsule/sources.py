@@ -14,6 +14,8 @@ Example:
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -74,19 +76,29 @@ class FolderSource:
         """Fill `buffer` from `offset` on; raise `CapsuleError` when the file has become shorter."""
         buffer = buffer.cast("B")
         check_range(self.size(name), offset, len(buffer))
+        with self.reader(name) as read_into:
+            read_into(offset, buffer)
+
+    @contextmanager
+    def reader(self, name: str) -> Iterator[Callable[[int, memoryview], None]]:
+        """Open a file for several reads: a function of offset and buffer."""
         try:
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise source_changed(name) from None
         except OSError as error:
             raise CapsuleError("capsule.source-unreadable", f"{name!r} can't be read: {error.strerror}") from error
-        try:
+
+        def read_into(offset: int, buffer: memoryview) -> None:
             done = 0
             while done < len(buffer):
                 got = os.preadv(descriptor, [buffer[done:]], offset + done)
                 if not got:
                     raise source_changed(name)
                 done += got
+
+        try:
+            yield read_into
         finally:
             os.close(descriptor)
 
