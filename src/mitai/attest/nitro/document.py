@@ -1,7 +1,9 @@
 """Parser of Nitro attestation documents.
 
 Follows "Attestation process", sections "COSE_Sign1" and "Attestation document specification", of the AWS Nitro
-Enclaves NSM API documentation: a COSE_Sign1 with ES384 (tagged or not) around a CBOR map of nine fields.
+Enclaves NSM API documentation: a COSE_Sign1 with ES384 (tagged or not) around a CBOR map of nine fields. The document
+of an EC2 instance's NitroTPM is the same but for one field: `nitrotpm_pcrs` instead of `pcrs` (EC2 user guide,
+"NitroTPM Attestation Document content").
 
 Invariants:
 
@@ -17,16 +19,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from mitai.attest.cbor import Value, decode, expect
 from mitai.attest.cose import ES384, Sign1, parse_sign1
 from mitai.errors import ParseError
 
+Source = Literal["enclave", "nitrotpm"]
 MALFORMED = "attest.nitro-malformed"
 MAX_DOCUMENT_BYTES = 16 << 10  # the NSM device answers with at most 12 KiB
 _MAX_CA_CERTIFICATES = 8
 _MAX_TIMESTAMP_MS = 253_402_300_799_999  # the end of the year 9999
-_REQUIRED = {"module_id", "digest", "timestamp", "pcrs", "certificate", "cabundle"}
+_REGISTERS: dict[str, Source] = {"pcrs": "enclave", "nitrotpm_pcrs": "nitrotpm"}
+_REQUIRED = {"module_id", "digest", "timestamp", "certificate", "cabundle"}
 _OPTIONAL = {"public_key", "user_data", "nonce"}
 
 
@@ -35,6 +40,7 @@ class Document:
     """A parsed attestation document; nothing of it is verified yet."""
 
     message: Sign1
+    source: Source
     module_id: str
     timestamp: datetime
     pcrs: dict[int, bytes]
@@ -53,14 +59,10 @@ def parse_document(data: bytes) -> Document:
     if message.algorithm != ES384:
         raise ParseError(MALFORMED, f"the attestation document names COSE algorithm {message.algorithm}, not ES384")
     fields = expect(decode(message.payload, "the document's payload", MALFORMED), dict, "the payload", MALFORMED)
-    if "nitrotpm_pcrs" in fields:
-        raise ParseError(
-            "attest.nitro-tpm-unsupported",
-            "this document is of an EC2 instance's NitroTPM, not of an enclave",
-            hint="NitroTPM documents are not supported yet",
-        )
-    if not _REQUIRED <= fields.keys() <= _REQUIRED | _OPTIONAL:
+    registers = fields.keys() & _REGISTERS.keys()
+    if len(registers) != 1 or not _REQUIRED <= fields.keys() <= _REQUIRED | registers | _OPTIONAL:
         raise ParseError(MALFORMED, "the document lacks a field, or has one that does not belong in it")
+    (name,) = registers
     if fields["digest"] != "SHA384":
         raise ParseError(MALFORMED, "the document's digest is not SHA384")
     bundle = expect(fields["cabundle"], list, "cabundle", MALFORMED)
@@ -68,9 +70,10 @@ def parse_document(data: bytes) -> Document:
         raise ParseError(MALFORMED, f"the document has {len(bundle)} CA certificates")
     return Document(
         message=message,
+        source=_REGISTERS[str(name)],
         module_id=_module_id(fields["module_id"]),
         timestamp=_timestamp(fields["timestamp"]),
-        pcrs=_pcrs(fields["pcrs"]),
+        pcrs=_pcrs(fields[name]),
         certificate=_bytes("certificate", fields["certificate"], 1, 1024),
         ca_bundle=tuple(_bytes("cabundle", certificate, 1, 1024) for certificate in bundle),
         public_key=_optional("public_key", fields, 1),

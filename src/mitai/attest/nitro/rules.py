@@ -7,13 +7,16 @@ import re
 import msgspec
 
 from mitai.attest.fields import POLICY_MALFORMED, check_hex
+from mitai.attest.nitro.document import Source
 from mitai.errors import ParseError
 
 _REGISTER = re.compile(r"pcr([0-9]|[12][0-9]|3[01])")
 
 
 class NitroRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an enclave and its document must look like; empty lists pin nothing."""
+    """What an enclave, or an instance with a NitroTPM, must look like; empty lists pin nothing."""
+
+    source: Source = "enclave"  # or "nitrotpm": whose registers these are
 
     pcrs: dict[str, tuple[str, ...]] = {}  # by register ("pcr0"), the values that are accepted
     required_pcrs: tuple[str, ...] = ("pcr0", "pcr1", "pcr2")  # must be in the document and not be zero

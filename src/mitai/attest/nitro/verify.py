@@ -32,6 +32,7 @@ from mitai.errors import AttestError
 
 Chain = tuple[Certificate, ...]
 _DEBUG_PCRS = (0, 1, 2)
+_TITLES = {"enclave": "AWS Nitro Enclave", "nitrotpm": "AWS NitroTPM"}
 
 
 def appraise(
@@ -60,7 +61,12 @@ def appraise(
         if hardware.event_log or hardware.endorsements or hardware.collateral is not None:
             raise AttestError("attest.nitro-extra-input", "a Nitro document comes alone, without logs or endorsements")
         document = parse_document(hardware.quote)
-        say(f"module {document.module_id}")
+        if document.source != rules.source:
+            raise AttestError(
+                "attest.nitro-source-refused",
+                f"the document is of kind {document.source!r}, the policy demands {rules.source!r}",
+            )
+        say(f"{document.source}, module {document.module_id}")
     with checks.step("root and chain") as say:
         leaf, issuers = _verify_chain(document, now, cache or VerifiedCache(), roots)
         say(f"{issuers.value[-1].common_name} signs {leaf.common_name}")
@@ -75,12 +81,12 @@ def appraise(
     with checks.step("time") as say:
         _check_time(document, rules, now)
         say(f"made at {document.timestamp:%F %T} UTC")
-    with checks.step("enclave") as say:
-        _check_enclave(document, rules)
+    with checks.step("registers") as say:
+        _check_registers(document, rules)
         say("PCRs as demanded" if rules.pcrs else "not in debug mode" if not rules.allow_debug else "debug allowed")
     return Machine(
         tee="nitro",
-        title="AWS Nitro Enclave",
+        title=_TITLES[document.source],
         measurements={f"pcr{number}": value.hex() for number, value in sorted(document.pcrs.items())},
         report_data=document.user_data or b"",
         signed=document.message.signed,
@@ -137,7 +143,7 @@ def _check_time(document: Document, rules: NitroRules, now: datetime) -> None:
         raise AttestError("attest.nitro-from-the-future", f"the document's time is {-age} ahead of ours")
 
 
-def _check_enclave(document: Document, rules: NitroRules) -> None:
+def _check_registers(document: Document, rules: NitroRules) -> None:
     if rules.module_ids and not document.module_id.startswith(rules.module_ids):
         raise AttestError("attest.nitro-module-not-allowed", "the enclave's module is not on the policy's list")
     if not rules.allow_debug and not all(any(document.pcrs.get(number, b"\1")) for number in _DEBUG_PCRS):
