@@ -58,6 +58,11 @@ class ImaRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 if _from_hex(digest) is None or len(digest) // 2 not in _SIZES.values():
                     raise ParseError(POLICY_MALFORMED, f"a digest of {path!r} in [event_log.ima] is no digest in hex")
 
+    @property
+    def demanded(self) -> bool:
+        """Return whether evidence without a list must be refused."""
+        return self.required or bool(self.files)
+
 
 @dataclass(frozen=True, slots=True)
 class ImaEntry:
