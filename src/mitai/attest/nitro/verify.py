@@ -6,7 +6,8 @@ documentation. The steps are numbered in `docs/spec/evidence-nitro.md`.
 Invariants:
 
 - The first certificate of the bundle is AWS's root, byte for byte; the chain runs root → … → leaf → document.
-- What is remembered between calls is the chain of CAs; the leaf and the document are verified every time.
+- What is remembered between calls are chains, of all certificates and of the CAs alone, as every enclave has a leaf of
+  its own; the document's signature is verified every time.
 - The document's certificate may sign nothing but documents: it is no CA.
 
 Example:
@@ -51,7 +52,7 @@ def appraise(
         hardware: The document as `quote`; there is nothing else to send along.
         rules: What is accepted.
         now: Time of the check, with a time zone.
-        cache: Remembers verified chains of CAs.
+        cache: Remembers verified chains.
         roots: SHA-256 of the roots that are trusted, in hex.
 
     Raises:
@@ -67,9 +68,16 @@ def appraise(
                 f"the document is of kind {document.source!r}, the policy demands {rules.source!r}",
             )
         say(f"{document.source}, module {document.module_id}")
-    with checks.step("root and chain") as say:
-        leaf, issuers = _verify_chain(document, now, cache or VerifiedCache(), roots)
-        say(f"{issuers.value[-1].common_name} signs {leaf.common_name}")
+    with checks.step("chain") as say:
+        cache = cache or VerifiedCache()
+        chain = cache.get(
+            _kind("nitro chain", roots),
+            (document.certificate, *document.ca_bundle),
+            now,
+            lambda: _verify_leaf(document, now, cache, roots),
+        )
+        leaf, root = chain.value[0], chain.value[-1]
+        say(f"{leaf.common_name} under {root.common_name}")
     with checks.step("signature") as say:
         verify_sign1(
             document.message,
@@ -90,18 +98,16 @@ def appraise(
         measurements={f"pcr{number}": value.hex() for number, value in sorted(document.pcrs.items())},
         report_data=document.user_data or b"",
         signed=document.message.signed,
-        not_after=min(issuers.not_after, leaf.parsed.not_valid_after_utc),
+        not_after=chain.not_after,
         checks=checks.passed,
         facts=_facts(document),
     )
 
 
-def _verify_chain(
-    document: Document, now: datetime, cache: VerifiedCache, roots: frozenset[str]
-) -> tuple[Certificate, Verified[Chain]]:
-    """Return the document's certificate and its verified issuers, root last."""
+def _verify_leaf(document: Document, now: datetime, cache: VerifiedCache, roots: frozenset[str]) -> Verified[Chain]:
+    """Return the document's certificate and its issuers, root last."""
     issuers = cache.get(
-        "nitro chain " + " ".join(sorted(roots)),
+        _kind("nitro issuers", roots),
         document.ca_bundle,
         now,
         lambda: _verify_issuers(document.ca_bundle, now, roots),
@@ -115,7 +121,7 @@ def _verify_chain(
         is_ca, signs = True, False
     if is_ca or not signs:
         raise AttestError("attest.nitro-leaf-invalid", "the document's certificate is not one for signing documents")
-    return leaf, issuers
+    return _verified((leaf, *issuers.value))
 
 
 def _verify_issuers(bundle: tuple[bytes, ...], now: datetime, roots: frozenset[str]) -> Verified[Chain]:
@@ -126,11 +132,20 @@ def _verify_issuers(bundle: tuple[bytes, ...], now: datetime, roots: frozenset[s
             "the document's CA bundle does not begin with AWS's root of Nitro Enclaves",
         )
     verify_chain(chain, "nitro", now, P384, below=1)
+    return _verified(chain)
+
+
+def _verified(chain: Chain) -> Verified[Chain]:
     return Verified(
         chain,
         max(certificate.parsed.not_valid_before_utc for certificate in chain),
         min(certificate.parsed.not_valid_after_utc for certificate in chain),
     )
+
+
+def _kind(name: str, roots: frozenset[str]) -> str:
+    """Return the kind of a cache entry: what is verified, under which roots."""
+    return " ".join([name, *sorted(roots)])
 
 
 def _check_time(document: Document, rules: NitroRules, now: datetime) -> None:
