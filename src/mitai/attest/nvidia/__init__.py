@@ -13,9 +13,10 @@ from mitai.attest.nvidia.device import (
     device_nonce,
     encode_devices,
 )
+from mitai.attest.nvidia.nras import verify_nras
 from mitai.attest.nvidia.roots import NVIDIA, Roots
 from mitai.attest.nvidia.rules import NvidiaRules
-from mitai.attest.nvidia.verify import appraise_devices, appraise_entries
+from mitai.attest.nvidia.verify import appraise_devices, appraise_entries, rim_names
 
 __all__ = [
     "NVIDIA",
@@ -29,4 +30,6 @@ __all__ = [
     "decode_devices",
     "device_nonce",
     "encode_devices",
+    "rim_names",
+    "verify_nras",
 ]

@@ -57,12 +57,12 @@ class Device:
     kind: Kind
     chip: str  # GH100, GB100, LS10 …
     ueid: str  # the device certificate's serial number, in decimal, as NVIDIA writes it
-    pdi: str  # the chip's own id, by which GPUs and switches name each other
+    pdi: str  # the chip's own id, by which GPUs and switches name each other; NRAS does not tell it
     driver: str  # nothing for a switch
     vbios: str  # of a switch: its BIOS
-    mode: str  # spt, mpt or ppcie; nothing for a switch
+    mode: str  # spt, mpt or ppcie; nothing for a switch, or where NRAS does not tell it
     measurements: Mapping[int, str]  # hex, by index as manifests count
-    compared: int  # how many measurements were compared with manifests
+    measured: str  # for people: what its measurements were held to
     peers: frozenset[str]  # the ids at its links
     signed: bytes
     not_after: datetime  # when a certificate or a revocation status ends
@@ -70,12 +70,11 @@ class Device:
     def summary(self) -> list[tuple[str, str]]:
         """Return (name, value) lines for a terminal."""
         software = [("driver", self.driver), ("mode", self.mode)] if self.kind == "gpu" else []
-        compared = f"{self.compared} as NVIDIA published" if self.compared else "not compared: no manifests"
         return [
             (self.kind, f"genuine NVIDIA {self.chip}, {self.ueid}"),
             *software,
             ("firmware", self.vbios),
-            ("measurements", compared),
+            ("measurements", self.measured),
         ]
 
 

@@ -39,13 +39,14 @@ from mitai.attest.nvidia.rules import NvidiaRules
 from mitai.attest.x509 import P384, Certificate, parse_chain, verify_chain, verify_signature
 from mitai.errors import AttestError, ParseError
 
+_CHAIN_MALFORMED = "attest.nvidia-device-chain-malformed"
 _CHAIN_LENGTH = 5  # report key, device, provisioner, product line, root
 _FWID_EXTENSIONS = (
     "2.23.133.5.4.1",
     "2.23.133.5.4.1.1",
 )  # TCG DICE: CompositeDeviceID (Hopper, LS10), TcbInfo (Blackwell)
 _FWID = bytes.fromhex("303d06096086480165030402020430")  # SEQUENCE { sha384, OCTET STRING of 48 bytes
-_MODES = {0: "spt", 1: "mpt", 2: "ppcie"}
+MODES = {0: "spt", 1: "mpt", 2: "ppcie"}
 _PROTECTED_PCIE = 0xAA
 _NVDEC0_OFF = 0x55
 _NVDEC0_INDEX = 35  # measured only where the video decoder is on
@@ -128,7 +129,7 @@ def appraise_entries(
         appraised.append(_appraise(checks, f"{entry.kind} {counts[entry.kind]}", entry, expected_nonce, context))
         counts[entry.kind] += 1
     with checks.step("device set") as say:
-        _check_set(appraised, rules)
+        check_set(appraised, rules)
         say(f"{counts['gpu']} GPUs, {counts['switch']} switches, no device twice")
     with checks.step("fabric") as say:
         say(_check_fabric(appraised) if rules.fabric else "not checked")
@@ -158,22 +159,24 @@ def _appraise(
         say("signed by the device, " + ("freshness not checked" if expected_nonce is None else "answers our nonce"))
     with checks.step(f"{name} configuration") as say:
         device = _describe(entry.kind, report, chain)
-        _check_configuration(device, context.rules)
+        check_configuration(device, context.rules)
         software = f"driver {device.driver}, mode {device.mode}, " if entry.kind == "gpu" else ""
         say(f"{device.chip}, {software}firmware {device.vbios}")
     with checks.step(f"{name} measurements") as say:
         rims = _find_rims(device, context)
         ends = [_verified_rim(data, rim, context).not_after for data, rim in rims.values()]
         compared = _compare(report, {what: rim for what, (_, rim) in rims.items()})
-        say(f"{compared} of {len(report.measurements)} compared" if rims else "not compared: no manifests")
-    return replace(device, compared=compared, not_after=min([chain.not_after, *ends]))
+        total = len(report.measurements)
+        measured = f"{compared} of {total} as NVIDIA published" if rims else "not compared: no manifests"
+        say(measured)
+    return replace(device, measured=measured, not_after=min([chain.not_after, *ends]))
 
 
 def _verified_chain(pem: bytes, context: _Context) -> Verified[tuple[Certificate, ...]]:
     """Return the device's chain: complete, in order, up to the root, with no certificate revoked."""
 
     def verify() -> Verified[tuple[Certificate, ...]]:
-        chain = parse_chain(pem.rstrip(b"\r\n"), "attest.nvidia-device-chain-malformed")
+        chain = parse_chain(pem.rstrip(b"\r\n"), _CHAIN_MALFORMED)
         if len(chain) != _CHAIN_LENGTH:
             raise AttestError(
                 "attest.nvidia-device-chain-incomplete",
@@ -252,8 +255,10 @@ def _certified_fwid(leaf: Certificate) -> bytes | None:
     return None
 
 
-def _chip(leaf: Certificate) -> str:
-    """Return the chip that the key's certificate names, such as GH100 of "GH100 A01 GSP FMC LF" (LS10 is LS_10)."""
+def _chip(report: Report, leaf: Certificate) -> str:
+    """Return the chip: as the report says or, with early drivers, the certificate ("GH100 A01 GSP FMC LF", "LS_10 …")."""
+    if Opaque.CHIP_INFO in report.opaque:
+        return report.text(Opaque.CHIP_INFO)
     return leaf.common_name.partition(" ")[0].replace("_", "")
 
 
@@ -262,9 +267,9 @@ def _mode(report: Report) -> str:
     flag = report.number(Opaque.FEATURE_FLAG)
     if flag is None:  # early drivers say no more than this
         flag = 2 if report.number(Opaque.PROTECTED_PCIE_STATUS) == _PROTECTED_PCIE else 0
-    if flag not in _MODES:
+    if flag not in MODES:
         raise ParseError("attest.nvidia-mode-unsupported", f"the GPU is in mode {flag}, which is not known")
-    return _MODES[flag]
+    return MODES[flag]
 
 
 def _describe(kind: Kind, report: Report, chain: Verified[tuple[Certificate, ...]]) -> Device:
@@ -277,24 +282,31 @@ def _describe(kind: Kind, report: Report, chain: Verified[tuple[Certificate, ...
         raise AttestError("attest.nvidia-pdi-mismatch", "the switch's report names another chip than its certificate")
     return Device(
         kind=kind,
-        chip=report.text(Opaque.CHIP_INFO) if Opaque.CHIP_INFO in report.opaque else _chip(leaf),
+        chip=_chip(report, leaf),
         ueid=str(leaf.parsed.serial_number),
         pdi=pdi,
         driver=report.text(Opaque.DRIVER_VERSION) if gpu else "",
         vbios=vbios_version(report) if gpu else report.text(Opaque.VBIOS_VERSION),
         mode=_mode(report) if gpu else "",
         measurements={index: value.hex() for index, value in sorted(report.measurements.items())},
-        compared=0,
+        measured="",
         peers=_gpu_peers(report) if gpu else _switch_peers(report),
         signed=report.signed,
         not_after=chain.not_after,
     )
 
 
-def _check_configuration(device: Device, rules: NvidiaRules) -> None:
+def check_configuration(device: Device, rules: NvidiaRules) -> None:
+    """Check chip, mode and versions of a device whose report, or whose token of NRAS, was verified."""
     chip, driver, vbios, mode, ueid = device.chip, device.driver, device.vbios, device.mode, device.ueid
     if rules.chips and chip not in rules.chips:
         raise AttestError("attest.nvidia-chip-not-allowed", f"the policy does not accept a {chip}")
+    if device.kind == "gpu" and not mode and set(rules.modes) != set(MODES.values()):
+        raise AttestError(
+            "attest.nvidia-mode-unknown",
+            "nothing says in which mode the GPU is, and the policy does not accept all",
+            hint="verify the report itself, or accept spt, mpt and ppcie",
+        )
     if mode and mode not in rules.modes:
         raise AttestError(
             "attest.nvidia-mode-not-allowed",
@@ -386,7 +398,8 @@ def _list(indexes: Iterable[int]) -> str:
     return ", ".join(str(index) for index in indexes)
 
 
-def _check_set(devices: list[Device], rules: NvidiaRules) -> None:
+def check_set(devices: list[Device], rules: NvidiaRules) -> None:
+    """Check that the devices are enough, each another, and run one driver."""
     gpus = [device for device in devices if device.kind == "gpu"]
     for name, number, least in (
         ("gpus", len(gpus), rules.min_gpus),
@@ -394,7 +407,7 @@ def _check_set(devices: list[Device], rules: NvidiaRules) -> None:
     ):
         if number < least:
             raise AttestError(f"attest.nvidia-too-few-{name}", f"{number} {name} where the policy demands {least}")
-    if len({(device.chip, device.pdi) for device in devices}) != len(devices):
+    if len({device.pdi or device.ueid for device in devices}) != len(devices):
         raise AttestError("attest.nvidia-device-repeated", "the evidence shows one device twice")
     drivers = sorted({gpu.driver for gpu in gpus})
     if rules.same_driver and len(drivers) > 1:
@@ -412,3 +425,20 @@ def _check_fabric(devices: list[Device]) -> str:
     if any(peers != gpus.keys() for peers in switches.values()):
         raise AttestError("attest.nvidia-fabric-mismatch", "a switch is linked to other GPUs than the evidence shows")
     return f"{len(gpus)} GPUs and {len(switches)} switches name each other"
+
+
+def rim_names(entry: DeviceEvidence) -> tuple[str, ...]:
+    """Return the names under which NVIDIA's service has the manifests for a device; for whoever fetches them.
+
+    They come from a report that was not verified, and nothing is believed of them.
+    """
+    report, chain = parse_report(entry.report), parse_chain(entry.certificates.rstrip(b"\r\n"), _CHAIN_MALFORMED)
+    if entry.kind == "switch":
+        return (f"NV_SWITCH_BIOS_5612_0002_890_{report.text(Opaque.VBIOS_VERSION).replace('.', '')}",)
+    chip = _chip(report, chain[0])
+    prefix = "NV_GPU_DRIVER" if chip == "GH100" else "NV_GPU_CC_DRIVER"
+    board = "_".join(report.text(kind) for kind in (Opaque.PROJECT, Opaque.PROJECT_SKU, Opaque.CHIP_SKU))
+    return (
+        f"{prefix}_{chip}_{report.text(Opaque.DRIVER_VERSION)}",
+        f"NV_GPU_VBIOS_{board}_{vbios_version(report).replace('.', '')}",
+    )
