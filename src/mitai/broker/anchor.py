@@ -29,6 +29,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from mitai.bodies import PLAIN, bounded
 from mitai.broker.records import Head, Pin
 from mitai.broker.store import Database, EdgeStore, State
 from mitai.errors import BrokerError, LedgerError, MitaiError, RollbackError
@@ -44,6 +45,7 @@ from mitai.ledger.witness import MAX_ANSWER_BYTES, submit
 PUBLISH_AT_ONCE = 64 * TILE_WIDTH  # entries
 INTERVAL_S = 0.5
 RETRY_S = 5.0
+ANSWER_WITHIN_S = 20.0  # of a witness
 LEASE_S = 60.0  # how long a pinned witness's word is relied upon; it is asked again every third of that
 _RESTORE = "find out who put older files back; to go on, restore the newest database"
 log = structlog.get_logger("mitai.broker")
@@ -74,13 +76,11 @@ class Witness:
 
     def _request(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         try:
-            with httpx2.stream(method, self.url + path, content=body, timeout=10.0) as answer:
-                data = b""
-                for part in answer.iter_bytes():
-                    data += part
-                    if len(data) > MAX_ANSWER_BYTES:
-                        break
-                return answer.status_code, data
+            with httpx2.stream(method, self.url + path, content=body, headers=PLAIN, timeout=10.0) as answer:
+                data = bounded(answer, MAX_ANSWER_BYTES, ANSWER_WITHIN_S)
+            if data is None:
+                raise BrokerError("broker.witness-answer-too-large", f"the witness at {self.url} answered far too much")
+            return answer.status_code, data
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise BrokerError(
                 "broker.witness-unreachable", f"the witness at {self.url} did not answer ({type(error).__name__})"

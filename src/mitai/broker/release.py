@@ -23,7 +23,7 @@ from datetime import datetime
 
 import msgspec
 
-from mitai.attest import Appraisal, VerifiedCache, Evidence, Policy, verify
+from mitai.attest import Appraisal, Evidence, Policy, VerifiedCache, verify
 from mitai.broker import protocol
 from mitai.broker.commands import MAX_RECENT, check_clock, check_room
 from mitai.broker.policy import CompiledPolicy, Facts, PolicyEngine

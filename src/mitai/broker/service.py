@@ -31,7 +31,7 @@ from typing import TypeVar
 
 import structlog
 
-from mitai.attest import Attester, VerifiedCache, LedgerClaim, Policy
+from mitai.attest import Attester, LedgerClaim, Policy, VerifiedCache
 from mitai.broker import commands, protocol, receipts
 from mitai.broker.anchor import Anchor, Witness
 from mitai.broker.commands import Limits, check_addressing, open_signed, public_key

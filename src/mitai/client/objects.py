@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx2
 
+from mitai.bodies import PLAIN, bounded
 from mitai.capsule import MANIFEST_NAME, open_manifest
 from mitai.capsule.stores import checked, missing
 from mitai.errors import CapsuleError, ClientError
@@ -22,6 +23,7 @@ from mitai.identity import PublicKey
 from mitai.problem import error_from
 
 _BLOCK_BYTES = 4 << 20
+_MAX_REFUSAL_BYTES = 64 << 10
 Report = Callable[[int, int], None]
 
 
@@ -114,11 +116,12 @@ def _stored(http: httpx2.Client, url: str, size: int) -> bool:
 
 def _put(http: httpx2.Client, url: str, blocks: Iterator[bytes]) -> None:
     try:
-        answer = http.put(url, content=blocks)
+        with http.stream("PUT", url, content=blocks, headers=PLAIN) as answer:
+            body = bounded(answer, _MAX_REFUSAL_BYTES) or b""  # what is longer is no reason
     except httpx2.HTTPError as error:
         raise _no_gateway(url, error) from error
     if answer.status_code != 201:
-        raise error_from(ClientError, answer.status_code, answer.content, code="client.upload-refused", who=url)
+        raise error_from(ClientError, answer.status_code, body, code="client.upload-refused", who=url)
 
 
 def _blocks(path: Path, report: Callable[[int], object]) -> Iterator[bytes]:

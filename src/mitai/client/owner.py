@@ -26,6 +26,7 @@ import httpx2
 import msgspec
 
 from mitai.attest import LedgerClaim, Policy
+from mitai.bodies import bounded
 from mitai.broker import protocol
 from mitai.broker.protocol import (
     Budget,
@@ -200,11 +201,9 @@ class Owner:
     ) -> T:
         try:
             with self._client.stream(method, self._base_url + path, content=content, headers=headers) as answer:
-                body = bytearray()
-                for part in answer.iter_bytes():
-                    body += part
-                    if len(body) > MAX_ANSWER_BYTES:
-                        raise ClientError("client.answer-too-large", "the broker's answer is too large")
+                body = bounded(answer, MAX_ANSWER_BYTES)
+            if body is None:
+                raise ClientError("client.answer-too-large", "the broker's answer is too large")
         except httpx2.HTTPError as error:
             raise ClientError(
                 "client.unreachable",
@@ -212,8 +211,8 @@ class Owner:
                 hint="a command may have arrived: ask for the capsule before sending it again",
             ) from error
         if answer.status_code != 200:
-            raise error_from(BrokerError, answer.status_code, bytes(body), code="broker.refused", who="the broker")
-        return protocol.decode(bytes(body), kind, MAX_ANSWER_BYTES)
+            raise error_from(BrokerError, answer.status_code, body, code="broker.refused", who="the broker")
+        return protocol.decode(body, kind, MAX_ANSWER_BYTES)
 
     def _checkpoint(self, note: bytes) -> Checkpoint:
         return verify_checkpoint(note, self.ledger.vkey)

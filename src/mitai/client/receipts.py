@@ -28,6 +28,7 @@ import httpx2
 import msgspec
 
 from mitai.attest import Appraisal, Evidence, Policy, verify
+from mitai.bodies import PLAIN, bounded
 from mitai.channel.exchange import Exchange
 from mitai.client.session import Session
 from mitai.errors import ClientError, LedgerError, ParseError
@@ -221,14 +222,12 @@ def ledger_fetcher(base_url: str, http: httpx2.Client) -> Callable[[str], bytes 
     def fetch_resource(path: str) -> bytes | None:
         url = f"{base_url.rstrip('/')}/broker/ledger/{path}"
         try:
-            with http.stream("GET", url) as answer:
+            with http.stream("GET", url, headers=PLAIN) as answer:
                 if answer.status_code == 404:
                     return None
-                body = b""
-                for part in answer.iter_bytes():
-                    body += part
-                    if len(body) > _MAX_TILE_BYTES:
-                        raise ClientError("client.ledger-too-large", f"{url} is larger than any ledger resource")
+                body = bounded(answer, _MAX_TILE_BYTES)
+            if body is None:
+                raise ClientError("client.ledger-too-large", f"{url} is larger than any ledger resource")
         except httpx2.HTTPError as error:
             raise ClientError("client.unreachable", f"{url} can't be reached ({type(error).__name__})") from error
         if answer.status_code != 200:

@@ -27,6 +27,7 @@ import httpx2
 import msgspec
 
 from mitai.attest import Appraisal, Evidence, Policy, verify
+from mitai.bodies import PLAIN, bounded
 from mitai.errors import ClientError, MitaiError
 from mitai.problem import error_from
 
@@ -112,14 +113,10 @@ class Session:
         url = f"{self.base_url}{EVIDENCE_PATH}"
         try:
             stream = self._http.stream if self._http else partial(httpx2.stream, timeout=30.0)
-            with stream("GET", url, params={"nonce": nonce.hex()}) as answer:
-                body = b""
-                for part in answer.iter_bytes():
-                    body += part
-                    if len(body) > MAX_EVIDENCE_BYTES:
-                        raise ClientError(
-                            "client.evidence-too-large", f"{self.base_url} sent more than 4 MiB as evidence"
-                        )
+            with stream("GET", url, params={"nonce": nonce.hex()}, headers=PLAIN) as answer:
+                body = bounded(answer, MAX_EVIDENCE_BYTES)
+            if body is None:
+                raise ClientError("client.evidence-too-large", f"{self.base_url} sent more than 4 MiB as evidence")
         except httpx2.TimeoutException as error:
             raise ClientError(
                 "client.timeout", f"{self.base_url} did not answer in time", hint="try again, or ask the operator"

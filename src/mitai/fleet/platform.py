@@ -28,15 +28,18 @@ import msgspec
 
 from mitai.attest import ClaimRules, Policy
 from mitai.attest.sim import SimPlatform, installed_workload, reference_values
+from mitai.bodies import PLAIN, bounded
 from mitai.capsule import MANIFEST_NAME, Manifest
 from mitai.client import Session
 from mitai.errors import FleetError, MitaiError
 from mitai.fleet.home import Home, PlatformFile, write_private
 from mitai.fleet.processes import Process, alive, free_port, stop
 from mitai.fleet.processes import start as start_process
-from mitai.identity import Envelope, Identity
+from mitai.identity import MAX_ENVELOPE_BYTES, Envelope, Identity
 from mitai.ledger.note import COSIGNATURE, vkey
 from mitai.problem import error_from
+
+_MAX_CONTROL_BYTES = 16 << 20  # of all replicas together
 
 Say = Callable[[str], None]
 
@@ -283,36 +286,40 @@ def _count(value: object) -> int:
 
 
 def _control(gateway: str, token: str, what: str, body: Mapping[str, object] | None) -> dict[str, object]:
-    headers = {"authorization": f"Bearer {token}"}
-    method = "GET" if body is None else "POST"
+    status, content = _ask(gateway, f"/control/{what}", _MAX_CONTROL_BYTES, {"authorization": f"Bearer {token}"}, body)
     try:
-        answer = httpx2.request(method, f"{gateway}/control/{what}", json=body, headers=headers, timeout=60.0)
-        fields = answer.json()
-    except (httpx2.HTTPError, ValueError) as error:
-        raise FleetError(
-            "fleet.gateway-unreachable",
-            f"the gateway at {gateway} does not answer ({type(error).__name__})",
-            hint="is the platform up? mitai status",
-        ) from error
-    if answer.status_code != 200 or not isinstance(fields, dict):
-        raise error_from(
-            FleetError, answer.status_code, answer.content, code="fleet.control-refused", who="the gateway"
-        )
+        fields = msgspec.json.decode(content)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        fields = None
+    if status != 200 or not isinstance(fields, dict):
+        raise error_from(FleetError, status, content, code="fleet.control-refused", who="the gateway")
     return fields
 
 
-def stored_name(gateway: str, capsule: str) -> str:
-    """Return the name in a stored capsule's manifest: a label for people, signed but not checked here."""
+def _ask(
+    gateway: str, path: str, limit: int, headers: Mapping[str, str] = {}, body: Mapping[str, object] | None = None
+) -> tuple[int, bytes]:
+    """GET, or POST a body, at a gateway; return status and body of its answer, which nobody vouches for."""
+    method = "GET" if body is None else "POST"
     try:
-        answer = httpx2.get(f"{gateway}/objects/{quote(capsule, safe='')}/{MANIFEST_NAME}", timeout=30.0)
+        with httpx2.stream(method, gateway + path, json=body, headers=PLAIN | dict(headers), timeout=60.0) as answer:
+            content = bounded(answer, limit)
     except httpx2.HTTPError as error:
         raise FleetError(
             "fleet.gateway-unreachable",
             f"the gateway at {gateway} does not answer ({type(error).__name__})",
             hint="is the platform up? mitai status",
         ) from error
-    if answer.status_code != 200:
+    if content is None:
+        raise FleetError("fleet.answer-too-large", f"the gateway at {gateway} answers with more than {limit} bytes")
+    return answer.status_code, content
+
+
+def stored_name(gateway: str, capsule: str) -> str:
+    """Return the name in a stored capsule's manifest: a label for people, signed but not checked here."""
+    status, content = _ask(gateway, f"/objects/{quote(capsule, safe='')}/{MANIFEST_NAME}", MAX_ENVELOPE_BYTES)
+    if status != 200:
         raise FleetError(
             "fleet.capsule-unknown", f"no capsule {capsule} is stored there", hint="publish it: mitai publish"
         )
-    return Manifest.decode(Envelope.decode(answer.content).payload).name
+    return Manifest.decode(Envelope.decode(content).payload).name

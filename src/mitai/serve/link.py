@@ -16,6 +16,7 @@ from __future__ import annotations
 import httpx2
 
 from mitai.attest import Claims, Policy
+from mitai.bodies import bounded
 from mitai.client.session import Session
 from mitai.client.transport import OhttpTransport
 from mitai.errors import MitaiError, ServeError
@@ -54,9 +55,13 @@ class BrokerLink:
             with self._http.stream(
                 "POST", self._url + path, content=body, headers={"content-type": "application/json"}
             ) as answer:
-                content = _bounded(answer, MAX_ANSWER_BYTES)
+                content = bounded(answer, MAX_ANSWER_BYTES)
         except httpx2.HTTPError as error:
             raise _unreachable(error) from None
+        if content is None:
+            raise ServeError(
+                "serve.broker-answer-too-large", f"the broker's answer is larger than {MAX_ANSWER_BYTES} bytes"
+            )
         if answer.status_code != 200:
             raise error_from(ServeError, answer.status_code, content, code="serve.broker-refused", who="the key broker")
         return content
@@ -64,15 +69,6 @@ class BrokerLink:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
-
-
-def _bounded(answer: httpx2.Response, limit: int) -> bytes:
-    body = bytearray()
-    for part in answer.iter_bytes():
-        body += part
-        if len(body) > limit:
-            raise ServeError("serve.broker-answer-too-large", f"the broker's answer is larger than {limit} bytes")
-    return bytes(body)
 
 
 def _unreachable(error: Exception) -> MitaiError:

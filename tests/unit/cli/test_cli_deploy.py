@@ -24,11 +24,12 @@ def gateway(monkeypatch):
     """A gateway that gives the answers put into it, and what it was asked."""
     answers, asked = {"status": READY}, []
 
-    def request(method, url, **_):
-        asked.append(url)
-        return httpx2.Response(200, json=answers[url.rpartition("/")[2]])
+    def answer(request):
+        asked.append(str(request.url))
+        return httpx2.Response(200, json=answers[request.url.path.rpartition("/")[2]])
 
-    monkeypatch.setattr(platforms.httpx2, "request", request)
+    client = httpx2.Client(transport=httpx2.MockTransport(answer))
+    monkeypatch.setattr(platforms.httpx2, "stream", client.stream)
     return answers, asked
 
 
