@@ -13,6 +13,9 @@ from datetime import datetime
 import msgspec
 
 from mitai.attest.dcap.collateral import Collateral
+from mitai.errors import ParseError
+
+MAX_HARDWARE_BYTES = 8 << 20
 
 
 class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,6 +30,20 @@ class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     event_log: bytes = b""
     endorsements: dict[str, bytes] = {}
     collateral: Collateral | None = None  # Intel's
+
+    def encode(self) -> bytes:
+        """Return the JSON form."""
+        return msgspec.json.encode(self)
+
+    @staticmethod
+    def decode(data: bytes) -> Hardware:
+        """Parse the JSON form; raise `ParseError` on anything else or above 8 MiB."""
+        if len(data) > MAX_HARDWARE_BYTES:
+            raise ParseError("attest.evidence-malformed", f"evidence of {len(data)} bytes is above the limit")
+        try:
+            return msgspec.json.decode(data, type=Hardware)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise ParseError("attest.evidence-malformed", "these bytes are not evidence") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
