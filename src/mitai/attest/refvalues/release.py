@@ -1,7 +1,7 @@
 """Release manifests: a publisher's signed word on what its workload measures, as reference values of a policy.
 
-A manifest is an in-toto statement whose predicate names workload, version, source, builder and the registers by TEE; its
-subjects are the images. It is signed with DSSE by an Ed25519 key, or by sigstore. The format is written down in
+A manifest is an in-toto statement whose predicate names workload, version, source, builder and the registers by TEE;
+its subjects are the images. It is signed with DSSE by an Ed25519 key, or by sigstore. The format is written down in
 `docs/spec/release-manifest.md`.
 
 Invariants:
@@ -11,8 +11,8 @@ Invariants:
 - A release that pins no register at all is refused.
 
 Example:
-    >>> envelope = sign_release(Release(workload="mitai-serve", version=12, released=now, measurements=(…,)), identity)
-    >>> policy_workloads = reference_values(envelope, ReleaseTrust("mitai-serve", key=identity.public.raw.hex()), now=now)
+    >>> envelope = sign_release(Release("mitai-serve", 12, now, (Measurements("tdx", registers),)), identity)
+    >>> reference_values(envelope, ReleaseTrust("mitai-serve", key=identity.public.raw.hex()), now=now)
 """
 
 from __future__ import annotations

@@ -90,26 +90,30 @@ class SigstoreIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def check(self, signer: SignerClaims) -> None:
         """Raise `AttestError` unless this is who signed."""
-        _same("issuer", signer.issuer, self.issuer)
-        if self.subject:
-            _same("subject", signer.subject, self.subject)
-            return
-        _same("repository", signer.repository, self.repository)
+        if signer.issuer != self.issuer:
+            raise AttestError("attest.sigstore-issuer-mismatch", _other("logged in by", signer.issuer, self.issuer))
+        if self.subject and signer.subject != self.subject:
+            raise AttestError("attest.sigstore-subject-mismatch", _other("signed by", signer.subject, self.subject))
+        if self.repository:
+            self._check_workflow(signer)
+
+    def _check_workflow(self, signer: SignerClaims) -> None:
+        if signer.repository != self.repository:
+            raise AttestError(
+                "attest.sigstore-repository-mismatch", _other("signed in", signer.repository, self.repository)
+            )
         if not signer.ref.startswith(self.ref_prefix):
             raise AttestError(
                 "attest.sigstore-ref-mismatch",
-                f"signed at {signer.ref[:80]!r}, expected {self.ref_prefix!r} at its start",
+                f"signed at {signer.ref[:120]!r}, which does not begin with {self.ref_prefix[:120]!r}",
             )
-        if self.workflow:
-            expected = f"https://github.com/{self.repository}/{self.workflow}@{signer.ref}"
-            _same("workflow", signer.subject, expected)
+        expected = f"https://github.com/{self.repository}/{self.workflow}@{signer.ref}"
+        if self.workflow and signer.subject != expected:
+            raise AttestError("attest.sigstore-workflow-mismatch", _other("signed by", signer.subject, expected))
 
 
-def _same(what: str, found: str, expected: str) -> None:
-    if found != expected:
-        raise AttestError(
-            f"attest.sigstore-{what}-mismatch", f"signed by the {what} {found[:120]!r}, not {expected[:120]!r}"
-        )
+def _other(how: str, found: str, expected: str) -> str:
+    return f"{how} {found[:120]!r}, not {expected[:120]!r}"
 
 
 @dataclass(frozen=True, slots=True)
