@@ -40,14 +40,12 @@ class Endorsements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ocsp: tuple[bytes, ...] = ()
 
 
-class DeviceEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One device's evidence; `rims` and `ocsp` of any entry serve all entries."""
+class DeviceEvidence(Endorsements, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One device's evidence; the endorsements of any entry serve all entries."""
 
     kind: Kind
     report: bytes
     certificates: bytes  # PEM, leaf first
-    rims: tuple[bytes, ...] = ()
-    ocsp: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Results of NVIDIA's remote attestation service (NRAS), as another way to know what a device is.
 
 Follows NVIDIA's "Remote Attestation Service" API versions 3 and 4 (claims 2.0 and 3.0): a detached EAT bundle
-(RFC 9711), `[["JWT", overall], {"GPU-0": token, …}]`, every token a JWT under ES384; the overall token holds the SHA-256 of each
-device's token. Keys come as the service's JWKS, each with a chain (`x5c`) up to an intermediate of NVIDIA's.
+(RFC 9711), `[["JWT", overall], {"GPU-0": token, …}]`, every token a JWT under ES384; the overall token holds the
+SHA-256 of each device's token. Keys come as the service's JWKS, each with a chain (`x5c`) up to an intermediate.
 
 Invariants:
 
@@ -34,8 +34,8 @@ from cryptography.x509.oid import SignatureAlgorithmOID
 
 from mitai.attest.cache import Verified, VerifiedCache
 from mitai.attest.checks import Checklist
+from mitai.attest.nvidia.certificates import window
 from mitai.attest.nvidia.device import MAX_DEVICES, Device, Kind
-from mitai.attest.nvidia.rim import window
 from mitai.attest.nvidia.rules import NvidiaRules
 from mitai.attest.nvidia.verify import check_configuration, check_set
 from mitai.attest.results.tokens import TokenTrust, verify_jws

@@ -22,9 +22,9 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from mitai.attest.cache import Verified
+from mitai.attest.nvidia.certificates import verify_signing_chain
 from mitai.attest.nvidia.xmldsig import Element, Signature, find_signature, parse_xml, verify_signed
-from mitai.attest.x509 import P384, Certificate, parse_der, verify_chain
+from mitai.attest.x509 import Certificate, parse_der
 from mitai.errors import AttestError, ParseError
 
 _CODE = "attest.nvidia-rim-malformed"
@@ -97,7 +97,7 @@ def parse_references(root: Element) -> tuple[Reference, ...]:
     return references
 
 
-def verify_rim(rim: Rim, root_sha256: str, now: datetime) -> Verified[Rim]:
+def verify_rim(rim: Rim, root_sha256: str, now: datetime) -> None:
     """Check the manifest's chain up to the given root, and its signature.
 
     Raises:
@@ -109,15 +109,8 @@ def verify_rim(rim: Rim, root_sha256: str, now: datetime) -> Verified[Rim]:
             "attest.nvidia-rim-root-untrusted",
             f"the manifest's chain ends in {rim.chain[-1].common_name!r}, which is not trusted",
         )
-    verify_chain(rim.chain, "nvidia-rim", now, P384)
+    verify_signing_chain(rim.chain, "nvidia-rim", now)
     verify_signed(rim.root, rim.signature, rim.chain[0].ec_key)
-    return Verified(rim, *window(rim.chain))
-
-
-def window(chain: tuple[Certificate, ...]) -> tuple[datetime, datetime]:
-    """Return when all certificates of a chain are valid."""
-    parsed = [certificate.parsed for certificate in chain]
-    return max(each.not_valid_before_utc for each in parsed), min(each.not_valid_after_utc for each in parsed)
 
 
 def _reference(resource: Element) -> Reference:

@@ -24,19 +24,21 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import pairwise
 
 from cryptography.x509 import UnrecognizedExtension
 
 from mitai.attest.cache import Verified, VerifiedCache
 from mitai.attest.checks import Checklist
+from mitai.attest.nvidia.certificates import verify_signing_chain, window
 from mitai.attest.nvidia.device import Device, DeviceEvidence, Endorsements, Kind, decode_devices, device_nonce
 from mitai.attest.nvidia.ocsp import StatusBook, check_status
 from mitai.attest.nvidia.report import Opaque, Report, parse_report, pdis, vbios_version
-from mitai.attest.nvidia.rim import Reference, Rim, parse_rim, verify_rim, window
+from mitai.attest.nvidia.rim import Reference, Rim, parse_rim, verify_rim
 from mitai.attest.nvidia.roots import NVIDIA, Roots
 from mitai.attest.nvidia.rules import NvidiaRules
-from mitai.attest.x509 import P384, Certificate, parse_chain, verify_chain, verify_signature
+from mitai.attest.x509 import Certificate, parse_chain, verify_signature
 from mitai.errors import AttestError, ParseError
 
 _CHAIN_MALFORMED = "attest.nvidia-device-chain-malformed"
@@ -54,13 +56,23 @@ _ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 _NO_ENDORSEMENTS = Endorsements()
 
 
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    """All endorsements at hand, parsed."""
+_Window = tuple[datetime, datetime]
+_References = dict[str, dict[int, Reference]]  # by what they are about: driver, vbios, bios; by index
 
-    rims: tuple[tuple[bytes, Rim], ...]
-    book: StatusBook
-    ocsp: tuple[bytes, ...]
+
+@dataclass(frozen=True)
+class _Pool:
+    """All endorsements at hand; parsed where something new is verified."""
+
+    endorsements: Endorsements
+
+    @cached_property
+    def rims(self) -> tuple[Rim, ...]:
+        return tuple(parse_rim(data) for data in self.endorsements.rims)
+
+    @cached_property
+    def book(self) -> StatusBook:
+        return StatusBook.parse(self.endorsements.ocsp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +131,7 @@ def appraise_entries(
 ) -> tuple[Device, ...]:
     """Verify devices against the very nonce that their reports should hold; without one, freshness is not checked."""
     cache = cache or VerifiedCache()
-    with checks.step("endorsements") as say:
-        pool = _pool(entries, endorsements, cache)
-        context = _Context(rules, roots, now, cache, pool)
-        say(f"{len(pool.rims)} manifests, {len(pool.ocsp)} OCSP responses")
+    context = _Context(rules, roots, now, cache, _pool(entries, endorsements))
     counts: Counter[str] = Counter()
     appraised = []
     for entry in entries:
@@ -136,14 +145,11 @@ def appraise_entries(
     return tuple(appraised)
 
 
-def _pool(entries: tuple[DeviceEvidence, ...], more: Endorsements, cache: VerifiedCache) -> _Pool:
-    rims = tuple(dict.fromkeys([*more.rims, *(data for entry in entries for data in entry.rims)]))
-    ocsp = tuple(dict.fromkeys([*more.ocsp, *(data for entry in entries for data in entry.ocsp)]))
-
-    def parse() -> Verified[_Pool]:
-        return Verified(_Pool(tuple((data, parse_rim(data)) for data in rims), StatusBook.parse(ocsp), ocsp), *_ALWAYS)
-
-    return cache.get(f"nvidia pool {len(rims)}", (*rims, *ocsp), _ALWAYS[0], parse).value
+def _pool(entries: tuple[DeviceEvidence, ...], more: Endorsements) -> _Pool:
+    """Put together what came along and what was there already, each once."""
+    parts: list[Endorsements] = [more, *entries]
+    rims = dict.fromkeys(data for part in parts for data in part.rims)
+    return _Pool(Endorsements(tuple(rims), tuple(dict.fromkeys(data for part in parts for data in part.ocsp))))
 
 
 def _appraise(
@@ -163,13 +169,12 @@ def _appraise(
         software = f"driver {device.driver}, mode {device.mode}, " if entry.kind == "gpu" else ""
         say(f"{device.chip}, {software}firmware {device.vbios}")
     with checks.step(f"{name} measurements") as say:
-        rims = _find_rims(device, context)
-        ends = [_verified_rim(data, rim, context).not_after for data, rim in rims.values()]
-        compared = _compare(report, {what: rim for what, (_, rim) in rims.items()})
+        references = _verified_references(device, context)
+        compared = _compare(report, references.value)
         total = len(report.measurements)
-        measured = f"{compared} of {total} as NVIDIA published" if rims else "not compared: no manifests"
+        measured = f"{compared} of {total} as NVIDIA published" if compared else "not compared: no manifests"
         say(measured)
-    return replace(device, measured=measured, not_after=min([chain.not_after, *ends]))
+    return replace(device, measured=measured, not_after=min(chain.not_after, references.not_after))
 
 
 def _verified_chain(pem: bytes, context: _Context) -> Verified[tuple[Certificate, ...]]:
@@ -187,43 +192,50 @@ def _verified_chain(pem: bytes, context: _Context) -> Verified[tuple[Certificate
                 "attest.nvidia-root-untrusted",
                 f"the device's chain ends in {chain[-1].common_name!r}, which is not trusted",
             )
-        verify_chain(chain, "nvidia-device", context.now, P384)
+        verify_signing_chain(chain, "nvidia-device", context.now)
         # The first certificate's issuer is the device itself, which answers no questions about revocation.
-        return _with_status(chain, chain[1:], context)
+        return Verified(chain, *_window(chain, chain[1:], context))
 
     inputs = (pem, context.roots.device.encode(), *_status_inputs(context))
     return context.cache.get("nvidia device chain", inputs, context.now, verify)
 
 
-def _verified_rim(data: bytes, rim: Rim, context: _Context) -> Verified[Rim]:
-    """Return a manifest whose signature, chain and revocation status hold."""
+def _verified_references(device: Device, context: _Context) -> Verified[_References]:
+    """Return what the manifests of a device's driver and firmware say, whose signatures, chains and status hold."""
 
-    def verify() -> Verified[Rim]:
-        verify_rim(rim, context.roots.rim, context.now)
-        status = _with_status(rim.chain, rim.chain, context)
-        return Verified(rim, status.not_before, status.not_after)
+    def verify() -> Verified[_References]:
+        references: _References = {}
+        windows = [_ALWAYS]
+        for what, rim in _find_rims(device, context).items():
+            verify_rim(rim, context.roots.rim, context.now)
+            windows.append(_window(rim.chain, rim.chain, context))
+            references[what] = rim.active
+        return Verified(references, *_overlap(windows))
 
-    inputs = (data, context.roots.rim.encode(), *_status_inputs(context))
-    return context.cache.get("nvidia rim", inputs, context.now, verify)
+    wanted = f"{device.kind}/{device.chip}/{device.driver}/{device.vbios}/{context.rules.rims}/{context.roots.rim}"
+    inputs = (wanted.encode(), *context.pool.endorsements.rims, b"", *_status_inputs(context))
+    return context.cache.get("nvidia references", inputs, context.now, verify)
 
 
 def _status_inputs(context: _Context) -> tuple[bytes, ...]:
     """Return all that `check_status` depends on, as part of a cache key."""
     rules = context.rules
-    return (f"{rules.ocsp} {rules.ocsp_grace_s} {rules.accept_hold}".encode(), *context.pool.ocsp)
+    return (f"{rules.ocsp} {rules.ocsp_grace_s} {rules.accept_hold}".encode(), *context.pool.endorsements.ocsp)
 
 
-def _with_status(
-    chain: tuple[Certificate, ...], asked: tuple[Certificate, ...], context: _Context
-) -> Verified[tuple[Certificate, ...]]:
-    """Check the revocation status of `asked` less its last, the root; return the chain and when all of it holds."""
+def _window(chain: tuple[Certificate, ...], asked: tuple[Certificate, ...], context: _Context) -> _Window:
+    """Check the revocation status of `asked` less its last, the root; return when chain and status hold."""
     windows = [window(chain)]
     for certificate, issuer in pairwise(asked):
         found = check_status(
             certificate, issuer, context.pool.book, context.rules, now=context.now, cache=context.cache
         )
         windows += [found] if found else []
-    return Verified(chain, max(start for start, _ in windows), min(end for _, end in windows))
+    return _overlap(windows)
+
+
+def _overlap(windows: list[_Window]) -> _Window:
+    return max(start for start, _ in windows), min(end for _, end in windows)
 
 
 def _check_report(report: Report, leaf: Certificate, expected_nonce: bytes | None) -> None:
@@ -256,7 +268,7 @@ def _certified_fwid(leaf: Certificate) -> bytes | None:
 
 
 def _chip(report: Report, leaf: Certificate) -> str:
-    """Return the chip: as the report says or, with early drivers, the certificate ("GH100 A01 GSP FMC LF", "LS_10 …")."""
+    """Return the chip: as the report says or, with early drivers, the certificate (GH100 A01 …, LS_10 A01 …)."""
     if Opaque.CHIP_INFO in report.opaque:
         return report.text(Opaque.CHIP_INFO)
     return leaf.common_name.partition(" ")[0].replace("_", "")
@@ -340,13 +352,13 @@ def _switch_peers(report: Report) -> frozenset[str]:
     return pdis(report.opaque.get(Opaque.SWITCH_GPU_PDIS, b"")[:64])
 
 
-def _find_rims(device: Device, context: _Context) -> dict[str, tuple[bytes, Rim]]:
+def _find_rims(device: Device, context: _Context) -> dict[str, Rim]:
     """Return the one manifest for each version."""
     versions = {"driver": device.driver, "vbios": device.vbios} if device.kind == "gpu" else {"bios": device.vbios}
-    found: dict[str, tuple[bytes, Rim]] = {}
+    found: dict[str, Rim] = {}
     for what, version in versions.items():
         wanted = (device.kind.upper(), device.chip, version)
-        matches = [pair for pair in context.pool.rims if (pair[1].edition, pair[1].product, pair[1].version) == wanted]
+        matches = [rim for rim in context.pool.rims if (rim.edition, rim.product, rim.version) == wanted]
         if len(matches) > 1:
             raise AttestError(
                 "attest.nvidia-rim-ambiguous", f"{len(matches)} manifests for {what} {version} came along"
@@ -354,7 +366,7 @@ def _find_rims(device: Device, context: _Context) -> dict[str, tuple[bytes, Rim]
         if matches:
             found[what] = matches[0]
         elif context.rules.rims == "required":
-            present = ", ".join(sorted(f"{rim.product} {rim.version}" for _, rim in context.pool.rims)) or "none"
+            present = ", ".join(sorted(f"{rim.product} {rim.version}" for rim in context.pool.rims)) or "none"
             raise AttestError(
                 f"attest.nvidia-{what}-rim-missing",
                 f"no reference manifest for {device.chip} {what} {version} came along (there: {present})",
@@ -362,40 +374,36 @@ def _find_rims(device: Device, context: _Context) -> dict[str, tuple[bytes, Rim]
     return found
 
 
-def _compare(report: Report, rims: dict[str, Rim]) -> int:
+def _compare(report: Report, references: _References) -> int:
     """Compare measurements with every active reference; return how many were."""
-    references = {what: rim.active for what, rim in rims.items()}
-    repeated = [index for index, count in Counter(_all_indexes(references.values())).items() if count > 1]
+    indexes = Counter(index for active in references.values() for index in active)
+    repeated = [index for index, count in indexes.items() if count > 1]
     if repeated:
         raise AttestError(
             "attest.nvidia-rim-index-conflict", f"driver and VBIOS manifest both have values for {_list(repeated)}"
         )
+    skipped = {_NVDEC0_INDEX} if report.number(Opaque.NVDEC0_STATUS) == _NVDEC0_OFF else set()
     compared = 0
     for what, active in references.items():
-        if report.number(Opaque.NVDEC0_STATUS) == _NVDEC0_OFF:
-            active.pop(_NVDEC0_INDEX, None)
-        missing = sorted(active.keys() - report.measurements.keys())
+        expected = active.keys() - skipped
+        missing = expected - report.measurements.keys()
         if missing:
             raise AttestError(
                 f"attest.nvidia-{what}-measurement-missing", f"the report lacks the measurements {_list(missing)}"
             )
-        wrong = sorted(i for i, reference in active.items() if not reference.allows(report.measurements[i]))
+        wrong = [index for index in expected if not active[index].allows(report.measurements[index])]
         if wrong:
             raise AttestError(
                 f"attest.nvidia-{what}-measurement-mismatch",
                 f"the measurements {_list(wrong)} are none that NVIDIA published for this {what}",
                 hint="firmware or driver was changed, or the device is in a debug mode",
             )
-        compared += len(active)
+        compared += len(expected)
     return compared
 
 
-def _all_indexes(references: Iterable[dict[int, Reference]]) -> list[int]:
-    return [index for active in references for index in active]
-
-
 def _list(indexes: Iterable[int]) -> str:
-    return ", ".join(str(index) for index in indexes)
+    return ", ".join(str(index) for index in sorted(indexes))
 
 
 def check_set(devices: list[Device], rules: NvidiaRules) -> None:

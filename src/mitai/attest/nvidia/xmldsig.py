@@ -38,6 +38,7 @@ from mitai.errors import AttestError, ParseError
 MAX_XML_BYTES = 512 << 10
 _MAX_ELEMENTS = 4096
 _MAX_DEPTH = 16
+_MAX_NAMESPACES = 32
 _CODE = "attest.nvidia-rim-malformed"
 
 _DS = "http://www.w3.org/2000/09/xmldsig#"
@@ -131,6 +132,8 @@ class _Builder:
         scope = self._stack[-1].namespaces if self._stack else {}
         if self._declared:
             scope, self._declared = {**scope, **self._declared}, {}
+            if len(scope) > _MAX_NAMESPACES:
+                raise ParseError(_CODE, "the manifest declares too many namespaces")
         pairs = iter(attributes)
         element = Element(_name(name), {_name(key): value for key, value in zip(pairs, pairs, strict=True)}, scope)
         if any(key.namespace == _XML_NAMESPACE for key in element.attributes):
@@ -262,11 +265,15 @@ def _children(element: Element, *names: str, attributes: Mapping[str, str] | Non
 
 
 def _base64(element: Element) -> bytes:
-    """Return the bytes of an element that holds base64, with or without line ends, and nothing else."""
+    """Return the bytes of an element that holds canonical base64, with or without line ends, and nothing else."""
     text = "".join(child for child in element.children if isinstance(child, str))
     try:
         if element.elements() or element.attributes:
             raise ValueError
-        return base64.b64decode("".join(text.split()), validate=True)
+        compact = text.replace("\n", "")
+        data = base64.b64decode(compact, validate=True)
+        if base64.b64encode(data).decode() != compact:
+            raise ValueError
     except (binascii.Error, ValueError) as error:
-        raise ParseError(_CODE, f"the manifest's {element.name.local} is not base64") from error
+        raise ParseError(_CODE, f"the manifest's {element.name.local} is not canonical base64") from error
+    return data
