@@ -65,7 +65,7 @@ class Answer:
     def _chunk(self, data: str) -> Iterator[str]:
         try:
             chunk = msgspec.json.decode(data, type=_Chunk)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ClientError("client.answer-malformed", "the server's stream is not a chat completion") from error
         if chunk.error is not None:
             raise _refusal(500, data.encode())
@@ -91,7 +91,7 @@ def models(client: httpx2.Client) -> list[str]:
         raise _refusal(answer.status_code, answer.content)
     try:
         return [str(entry["id"]) for entry in answer.json()["data"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ClientError("client.answer-malformed", "the server's list of models can't be read") from error
 
 
@@ -100,6 +100,6 @@ def _refusal(status: int, body: bytes) -> Exception:
     try:
         fields = msgspec.json.decode(body, type=_ErrorBody).error
         body = msgspec.json.encode({"code": fields.get("code") or "", "detail": fields.get("message") or ""})
-    except (msgspec.MsgspecError, UnicodeError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         pass  # a problem document as it stands, or nonsense; `error_from` takes both
     return error_from(ClientError, status, body, code="client.refused", who="the server")

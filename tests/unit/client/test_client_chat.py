@@ -36,7 +36,8 @@ def test_an_answer_without_its_end_is_refused(events):
     assert failed.value.code == "client.answer-incomplete"
 
 
-def test_a_stream_of_something_else():
+@pytest.mark.parametrize("data", [b"[1]", b"{", b"[" * 100_000, b'{"choices":' + b"[" * 100_000, b"\xff"])
+def test_a_stream_of_something_else(data):
     with pytest.raises(ClientError) as failed:
-        ask(b"data: [1]\n\n")
+        ask(b"data: " + data + b"\n\n")
     assert failed.value.code == "client.answer-malformed"

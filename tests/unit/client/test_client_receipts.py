@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from mitai.attest import Claims, LedgerClaim, Policy
 from mitai.attest.sim import SimPlatform, Workload, reference_values
 from mitai.channel import KeyRing
 from mitai.client.receipts import LedgerMemory, Proof, check, ledger_fetcher
-from mitai.errors import ClientError, LedgerError, ParseError
+from mitai.errors import ClientError, LedgerError, MitaiError, ParseError
 from mitai.identity import Identity
 from mitai.ledger import FolderStore, Log, Receipt, ReceiptBundle, folder_reader
 from mitai.ledger.entry import ReceiptEntry, utc
@@ -159,6 +160,25 @@ def test_a_proof_holds(platform, tmp_path, key):
     proof, policy = prove(platform, tmp_path, key, logged=now, verified_at=now - timedelta(minutes=2))
     receipt, appraisal = check(Proof.decode(proof.encode()), policy)
     assert (receipt.exchange, appraisal.workload) == ("e1", "serve")
+
+
+def test_any_changed_byte_of_a_proof_is_refused_or_changes_nothing(platform, tmp_path, key):
+    """What may change: spaces, and the second at which the machine was verified; never the receipt or the machine."""
+    now = datetime.now(UTC)
+    proof, policy = prove(platform, tmp_path, key, logged=now, verified_at=now)
+    whole, told = proof.encode(), check(proof, policy)
+    held = 0
+    for at in random.Random(8).sample(range(len(whole)), 250):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << (at % 7)
+        try:
+            receipt, appraisal = check(Proof.decode(bytes(changed)), policy)
+        except MitaiError:
+            continue
+        held += 1
+        assert receipt == told[0]
+        assert (appraisal.claims, appraisal.evidence_sha256) == (told[1].claims, told[1].evidence_sha256)
+    assert held < 25
 
 
 @pytest.mark.parametrize("gap", [timedelta(days=2), timedelta(days=-2)])
