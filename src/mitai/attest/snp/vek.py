@@ -196,12 +196,9 @@ def _check_roles(chain: tuple[Certificate, ...], product: str, signing_key: str)
             )
 
 
-def _organization(certificate: Certificate) -> str | None:
-    try:
-        names = certificate.parsed.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-    except ValueError:
-        return None
-    return str(names[0].value) if len(names) == 1 else None
+def _organization(certificate: Certificate) -> str:
+    names = certificate.parsed.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
 
 
 def _read(leaf: Certificate, signing_key: str, product: str) -> Vek:
