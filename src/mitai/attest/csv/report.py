@@ -91,12 +91,10 @@ class Report:
 
 def parse_report(data: bytes) -> Report:
     """Parse a report of any version; raise `ParseError`."""
-    if len(data) not in {V1_BYTES, EXTENDED_BYTES, PAGE_BYTES}:
-        raise ParseError(MALFORMED, f"a CSV report does not have {len(data)} bytes")
-    extended = any(data[V1_BYTES:])
+    extended = any(data[V1_BYTES:PAGE_BYTES])
     size = EXTENDED_BYTES if extended else V1_BYTES
-    if any(data[size:]):
-        raise ParseError(MALFORMED, "the report is followed by bytes that do not belong to it")
+    if len(data) not in {size, PAGE_BYTES} or any(data[size:]):
+        raise ParseError(MALFORMED, f"{len(data)} bytes are not a CSV report, alone or padded to a page with zeros")
     return _extended(data[:size]) if extended else _version_1(data[:size])
 
 
