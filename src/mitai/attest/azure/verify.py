@@ -39,11 +39,19 @@ TEES = {"az-snp-vtpm": "snp", "az-tdx-vtpm": "tdx"}
 
 
 def appraise(
-    checks: Checklist, hardware: Hardware, policy: Policy, *, now: datetime, cache: VerifiedCache | None = None
+    checks: Checklist,
+    hardware: Hardware,
+    policy: Policy,
+    *,
+    now: datetime,
+    cache: VerifiedCache | None = None,
+    snp_trust: snp.Trust | None = None,
 ) -> Machine:
     """Verify the evidence of an Azure confidential VM.
 
     Endorsements are those of the SNP verifier (`vek`, `chain`, `crl`); `hardware.collateral` is Intel's.
+
+    `snp_trust` stands in for AMD's roots in tests.
 
     Raises:
         AttestError: With the code and the step of the first check that failed.
@@ -54,7 +62,7 @@ def appraise(
         if TEES.get(hardware.tee) != report.tee:
             raise AttestError("attest.tee-mismatch", f"the report is of {report.tee}, not of {hardware.tee[:32]!r}")
         say(f"on {report.tee.upper()}")
-    nested = _appraise_hardware(checks, report, evidence, hardware, policy, now=now, cache=cache)
+    nested = _appraise_hardware(checks, report, evidence, hardware, policy, now=now, cache=cache, snp_trust=snp_trust)
     with checks.step("paravisor") as say:
         _check_paravisor(report, nested, policy.azure)
         if not hmac.compare_digest(nested.report_data, report.report_data):
@@ -92,10 +100,11 @@ def _appraise_hardware(
     *,
     now: datetime,
     cache: VerifiedCache | None,
+    snp_trust: snp.Trust | None,
 ) -> Machine:
     if report.tee == "snp":
         nested = Hardware(tee="snp", quote=report.hardware_report, endorsements=hardware.endorsements)
-        return snp.appraise(checks, nested, policy.snp, now=now, cache=cache)
+        return snp.appraise(checks, nested, policy.snp, now=now, cache=cache, trust=snp_trust)
     from mitai.attest.dcap.appraise import appraise as appraise_td  # it imports the policy, which imports our rules
 
     nested = Hardware(tee="tdx", quote=evidence.hardware_quote, collateral=hardware.collateral)

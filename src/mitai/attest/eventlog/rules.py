@@ -145,8 +145,6 @@ def _check_register(
     events: Iterable[Event], register: int, algorithm: int, name: str, allowed: frozenset[bytes]
 ) -> None:
     for event in events:
-        if event.register == register and event.kind != EV_NO_ACTION and event.digests[algorithm] not in allowed:
-            raise AttestError(
-                "attest.event-refused",
-                f"{name} was extended with {event.digests[algorithm].hex()}, which is not listed",
-            )
+        digest = event.digests.get(algorithm, b"")
+        if event.register == register and event.kind != EV_NO_ACTION and digest not in allowed:
+            raise AttestError("attest.event-refused", f"{name} was extended with {digest.hex()}, which is not listed")

@@ -23,7 +23,7 @@ EFI_GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _SEPARATOR = bytes(4)
 _ON = Variable(EFI_GLOBAL, "SecureBoot", b"\1").encode()
 _OFF = (Variable(EFI_GLOBAL, "SecureBoot", b"\0").encode(), Variable(EFI_GLOBAL, "SecureBoot", b"").encode())
-_DEBUGGABLE = (b"UEFI Debug Mode", b"UEFI Debug Mode\0", b"DMA Protection Disabled", b"DMA Protection Disabled\0")
+_DEBUGGABLE = (b"UEFI Debug Mode", b"UEFI Debug Mode\0")
 
 
 def secure_boot(events: Iterable[Event], algorithm: int, register: int) -> bool:
@@ -45,7 +45,7 @@ def secure_boot(events: Iterable[Event], algorithm: int, register: int) -> bool:
     for event in events:
         if event.register != register or event.kind == EV_NO_ACTION:
             continue
-        digest = event.digests[algorithm]
+        digest = event.digests.get(algorithm, b"")
         if digest == separator:
             separated = True
             break

@@ -64,11 +64,19 @@ class Instance:
 
 
 def appraise(
-    checks: Checklist, hardware: Hardware, policy: Policy, *, now: datetime, cache: VerifiedCache | None = None
+    checks: Checklist,
+    hardware: Hardware,
+    policy: Policy,
+    *,
+    now: datetime,
+    cache: VerifiedCache | None = None,
+    snp_trust: snp.Trust | None = None,
 ) -> Machine:
     """Verify the evidence of a Compute Engine VM.
 
     Endorsements: `ak_chain` (PEM: the key's certificate first, Google's root last), and those of the SNP verifier.
+
+    `snp_trust` stands in for AMD's roots in tests.
 
     Raises:
         AttestError: With the code and the step of the first check that failed.
@@ -84,7 +92,7 @@ def appraise(
         instance = parse_instance(certificate)
         _check_instance(instance, rules)
         say(f"of instance {instance.instance_id} in {instance.zone}, project {instance.project}")
-    nested = _appraise_hardware(checks, evidence, hardware, policy, now=now, cache=cache)
+    nested = _appraise_hardware(checks, evidence, hardware, policy, now=now, cache=cache, snp_trust=snp_trust)
     quoted = appraise_quote(checks, evidence, quote, certificate.key, policy, event_log=hardware.event_log)
     if nested is not None:
         with checks.step("binding") as say:
@@ -145,17 +153,17 @@ def _appraise_hardware(
     *,
     now: datetime,
     cache: VerifiedCache | None,
+    snp_trust: snp.Trust | None,
 ) -> Machine | None:
     if not evidence.hardware_quote and not policy.gcp.hardware:
         return None
     tee = "snp" if len(evidence.hardware_quote) == REPORT_BYTES else "tdx"
     if not evidence.hardware_quote or tee not in policy.gcp.hardware:
         raise AttestError("attest.gcp-hardware-missing", "no report of a processor that the policy accepts came along")
-    nested = Hardware(
-        tee=tee, quote=evidence.hardware_quote, endorsements=hardware.endorsements, collateral=hardware.collateral
-    )
+    amd = {name: value for name, value in hardware.endorsements.items() if name != "ak_chain"}
+    nested = Hardware(tee=tee, quote=evidence.hardware_quote, endorsements=amd, collateral=hardware.collateral)
     if tee == "snp":
-        return snp.appraise(checks, nested, policy.snp, now=now, cache=cache)
+        return snp.appraise(checks, nested, policy.snp, now=now, cache=cache, trust=snp_trust)
     from mitai.attest.dcap.appraise import appraise as appraise_td  # it imports the policy, which imports our rules
 
     return appraise_td(checks, nested, policy, now=now, cache=cache)
