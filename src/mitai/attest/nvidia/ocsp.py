@@ -9,7 +9,8 @@ Invariants:
 - A response counts only for the certificate that it names, under the issuer that the verified chain has.
 - It counts from `thisUpdate` (less five minutes, for clocks that differ) to `nextUpdate` (plus the policy's grace); one
   without an end is refused.
-- Where several name the certificate the latest counts, so an old "good" can't hide a new "revoked" beside it.
+- Where several name the certificate the latest of those that count does: an old "good" can't hide a new "revoked".
+- A response outside its window is none: refused where one is required, otherwise without effect, as if left away.
 - Status good; "on hold" if the policy says so; nothing else.
 
 Example:
@@ -22,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NoReturn
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -89,35 +91,50 @@ def check_status(
         now: Time of the check.
         cache: Remembers responses whose signatures hold.
     """
-    candidates = [each for each in book.by_serial.get(certificate.parsed.serial_number, ()) if _names(each, issuer)]
-    if not candidates:
+    known = book.by_serial.get(certificate.parsed.serial_number, ())
+    candidates = [response for response in known if _names(response, issuer)]
+    usable = [response for response in candidates if _start(response) <= now <= _end(response, rules)]
+    if not usable:
         if rules.ocsp == "required":
-            raise AttestError(
-                "attest.nvidia-ocsp-missing",
-                f"nothing says whether {certificate.common_name!r} was revoked",
-                hint='the attester sends OCSP responses along; or the policy says ocsp = "if-present"',
-            )
+            _refuse_unusable(candidates, certificate, now)
         return None
-    response = max(candidates, key=lambda each: each.this_update)
-    end = response.next_update + timedelta(seconds=rules.ocsp_grace_s)
-    if now < response.this_update - _CLOCK_SKEW:
-        raise AttestError(
-            "attest.nvidia-ocsp-not-yet-valid", f"the status of {certificate.common_name!r} is from the future"
-        )
-    if now > end:
-        raise AttestError(
-            "attest.nvidia-ocsp-expired",
-            f"the status of {certificate.common_name!r} ended on {response.next_update:%F %T} UTC",
-            hint="the attester must fetch a new one; or the policy gives more ocsp_grace_s",
-        )
+    response = max(usable, key=lambda each: each.this_update)
+    start, end = _start(response), _end(response, rules)
 
     def verify() -> Verified[None]:
         _verify_signature(response, issuer, now)
-        return Verified(None, response.this_update - _CLOCK_SKEW, end)
+        return Verified(None, start, end)
 
     cache.get("nvidia ocsp", (response.der, issuer.der), now, verify)
     _check_good(response, certificate, rules)
-    return response.this_update - _CLOCK_SKEW, end
+    return start, end
+
+
+def _start(response: Response) -> datetime:
+    return response.this_update - _CLOCK_SKEW
+
+
+def _end(response: Response, rules: NvidiaRules) -> datetime:
+    return response.next_update + timedelta(seconds=rules.ocsp_grace_s)
+
+
+def _refuse_unusable(candidates: list[Response], certificate: Certificate, now: datetime) -> NoReturn:
+    """Say why no response tells a certificate's status now."""
+    name = certificate.common_name
+    if not candidates:
+        raise AttestError(
+            "attest.nvidia-ocsp-missing",
+            f"nothing says whether {name!r} was revoked",
+            hint='the attester sends OCSP responses along; or the policy says ocsp = "if-present"',
+        )
+    latest = max(candidates, key=lambda each: each.this_update)
+    if now < _start(latest):
+        raise AttestError("attest.nvidia-ocsp-not-yet-valid", f"the status of {name!r} is from the future")
+    raise AttestError(
+        "attest.nvidia-ocsp-expired",
+        f"the status of {name!r} ended on {latest.next_update:%F %T} UTC",
+        hint="the attester must fetch a new one; or the policy gives more ocsp_grace_s",
+    )
 
 
 def _parse(der: bytes) -> Response:
