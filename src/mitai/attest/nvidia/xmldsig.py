@@ -97,8 +97,8 @@ def parse_xml(data: bytes) -> Element:
         raise ParseError(_CODE, f"a manifest of {len(data)} bytes is above the limit")
     builder = _Builder()
     try:
-        builder.parser.Parse(data, True)
-    except (expat.ExpatError, ValueError) as error:  # ValueError: a name with a space where expat puts its separator
+        builder.parser.Parse(data.decode(), True)
+    except (expat.ExpatError, ValueError) as error:  # ValueError: not UTF-8, or a lone surrogate
         raise ParseError(_CODE, "the manifest is not well-formed XML") from error
     if builder.root is None:
         raise ParseError(_CODE, "the manifest is empty")
@@ -115,12 +115,17 @@ class _Builder:
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._text
         parser.StartNamespaceDeclHandler = self._declare
+        parser.XmlDeclHandler = self._xml_declaration
         parser.StartDoctypeDeclHandler = parser.ProcessingInstructionHandler = parser.CommentHandler = self._refuse
         self.parser = parser
         self.root: Element | None = None
         self._stack: list[Element] = []
         self._declared: dict[str, str] = {}
         self._count = 0
+
+    def _xml_declaration(self, version: str, encoding: str | None, _standalone: int) -> None:
+        if version != "1.0" or (encoding or "utf-8").lower() != "utf-8":
+            raise ParseError(_CODE, "the manifest is not XML 1.0 in UTF-8")
 
     def _declare(self, prefix: str | None, uri: str | None) -> None:
         self._declared[prefix or ""] = uri or ""
