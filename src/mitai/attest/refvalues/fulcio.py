@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.certificate_transparency import LogEntryType, SignedCertificateTimestamp
@@ -98,8 +99,6 @@ def verify_timestamps(leaf: Certificate, issuer: Certificate, root: TrustedRoot,
         timestamps, precertificate = list(embedded), leaf.parsed.tbs_precertificate_bytes
     except x509.ExtensionNotFound:
         timestamps, precertificate = [], b""
-    except _MALFORMED as error:
-        raise AttestError("attest.sigstore-sct-invalid", "the certificate logs' timestamps are malformed") from error
     if len({timestamp.log_id for timestamp in timestamps}) != len(timestamps):
         raise AttestError("attest.sigstore-sct-duplicate", "one certificate log vouches twice for one certificate")
     vouched = 0
@@ -164,7 +163,7 @@ class SignerClaims:
             and extension.oid.dotted_string.startswith(_FULCIO)
         }
         return SignerClaims(
-            issuer=_der_text(found.get("8")) or _text(found.get("1")),
+            issuer=_der_text(found.get("8")) if "8" in found else _text(found.get("1")),
             subject=_subject(leaf),
             repository=_text(found.get("5")),
             ref=_text(found.get("6")),
@@ -200,14 +199,10 @@ def _text(value: bytes | None) -> str:
 
 def _der_text(value: bytes | None) -> str:
     """Read a DER UTF8String."""
-    if value is None:
-        return ""
-    long_form = value[1:2] == b"\x81"
-    body = value[3:] if long_form else value[2:]
-    length = value[2 if long_form else 1] if len(value) > 2 else -1
-    if value[:1] != b"\x0c" or len(body) != length or long_form != (length > 127):
-        raise _malformed()
-    return _text(body)
+    try:
+        return "" if value is None else asn1.decode_der(str, value)
+    except ValueError as error:
+        raise _malformed() from error
 
 
 def _malformed() -> AttestError:

@@ -125,11 +125,13 @@ def _verify_checkpoint(note: str, log: LogKey) -> tuple[int, bytes]:
     """Return size and root of a checkpoint that the log signed (C2SP tlog-checkpoint)."""
     text, _, signatures = note.partition("\n\n")
     lines = text.split("\n")
+    origin = lines[0].split(" ")[0]  # Rekor signs with its host's name, which begins the origin
     signed = False
     for line in signatures.split("\n")[:16]:
         dash, _, rest = line.partition(" ")
-        blob = _base64(rest.rpartition(" ")[2]) if dash == "—" else b""
-        signed = signed or (blob[:4] == log.log_id[:4] and log.signed((text + "\n").encode(), blob[4:]))
+        name, _, blob = rest.partition(" ")
+        signature = _base64(blob) if (dash, name) == ("—", origin) else b""
+        signed = signed or (signature[:4] == log.log_id[:4] and log.signed((text + "\n").encode(), signature[4:]))
     if not signed:
         raise AttestError("attest.sigstore-checkpoint-invalid", "the log did not sign the checkpoint of the proof")
     if len(lines) < 3 or not lines[1].isascii() or not lines[1].isdecimal() or len(lines[1]) > 18:
