@@ -25,11 +25,20 @@ from collections.abc import Mapping
 
 import msgspec
 
+from mitai.attest.azure.rules import AzureRules
+from mitai.attest.cca.rules import CcaRules
+from mitai.attest.csv.rules import CsvRules
 from mitai.attest.dcap.roots import INTEL_SGX_ROOT_CA_SHA256
 from mitai.attest.dcap.rules import TcbRules
+from mitai.attest.eventlog.rules import EventLogRules
 from mitai.attest.fields import ANY, POLICY_MALFORMED, check_hex
+from mitai.attest.gcp.rules import GcpRules
+from mitai.attest.nitro.rules import NitroRules
+from mitai.attest.nvidia.rules import NvidiaRules
 from mitai.attest.sgx.rules import SgxRules
+from mitai.attest.snp.rules import SnpRules
 from mitai.attest.tdx.rules import TdxRules
+from mitai.attest.tpm.rules import TpmRules
 from mitai.errors import ParseError
 
 MAX_POLICY_BYTES = 1 << 20
@@ -66,6 +75,14 @@ class ClaimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 REGISTERS: Mapping[str, tuple[str, ...]] = {
     "tdx": ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"),
     "sgx": ("mrenclave", "mrsigner"),
+    "snp": ("measurement",),
+    "nitro": ("pcr0", "pcr1", "pcr2"),
+    "cca": ("rim",),
+    "csv": ("measure",),
+    "az-snp-vtpm": ("snp.measurement",),
+    "az-tdx-vtpm": ("tdx.mrtd",),
+    "gcp-vtpm": ("pcr4",),
+    "tpm": ("pcr4",),
 }
 
 
@@ -106,6 +123,15 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tcb: TcbRules = TcbRules()
     tdx: TdxRules = TdxRules()
     sgx: SgxRules = SgxRules()
+    snp: SnpRules = SnpRules()
+    nitro: NitroRules = NitroRules()
+    cca: CcaRules = CcaRules()
+    csv: CsvRules = CsvRules()
+    tpm: TpmRules = TpmRules()
+    azure: AzureRules = AzureRules()
+    gcp: GcpRules = GcpRules()
+    nvidia: NvidiaRules = NvidiaRules()
+    event_log: EventLogRules = EventLogRules()
     claims: ClaimRules = ClaimRules()
     workloads: tuple[ReferenceValues, ...] = ()
 

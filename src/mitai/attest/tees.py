@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
+from mitai.attest import azure, cca, csv, gcp, nitro, snp, tpm
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
 from mitai.attest.dcap import appraise as dcap
@@ -20,6 +21,14 @@ _EVIDENCE_DIGEST_LABEL = b"mitai evidence digest v1\0"
 _SIGNED: Mapping[str, Callable[[bytes], bytes]] = {
     "tdx": lambda quote: parse_quote(quote).signed,
     "sgx": lambda quote: parse_quote(quote).signed,
+    "snp": lambda report: snp.parse_report(report).signed,
+    "nitro": lambda document: nitro.parse_document(document).message.signed,
+    "cca": lambda token: cca.parse_token(token).signed,
+    "csv": lambda report: csv.parse_report(report).signed,
+    "az-snp-vtpm": tpm.signed_part,
+    "az-tdx-vtpm": tpm.signed_part,
+    "gcp-vtpm": tpm.signed_part,
+    "tpm": tpm.signed_part,
 }
 
 
@@ -34,6 +43,20 @@ def appraise(
     match hardware.tee:
         case "tdx" | "sgx":
             return dcap.appraise(checks, hardware, policy, now=now, cache=cache)
+        case "snp":
+            return snp.appraise(checks, hardware, policy.snp, now=now, cache=cache)
+        case "nitro":
+            return nitro.appraise(checks, hardware, policy.nitro, now=now, cache=cache)
+        case "cca":
+            return cca.appraise(checks, hardware, policy.cca, now=now, cache=cache)
+        case "csv":
+            return csv.appraise(checks, hardware, policy.csv, now=now, cache=cache)
+        case "az-snp-vtpm" | "az-tdx-vtpm":
+            return azure.appraise(checks, hardware, policy, now=now, cache=cache)
+        case "gcp-vtpm":
+            return gcp.appraise(checks, hardware, policy, now=now, cache=cache)
+        case "tpm":
+            return tpm.appraise(checks, hardware, policy, now=now, cache=cache)
         case other:
             with checks.step("tee"):
                 raise AttestError("attest.tee-unsupported", f"evidence of an unknown TEE {other[:32]!r}")

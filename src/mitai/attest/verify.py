@@ -24,10 +24,10 @@ from datetime import datetime
 
 import msgspec
 
+from mitai.attest import nvidia
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
 from mitai.attest.dcap.collateral import Collateral
-from mitai.attest.eventlog import check_replay
 from mitai.attest.evidence import NO_DEVICES, Claims, Evidence, report_data
 from mitai.attest.machine import Hardware, Machine
 from mitai.attest.policy import ClaimRules, Policy
@@ -52,12 +52,14 @@ class Appraisal:
     checks: tuple[tuple[str, str], ...]
     not_after: datetime
     machine: Machine
+    devices: tuple[nvidia.Device, ...]
 
     def summary(self) -> list[tuple[str, str]]:
         """Return (name, value) lines for a terminal."""
         capsules = ", ".join(capsule.id for capsule in self.claims.capsules) or "none"
         ours = [("workload", self.workload), ("capsules", capsules), ("evidence", self.evidence_sha256)]
-        return [*self.machine.summary()[:1], *ours, *self.machine.summary()[1:]]
+        seen = self.machine.summary()
+        return [*seen[:1], *ours, *seen[1:], *(line for device in self.devices for line in device.summary())]
 
 
 def verify(
@@ -72,18 +74,12 @@ def verify(
     """Verify evidence.
 
     1. nonce: the evidence answers ours.
-    2. quote: parses, to the last byte.
-    3. root: the chain ends in a root that the policy trusts; simulated only if the policy allows it.
-    4. collateral: TCB info, QE identity and revocation lists are signed and current.
-    5. platform: the PCK chain holds and nobody revoked it.
-    6. signatures: PCK key → quoting enclave → attestation key → quote.
-    7. quoting enclave: is Intel's.
-    8. TCB: status, advisories and evaluation number are accepted.
-    9. TD: attributes, features, TDX module.
-    10. report data: covers our nonce, the claims and the devices.
-    11. event log: replays to the RTMRs.
-    12. claims: parse, and say what the policy demands.
-    13. workload: the measurements are reference values of the workload that the claims name.
+    2. the hardware: all steps of the verifier of its TEE (`docs/spec/evidence-*.md`). Of TDX: quote, root, collateral,
+       platform, signatures, quoting enclave, tcb, td, event log.
+    3. report data: what the hardware signed covers our nonce, the claims and the devices.
+    4. devices: GPUs and switches, where there are any or the policy demands some; their reports answer our nonce too.
+    5. claims: parse, and say what the policy demands.
+    6. workload: the measurements are reference values of the workload that the claims name.
 
     Args:
         evidence: What was received.
@@ -115,19 +111,10 @@ def verify(
                 "the quote does not cover these claims",
                 hint="a key or a name was exchanged on the way, or the quote belongs to another process",
             )
-        if evidence.devices != NO_DEVICES:
-            raise AttestError(
-                "attest.devices-unsupported", "the evidence holds devices, which this verifier cannot appraise"
-            )
         say("covers nonce, claims and devices")
-    with checks.step("event log") as say:
-        if evidence.event_log:
-            if machine.tee != "tdx":
-                raise AttestError(
-                    "attest.event-log-unexpected", f"{machine.title} has no registers that a log replays to"
-                )
-            check_replay(evidence.event_log, [bytes.fromhex(machine.measurements[f"rtmr{n}"]) for n in range(4)])
-        say("replays to RTMR0..3" if evidence.event_log else "none sent; the registers themselves are compared")
+    devices: tuple[nvidia.Device, ...] = ()
+    if evidence.devices != NO_DEVICES or policy.nvidia.min_gpus or policy.nvidia.min_switches:
+        devices = nvidia.appraise_devices(checks, evidence.devices, nonce, policy.nvidia, now=now, cache=cache)
     with checks.step("claims") as say:
         claims = Claims.decode(evidence.claims)
         _check_claims(claims, policy.claims)
@@ -150,6 +137,7 @@ def verify(
         checks=checks.passed,
         not_after=machine.not_after,
         machine=machine,
+        devices=devices,
     )
 
 

@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from attest_lab import NOW, flip
-from mitai.attest import conformance
+from mitai.attest.conformance import tdx as conformance
 from mitai.attest.dcap.collateral import verify_collateral
 from mitai.attest.dcap.pck import parse_sgx_extension, pck_tcb
 from mitai.attest.dcap.quote import parse_quote

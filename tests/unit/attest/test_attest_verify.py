@@ -23,6 +23,7 @@ from mitai.attest import (
     report_data,
 )
 from mitai.attest.evidence import NO_DEVICES
+from mitai.attest.nvidia import NvidiaRules
 from mitai.attest.sim import Workload, intel, reference_values, registers
 from mitai.errors import AttestError, ParseError
 
@@ -60,7 +61,7 @@ def test_replayed_evidence(lab, refused):
 
 def test_relayed_evidence_under_another_nonce(lab, refused):
     """The nonce field is exchanged, the quote is not."""
-    with refused("attest.report-data-mismatch", "10 report data"):
+    with refused("attest.report-data-mismatch", "11 report data"):
         lab.verify(replace(lab.evidence(), nonce=bytes(32)), nonce=bytes(32))
 
 
@@ -80,7 +81,7 @@ def test_another_tee(lab, refused):
 
 def test_exchanged_key(lab, refused):
     claims = replace(CLAIMS, key_config=b"the attacker's key").encode()
-    with refused("attest.report-data-mismatch", "10 report data"):
+    with refused("attest.report-data-mismatch", "11 report data"):
         lab.verify(replace(lab.evidence(), claims=claims))
 
 
@@ -95,11 +96,18 @@ def test_foreign_devices(lab, refused):
         lab.verify(replace(lab.evidence(), devices=b"[1]"))
 
 
-def test_devices_are_not_appraised_yet(lab, refused):
-    body = intel.td_report(registers(WORKLOAD), report_data(NONCE, CLAIMS.encode(), b'["gpu"]'))
-    evidence = replace(lab.evidence(), quote=lab.platform.quote(body), devices=b'["gpu"]')
-    with refused("attest.devices-unsupported", "10 report data"):
-        lab.verify(evidence)
+def with_devices(lab, devices: bytes):
+    """Return evidence whose quote covers these devices."""
+    body = intel.td_report(registers(WORKLOAD), report_data(NONCE, CLAIMS.encode(), devices))
+    return replace(lab.evidence(), quote=lab.platform.quote(body), devices=devices)
+
+
+def test_devices_that_are_none(lab, refused):
+    with refused("attest.devices-malformed", "12 devices"):
+        lab.verify(with_devices(lab, b'["gpu"]'))
+    with refused("attest.nvidia-too-few-gpus"):
+        lab.verify(policy=replace(lab.policy, nvidia=NvidiaRules(min_gpus=1)))
+    assert lab.verify().devices == ()
 
 
 def test_simulation_is_refused_by_default(lab, refused):
@@ -597,14 +605,14 @@ def test_module_without_a_version_of_its_own(lab, refused):
 def test_event_log_that_tells_another_story(lab, refused):
     evidence = lab.evidence()
     other_log = lab.platform.attester(Workload("serve", b"\1" * 32)).evidence(CLAIMS.encode(), NONCE).event_log
-    with refused("attest.event-log-mismatch", "11 event log"):
+    with refused("attest.event-log-mismatch", "10 event log"):
         lab.verify(replace(evidence, event_log=other_log))
-    with refused("attest.event-log-malformed", "11 event log"):
+    with refused("attest.event-log-malformed", "10 event log"):
         lab.verify(replace(evidence, event_log=evidence.event_log[:-1]))
 
 
 def test_event_log_is_optional(lab):
-    assert dict(lab.verify(replace(lab.evidence(), event_log=b"")).checks)["11 event log"].startswith("none sent")
+    assert dict(lab.verify(replace(lab.evidence(), event_log=b"")).checks)["10 event log"].startswith("none sent")
 
 
 def test_claims_that_do_not_parse(lab, refused):

@@ -98,9 +98,9 @@ def test_an_enclave_can_not_pass_for_a_td(lab, refused):
 def test_bare_quote(lab, refused):
     evidence = lab.evidence()
     appraisal = verify_quote(evidence.quote, evidence.collateral, lab.policy, now=NOW)
-    assert appraisal.checks[-1][0] == "9 workload"
+    assert appraisal.checks[-1][0] == "10 workload"
     assert appraisal.summary()[0][1].startswith("SIMULATED")
-    with refused("attest.measurement-mismatch", "9 workload"):
+    with refused("attest.measurement-mismatch", "10 workload"):
         verify_quote(lab.platform.quote(body(mrtd=bytes(48))), evidence.collateral, lab.policy, now=NOW)
     with refused("attest.simulation-refused", "2 root"):
         verify_quote(evidence.quote, evidence.collateral, LAX, now=NOW)

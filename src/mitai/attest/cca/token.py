@@ -87,6 +87,11 @@ class Token:
     platform: Platform
     realm: Realm
 
+    @property
+    def signed(self) -> bytes:
+        """Return all bytes that the signatures of both tokens cover."""
+        return self.realm.message.signed + self.platform.message.signed
+
 
 def parse_token(data: bytes) -> Token:
     """Parse a CCA token, to its last byte; raise `ParseError`."""

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from mitai.attest.cache import Verified, VerifiedCache
-from mitai.attest.cca.rules import LIFECYCLES, CcaRules
+from mitai.attest.cca.rules import LIFECYCLES, CcaRules, TrustAnchor
 from mitai.attest.cca.token import Platform, Realm, Token, parse_token
 from mitai.attest.checks import Checklist
 from mitai.attest.cose import verify_sign1
@@ -85,7 +86,7 @@ def appraise(
         title="Arm CCA",
         measurements=_measurements(token.platform, token.realm),
         report_data=token.realm.challenge,
-        signed=token.realm.message.signed + token.platform.message.signed,
+        signed=token.signed,
         not_after=_NEVER,
         checks=checks.passed,
         facts={
@@ -106,22 +107,24 @@ def _verify_platform(platform: Platform, rules: CcaRules, now: datetime, cache: 
         )
 
     def verify() -> Verified[None]:
-        for number, anchor in enumerate(anchors, 1):
-            try:
-                verify_sign1(
-                    platform.message,
-                    anchor.key,
-                    "attest.cca-platform-signature-invalid",
-                    "the platform token is not signed with the platform's key in the policy",
-                )
-                break
-            except AttestError:
-                if number == len(anchors):
-                    raise
-        return Verified(None, _BEGINNING, _NEVER)
+        *others, last = anchors
+        for anchor in others:
+            with suppress(AttestError):
+                return _check_platform_signature(platform, anchor)
+        return _check_platform_signature(platform, last)
 
     signed = (platform.message.signed, platform.message.signature, repr(anchors).encode())
     cache.get("cca platform", signed, now, verify)
+
+
+def _check_platform_signature(platform: Platform, anchor: TrustAnchor) -> Verified[None]:
+    verify_sign1(
+        platform.message,
+        anchor.key,
+        "attest.cca-platform-signature-invalid",
+        "the platform token is not signed with the platform's key in the policy",
+    )
+    return Verified(None, _BEGINNING, _NEVER)
 
 
 def _check_binding(token: Token) -> None:

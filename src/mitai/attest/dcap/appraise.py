@@ -1,6 +1,6 @@
 """Intel's quotes, TDX and SGX, appraised step by step.
 
-Steps: quote → root → collateral → platform → signatures → quoting enclave → TCB → TD or enclave.
+Steps: quote → root → collateral → platform → signatures → quoting enclave → TCB → TD or enclave → event log.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from mitai.attest.dcap import second_opinion
 from mitai.attest.dcap import tcb as dcap_tcb
 from mitai.attest.dcap import verify as dcap
 from mitai.attest.dcap.collateral import Collateral, VerifiedCollateral, verify_collateral
-from mitai.attest.dcap.quote import TdReport, parse_quote
+from mitai.attest.dcap.quote import Quote, TdReport, parse_quote
 from mitai.attest.dcap.rules import TcbRules
+from mitai.attest.eventlog import check_rtmr_log
 from mitai.attest.machine import Hardware, Machine
 from mitai.attest.policy import Policy
 from mitai.errors import AttestError
@@ -63,14 +64,7 @@ def appraise(
         with checks.step("second opinion") as say:
             second_opinion.ask(hardware.quote, collateral, chain.root.der, now, result)
             say("dcap-qvl agrees")
-    with checks.step("td" if isinstance(quote.body, TdReport) else "enclave") as say:
-        if isinstance(quote.body, TdReport):
-            tdx.check_td(quote.header, quote.body, policy.tdx)
-            measurements = tdx.measurements(quote.body)
-        else:
-            sgx.check_enclave(quote.header, quote.body, policy.sgx)
-            measurements = sgx.measurements(quote.body)
-        say("no debug, attributes as demanded")
+    measurements, facts = _appraise_body(checks, quote, hardware.event_log, policy)
     return Machine(
         tee=tee,
         title=f"Intel {tee.upper()}",
@@ -81,10 +75,34 @@ def appraise(
         tcb_status=result.status.value,
         advisory_ids=result.advisory_ids,
         tcb_evaluation_number=result.evaluation_number,
-        facts={"fmspc": platform.tcb.fmspc.hex()},
+        facts={"fmspc": platform.tcb.fmspc.hex()} | facts,
         not_after=min(verified.not_after, platform.not_after),
         checks=checks.passed,
     )
+
+
+def _appraise_body(
+    checks: Checklist, quote: Quote, event_log: bytes, policy: Policy
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Check the TD or enclave and its event log; return measurements and facts."""
+    body = quote.body
+    with checks.step("td" if isinstance(body, TdReport) else "enclave") as say:
+        if isinstance(body, TdReport):
+            tdx.check_td(quote.header, body, policy.tdx)
+            measurements = tdx.measurements(body)
+        else:
+            sgx.check_enclave(quote.header, body, policy.sgx)
+            measurements = sgx.measurements(body)
+        say("no debug, attributes as demanded")
+    with checks.step("event log") as say:
+        if isinstance(body, TdReport):
+            facts = check_rtmr_log(event_log, body.rtmrs, policy.event_log)
+            say("replays to RTMR0..3" if facts else "none sent; the registers themselves are compared")
+            return measurements, facts
+        if event_log:
+            raise AttestError("attest.event-log-unexpected", "an enclave has no registers that a log replays to")
+        say("none: an enclave has no such registers")
+    return measurements, {}
 
 
 def _collateral(
