@@ -138,9 +138,17 @@ def parse_der(der: bytes, code: str) -> Certificate:
     if len(der) > MAX_PEM_BYTES:
         raise ParseError(code, f"a certificate of {len(der)} bytes is above the limit")
     try:
-        return Certificate(der, x509.load_der_x509_certificate(der))
+        parsed = x509.load_der_x509_certificate(der)
     except _UNUSABLE as error:
         raise ParseError(code, "a certificate of the chain is malformed") from error
+    if not _ends_with(der, parsed.signature):
+        raise ParseError(code, "the signature of a certificate is not whole bytes")
+    return Certificate(der, parsed)
+
+
+def _ends_with(der: bytes, signature: bytes) -> bool:
+    """Return whether a signature fills its BIT STRING: the number of unused bits before it is not signed."""
+    return der.endswith(b"\0" + signature)
 
 
 def _certificate(base64_text: bytes, code: str) -> Certificate:
@@ -260,7 +268,7 @@ def verify_crl(der: bytes, issuer: Certificate, what: str, profile: Profile = P2
         not_before, not_after = parsed.last_update_utc, parsed.next_update_utc
         critical = any(extension.critical for extension in parsed.extensions)
         valid = parsed.issuer == issuer.parsed.subject and parsed.is_signature_valid(issuer.key)
-        valid = valid and parsed.signature_algorithm_oid in profile.signatures
+        valid = valid and parsed.signature_algorithm_oid in profile.signatures and _ends_with(der, parsed.signature)
     except _UNUSABLE as error:
         raise ParseError(f"attest.{what}-malformed", "the certificate revocation list is malformed") from error
     if not valid:

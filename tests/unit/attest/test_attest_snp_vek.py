@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from attest_lab import flip
 from attest_snp_lab import CHIP, END, NOW, START, TCB, Amd, amd, amd_name, integer, pem, table, text
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.snp import Trust, verify_endorsements
@@ -166,6 +167,18 @@ def test_signatures(refused):
         verify(vek=amd().vek(scheme="pkcs1"))
     with refused("attest.certificate-key-unsupported"):
         verify(vek=amd().vek(key=ec.generate_private_key(ec.SECP256R1())))
+
+
+def test_unused_bits_of_a_signature(refused):
+    """X.509 does not sign how many bits of the last byte count, so none but all may."""
+    even = next(vek for vek in iter(amd().vek, None) if vek[-1] % 2 == 0)
+    verify(vek=even)
+    with refused("attest.snp-vek-malformed"):
+        verify(vek=flip(even, len(even) - 257))
+    crl = next(crl for crl in iter(amd().crl, None) if crl[-1] % 2 == 0)
+    verify(crl=crl)
+    with refused("attest.snp-crl-signature-invalid"):
+        verify(crl=flip(crl, len(crl) - 257))
 
 
 def test_signing_key_must_be_a_ca(refused):
