@@ -73,6 +73,19 @@ async def test_a_small_cache_makes_requests_wait_and_changes_nothing(llama_folde
     await check_crowd(llama_folder, packed=True, cache_bytes=64 * 1024)
 
 
+async def test_ids_for_which_the_tokenizer_has_no_token_are_no_text(tmp_path):
+    """Tables of embeddings are often larger than the vocabulary; random weights choose such ids too."""
+    engine = open_engine(make_model(tmp_path / "padded", "qwen2", vocab_size=4096))
+    try:
+        (text,), steps = await run(engine, engine.tokenize("hello"), max_tokens=40, temperature=1.0, seed=5, logprobs=1)
+        known = engine.tokenizer.get_vocab_size()
+        assert engine.info.vocabulary == 4096 > known
+        assert steps[-1].tokens == 40
+        assert len(text) < 40
+    finally:
+        engine.close()
+
+
 async def test_a_sliding_window(tmp_path):
     folder = make_model(tmp_path / "mistral", "mistral")  # sees 9 tokens; the prompts are longer
     await check_crowd(folder, packed=True)
