@@ -66,6 +66,8 @@ def test_chip_id_as_octet_string():
         {"1": integer(1)},
         {"1": None},
         {"2": None},
+        {"2": b"\x16"},
+        {"2": b"\x16\x81\x80" + b"x" * 128},
         {"2": b"\x0c\x05Genoa"},
         {"2": b"\x16\x06Genoa"},
         {"2": b"\x16\x05Geno\xff"},

@@ -232,6 +232,7 @@ def test_signatures(refused, signature, code):
         ({"size": struct.pack(">HI", 2048, 3)}, "attest.tpm-public-malformed"),
         ({"size": struct.pack(">HI", 1024, 0), "unique": tpm2b(b"\xff" * 128)}, "attest.tpm-public-malformed"),
         ({"unique": tpm2b(b"\x40" + bytes(254) + b"\1")}, "attest.tpm-public-malformed"),
+        ({"unique": tpm2b(b"\x80" + bytes(255))}, "attest.tpm-public-malformed"),
         ({"end": b"\0"}, "attest.tpm-public-malformed"),
     ],
 )

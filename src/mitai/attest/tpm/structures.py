@@ -191,12 +191,9 @@ def _rsa_key(reader: Buffer, code: str) -> rsa.RSAPublicKey:
 
 def rsa_key(modulus: int, exponent: int, code: str) -> rsa.RSAPublicKey:
     """Return an RSA key of 2048 to 4096 bits with exponent 65537; refuse others."""
-    if exponent != 65537 or not MIN_RSA_BITS <= modulus.bit_length() <= MAX_RSA_BITS:
+    if exponent != 65537 or not MIN_RSA_BITS <= modulus.bit_length() <= MAX_RSA_BITS or modulus % 2 == 0:
         raise ParseError(code, f"the attestation key is RSA of {modulus.bit_length()} bits, or of another exponent")
-    try:
-        return rsa.RSAPublicNumbers(exponent, modulus).public_key()
-    except ValueError as error:
-        raise ParseError(code, "the attestation key is no RSA key") from error
+    return rsa.RSAPublicNumbers(exponent, modulus).public_key()
 
 
 def _ecc_key(reader: Buffer, code: str) -> ec.EllipticCurvePublicKey:
