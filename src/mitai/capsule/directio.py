@@ -25,6 +25,7 @@ import errno
 import fcntl
 import mmap
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,18 +37,23 @@ _CACHESTAT = 451  # the system call's number, on every architecture of Linux; si
 
 
 class Buffers:
-    """Page-aligned buffers of one size, lent to one thread at a time and used again: as many as there are borrowers."""
+    """Page-aligned buffers of one size, lent to one thread at a time and used again.
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._free: list[memoryview] = []
+    There are as many as borrowers at once, and up to `rotate` that take turns.
+    """
+
+    def __init__(self, size: int, rotate: int = 1) -> None:
+        self._size, self._rotate = size, rotate
+        self._made = 0
+        self._free: deque[memoryview] = deque()
 
     @contextmanager
     def lend(self) -> Iterator[memoryview]:
         """Lend a buffer; what it holds is left over from whoever had it before."""
-        try:
-            buffer = self._free.pop()
-        except IndexError:
+        if self._made >= self._rotate and self._free:
+            buffer = self._free.popleft()
+        else:
+            self._made += 1
             buffer = memoryview(anonymous(self._size))
         try:
             yield buffer

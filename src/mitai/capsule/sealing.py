@@ -40,7 +40,7 @@ from mitai.capsule import manifest as manifests
 from mitai.capsule.directio import Buffers
 from mitai.capsule.manifest import MANIFEST_NAME, PAYLOAD_TYPE, FileEntry, Manifest, open_manifest
 from mitai.capsule.opening import check_data_key
-from mitai.capsule.segments import CHUNK_BYTES, HEADER_BYTES, SEALED_BYTES, SEGMENT_BYTES, Place
+from mitai.capsule.segments import CHUNK_BYTES, SEALED_BYTES, SEGMENT_BYTES, Place
 from mitai.capsule.sources import FolderSource, source_changed
 from mitai.capsule.stores import checked
 from mitai.capsule.workers import Progress, default_workers, run_all
@@ -48,7 +48,7 @@ from mitai.errors import CapsuleError
 from mitai.identity import MAX_ENVELOPE_BYTES, Envelope, Identity
 
 JOURNAL_NAME = ".sealing.json"
-PIECE_BYTES = 4 << 20  # of ciphertext, for one write: more is hardly faster, and each thread holds that much
+BUFFERS_IN_TURN = 6  # memory that a virtual machine's host just read is slow to write again, until its cache let go
 _JOURNAL_LABEL = b"mitai capsule journal key v1"
 
 
@@ -226,8 +226,9 @@ class _Sealer:
         self._dest = dest
         self._journal = journal
         self._key = key
-        self._buffers = Buffers(PIECE_BYTES + CHUNK_BYTES)  # a piece of the object, a chunk of the source
-        self._found = Buffers(SEALED_BYTES)
+        largest = max((segments.object_size(file.size) for file in journal.files), default=0)
+        self._segments = Buffers(min(SEALED_BYTES, largest), rotate=BUFFERS_IN_TURN)
+        self._chunks = Buffers(min(CHUNK_BYTES, largest))
         self._made: dict[tuple[str, int], tuple[bytes, bytes]] = {}  # (object, index): commitment, digest
 
     def run(self, owner: Identity, workers: int | None, progress: Progress | None) -> None:
@@ -267,42 +268,31 @@ class _Sealer:
         return place.length
 
     def _write(self, descriptor: int, file: PlannedFile, place: Place) -> tuple[bytes, bytes]:
-        position = segments.offset(place.index)
-        digest = hashlib.sha256()
-
-        def write(block: memoryview) -> None:
-            nonlocal position
-            if self._journal.digests:
-                digest.update(block)
-            directio.write(descriptor, block, position)
-            position += len(block)
-
-        with self._buffers.lend() as buffer:
-            room, blocks = buffer[:PIECE_BYTES], self._blocks(file, place, buffer[PIECE_BYTES:])
-            header = segments.seal(self._key, place, blocks, room, write)
-        return segments.pinned(header), digest.digest()
+        with self._segments.lend() as buffer, self._chunks.lend() as chunk:
+            sealed = buffer[: segments.sealed_size(place.length)]
+            segments.seal(self._key, place, self._blocks(file, place, chunk), sealed)
+            directio.write(descriptor, sealed, segments.offset(place.index))
+            return self._facts(sealed)
 
     def _kept(self, descriptor: int, file: PlannedFile, place: Place) -> tuple[bytes, bytes] | None:
         """Return commitment and digest of a segment that lies there already and whose content is the source's."""
-        size = segments.sealed_size(place.length)
-        start = segments.offset(place.index)
+        start, size = segments.offset(place.index), segments.sealed_size(place.length)
         if os.fstat(descriptor).st_size < start + size:
             return None
-        with self._found.lend() as sealed_buffer, self._found.lend() as plain_buffer:
-            sealed, plain = sealed_buffer[:size], plain_buffer[: place.length]
+        with self._segments.lend() as buffer, self._segments.lend() as room, self._chunks.lend() as chunk:
+            sealed, plain = buffer[:size], room[: place.length]
             directio.read_into(descriptor, sealed, start)
-            commitment = segments.pinned(bytes(sealed[:HEADER_BYTES]))
             try:
-                segments.open_into(self._key, place, commitment, sealed, plain)
+                segments.open_into(self._key, place, segments.pinned(sealed), sealed, plain)
             except CapsuleError:
                 return None
-            digest = hashlib.sha256(sealed).digest() if self._journal.digests else b""
-            blocks = self._blocks(file, place, sealed)
-            same = all(
-                bytes(block) == plain[begin:end].tobytes()
-                for block, (begin, end) in zip(blocks, segments.cuts(place.length), strict=True)
-            )
-        return (commitment, digest) if same else None
+            blocks = zip(self._blocks(file, place, chunk), segments.cuts(place.length), strict=True)
+            same = all(bytes(block) == plain[begin:end].tobytes() for block, (begin, end) in blocks)
+            return self._facts(sealed) if same else None
+
+    def _facts(self, sealed: memoryview) -> tuple[bytes, bytes]:
+        """Return what the manifest says of a segment: commitment and digest."""
+        return segments.pinned(sealed), hashlib.sha256(sealed).digest() if self._journal.digests else b""
 
     def _blocks(self, file: PlannedFile, place: Place, buffer: memoryview) -> Iterator[memoryview]:
         """Yield the source's bytes of one segment, all of them in `buffer`, one after another."""

@@ -14,17 +14,18 @@ Invariants:
 
 Example:
     >>> place = Place(bytes(16), bytes(16), size=5, index=0)
-    >>> sealed, room = bytearray(), memoryview(bytearray(CHUNK_BYTES))
-    >>> header = seal(bytes(32), place, [b"hello"], room, sealed.extend)
-    >>> len(sealed) == object_size(5)
-    True
+    >>> sealed = memoryview(bytearray(object_size(5)))
+    >>> seal(bytes(32), place, [b"hello"], sealed)
+    >>> open_into(bytes(32), place, pinned(sealed), sealed, memoryview(plain := bytearray(5)))
+    >>> plain
+    bytearray(b'hello')
 """
 
 from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -118,28 +119,15 @@ def key_check(data_key: bytes, capsule_id: bytes) -> bytes:
     return HKDFExpand(SHA256(), KEY_CHECK_BYTES, _KEY_CHECK_LABEL + b"\0" + capsule_id).derive(data_key)
 
 
-def seal(
-    data_key: bytes,
-    place: Place,
-    blocks: Iterable[bytes | memoryview],
-    room: memoryview,
-    write: Callable[[memoryview], object],
-) -> bytes:
-    """Encrypt one segment from blocks as `cuts` has them, and return its header (salt and nonce prefix).
-
-    The ciphertext is made in `room`, of one or more times `CHUNK_BYTES`, and written whenever that is full.
-    """
+def seal(data_key: bytes, place: Place, blocks: Iterable[bytes | memoryview], sealed: memoryview) -> None:
+    """Encrypt one segment from blocks as `cuts` has them into `sealed`, which has exactly its size."""
     header = bytes([HEADER_BYTES]) + secrets.token_bytes(SALT_BYTES + PREFIX_BYTES)
     cipher, last = _cipher(data_key, place, header), count_chunks(place.length) - 1
-    room[:HEADER_BYTES] = header
+    sealed[:HEADER_BYTES] = header
     end = HEADER_BYTES
     for number, block in enumerate(blocks):
         start, end = end, end + len(block) + TAG_BYTES
-        cipher.encrypt_into(_nonce(header, number, last), block, None, room[start:end])
-        if end == len(room) or number == last:
-            write(room[:end])
-            end = 0
-    return header
+        cipher.encrypt_into(_nonce(header, number, last), block, None, sealed[start:end])
 
 
 def open_into(data_key: bytes, place: Place, commitment: bytes, sealed: memoryview, plain: memoryview) -> None:
@@ -197,9 +185,9 @@ def check_header(header: bytes, place: Place, commitment: bytes) -> None:
         )
 
 
-def pinned(header: bytes) -> bytes:
-    """Return what the manifest pins of a header: the salt, which with data key and place fixes the AES key."""
-    return header[1 : 1 + SALT_BYTES]
+def pinned(sealed: bytes | memoryview) -> bytes:
+    """Return what the manifest pins of a segment: the salt, which with data key and place fixes the AES key."""
+    return bytes(sealed[1 : 1 + SALT_BYTES])
 
 
 def wipe(buffer: memoryview) -> None:

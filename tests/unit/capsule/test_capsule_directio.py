@@ -180,10 +180,18 @@ def test_buffers_are_lent_to_one_at_a_time_and_used_again():
         assert bytes(two[:3]) == bytes(3)
     with buffers.lend() as again:
         assert again is one or again is two
-    with pytest.raises(KeyError), buffers.lend() as lost:
+    with pytest.raises(KeyError), buffers.lend():
         raise KeyError
     with buffers.lend() as found:
-        assert found is lost
+        assert found is one or found is two
+
+
+def test_buffers_take_turns():
+    buffers, seen = direct.Buffers(10, rotate=3), []
+    for _ in range(7):
+        with buffers.lend() as buffer:
+            seen.append(id(buffer))
+    assert [seen.index(buffer) for buffer in seen] == [0, 1, 2, 0, 1, 2, 0]
 
 
 @pytest.mark.parametrize("size", [0, 1, 4097, (2 << 20) - 1, 2 << 20, (2 << 20) + 1])

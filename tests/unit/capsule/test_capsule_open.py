@@ -264,10 +264,9 @@ def test_an_earlier_encryption_at_the_same_place(capsule, contents):
     from mitai.capsule.opening import place_of
 
     file = next(file for file in capsule.manifest.files if file.name == "config.json")
-    earlier = bytearray()
     changed = contents["config.json"].replace(b"llama", b"other")
-    place, room = place_of(capsule.manifest, file, 0), memoryview(bytearray(CHUNK_BYTES))
-    segments.seal(capsule.sealed.data_key, place, [changed], room, earlier.extend)
+    earlier = bytearray(segments.sealed_size(len(changed)))
+    segments.seal(capsule.sealed.data_key, place_of(capsule.manifest, file, 0), [changed], memoryview(earlier))
     attack(capsule, "config.json", lambda _: bytes(earlier), "capsule.object-swapped", keyless="capsule.object-swapped")
 
 

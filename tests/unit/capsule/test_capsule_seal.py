@@ -287,7 +287,7 @@ def killed(plain, dest, key, where):
 @pytest.mark.parametrize(
     "where",
     [
-        "journal-before", "journal-after", "write:1", "write:2", "write:5", "write:9", "write:13",
+        "journal-before", "journal-after", "write:1", "write:2", "write:3", "write:4", "write:5",
         "sync", "manifest-before", "manifest-after", "journal-removal",
     ],
 )  # fmt: skip

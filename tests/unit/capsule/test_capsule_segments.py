@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from mitai.capsule import segments
-from mitai.capsule.segments import CHUNK_BYTES, HEADER_BYTES, SEGMENT_BYTES, Place
+from mitai.capsule.segments import CHUNK_BYTES, SEGMENT_BYTES, Place
 from mitai.errors import CapsuleError
 
 KEY = bytes(range(32))
@@ -19,10 +19,8 @@ REST = CHUNK_BYTES - 16  # and of every other one
 
 
 def sealed(content: bytes, place: Place) -> bytes:
-    made, room = bytearray(), memoryview(bytearray(2 * CHUNK_BYTES))
-    blocks = [content[start:end] for start, end in segments.cuts(len(content))]
-    header = segments.seal(KEY, place, blocks, room, made.extend)
-    assert header == made[:HEADER_BYTES]
+    made = bytearray(segments.sealed_size(len(content)))
+    segments.seal(KEY, place, [content[start:end] for start, end in segments.cuts(len(content))], memoryview(made))
     return bytes(made)
 
 
