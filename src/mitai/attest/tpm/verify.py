@@ -35,6 +35,7 @@ from mitai.attest.eventlog.rules import check_pcr_log
 from mitai.attest.eventlog.tcg import HASHES
 from mitai.attest.machine import Hardware, Machine
 from mitai.attest.tpm.composite import TpmEvidence
+from mitai.attest.tpm.roots import fingerprints
 from mitai.attest.tpm.rules import TpmRules
 from mitai.attest.tpm.structures import (
     MAX_RSA_BITS,
@@ -252,13 +253,14 @@ def _spki_key(der: bytes) -> PublicKey:
 def verify_ak_chain(
     pem: bytes, roots: Collection[str], now: datetime, cache: VerifiedCache | None
 ) -> tuple[Certificate, datetime]:
-    """Check an attestation key's certificate up to one of the roots (`sha256:…`); return it and its chain's end."""
+    """Check an attestation key's certificate up to one of the roots that a policy names; return it and its end."""
+    trusted = fingerprints(roots)
 
     def make() -> Verified[Certificate]:
         chain = parse_chain(pem, "attest.tpm-chain-invalid")
         if not 2 <= len(chain) <= 5:
             raise AttestError("attest.tpm-chain-invalid", f"the attestation key's chain has {len(chain)} certificates")
-        if f"sha256:{chain[-1].fingerprint}" not in roots:
+        if chain[-1].fingerprint not in trusted:
             raise AttestError(
                 "attest.tpm-root-untrusted",
                 f"the chain ends in the root {chain[-1].common_name!r}, which the policy does not trust",
@@ -272,7 +274,9 @@ def verify_ak_chain(
             min(certificate.not_valid_after_utc for certificate in parsed),
         )
 
-    verified = cache.get("tpm chain", (pem, *sorted(root.encode() for root in roots)), now, make) if cache else make()
+    verified = (
+        cache.get("tpm chain", (pem, *(root.encode() for root in sorted(trusted))), now, make) if cache else make()
+    )
     return verified.value, verified.not_after
 
 
