@@ -102,10 +102,10 @@ def verify_endorsements(
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """Endorsements as they came, in DER."""
+    """Endorsements as they came; certificates in DER or PEM, as clouds and hosts hand out either."""
 
     vek: bytes
-    chain: tuple[bytes, ...]  # ASK or ASVK, ARK; or nothing
+    chain: tuple[bytes, ...]  # ASK or ASVK, ARK, in one or two pieces; or nothing
     crl: bytes | None
 
 
@@ -123,25 +123,23 @@ def _collect(endorsements: Mapping[str, bytes], signing_key: str) -> _Given:
             f"no {signing_key.upper()} certificate came with the report",
             hint="fetch it from AMD's key distribution service for this chip and reported TCB, or from the cloud",
         )
-    if "chain" in endorsements:
-        chain = tuple(certificate.der for certificate in parse_chain(endorsements["chain"], _CHAIN_MALFORMED))
-    else:
-        chain = tuple(_der(found[name]) for name in ("ask", "ark") if name in found)
-    return _Given(_der(vek), chain, endorsements.get("crl") or found.get("crl"))
+    chain = [found[name] for name in ("ask", "ark") if name in found]
+    chain = [endorsements["chain"]] if "chain" in endorsements else chain
+    return _Given(vek, tuple(chain), endorsements.get("crl") or found.get("crl"))
 
 
-def _der(blob: bytes) -> bytes:
-    """Return a certificate as DER: clouds and hosts hand out either encoding."""
-    if not blob.startswith(b"-----BEGIN"):
-        return blob
-    certificates = parse_chain(blob, _CHAIN_MALFORMED)
-    if len(certificates) != 1:
-        raise ParseError(_CHAIN_MALFORMED, "where one certificate is expected there are several")
-    return certificates[0].der
+def _certificates(code: str, *blobs: bytes) -> tuple[Certificate, ...]:
+    parsed: list[Certificate] = []
+    for blob in blobs:
+        parsed += parse_chain(blob, code) if blob.startswith(b"-----BEGIN") else [parse_der(blob, code)]
+    return tuple(parsed)
 
 
 def _verify(given: _Given, signing_key: str, now: datetime, trust: Trust) -> Verified[Endorsed]:
-    leaf = parse_der(given.vek, _MALFORMED)
+    leaves = _certificates(_MALFORMED, given.vek)
+    if len(leaves) != 1:
+        raise ParseError(_MALFORMED, "where the key's certificate is expected there are several")
+    leaf = leaves[0]
     chain = (leaf, *_issuers(leaf, given.chain))
     product = trust.product(chain[-1])
     verify_chain(chain, "snp", now, trust.profile)
@@ -168,12 +166,13 @@ def _verify_crl(der: bytes, chain: tuple[Certificate, ...], now: datetime, trust
     return crl
 
 
-def _issuers(leaf: Certificate, above: tuple[bytes, ...]) -> tuple[Certificate, Certificate]:
+def _issuers(leaf: Certificate, above: tuple[bytes, ...]) -> tuple[Certificate, ...]:
     """Return ASK or ASVK and ARK: those given, else AMD's published ones by the name that the leaf gives."""
     if above:
-        if len(above) != 2:
+        issuers = _certificates(_CHAIN_MALFORMED, *above)
+        if len(issuers) != 2:
             raise ParseError(_CHAIN_MALFORMED, "the chain is not two certificates: ASK or ASVK, then ARK")
-        return parse_der(above[0], _CHAIN_MALFORMED), parse_der(above[1], _CHAIN_MALFORMED)
+        return issuers
     try:
         name = leaf.parsed.issuer
     except ValueError as error:
@@ -246,7 +245,8 @@ def _integer(found: Mapping[str, bytes], oid: str) -> int:
 def _text(found: Mapping[str, bytes], oid: str) -> str:
     """Return a DER IA5String."""
     value = found.get(oid, b"")
-    if value[:1] != b"\x16" or len(value) > 0x81 or value[1:2] != bytes([len(value) - 2]) or not value.isascii():
+    size = len(value) - 2
+    if not 0 <= size < 0x80 or value[:2] != bytes([0x16, size]) or not value.isascii():
         raise ParseError(_MALFORMED, f"extension {_OID}{oid} of the key's certificate is not a short text")
     return value[2:].decode("ascii")
 
