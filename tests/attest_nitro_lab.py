@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, cached_property
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -73,7 +73,7 @@ class Lab:
             )
         return builder.sign(key(issuer), changes.get("hash", SHA384())).public_bytes(Encoding.DER)
 
-    @property
+    @cached_property
     def roots(self) -> frozenset[str]:
         return frozenset({parse_der(self.certificates["root"], "x").fingerprint})
 
