@@ -249,9 +249,7 @@ def _check_claims(name: str, claims: Mapping[str, object], expected_nonce: bytes
     demanded = [*_DEMANDED, *(f"{rim}-{claim}" for rim in _RIMS[kind] for claim in _RIM_CLAIMS)]
     for claim in [*demanded, *(claim for claim, value in own.items() if isinstance(value, bool))]:
         if own.get(claim) is not True:
-            raise AttestError(
-                f"attest.nvidia-{_code(claim)}", f"the service says of {name} {claim}: {own.get(claim)!r:.40}"
-            )
+            raise AttestError(_code(claim), f"the service says of {name} {claim}: {own.get(claim)!r:.40}")
     for claim, value in own.items():
         if claim.endswith("cert-chain"):
             _check_chain(name, claim, value, rules)
@@ -260,7 +258,7 @@ def _check_claims(name: str, claims: Mapping[str, object], expected_nonce: bytes
         ("secboot", True, "attest.nvidia-secure-boot-off"),
         ("dbgstat", "disabled", "attest.nvidia-debug-enabled"),
     ):
-        if claims.get(claim) is not good and claims.get(claim) != good:
+        if type(claims.get(claim)) is not type(good) or claims[claim] != good:
             raise AttestError(code, f"the service says of {name} {claim}: {claims.get(claim)!r:.40}")
 
 

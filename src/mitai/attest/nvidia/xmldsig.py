@@ -98,7 +98,7 @@ def parse_xml(data: bytes) -> Element:
     builder = _Builder()
     try:
         builder.parser.Parse(data.decode(), True)
-    except (expat.ExpatError, ValueError) as error:  # ValueError: not UTF-8, or a lone surrogate
+    except (expat.ExpatError, ValueError) as error:  # ValueError: not UTF-8
         raise ParseError(_CODE, "the manifest is not well-formed XML") from error
     if builder.root is None:
         raise ParseError(_CODE, "the manifest is empty")
