@@ -72,7 +72,9 @@ class ParseError(MitaiError):
 
 
 class AttestError(MitaiError):
-    """Evidence that was refused; `step` names the check."""
+    """Evidence that was refused; `step` names the check, `passed` those before it that held, with what they found."""
+
+    passed: tuple[tuple[str, str], ...] = ()
 
 
 class ChannelError(MitaiError):

@@ -41,7 +41,9 @@ class Checklist:
         try:
             yield details.append
         except (ParseError, AttestError) as error:
-            raise AttestError(error.code, error.message, step=label, hint=error.hint) from error
+            refusal = AttestError(error.code, error.message, step=label, hint=error.hint)
+            refusal.passed = self.passed
+            raise refusal from error
         self._passed.append((label, "; ".join(details)))
 
 

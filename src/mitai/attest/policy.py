@@ -143,6 +143,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for root in self.sim_roots:
             _root_fingerprint(root)
 
+    @property
+    def sha256(self) -> str:
+        """Return the digest that names this policy: over every rule spelled out, in hex."""
+        return hashlib.sha256(self.to_toml().encode()).hexdigest()
+
     def roots(self) -> dict[str, bool]:
         """Return the fingerprint of every trusted root, and whether it is a simulated one."""
         simulated = {_root_fingerprint(root): True for root in self.sim_roots}

@@ -21,7 +21,6 @@ Example:
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import secrets
 import time
@@ -82,7 +81,7 @@ class Service:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.policy_toml = policy.to_toml()
-        self.policy_id = f"sha256:{hashlib.sha256(self.policy_toml.encode()).hexdigest()}"
+        self.policy_id = f"sha256:{policy.sha256}"
         self.public_key = tokens.public_key(signing_key)
         self._policy, self._key, self._profile, self._lifetime, self._clock = (
             policy,

@@ -62,6 +62,27 @@ def appraise(
                 raise AttestError("attest.tee-unsupported", f"evidence of an unknown TEE {other[:32]!r}")
 
 
+def guess_tee(evidence: bytes) -> str:
+    """Return whose evidence these bytes look like; its verifier decides whether they are.
+
+    Raises:
+        ParseError: They look like no evidence that is known.
+    """
+    if len(evidence) == _SNP_REPORT_BYTES:
+        return "snp"
+    if evidence[:2] in _INTEL_VERSIONS:
+        return tee_of_quote(evidence)
+    if evidence[:2] == b"\xd2\x84" or evidence[:1] == b"\x84":  # COSE_Sign1, tagged or not
+        return "nitro"
+    if evidence[:3] in {b"\xd9\x01\x8f", b"\xd9\x03\x8b"}:  # tags 399 and 907
+        return "cca"
+    raise ParseError("attest.tee-unknown", "this looks like no evidence that is known", hint="say whose it is: --tee")
+
+
+_SNP_REPORT_BYTES = 1184
+_INTEL_VERSIONS = {version.to_bytes(2, "little") for version in (3, 4, 5)}
+
+
 def tee_of_quote(quote: bytes) -> str:
     """Return whether a quote of Intel's is of TDX or SGX."""
     return "tdx" if isinstance(parse_quote(quote).body, TdReport) else "sgx"

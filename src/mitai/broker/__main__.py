@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import signal
 import sqlite3
 import sys
@@ -74,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 def build_app(broker: Broker, attester: Attester, policy: Policy, config: Config) -> ASGIApp:
     """Return the whole process's app: evidence and ledger in the clear, the rest behind the channel."""
     keyring = KeyRing.generate(config.kem)
-    policy_sha256 = hashlib.sha256(policy.to_toml().encode()).hexdigest()
+    policy_sha256 = policy.sha256
 
     def claims() -> Claims:
         return Claims(

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from mitai.cli.options import JsonFlag, PolicyOption, Positive, UrlArgument, platform_url, read_policy
 from mitai.cli.output import Output, data, printable
-from mitai.cli.user import brief
+from mitai.cli.verify import brief
 from mitai.client import LedgerMemory, Proof, Session, receipts, session_client
 from mitai.client import chat as chats
 from mitai.errors import ClientError

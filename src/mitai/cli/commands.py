@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Group
 from rich.console import Console
 
 from mitai import __version__
-from mitai.cli import chat, demo, deploy, ledger, measure, owner, platform, user
+from mitai.cli import chat, demo, deploy, ledger, measure, owner, platform, user, verify
 from mitai.cli.output import printable, to_json
 from mitai.errors import MitaiError
 from mitai.fleet.home import Home
@@ -37,7 +37,7 @@ _START, _TALK, _OWN, _PROVE = (
 )
 for group, commands in {
     _START: (demo.demo, platform.up, platform.down, platform.status, platform.doctor),
-    _TALK: (user.verify, chat.chat),
+    _TALK: (verify.verify, chat.chat),
     _OWN: (owner.seal, owner.publish, deploy.deploy, owner.revoke),
     _PROVE: (user.receipt, measure.measure),
 }.items():

@@ -1,4 +1,4 @@
-"""`mitai verify`, `mitai receipt`: what a user of a model can check."""
+"""`mitai receipt`: what a user of a model can check of an answer."""
 
 from __future__ import annotations
 
@@ -7,33 +7,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from mitai.attest import Appraisal
-from mitai.cli.options import JsonFlag, PolicyOption, UrlArgument, platform_url, read_policy
-from mitai.cli.output import SIMULATED, Output, marked
-from mitai.client import Proof, Session, receipts
+from mitai.cli.options import JsonFlag, PolicyOption, read_policy
+from mitai.cli.output import SIMULATED, Output
+from mitai.cli.verify import brief, machine_of
+from mitai.client import Proof, receipts
 from mitai.errors import ClientError
 from mitai.fleet.home import Home
-
-
-def verify(url: UrlArgument = None, *, policy: PolicyOption = None, json: JsonFlag = False) -> None:
-    """Verify the machine that would answer, and show every check.
-
-    Asks for fresh evidence over a nonce of our own and appraises it under your policy. Nothing else is sent.
-    Exit status 1 and the failed step when it does not hold.
-
-    Example: `mitai verify https://gateway.example --policy policy.toml`
-    """
-    out, home = Output(json), Home.default()
-    appraisal = Session(platform_url(home, url), read_policy(home, policy)).appraisal
-    out.table(
-        ("check", "what it found"), [(marked(f"[green]✔[/] {step}"), detail) for step, detail in appraisal.checks]
-    )
-    out.say()
-    out.table(("", ""), [(name, "0" if value.strip("0") == "" else value) for name, value in appraisal.summary()])
-    out.say("\n[bold green]✔ verified[/] under your policy")
-    if appraisal.simulated:
-        out.say(SIMULATED)
-    out.result({"verdict": "verified", **machine(appraisal)})
 
 
 def receipt(
@@ -88,32 +67,9 @@ def receipt(
             "request_sha256": checked.request_sha256,
             "response_sha256": checked.response_sha256,
             "ledger": {"origin": origin, "index": proof.bundle.index},
-            "machine": machine(appraisal),
+            "machine": machine_of(appraisal),
         }
     )
-
-
-def machine(appraisal: Appraisal) -> dict[str, object]:
-    """Return an appraisal for programs."""
-    return {
-        "simulated": appraisal.simulated,
-        "workload": appraisal.workload,
-        "tee": appraisal.tee,
-        "capsules": [capsule.id for capsule in appraisal.claims.capsules],
-        "tcb_status": appraisal.tcb_status,
-        "advisory_ids": list(appraisal.advisory_ids),
-        "tcb_evaluation_number": appraisal.tcb_evaluation_number,
-        "not_after": appraisal.not_after.isoformat(),
-        "evidence_sha256": appraisal.evidence_sha256,
-        "measurements": appraisal.measurements,
-        "checks": [{"step": step, "detail": detail} for step, detail in appraisal.checks],
-    }
-
-
-def brief(appraisal: Appraisal) -> str:
-    """Return an appraisal on one line."""
-    hardware = "SIMULATED TDX" if appraisal.simulated else f"Intel {appraisal.tee.upper()}"
-    return f"{hardware}, {appraisal.tcb_status}, workload {appraisal.workload}"
 
 
 def receipt_path(home: Home, which: str | None, kept: list[Path]) -> Path:

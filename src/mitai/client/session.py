@@ -78,7 +78,7 @@ class Session:
         self._http = http
         self._max_age = timedelta(seconds=max_age_s)
         self._lock = threading.Lock()
-        self._policy_sha256 = hashlib.sha256(policy.to_toml().encode()).hexdigest()
+        self._policy_sha256 = policy.sha256
         name = hashlib.sha256(f"{self.base_url}\0{workload}\0{self._policy_sha256}".encode()).hexdigest()[:32]
         self._path = cache / f"{name}.json" if cache else None
         self.appraisal: Appraisal

@@ -15,7 +15,8 @@ from mitai.cli.output import Output
 from mitai.errors import AttestError, ClientError
 from mitai.fleet.home import Home
 
-APPRAISAL = SimpleNamespace(simulated=True, tee="tdx", tcb_status="UpToDate", workload="serve")
+MACHINE = SimpleNamespace(title="Intel TDX")
+APPRAISAL = SimpleNamespace(simulated=True, machine=MACHINE, tcb_status="UpToDate", workload="serve")
 REFUSED = ClientError("context_length_exceeded", "the prompt is too long")
 
 

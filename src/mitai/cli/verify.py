@@ -1,0 +1,283 @@
+"""`mitai verify`: the machine that would answer, or evidence in a file, with every check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from mitai.attest import Appraisal, Collateral, Evidence, Hardware, Machine, Policy, verify_hardware
+from mitai.attest import verify as verify_evidence
+from mitai.attest.explain import explain as meaning
+from mitai.attest.results import AttestationResult, Submodule, TokenTrust, accept, cmw, sign
+from mitai.attest.service import EVIDENCE_TYPE, HARDWARE_TYPE
+from mitai.attest.tees import guess_tee
+from mitai.cli.options import JsonFlag, PolicyOption, platform_url, read_policy
+from mitai.cli.output import SIMULATED, Output, data, marked
+from mitai.client import Session
+from mitai.errors import AttestError, ClientError, ParseError
+from mitai.fleet.home import Home
+
+MAX_FILE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What was given beside the evidence."""
+
+    tee: str | None
+    collateral: Path | None
+    endorsement: tuple[str, ...]
+    event_log: Path | None
+    nonce: str | None
+    report_data: str | None
+    now: datetime
+    explain: bool
+    ear: Path | None
+
+
+def verify(
+    target: Annotated[
+        str | None,
+        Parameter(help="The gateway's address, by default the local platform's; or a file with evidence or a result."),
+    ] = None,
+    *,
+    policy: PolicyOption = None,
+    explain: Annotated[bool, Parameter(negative="", help="Say what each check means.")] = False,
+    tee: Annotated[str | None, Parameter(help="Whose evidence a file is: tdx, sgx, snp, nitro, cca, csv …")] = None,
+    collateral: Annotated[Path | None, Parameter(help="Intel's collateral for a quote, as JSON.")] = None,
+    endorsement: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", help="NAME=FILE, such as vek=vcek.der or chain=cert_chain.pem. May be repeated."),
+    ] = (),
+    event_log: Annotated[Path | None, Parameter(help="The boot's event log, to be replayed.")] = None,
+    nonce: Annotated[str | None, Parameter(help="Hex: what fresh evidence of mitai must answer.")] = None,
+    report_data: Annotated[
+        str | None, Parameter(help="Hex: what the hardware must have signed for its caller.")
+    ] = None,
+    time: Annotated[datetime | None, Parameter(help="Verify as of this time (UTC), for old evidence.")] = None,
+    ear: Annotated[Path | None, Parameter(help="Print the verdict as a signed result (EAR), with this JWK.")] = None,
+    key: Annotated[Path | None, Parameter(help="JWK or JWK set that must have signed a result.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Verify a confidential machine: the one that would answer, or from evidence in a file, offline.
+
+    With an address: asks for fresh evidence over a nonce of our own and appraises it under your policy. Nothing else is
+    sent. With a file: a quote or report of any TEE, an evidence bundle, or another verifier's result (EAR).
+    Exit status 1 and the failed step when it does not hold.
+
+    Examples: `mitai verify`, `mitai verify quote.bin --collateral collateral.json --explain`,
+    `mitai verify report.bin --endorsement vek=vcek.der --endorsement chain=cert_chain.pem`,
+    `mitai verify result.jwt --key verifier.jwk`
+    """
+    out, home = Output(json), Home.default()
+    if target is None or "://" in target or not Path(target).exists():
+        appraisal = Session(platform_url(home, target), read_policy(home, policy)).appraisal
+        _tell(out, appraisal.machine, appraisal.checks, appraisal.summary(), explain)
+        out.say("\n[bold green]✔ verified[/] under your policy")
+        if appraisal.simulated:
+            out.say(SIMULATED)
+        out.result({"verdict": "verified", **machine_of(appraisal)})
+        return
+    content = _read(Path(target))
+    if content[:3] == b"eyJ":
+        _result(out, content, key)
+        return
+    now = (time or datetime.now(UTC)).replace(tzinfo=UTC) if time is None or time.tzinfo is None else time
+    given = _Given(tee, collateral, endorsement, event_log, nonce, report_data, now, explain, ear)
+    message = _message(content, given)
+    rules = (
+        read_policy(home, policy) if policy or (isinstance(message, Evidence) and home.policy.exists()) else Policy()
+    )
+    _offline(out, message, rules, given)
+
+
+def _offline(out: Output, message: Evidence | Hardware, policy: Policy, given: _Given) -> None:
+    policy_id = f"sha256:{policy.sha256}"
+    try:
+        machine, checks, workload = _appraise(message, policy, given)
+    except AttestError as error:
+        _tell_checks(out, message.tee, error.passed, given.explain)
+        if given.ear:
+            _write_result(out, Submodule.refused(error, policy_id=policy_id), message.tee, given.ear, given.now)
+        raise
+    summary = machine.summary()
+    _tell(out, machine, checks, summary, given.explain)
+    out.say(f"\n[bold green]✔ genuine[/] {data(machine.title)}" if not machine.simulated else f"\n{SIMULATED}")
+    if workload is None:
+        out.note("the policy names no code ([[workloads]]): what runs on the machine was not judged")
+    if given.ear:
+        _write_result(
+            out, Submodule.accepted(machine, policy_id=policy_id, workload=workload), message.tee, given.ear, given.now
+        )
+    else:
+        out.result({"verdict": "accepted", "workload": workload, **_fields(machine, checks)})
+
+
+def _appraise(
+    message: Evidence | Hardware, policy: Policy, given: _Given
+) -> tuple[Machine, tuple[tuple[str, str], ...], str | None]:
+    if isinstance(message, Evidence):
+        expected = _hex("--nonce", given.nonce) if given.nonce else message.nonce
+        appraisal = verify_evidence(message, policy, nonce=expected, now=given.now)
+        return appraisal.machine, appraisal.checks, appraisal.workload
+    machine = verify_hardware(message, policy, now=given.now)
+    if given.report_data is not None and _hex("--report-data", given.report_data) != machine.report_data:
+        raise AttestError(
+            "attest.report-data-mismatch",
+            f"the hardware signed {machine.report_data.hex()} for its caller, not what you expect",
+            step="report data",
+        )
+    names = " or ".join(values.name for values in policy.workloads if values.mismatch(machine.measurements) is None)
+    return machine, machine.checks, names or None
+
+
+def _message(content: bytes, given: _Given) -> Evidence | Hardware:
+    """Return the evidence of a file, put together with what was given beside it."""
+    message: Evidence | Hardware
+    if content[:1] in {b"[", b"{"} and given.tee is None:
+        message = _json_message(content)
+    else:
+        message = Hardware(tee=given.tee or guess_tee(content), quote=content)
+    changes: dict[str, object] = {}
+    if given.collateral:
+        changes["collateral"] = read_collateral(_read(given.collateral))
+    if given.event_log:
+        changes["event_log"] = _read(given.event_log)
+    if given.endorsement:
+        changes["endorsements"] = {**message.endorsements, **dict(_endorsement(text) for text in given.endorsement)}
+    return msgspec.structs.replace(message, **changes)
+
+
+def _json_message(content: bytes) -> Evidence | Hardware:
+    if content[:1] == b"[":
+        record = cmw.decode(content)
+        if not isinstance(record, cmw.Record) or record.type not in {EVIDENCE_TYPE, HARDWARE_TYPE}:
+            raise ParseError(
+                "attest.media-type-unsupported", "the wrapper holds no evidence of a kind that is read here"
+            )
+        return (Evidence if record.type == EVIDENCE_TYPE else Hardware).decode(record.value)
+    try:
+        return Evidence.decode(content)
+    except ParseError:
+        return Hardware.decode(content)
+
+
+def read_collateral(content: bytes) -> Collateral:
+    """Return Intel's collateral in our JSON form or in Intel's."""
+    try:
+        return Collateral.decode(content)
+    except ParseError:
+        return Collateral.from_quote_collateral_v3(content)
+
+
+def _endorsement(text: str) -> tuple[str, bytes]:
+    name, equals, path = text.partition("=")
+    if not equals or not name:
+        raise ClientError("client.option-malformed", f"--endorsement {text[:100]!r} is not NAME=FILE")
+    return name, _read(Path(path))
+
+
+def _result(out: Output, content: bytes, key: Path | None) -> None:
+    """Check another verifier's result and show it."""
+    if key is None:
+        raise ClientError(
+            "client.key-missing",
+            "the file is a verifier's result: whose key must have signed it?",
+            hint="--key JWK_FILE",
+        )
+    try:
+        jwk = msgspec.json.decode(_read(key), type=dict[str, object])
+        keys = msgspec.convert(jwk.get("keys", [jwk]), tuple[dict[str, str], ...])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ParseError("attest.token-key-malformed", f"{key} holds no JWK") from error
+    trust = TokenTrust(keys=keys)
+    result = accept(content.decode("ascii", "replace").strip(), trust, now=datetime.now(UTC))
+    for name, submod in result.submods.items():
+        rows = [("attester", name), ("status", submod.status.value), ("policy", ", ".join(submod.policy_ids))]
+        rows += list({category: str(claim) for category, claim in submod.vector.items()}.items())
+        out.table(("", ""), [*rows, *([("problem", submod.problem)] if submod.problem else [])])
+    out.say(f"\nsigned by {data(result.developer)} ({data(result.build)}) at {result.issued_at:%F %T} UTC")
+    out.result({"verdict": result.status.value, "claims": result.claims()})
+
+
+def _write_result(out: Output, submod: Submodule, tee: str, key: Path, now: datetime) -> None:
+    try:
+        jwk = msgspec.json.decode(_read(key), type=dict[str, str])
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise ParseError("attest.token-key-malformed", f"{key} holds no private JWK") from error
+    result = AttestationResult.of({tee: submod}, now=now, lifetime=timedelta(minutes=5))
+    token = sign(result, jwk)
+    out.say(token)
+    out.result({"verdict": submod.status.value, "ear": token})
+
+
+def _tell(
+    out: Output, machine: Machine, checks: tuple[tuple[str, str], ...], summary: list[tuple[str, str]], explain: bool
+) -> None:
+    _tell_checks(out, machine.tee, checks, explain)
+    out.say()
+    out.table(("", ""), [(name, "0" if value and value.strip("0") == "" else value) for name, value in summary])
+
+
+def _tell_checks(out: Output, tee: str, checks: tuple[tuple[str, str], ...], explain: bool) -> None:
+    if not explain:
+        out.table(("check", "what it found"), [(marked(f"[green]✔[/] {step}"), detail) for step, detail in checks])
+        return
+    for step, detail in checks:
+        out.say(f"[green]✔[/] [bold]{step}[/]  {data(detail)}")
+        out.say(f"    [dim]{data(meaning(tee, step))}[/]")
+
+
+def _fields(machine: Machine, checks: tuple[tuple[str, str], ...]) -> dict[str, object]:
+    return {
+        "tee": machine.tee,
+        "simulated": machine.simulated,
+        "tcb_status": machine.tcb_status,
+        "advisory_ids": list(machine.advisory_ids),
+        "tcb_evaluation_number": machine.tcb_evaluation_number,
+        "not_after": machine.not_after.isoformat(),
+        "report_data": machine.report_data.hex(),
+        "measurements": dict(machine.measurements),
+        "facts": dict(machine.facts),
+        "checks": [{"step": step, "detail": detail} for step, detail in checks],
+    }
+
+
+def machine_of(appraisal: Appraisal) -> dict[str, object]:
+    """Return an appraisal for programs."""
+    return {
+        "workload": appraisal.workload,
+        "capsules": [capsule.id for capsule in appraisal.claims.capsules],
+        "evidence_sha256": appraisal.evidence_sha256,
+        "devices": [dict(device.summary()) for device in appraisal.devices],
+        **_fields(appraisal.machine, appraisal.checks),
+    }
+
+
+def brief(appraisal: Appraisal) -> str:
+    """Return an appraisal on one line."""
+    hardware = f"{'SIMULATED ' if appraisal.simulated else ''}{appraisal.machine.title}"
+    return f"{hardware}, {appraisal.tcb_status or 'current'}, workload {appraisal.workload}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ClientError("client.file-unreadable", f"{path} can't be read: {error.strerror}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ClientError("client.file-too-large", f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
+    return content
+
+
+def _hex(option: str, text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise ClientError("client.option-malformed", f"{option} is not hex") from None
