@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -172,5 +173,7 @@ def test_the_users(platform, tmp_path):
     )
     assert started.returncode == 1
     assert '"error"' in started.stdout
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not [command for command in commands if str(tmp_path / "elsewhere").encode() in command], "none is left over"
     for done in (said, cut, started):
         assert "Traceback" not in done.stderr

@@ -38,20 +38,22 @@ class Marks:
         marks = {
             token.content for token in added if token.special or token.content.lstrip().startswith(("<", "[", "{"))
         }
-        self._begins, self._begins_in_answer = _begins(marks), _begins(marks - _REASONING)
+        self._marks = {mark for mark in marks if len(mark) > 1}
+        self._sizes = sorted({len(mark) for mark in self._marks})
+        self._firsts = re.compile("|".join(map(re.escape, sorted({mark[0] for mark in self._marks}))) or r"(?!)")
 
     def cut(self, message: Mapping[str, str]) -> dict[str, str]:
         """Return a message with every mark in its content cut behind the mark's first character."""
-        begins = self._begins_in_answer if message["role"] == "assistant" else self._begins
-        return {**message, "content": begins.sub(rf"\g<0>{_CUT}", message["content"].replace(_CUT, ""))}
+        marks = self._marks - _REASONING if message["role"] == "assistant" else self._marks
+
+        def cut_mark(first: re.Match[str]) -> str:
+            at = first.start()
+            begins = any(first.string[at : at + size] in marks for size in self._sizes)
+            return first[0] + _CUT if begins else first[0]
+
+        return {**message, "content": self._firsts.sub(cut_mark, message["content"].replace(_CUT, ""))}
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a rendered conversation, no mark of which spans a cut."""
         pieces = (self._tokenizer.encode(piece, add_special_tokens=False).ids for piece in text.split(_CUT) if piece)
         return [token for ids in pieces for token in ids]
-
-
-def _begins(marks: set[str]) -> re.Pattern[str]:
-    """Return a pattern that matches the first character of each mark, overlapping ones too."""
-    rests = "|".join(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})" for mark in sorted(marks) if len(mark) > 1)
-    return re.compile(rests or r"(?!)", re.DOTALL)

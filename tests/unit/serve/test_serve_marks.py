@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,6 +72,18 @@ def test_a_tokenizer_with_marks_within_marks():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     cut = Marks(tokenizer).cut({"role": "user", "content": "<<a>>b<<a>b<<<a>>[X]"})["content"]
     assert set(Marks(tokenizer).encode(cut)) == {0}
+
+
+def test_thousands_of_marks_and_a_long_message(tokenizer):
+    """Gemma has six thousand `<unused…>`; a message of nothing but their first character must not stall the server."""
+    many = make_tokenizer()
+    many.add_tokens([AddedToken(f"<unused{number}>", special=True) for number in range(6000)])
+    marks, text = Marks(many), "<" * 400_000 + "<unused17>" * 1000
+    began = time.process_time()
+    cut = marks.cut({"role": "user", "content": text})["content"]
+    assert time.process_time() - began < 5
+    assert cut.count("<\ufdd0unused17>") == 1000
+    assert cut.replace("\ufdd0", "") == text
 
 
 def test_a_tokenizer_without_any_mark():
