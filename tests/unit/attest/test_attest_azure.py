@@ -16,6 +16,7 @@ from mitai.attest.azure import AzureRules, appraise, parse_hcl_report
 from mitai.attest.azure.rules import MICROSOFT_ID_KEYS
 from mitai.attest.checks import Checklist
 from mitai.attest.dcap.rules import TcbRules
+from mitai.attest.eventlog import EventLogRules
 from mitai.attest.machine import Hardware
 from mitai.attest.sim import intel
 from mitai.attest.tpm import TpmEvidence
@@ -232,6 +233,9 @@ def test_tdx(lab, refused):
     assert machine.tcb_status == "UpToDate"
     with refused("attest.azure-paravisor-unknown"):
         appraise(Checklist(), tdx_hardware(lab, tpm, claims(tpm)), lax(**trusting), now=NOW)
+    with refused("attest.event-log-missing", "13 event log"):  # the TPM's, not the TD's
+        demanding = replace(policy, event_log=EventLogRules(required=True))
+        appraise(Checklist(), tdx_hardware(lab, tpm, claims(tpm)), demanding, now=NOW)
     with refused("attest.azure-claims-unbound"):
         appraise(Checklist(), tdx_hardware(lab, tpm, claims(tpm), report_data=bytes(64)), policy, now=NOW)
     with refused("attest.simulation-refused", "4 root"):

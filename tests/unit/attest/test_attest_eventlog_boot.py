@@ -200,6 +200,12 @@ def test_a_tds_log(refused):
         check_rtmr_log(CCEL, rtmrs, EventLogRules(dstack={"app-id": ()}))
 
 
+def test_a_td_has_no_ima_list(refused):
+    for log in (CCEL, b""):
+        with refused("attest.ima-missing"):
+            check_rtmr_log(log, replay_rtmrs(CCEL), EventLogRules(ima=ImaRules(required=True)))
+
+
 def test_rules_that_a_log_can_not_meet(refused):
     with refused("attest.event-log-unsuitable"):
         check_pcr_log(LOG, pcrs_of(LOG), ALG_SHA256, EventLogRules(events={"rtmr2": ()}))
@@ -326,6 +332,17 @@ def test_device_paths():
 )
 def test_descriptions(kind, data, text):
     assert describe(only(event(1, kind, data))).text == text
+
+
+def test_a_variable_in_words():
+    details = describe(only(event(7, VARIABLE, secure_boot_variable(b"\1"))))
+    assert (details.text, details.variable.data) == ("SecureBoot", b"\1")
+
+
+def test_an_image_without_an_end_node():
+    assert describe(only(event(4, 0x80000003, image_load(node(1, 1, b"\0\1"), end=b"")))).device_path == (
+        "Pci(0x1,0x0)",
+    )
 
 
 def test_kinds_have_names():

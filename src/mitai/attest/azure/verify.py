@@ -21,11 +21,14 @@ import hmac
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mitai.attest import snp
 from mitai.attest.azure.hcl import HclReport, RuntimeClaims, attestation_key, parse_claims, parse_hcl_report
 from mitai.attest.azure.rules import AzureRules
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
+from mitai.attest.eventlog import EventLogRules
 from mitai.attest.fields import ANY
 from mitai.attest.machine import Hardware, Machine
 from mitai.attest.tpm.composite import TpmEvidence
@@ -108,7 +111,8 @@ def _appraise_hardware(
     from mitai.attest.dcap.appraise import appraise as appraise_td  # it imports the policy, which imports our rules
 
     nested = Hardware(tee="tdx", quote=evidence.hardware_quote, collateral=hardware.collateral)
-    return appraise_td(checks, nested, policy, now=now, cache=cache)
+    boot_is_the_tpms = msgspec.structs.replace(policy, event_log=EventLogRules())
+    return appraise_td(checks, nested, boot_is_the_tpms, now=now, cache=cache)
 
 
 def _check_paravisor(report: HclReport, nested: Machine, rules: AzureRules) -> None:

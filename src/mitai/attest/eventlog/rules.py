@@ -71,6 +71,10 @@ def check_rtmr_log(log: bytes, rtmrs: Sequence[bytes], rules: EventLogRules) -> 
     Raises:
         AttestError: `attest.event-log-missing`, `attest.event-log-mismatch`, or the code of the rule that failed.
     """
+    if rules.ima.demanded:
+        raise AttestError(
+            "attest.ima-missing", "the policy demands an IMA list, which this verifier reads from TPMs only"
+        )
     if not log:
         return _none(rules)
     if log.startswith(b"["):

@@ -19,12 +19,14 @@ import hmac
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat import asn1
 
 from mitai.attest import snp
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
+from mitai.attest.eventlog import EventLogRules
 from mitai.attest.gcp.rules import GcpRules
 from mitai.attest.machine import Hardware, Machine
 from mitai.attest.snp.report import REPORT_BYTES
@@ -166,4 +168,5 @@ def _appraise_hardware(
         return snp.appraise(checks, nested, policy.snp, now=now, cache=cache, trust=snp_trust)
     from mitai.attest.dcap.appraise import appraise as appraise_td  # it imports the policy, which imports our rules
 
-    return appraise_td(checks, nested, policy, now=now, cache=cache)
+    boot_is_the_tpms = msgspec.structs.replace(policy, event_log=EventLogRules())
+    return appraise_td(checks, nested, boot_is_the_tpms, now=now, cache=cache)
