@@ -17,8 +17,8 @@ _KEY_DIGITS = 64
 
 class _Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema_version: str
-    report_data_hex: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{128}$")]
-    offered_hpke_public_key_hex: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")]
+    report_data_hex: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{128}\Z")]
+    offered_hpke_public_key_hex: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z")]
 
 
 def run(data: bytes) -> Outcome:

@@ -21,7 +21,7 @@ MULTI_PLATFORM = "https://tinfoil.sh/predicate/snp-tdx-multiplatform/v1"
 _REGISTERS = {SNP: 1, TDX: 5, MULTI_PLATFORM: 3}
 _NO_RTMR3 = "00" * 48
 
-Hex = Annotated[str, Meta(pattern=r"^([0-9a-fA-F]{2})*$")]
+Hex = Annotated[str, Meta(pattern=r"^([0-9a-fA-F]{2})*\Z")]
 
 
 class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -51,7 +51,7 @@ CODES = {
 }
 
 _Count = Annotated[int, Meta(ge=0)]
-_Register = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{96}$")]
+_Register = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{96}\Z")]
 
 
 class _Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,8 +70,8 @@ class SigstoreInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A bundle and what is expected of it."""
 
     bundle_b64: bytes
-    expected_digest_sha256_hex: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")]
-    repo: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
+    expected_digest_sha256_hex: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z")]
+    repo: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+\Z")]
     policy: _Policy
     trust_root_b64: bytes
     verification_time_unix: _Count | None  # null: as of the signature

@@ -33,7 +33,7 @@ from mitai.attest.refvalues.trusted_root import LogKey, TrustedRoot
 from mitai.attest.x509 import Certificate
 from mitai.errors import AttestError, ParseError
 
-_Decimal = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,17})$")]  # 64-bit numbers are strings in protobuf's JSON
+_Decimal = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,17})\Z")]  # 64-bit numbers are strings in protobuf's JSON
 
 
 class _LogId(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

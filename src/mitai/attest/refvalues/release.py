@@ -47,7 +47,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the images were built from."""
 
     repository: str
-    commit: Annotated[str, Meta(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")]
+    commit: Annotated[str, Meta(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?\Z")]
 
 
 class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
