@@ -292,5 +292,5 @@ def test_parsed_report():
     parsed = parse_report(extended())
     assert parsed.extended
     assert parsed.body.policy_bits == {"nodbg"}
-    assert len(parsed.signed) == 1024
-    assert len(parse_report(report()).signed) == 180
+    assert len(parsed.message) == 1024
+    assert len(parse_report(report()).message) == 180

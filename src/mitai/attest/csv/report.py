@@ -84,9 +84,14 @@ class Report:
     rtmrs: tuple[bytes, ...]
     host_data: bytes
     anonce: bytes  # the mask; not signed
-    signed: bytes  # what the signature covers
+    message: bytes  # what the signature covers
     signature: Signature
     signer: Signer
+
+    @property
+    def signed(self) -> bytes:
+        """Return what names the evidence: the signed bytes, and the mask without which they say nothing."""
+        return self.message + self.anonce
 
 
 def parse_report(data: bytes) -> Report:
@@ -116,10 +121,10 @@ def _extended(data: bytes) -> Report:
     rtmrs = tuple(reader.take(32) for _ in range(5))
     reader.take(592)
     host_data = reader.take(64)
-    signed = data[: reader.offset]
+    message = data[: reader.offset]
     signature = read_signature(reader, PEK)
     signer = _signer(reader, _UNMASKED, body.mnonce)
-    return Report(True, body, build, rtmrs, host_data, _UNMASKED, signed, signature, signer)
+    return Report(True, body, build, rtmrs, host_data, _UNMASKED, message, signature, signer)
 
 
 def _body(clear: bytes) -> Body:

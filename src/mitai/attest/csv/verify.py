@@ -86,7 +86,7 @@ def appraise(
         say("HRK, HSK, CEK, PEK")
     with checks.step("signature") as say:
         signature = report.signature
-        if not platform.key.signed(platform.user_id, report.signed, signature.r, signature.s):
+        if not platform.key.signed(platform.user_id, report.message, signature.r, signature.s):
             raise AttestError("attest.csv-signature-invalid", "the report is not signed by the PEK in it")
         say("SM2 with SM3")
     with checks.step("guest") as say:
@@ -97,7 +97,7 @@ def appraise(
         title="Hygon CSV",
         measurements=_measurements(report),
         report_data=report.body.report_data,
-        signed=report.signed + report.anonce,
+        signed=report.signed,
         not_after=_NEVER,
         checks=checks.passed,
         facts=_facts(report, chip),
