@@ -89,11 +89,6 @@ class Token:
 
     @property
     def signed(self) -> bytes:
-        """Return the bytes that both signatures cover: what names the evidence."""
-        return self.realm.message.signed + self.platform.message.signed
-
-    @property
-    def signed(self) -> bytes:
         """Return all bytes that the signatures of both tokens cover."""
         return self.realm.message.signed + self.platform.message.signed
 
