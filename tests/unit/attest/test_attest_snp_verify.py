@@ -258,6 +258,13 @@ def test_platform_bits(refused):
     appraise(bits(PLATFORM, 5, 7), SnpRules(platform_required=("alias-check-complete", "tio")))
 
 
+def test_unknown_platform_bits(refused):
+    with refused("attest.snp-platform-info-unknown", "7 platform"):
+        appraise(bits(PLATFORM, 0, 8))
+    appraise(bits(PLATFORM, 0, 8, 63), SnpRules(allow_unknown_platform_bits=True))
+    appraise(bits(PLATFORM, *range(8)))
+
+
 def test_mitigations(refused):
     appraise(rules=SnpRules(launch_mitigations=5, current_mitigations=6), version=5)
     for rules in (SnpRules(launch_mitigations=2), SnpRules(current_mitigations=8)):

@@ -58,7 +58,7 @@ _CODES = {
     "attest.snp-debug": "GUEST_POLICY_DEBUG_SET",
     "attest.snp-migration-agent": "GUEST_POLICY_MIGRATE_MA_SET",
     "attest.snp-policy-reserved": "GUEST_POLICY_RESERVED_BIT_SET",
-    "attest.snp-platform-info-reserved": "PLATFORM_INFO_INVALID",
+    "attest.snp-platform-info-unknown": "PLATFORM_INFO_INVALID",
     "attest.snp-platform-missing": "PLATFORM_INFO_INVALID",
     "attest.snp-unsigned": "SIGNER_INFO_INVALID",
     "attest.snp-signing-key-unsupported": "SIGNER_INFO_INVALID",

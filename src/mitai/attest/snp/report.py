@@ -6,7 +6,8 @@ Standardization" (56421), section 4.1.8, for the table of certificates beside th
 
 Invariants:
 
-- Exactly 1184 bytes, a version from 2 to 5, every reserved byte and bit as the specification demands it.
+- Exactly 1184 bytes, a version from 2 to 5, every reserved byte and bit as the specification demands it; but for
+  PLATFORM_INFO, where firmware reports new features without a new version, and which the verifier's rules judge.
 - A report that no VCEK or VLEK signed, or that the host asked for instead of the guest, is refused here.
 
 Example:
@@ -45,6 +46,7 @@ PLATFORM_BITS = {
     "rapl-dis": 3,
     "ciphertext-hiding-dram": 4,
     "alias-check-complete": 5,
+    "iommu-write-safe": 6,
     "tio": 7,
 }
 # The bytes of a TCB_VERSION, lowest first; None is reserved.
@@ -64,7 +66,6 @@ _CPUID = (
 _MALFORMED = "attest.snp-report-malformed"
 _POLICY_MUST_BE_ONE = 1 << 17
 _POLICY_KNOWN = 0xFFFF | _POLICY_MUST_BE_ONE | sum(1 << bit for bit in POLICY_BITS.values())
-_PLATFORM_KNOWN = sum(1 << bit for bit in PLATFORM_BITS.values())
 _ECDSA_P384_SHA384 = 1
 _GUEST_VMPLS = 4
 _REPORT = struct.Struct(
@@ -107,7 +108,7 @@ class Report:
     image_id: bytes
     vmpl: int
     current_tcb: bytes
-    platform_info: int
+    platform_info: int  # may have bits that no flag stands for
     platform_flags: frozenset[str]
     key_info: int  # whose parts are the next three
     signing_key: str  # `vcek` or `vlek`
@@ -170,7 +171,7 @@ def parse_report(data: bytes) -> Report:
         vmpl=vmpl,
         current_tcb=current_tcb,
         platform_info=platform,
-        platform_flags=_platform_flags(platform),
+        platform_flags=frozenset(name for name, bit in PLATFORM_BITS.items() if platform >> bit & 1),
         key_info=key_info,
         signing_key=_signing_key(key_info >> 2 & 7),
         mask_chip_key=bool(key_info & 2),
@@ -206,12 +207,6 @@ def _policy_flags(policy: int) -> frozenset[str]:
     if not policy & _POLICY_MUST_BE_ONE or policy & ~_POLICY_KNOWN:
         raise ParseError("attest.snp-policy-reserved", "a reserved bit of the guest's policy is not as it must be")
     return frozenset(name for name, bit in POLICY_BITS.items() if policy >> bit & 1)
-
-
-def _platform_flags(platform: int) -> frozenset[str]:
-    if platform & ~_PLATFORM_KNOWN:
-        raise ParseError("attest.snp-platform-info-reserved", "a reserved bit of PLATFORM_INFO is set")
-    return frozenset(name for name, bit in PLATFORM_BITS.items() if platform >> bit & 1)
 
 
 def _product(family: int, model: int) -> str:

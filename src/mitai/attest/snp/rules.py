@@ -43,6 +43,7 @@ class SnpRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_policy_abi: tuple[int, int] = (0, 0)
     platform_required: tuple[str, ...] = ()
     platform_forbidden: tuple[str, ...] = ()
+    allow_unknown_platform_bits: bool = False  # bits of PLATFORM_INFO that this version does not know
     max_vmpl: int = 3
     min_guest_svn: int = 0
     family_id: str = ANY

@@ -26,7 +26,7 @@ from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
 from mitai.attest.fields import ANY
 from mitai.attest.machine import Hardware, Machine
-from mitai.attest.snp.report import Report, parse_report, tcb_components
+from mitai.attest.snp.report import PLATFORM_BITS, Report, parse_report, tcb_components
 from mitai.attest.snp.roots import Trust
 from mitai.attest.snp.rules import CHIP_ID_BYTES, SnpRules, SnpTcb
 from mitai.attest.snp.vek import Vek, verify_endorsements
@@ -218,6 +218,9 @@ def _check_platform(report: Report, vek: Vek, rules: SnpRules) -> None:
         raise AttestError("attest.snp-chip-unknown", "the policy denies chips, and the report does not say which it is")
     if chip_id in rules.denied_chip_ids:
         raise AttestError("attest.snp-chip-denied", "the policy denies this chip")
+    known = sum(1 << PLATFORM_BITS[name] for name in report.platform_flags)
+    if report.platform_info != known and not rules.allow_unknown_platform_bits:
+        raise AttestError("attest.snp-platform-info-unknown", "PLATFORM_INFO has a bit whose meaning is not known")
     _check_flags("platform", report.platform_flags, rules.platform_required, rules.platform_forbidden)
     for name in ("launch", "current"):
         demanded, found = getattr(rules, f"{name}_mitigations"), getattr(report, f"{name}_mit_vector")
