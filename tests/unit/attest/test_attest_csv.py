@@ -29,7 +29,7 @@ from mitai.attest.machine import Hardware
 from mitai.errors import ParseError
 
 MALFORMED = "attest.csv-malformed"
-CHIP = hashlib.sha256(endorsement()[832:]).hexdigest()
+CHIP = hashlib.sha256(endorsement()[832 : 832 + 1044]).hexdigest()
 
 
 @pytest.mark.parametrize("form", ["sent", "unmasked", "erased"])
@@ -48,7 +48,7 @@ def test_version_1(form, pages, anonce):
         "vm_version": "03" * 16,
     }
     assert machine.facts["serial number (not signed)"] == "LAB0001"
-    assert machine.facts["chip (SHA-256 of its CEK)"] == CHIP
+    assert machine.facts["chip"] == CHIP
     assert "firmware build" not in machine.facts
     assert [step for step, _ in machine.checks] == ["1 report", "2 chain", "3 signature", "4 guest"]
     assert machine.not_after.year == 9999
@@ -255,6 +255,15 @@ def test_denied_chips(refused):
     check(rules=CsvRules(denied_chips=("00" * 32,)))
     with refused("attest.csv-chip-denied", "2 chain"):
         check(rules=CsvRules(denied_chips=(CHIP,)))
+
+
+def test_a_chip_has_one_name(refused):
+    """Its certificate can be written in two ways: the signature in either of two places."""
+    other = ca_certificate() + chip_certificate(issuers=(None, "HSK"), version=2, signer_id=key_id("HSK"))
+    assert other != endorsement()
+    assert check(endorsements={"hsk_cek": other}).facts["chip"] == CHIP
+    with refused("attest.csv-chip-denied", "2 chain"):
+        check(rules=CsvRules(denied_chips=(CHIP,)), endorsements={"hsk_cek": other})
 
 
 def test_cache_answers_for_the_same_bytes_only(refused):

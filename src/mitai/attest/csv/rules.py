@@ -19,7 +19,7 @@ class CsvRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy_forbidden: tuple[str, ...] = ("asid_reuse",)
     min_build: int = 0  # of the firmware; above 0 only extended reports can pass
     require_extended: bool = False  # report version 2 or later, whose mask-free fields are signed as they are
-    denied_chips: tuple[str, ...] = ()  # SHA-256 of CEK certificates
+    denied_chips: tuple[str, ...] = ()  # SHA-256 of the signed part of a CEK's certificate: the fact `chip`
 
     def __post_init__(self) -> None:
         for value in self.measure:

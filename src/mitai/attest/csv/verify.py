@@ -79,8 +79,7 @@ def appraise(
                 "the certificates of the chip's keys (HSK and CEK) did not come with the report",
                 hint=f"send Hygon's answer for the chip's serial number along as endorsement {ENDORSEMENT!r}",
             )
-        platform = _verify_chain(endorsement, report.signer.pek, root, now, cache or VerifiedCache())
-        chip = hashlib.sha256(endorsement[CA_CERTIFICATE_BYTES:]).hexdigest()
+        chip, platform = _verify_chain(endorsement, report.signer.pek, root, now, cache or VerifiedCache())
         if chip in rules.denied_chips:
             raise AttestError("attest.csv-chip-denied", "the policy denies this chip")
         say("HRK, HSK, CEK, PEK")
@@ -104,22 +103,22 @@ def appraise(
     )
 
 
-def _verify_chain(endorsement: bytes, pek: bytes, root: Issuer, now: datetime, cache: VerifiedCache) -> Issuer:
-    """Return the verified PEK."""
+def _verify_chain(
+    endorsement: bytes, pek: bytes, root: Issuer, now: datetime, cache: VerifiedCache
+) -> tuple[str, Issuer]:
+    """Return the chip's name, SHA-256 of what is signed in its CEK's certificate, and the verified PEK."""
 
-    def verify() -> Verified[Issuer]:
-        certificates = (
-            parse_ca_certificate(endorsement[:CA_CERTIFICATE_BYTES], "HSK"),
-            parse_chip_certificate(endorsement[CA_CERTIFICATE_BYTES:], "CEK"),
-            parse_chip_certificate(pek, "PEK"),
-        )
+    def verify() -> Verified[tuple[str, Issuer]]:
+        hsk = parse_ca_certificate(endorsement[:CA_CERTIFICATE_BYTES], "HSK")
+        cek = parse_chip_certificate(endorsement[CA_CERTIFICATE_BYTES:], "CEK")
+        platform = parse_chip_certificate(pek, "PEK")
         issuer = root
-        for certificate, usage in zip(certificates, (HSK, CEK, PEK), strict=True):
+        for certificate, usage in ((hsk, HSK), (cek, CEK), (platform, PEK)):
             if certificate.subject.usage != usage:
                 raise AttestError("attest.csv-chain-invalid", f"a {certificate.subject.name} is where another belongs")
             verify_issued(certificate, issuer)
             issuer = certificate.subject
-        return Verified(issuer, _BEGINNING, _NEVER)
+        return Verified((hashlib.sha256(cek.signed).hexdigest(), issuer), _BEGINNING, _NEVER)
 
     return cache.get("csv chain", (repr(root).encode(), endorsement, pek), now, verify).value
 
@@ -156,7 +155,7 @@ def _measurements(report: Report) -> dict[str, str]:
 def _facts(report: Report, chip: str) -> dict[str, str]:
     facts = {
         "guest policy": f"{report.body.policy:#010x} ({', '.join(sorted(report.body.policy_bits))})",
-        "chip (SHA-256 of its CEK)": chip,
+        "chip": chip,
         "serial number (not signed)": report.signer.serial_number,
         "nonce": report.body.mnonce.hex(),
     }
