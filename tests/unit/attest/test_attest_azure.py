@@ -233,7 +233,7 @@ def test_tdx(lab, refused):
     assert machine.tcb_status == "UpToDate"
     with refused("attest.azure-paravisor-unknown"):
         appraise(Checklist(), tdx_hardware(lab, tpm, claims(tpm)), lax(**trusting), now=NOW)
-    with refused("attest.event-log-missing", "13 event log"):  # the TPM's, not the TD's
+    with refused("attest.event-log-missing", "15 event log"):  # the TPM's, not the TD's
         demanding = replace(policy, event_log=EventLogRules(required=True))
         appraise(Checklist(), tdx_hardware(lab, tpm, claims(tpm)), demanding, now=NOW)
     with refused("attest.azure-claims-unbound"):
@@ -248,7 +248,7 @@ def test_tdx(lab, refused):
 def test_one_tee_is_not_the_other(lab, refused):
     tpm = SoftTpm()
     td = tdx_hardware(lab, tpm, claims(tpm))
-    with refused("attest.tee-mismatch"):
+    with refused("attest.tpm-extra-input"):
         appraise(Checklist(), Hardware(tee="az-snp-vtpm", quote=td.quote), LabPolicy(), now=NOW)
     with refused("attest.tee-mismatch"):
         appraise(Checklist(), Hardware(tee="tpm", quote=td.quote), LabPolicy(), now=NOW)
@@ -266,6 +266,18 @@ def test_a_key_on_a_curve_is_none_of_a_paravisors(refused):
 def test_malformed_rules(refused, rules):
     with refused("attest.policy-malformed"):
         AzureRules(**rules)
+
+
+def test_parts_that_are_of_no_use(refused, lab):
+    tpm = SoftTpm()
+    for more in ({"hardware_quote": b"x"}, {"ak_spki": b"x"}):
+        with refused("attest.tpm-extra-input", "1 evidence"):
+            on_snp(snp_hardware(tpm, claims(tpm), evidence=more))
+    with refused("attest.tpm-extra-input", "1 evidence"):
+        on_snp(replace(snp_hardware(tpm, claims(tpm)), collateral=lab.platform.collateral()))
+    with refused("attest.tpm-extra-input", "1 evidence"):
+        td = replace(tdx_hardware(lab, tpm, claims(tpm)), endorsements={"vek": b"x"})
+        appraise(Checklist(), td, LabPolicy(), now=NOW)
 
 
 def test_no_report(refused):

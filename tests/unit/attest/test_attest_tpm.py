@@ -328,6 +328,17 @@ def test_report_data_longer_than_the_tpm_takes(refused):
             tpm.appraise(tpm.hardware(tpm.evidence(extra, report_data=REPORT_DATA)))
 
 
+def test_parts_that_are_of_no_use(refused, lab):
+    tpm = SoftTpm()
+    for more in ({"hcl_report": b"x"}, {"hardware_quote": b"x"}):
+        with refused("attest.tpm-extra-input", "1 evidence"):
+            tpm.appraise(tpm.hardware(tpm.evidence(**more)))
+    with refused("attest.tpm-extra-input", "1 evidence"):
+        tpm.appraise(tpm.hardware(collateral=lab.platform.collateral()))
+    with refused("attest.tpm-extra-input", "2 attestation key"):
+        tpm.appraise(tpm.hardware(endorsements={"vek": b"x"}))
+
+
 def test_firmware(refused):
     tpm = SoftTpm(firmware=7)
     with refused("attest.tpm-firmware-too-low"):

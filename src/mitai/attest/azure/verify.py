@@ -59,7 +59,8 @@ def appraise(
     Raises:
         AttestError: With the code and the step of the first check that failed.
     """
-    evidence, quote = open_evidence(checks, hardware)
+    unused = ("hardware_quote", "collateral") if hardware.tee == "az-snp-vtpm" else ("endorsements",)
+    evidence, quote = open_evidence(checks, hardware, "ak_spki", *unused)
     with checks.step("paravisor's report") as say:
         report = parse_hcl_report(evidence.hcl_report)
         if TEES.get(hardware.tee) != report.tee:

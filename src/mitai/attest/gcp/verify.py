@@ -84,7 +84,7 @@ def appraise(
         AttestError: With the code and the step of the first check that failed.
     """
     rules = policy.gcp
-    evidence, quote = open_evidence(checks, hardware)
+    evidence, quote = open_evidence(checks, hardware, "hcl_report", "ak_spki")
     with checks.step("attestation key") as say:
         chain = hardware.endorsements.get("ak_chain", b"")
         if not chain:

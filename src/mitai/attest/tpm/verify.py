@@ -97,8 +97,10 @@ def appraise(
     Raises:
         AttestError: With the code and the step of the first check that failed.
     """
-    evidence, quote = open_evidence(checks, hardware)
+    evidence, quote = open_evidence(checks, hardware, "hcl_report", "hardware_quote", "collateral")
     with checks.step("attestation key") as say:
+        if hardware.endorsements.keys() - {"ak_chain"}:
+            raise AttestError("attest.tpm-extra-input", "a TPM has no other endorsement than 'ak_chain'")
         chain_pem = hardware.endorsements.get("ak_chain", b"")
         if chain_pem:
             certificate, not_after = verify_ak_chain(chain_pem, policy.tpm.roots, now, cache)
@@ -121,10 +123,13 @@ def appraise(
     )
 
 
-def open_evidence(checks: Checklist, hardware: Hardware) -> tuple[TpmEvidence, Quote]:
-    """Parse a composite and its quote: the first step of every vTPM."""
+def open_evidence(checks: Checklist, hardware: Hardware, *unused: str) -> tuple[TpmEvidence, Quote]:
+    """Parse a composite and its quote: the first step of every vTPM; refuse parts that this kind has no use for."""
     with checks.step("evidence") as say:
         evidence = TpmEvidence.decode(hardware.quote)
+        for name in unused:
+            if getattr(evidence, name, None) or getattr(hardware, name, None):
+                raise AttestError("attest.tpm-extra-input", f"evidence of {hardware.tee[:32]!r} has no {name}")
         quote = parse_quote(evidence.quote)
         say(f"quote over {sum(len(numbers) for _, numbers in quote.selection)} registers")
     return evidence, quote
