@@ -119,8 +119,18 @@ def test_malformed_certificates(refused):
     for chain in (b"", amd().chain()[:-3], pem(amd().ark), pem(amd().ask, amd().ark, amd().ark)):
         with refused("attest.snp-chain-malformed"):
             verify(chain=chain)
-    with refused("attest.snp-vek-malformed"):
+    with refused("attest.snp-chain-malformed"):
         verify(vek=amd().chain())
+
+
+def test_whole_chain_in_one_piece(refused):
+    """As Azure hands it out."""
+    whole = pem(amd().vek()) + amd().chain()
+    assert verify(vek=whole, chain=None).value.vek.chip_id == CHIP
+    with refused("attest.snp-chain-malformed"):
+        verify(vek=whole)
+    with refused("attest.snp-role-mismatch"):
+        verify(vek=amd().chain() + pem(amd().ark), chain=None)
 
 
 def test_root_must_be_pinned(refused):

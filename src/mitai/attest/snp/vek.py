@@ -136,11 +136,11 @@ def _certificates(code: str, *blobs: bytes) -> tuple[Certificate, ...]:
 
 
 def _verify(given: _Given, signing_key: str, now: datetime, trust: Trust) -> Verified[Endorsed]:
-    leaves = _certificates(_MALFORMED, given.vek)
-    if len(leaves) != 1:
-        raise ParseError(_MALFORMED, "where the key's certificate is expected there are several")
-    leaf = leaves[0]
-    chain = (leaf, *_issuers(leaf, given.chain))
+    chain = _certificates(_MALFORMED, given.vek) + _certificates(_CHAIN_MALFORMED, *given.chain)
+    if len(chain) == 1:
+        chain += _published_issuers(chain[0])
+    if len(chain) != 3:
+        raise ParseError(_CHAIN_MALFORMED, "the chain is not three certificates: VCEK or VLEK, ASK or ASVK, ARK")
     product = trust.product(chain[-1])
     verify_chain(chain, "snp", now, trust.profile)
     _check_roles(chain, product, signing_key)
@@ -150,7 +150,7 @@ def _verify(given: _Given, signing_key: str, now: datetime, trust: Trust) -> Ver
         crl = _verify_crl(given.crl, chain, now, trust)
         windows.append((crl.not_before, crl.not_after))
     starts, ends = zip(*windows, strict=True)
-    return Verified(Endorsed(_read(leaf, signing_key, product), crl), max(starts), min(ends))
+    return Verified(Endorsed(_read(chain[0], signing_key, product), crl), max(starts), min(ends))
 
 
 def _verify_crl(der: bytes, chain: tuple[Certificate, ...], now: datetime, trust: Trust) -> RevocationList:
@@ -166,13 +166,8 @@ def _verify_crl(der: bytes, chain: tuple[Certificate, ...], now: datetime, trust
     return crl
 
 
-def _issuers(leaf: Certificate, above: tuple[bytes, ...]) -> tuple[Certificate, ...]:
-    """Return ASK or ASVK and ARK: those given, else AMD's published ones by the name that the leaf gives."""
-    if above:
-        issuers = _certificates(_CHAIN_MALFORMED, *above)
-        if len(issuers) != 2:
-            raise ParseError(_CHAIN_MALFORMED, "the chain is not two certificates: ASK or ASVK, then ARK")
-        return issuers
+def _published_issuers(leaf: Certificate) -> tuple[Certificate, ...]:
+    """Return AMD's own ASK or ASVK, and ARK, by the name that the leaf gives its issuer."""
     try:
         name = leaf.parsed.issuer
     except ValueError as error:
