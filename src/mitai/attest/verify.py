@@ -70,6 +70,7 @@ def verify(
     now: datetime,
     collateral: Collateral | None = None,
     cache: VerifiedCache | None = None,
+    device_endorsements: nvidia.Endorsements | None = None,
 ) -> Appraisal:
     """Verify evidence.
 
@@ -88,6 +89,7 @@ def verify(
         now: Time of the check, with a time zone.
         collateral: Collateral from elsewhere; otherwise that in the evidence (signed: its carrier does not matter).
         cache: Remembers verified chains and collateral between calls.
+        device_endorsements: Manifests and revocation statuses of devices, beside those in the evidence.
 
     Raises:
         AttestError: With the code and the step of the first check that failed.
@@ -114,7 +116,15 @@ def verify(
         say("covers nonce, claims and devices")
     devices: tuple[nvidia.Device, ...] = ()
     if evidence.devices != NO_DEVICES or policy.nvidia.min_gpus or policy.nvidia.min_switches:
-        devices = nvidia.appraise_devices(checks, evidence.devices, nonce, policy.nvidia, now=now, cache=cache)
+        devices = nvidia.appraise_devices(
+            checks,
+            evidence.devices,
+            nonce,
+            policy.nvidia,
+            now=now,
+            cache=cache,
+            endorsements=device_endorsements or nvidia.Endorsements(),
+        )
     with checks.step("claims") as say:
         claims = Claims.decode(evidence.claims)
         _check_claims(claims, policy.claims)
