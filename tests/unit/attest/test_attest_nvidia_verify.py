@@ -435,6 +435,15 @@ def test_status_signed_by_nobody():
     assert refused(with_status(bytes(response)))[0] == "attest.nvidia-ocsp-signature-invalid"
 
 
+def unused_bits() -> list[bytes]:
+    """Return a response whose signature says that its last bit, which is zero, does not belong to it."""
+    while True:
+        response = ocsp_response(DEVICE)
+        signature = ocsp.load_der_ocsp_response(response).signature
+        if not signature[-1] & 1:
+            return [response.replace(b"\0" + signature, b"\1" + signature)]
+
+
 def test_status_malformed():
     error = ocsp.OCSPResponseBuilder.build_unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER).public_bytes(Encoding.DER)
     for response in (
@@ -446,6 +455,7 @@ def test_status_malformed():
         ocsp_response(DEVICE, next_update=None),
         ocsp_response(DEVICE, extension=True),
         ocsp_response(DEVICE, algorithm=hashes.SHA224()),
+        *unused_bits(),
     ):
         assert refused(with_status(response)) == ("attest.nvidia-ocsp-malformed", "gpu 0 certificates")
 

@@ -146,10 +146,11 @@ def _parse(der: bytes) -> Response:
             raise ParseError(_CODE, "the OCSP responder gave an error instead of a status")
         this_update, next_update = parsed.this_update_utc, parsed.next_update_utc
         known = isinstance(parsed.hash_algorithm, _HASHES)
+        whole = b"\0" + parsed.signature in der  # a bit string of whole bytes: no second encoding of it
         critical = any(extension.critical for extension in (*parsed.extensions, *parsed.single_extensions))
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
         raise ParseError(_CODE, "an OCSP response is malformed, or about more than one certificate") from error
-    if next_update is None or not known or critical or len(parsed.certificates) > 1:
+    if next_update is None or not known or not whole or critical or len(parsed.certificates) > 1:
         raise ParseError(_CODE, "an OCSP response has no end, or something that this verifier does not know")
     return Response(der, parsed, this_update, next_update)
 

@@ -17,6 +17,7 @@ Example:
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -36,6 +37,7 @@ _MEASUREMENTS = 0x60
 _SIGNED = 0x01  # request attributes: a signature is wanted
 _ALL_BLOCKS = 0xFF
 _DMTF = 0x01  # measurement specification
+_BLOCK = struct.Struct("<BBHBH")  # index, specification, size of the rest; kind and size of the value
 
 
 class Opaque(IntEnum):
@@ -129,12 +131,10 @@ def _u24(reader: Reader) -> int:
 def _measurements(reader: Reader, blocks: int) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     for _ in range(blocks):
-        index, specification = reader.take(2)
-        block = Reader(reader.take(reader.u16()), "a measurement block", _CODE)
-        block.take(1)  # what was measured; reference manifests name indexes only
-        value = block.take(block.u16())
-        block.end()
-        if specification != _DMTF or index == 0 or index - 1 in found:
+        # what was measured (`_kind`) does not matter: reference manifests name indexes only
+        index, specification, size, _kind, value_size = _BLOCK.unpack(reader.take(_BLOCK.size))
+        value = reader.take(value_size)
+        if specification != _DMTF or size != value_size + 3 or index == 0 or index - 1 in found:
             raise ParseError(_CODE, f"measurement block {index} is repeated, or not as DMTF specifies")
         found[index - 1] = value
     reader.end()
