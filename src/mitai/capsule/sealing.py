@@ -229,6 +229,7 @@ class _Sealer:
         largest = max((segments.object_size(file.size) for file in journal.files), default=0)
         self._segments = Buffers(min(SEALED_BYTES, largest), rotate=BUFFERS_IN_TURN)
         self._chunks = Buffers(min(CHUNK_BYTES, largest))
+        self._opened = Buffers(min(SEGMENT_BYTES, largest))  # plaintext, so never the same memory as what is written
         self._made: dict[tuple[str, int], tuple[bytes, bytes]] = {}  # (object, index): commitment, digest
 
     def run(self, owner: Identity, workers: int | None, progress: Progress | None) -> None:
@@ -279,7 +280,7 @@ class _Sealer:
         start, size = segments.offset(place.index), segments.sealed_size(place.length)
         if os.fstat(descriptor).st_size < start + size:
             return None
-        with self._segments.lend() as buffer, self._segments.lend() as room, self._chunks.lend() as chunk:
+        with self._segments.lend() as buffer, self._opened.lend() as room, self._chunks.lend() as chunk:
             sealed, plain = buffer[:size], room[: place.length]
             directio.read_into(descriptor, sealed, start)
             try:
