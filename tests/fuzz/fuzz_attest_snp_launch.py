@@ -8,7 +8,8 @@ import struct
 import sys
 import uuid
 
-from mitai.attest.snp.launch import PAGE, launch_digest
+from mitai.attest.ovmf import PAGE
+from mitai.attest.snp.launch import launch_digest
 from mitai.errors import MitaiError
 
 _SECTIONS = struct.pack("<III", 0x800000, PAGE, 1) + struct.pack("<III", 0x801000, PAGE, 0x10)

@@ -19,13 +19,11 @@ from __future__ import annotations
 import hashlib
 import struct
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mitai.attest.ovmf import MAX_FIRMWARE_BYTES, PAGE, SEV_METADATA, entries
 from mitai.errors import AttestError, ParseError
 
-PAGE = 4096
-MAX_FIRMWARE_BYTES = 64 << 20
 MAX_SECTIONS = 64
 MAX_VCPUS = 4096
 VMMS = ("qemu", "ec2", "gce")
@@ -38,17 +36,8 @@ _MODELS = {
     "EPYC-Turin": (26, 0, 0),
 }
 _MALFORMED = "attest.snp-firmware-malformed"
-_TABLE_END = 32  # OVMF's table of entries ends this far before the end of the firmware
-_ENTRY = struct.Struct("<H16s")  # behind each entry's content: its whole size, its GUID
-_FOOTER, _HASH_TABLE, _RESET_BLOCK, _METADATA = (
-    uuid.UUID(text).bytes_le
-    for text in (
-        "96b582de-1fb2-45f7-baea-a366c55a082d",
-        "7255371f-3a3b-4b04-927b-1da6efa8d454",
-        "00f771de-1a7e-4fcb-890e-68c77e2fb44e",
-        "dc886566-984a-4798-a75e-5585a7bf67cc",
-    )
-)
+_HASH_TABLE = uuid.UUID("7255371f-3a3b-4b04-927b-1da6efa8d454")
+_RESET_BLOCK = uuid.UUID("00f771de-1a7e-4fcb-890e-68c77e2fb44e")
 _HASHES, _CMDLINE, _INITRD, _KERNEL = (
     uuid.UUID(text).bytes_le
     for text in (
@@ -161,35 +150,15 @@ def vcpu_signature(model: str) -> int:
 
 
 def _parse_firmware(ovmf: bytes) -> _Firmware:
-    if not PAGE <= len(ovmf) <= MAX_FIRMWARE_BYTES or len(ovmf) % PAGE:
-        raise ParseError(_MALFORMED, f"firmware of {len(ovmf)} bytes is not whole pages, or is above the limit")
-    entries = dict(_entries(ovmf))
-    metadata = entries.get(_METADATA)
+    table = entries(ovmf, _MALFORMED)
+    metadata = table.get(SEV_METADATA)
     if metadata is None:
         raise ParseError(_MALFORMED, "the firmware has no SEV metadata: it is not OVMF built for SEV-SNP")
     return _Firmware(
         _sections(ovmf, len(ovmf) - _u32(metadata)),
-        _u32(entries[_HASH_TABLE]) if _HASH_TABLE in entries else None,
-        _u32(entries[_RESET_BLOCK]) if _RESET_BLOCK in entries else None,
+        _u32(table[_HASH_TABLE]) if _HASH_TABLE in table else None,
+        _u32(table[_RESET_BLOCK]) if _RESET_BLOCK in table else None,
     )
-
-
-def _entries(ovmf: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield GUID and content of the entries of OVMF's table, from its end to its start."""
-    end = len(ovmf) - _TABLE_END
-    size, guid = _ENTRY.unpack_from(ovmf, end - _ENTRY.size)
-    start = end - size
-    if guid != _FOOTER or size < _ENTRY.size or start < 0:
-        raise ParseError(_MALFORMED, "the firmware does not end like OVMF")
-    end -= _ENTRY.size
-    while end > start:
-        if end - start < _ENTRY.size:
-            raise ParseError(_MALFORMED, "the table behind the firmware is malformed")
-        size, guid = _ENTRY.unpack_from(ovmf, end - _ENTRY.size)
-        if not _ENTRY.size <= size <= end - start:
-            raise ParseError(_MALFORMED, "the table behind the firmware is malformed")
-        yield guid, ovmf[end - size : end - _ENTRY.size]
-        end -= size
 
 
 def _u32(content: bytes) -> int:
