@@ -188,6 +188,9 @@ class AkAuthority:
         names += ("key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
         usages = dict.fromkeys(names, False) | {"key_cert_sign" if ca else usage: True}
         builder = builder.add_extension(x509.KeyUsage(**usages), critical=True)
+        if more.get("extended"):
+            usages = x509.ExtendedKeyUsage([ObjectIdentifier(oid) for oid in more["extended"]])
+            builder = builder.add_extension(usages, critical=False)
         if more.get("instance") is not None:
             oid = ObjectIdentifier("1.3.6.1.4.1.11129.2.1.21")
             builder = builder.add_extension(x509.UnrecognizedExtension(oid, more["instance"]), critical=False)

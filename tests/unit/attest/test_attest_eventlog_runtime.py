@@ -241,6 +241,11 @@ def test_dstack_replays():
     assert facts["dstack compose-hash"] == COMPOSE.hex()
 
 
+def test_only_plain_names_are_shown():
+    log = dstack_log(dstack_event("app-id", b"x"), dstack_event("\x1b[31m", b"y"))
+    assert check_rtmr_log(log, replay_dstack(parse_dstack(log)), EventLogRules()) == {"dstack app-id": "78"}
+
+
 def test_dstack_digests_may_be_left_out():
     stripped = [{**event, "digest": ""} if event["event_type"] == DSTACK else event for event in EVENTS]
     assert check_dstack(dstack_log(*stripped), RTMRS, RULES)["app-id"] == "aa" * 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -96,8 +96,29 @@ def test_a_certified_key():
     cache = VerifiedCache()
     for _ in range(2):
         assert tpm.appraise(hardware, policy, cache=cache).measurements == machine.measurements
-    without = tpm.hardware(tpm.evidence(ak_public=b""), endorsements={"ak_chain": authority().chain(tpm)})
-    assert tpm.appraise(without, policy).report_data == REPORT_DATA
+
+
+def test_a_certificate_without_a_public_area(refused):
+    """A device identity's key is certified for signatures too, and would sign a forged quote."""
+    tpm = SoftTpm()
+    policy = tpm.policy(aks=(), roots=(authority().pin,))
+
+    def appraise(*extended: str, public: bytes = b""):
+        chain = authority().chain(tpm, extended=extended)
+        return tpm.appraise(tpm.hardware(tpm.evidence(ak_public=public), endorsements={"ak_chain": chain}), policy)
+
+    assert appraise("2.23.133.8.3").report_data == REPORT_DATA
+    assert appraise("2.23.133.8.1", "2.23.133.8.3").report_data == REPORT_DATA
+    assert appraise("2.23.133.8.1", public=tpm.public()).report_data == REPORT_DATA
+    for extended in ((), ("2.23.133.8.1",), ("2.23.133.8.3", "1.3.6.1.5.5.7.3.1")):
+        with refused("attest.tpm-certificate-role", "2 attestation key"):
+            appraise(*extended)
+    with refused("attest.tpm-certificate-role"):
+        appraise("1.3.6.1.5.5.7.3.1", public=tpm.public())
+
+
+def test_a_pinned_key_on_a_leap_day():
+    assert SoftTpm().appraise(now=datetime(2028, 2, 29, tzinfo=UTC)).not_after.year == 9999
 
 
 @pytest.mark.parametrize(

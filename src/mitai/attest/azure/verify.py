@@ -151,7 +151,7 @@ def _check_configuration(claims: RuntimeClaims, report_data: bytes, rules: Azure
 def _facts(claims: RuntimeClaims) -> dict[str, str]:
     vm = claims.vm_configuration
     return {
-        "vm id": vm.vm_unique_id[:64],
+        "vm id": "".join(letter for letter in vm.vm_unique_id[:64] if letter.isprintable()),
         "secure boot configured": "yes" if vm.secure_boot else "no",
         "console": "enabled" if vm.console_enabled else "disabled",
         "tpm persisted": {None: "not said", True: "yes", False: "no"}[vm.tpm_persisted],

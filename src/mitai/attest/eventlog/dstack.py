@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -110,8 +111,8 @@ def check_dstack(log: bytes, rtmrs: Sequence[bytes], allowed: Mapping[str, Seque
             )
         if found[0] not in payloads:
             raise AttestError("attest.dstack-event-refused", f"the event {name!r} has a payload that is not allowed")
-    names = [event.event for event in runtime]
-    return {event.event: event.payload.hex() for event in runtime if names.count(event.event) == 1}
+    times = Counter(event.event for event in runtime)
+    return {event.event: event.payload.hex() for event in runtime if times[event.event] == 1}
 
 
 def _hex(text: str) -> bytes:

@@ -35,6 +35,7 @@ from mitai.errors import AttestError, ParseError
 
 TEXT = "text:"
 _REGISTER = re.compile(r"(?:pcr(?:[0-9]|1[0-9]|2[0-3])|rtmr[0-3])")
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # names that are safe to show
 _DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{96}")
 
 
@@ -80,12 +81,14 @@ def check_rtmr_log(log: bytes, rtmrs: Sequence[bytes], rules: EventLogRules) -> 
     if log.startswith(b"["):
         if rules.secure_boot or rules.events:
             raise AttestError("attest.event-log-unsuitable", "dstack's log does not show what the rules ask of a CCEL")
-        return {f"dstack {name}": payload[:128] for name, payload in check_dstack(log, rtmrs, rules.dstack).items()}
+        measured = check_dstack(log, rtmrs, rules.dstack)
+        return {f"dstack {name}": payload[:128] for name, payload in measured.items() if _PLAIN.fullmatch(name)}
     if rules.dstack:
         raise AttestError("attest.event-log-unsuitable", "the rules ask for dstack's events: a CCEL does not hold them")
-    check_replay(log, rtmrs)
+    parsed = read_event_log(log)
+    check_replay(parsed, rtmrs)
     names = {f"rtmr{number}": number + 1 for number in range(4)}
-    return _check_events(read_event_log(log).events, ALG_SHA384, rules, names, secure_boot_register=1)
+    return _check_events(parsed.events, ALG_SHA384, rules, names, secure_boot_register=1)
 
 
 def check_pcr_log(log: bytes, pcrs: Mapping[int, bytes], algorithm: int, rules: EventLogRules) -> dict[str, str]:
@@ -102,8 +105,9 @@ def check_pcr_log(log: bytes, pcrs: Mapping[int, bytes], algorithm: int, rules: 
         )
     needed = {int(register[3:]) for register in rules.events if register.startswith("pcr")}
     needed |= {7} if rules.secure_boot else set()
-    proven = proven_pcrs(log, pcrs, algorithm, sorted({*rules.pcrs, *needed}))
-    events = [event for event in read_event_log(log).events if event.register in proven]
+    parsed = read_event_log(log)
+    proven = proven_pcrs(parsed, pcrs, algorithm, sorted({*rules.pcrs, *needed}))
+    events = [event for event in parsed.events if event.register in proven]
     names = {f"pcr{number}": number for number in proven}
     return _check_events(events, algorithm, rules, names, secure_boot_register=7)
 

@@ -114,17 +114,17 @@ def _event(reader: Reader, sizes: Mapping[int, int]) -> Event:
     return Event(register, kind, digests, reader.take(reader.u32()))
 
 
-def replay(log: bytes, algorithm: int = ALG_SHA384, hash_name: str = "") -> dict[int, bytes]:
+def replay(log: bytes | EventLog, algorithm: int = ALG_SHA384, hash_name: str = "") -> dict[int, bytes]:
     """Return the value of every register that the log extends, in the bank of one algorithm.
 
     Args:
-        log: A TCG2 or CCEL log.
+        log: A TCG2 or CCEL log, as bytes or parsed.
         algorithm: TCG's number of the bank's hash.
         hash_name: Its name; not needed for SHA-1, SHA-256, SHA-384 and SHA-512.
     """
     name = hash_name or HASHES[algorithm]
     size = hashlib.new(name).digest_size
-    parsed = read_event_log(log)
+    parsed = log if isinstance(log, EventLog) else read_event_log(log)
     if algorithm not in parsed.algorithms:
         raise ParseError(_CODE, f"the event log has no {name} digests")
     registers: dict[int, bytes] = {}
@@ -151,7 +151,7 @@ def _startup(event: Event, size: int, *, late: bool) -> bytes:
     return bytes(size - 1) + locality
 
 
-def replay_rtmrs(log: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+def replay_rtmrs(log: bytes | EventLog) -> tuple[bytes, bytes, bytes, bytes]:
     """Return RTMR[0] to RTMR[3] as the log claims them."""
     registers = replay(log)
     if not registers.keys() <= {1, 2, 3, 4}:
@@ -160,7 +160,7 @@ def replay_rtmrs(log: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     return registers.get(1, zero), registers.get(2, zero), registers.get(3, zero), registers.get(4, zero)
 
 
-def check_replay(log: bytes, rtmrs: Sequence[bytes]) -> None:
+def check_replay(log: bytes | EventLog, rtmrs: Sequence[bytes]) -> None:
     """Raise `AttestError` unless the log replays to exactly these registers."""
     for number, (replayed, reported) in enumerate(zip(replay_rtmrs(log), rtmrs, strict=True)):
         if replayed != reported:
@@ -169,7 +169,9 @@ def check_replay(log: bytes, rtmrs: Sequence[bytes]) -> None:
             )
 
 
-def proven_pcrs(log: bytes, pcrs: Mapping[int, bytes], algorithm: int, required: Sequence[int]) -> frozenset[int]:
+def proven_pcrs(
+    log: bytes | EventLog, pcrs: Mapping[int, bytes], algorithm: int, required: Sequence[int]
+) -> frozenset[int]:
     """Return the PCRs that the log explains; raise `AttestError` where one that must be is not.
 
     Args:

@@ -19,13 +19,13 @@ import hashlib
 import hmac
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from cryptography.x509 import BasicConstraints, ExtensionNotFound, KeyUsage
+from cryptography.x509 import BasicConstraints, ExtendedKeyUsage, ExtensionNotFound, KeyUsage, ObjectIdentifier
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from mitai.attest.cache import Verified, VerifiedCache
@@ -77,6 +77,10 @@ AK_PROFILE = Profile(
 )
 
 
+AIK, EK = ObjectIdentifier("2.23.133.8.3"), ObjectIdentifier("2.23.133.8.1")  # extended key usages of the TCG's
+NO_END = datetime(9999, 12, 31, tzinfo=UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class QuotedMachine:
     """What a verified quote says."""
@@ -106,9 +110,14 @@ def appraise(
             certificate, not_after = verify_ak_chain(chain_pem, policy.tpm.roots, now, cache)
             key, whose = certificate.key, f"certified under {certificate.parsed.issuer.rfc4514_string()[:120]}"
             check_same_key(evidence, key)
+            if not evidence.ak_public and AIK not in _extended_usages(certificate):
+                raise AttestError(
+                    "attest.tpm-certificate-role",
+                    "neither the certificate nor a public area says that the key signs only what its TPM made",
+                )
         else:
             key, whose = _pinned_key(evidence, policy.tpm.aks)
-            not_after = now.replace(year=9999)
+            not_after = NO_END
         say(whose)
     quoted = appraise_quote(checks, evidence, quote, key, policy, event_log=hardware.event_log)
     return Machine(
@@ -295,8 +304,16 @@ def _check_role(leaf: Certificate) -> None:
         raise AttestError(
             "attest.tpm-certificate-role", "the attestation key's certificate does not say its role"
         ) from error
-    if is_ca or not usage.digital_signature or usage.key_encipherment or usage.key_cert_sign:
+    others = _extended_usages(leaf) - {AIK, EK}
+    if is_ca or not usage.digital_signature or usage.key_encipherment or usage.key_cert_sign or others:
         raise AttestError("attest.tpm-certificate-role", "the certificate is not one of an attestation key")
+
+
+def _extended_usages(leaf: Certificate) -> set[ObjectIdentifier]:
+    try:
+        return set(leaf.parsed.extensions.get_extension_for_class(ExtendedKeyUsage).value)
+    except ExtensionNotFound:
+        return set()
 
 
 def check_same_key(evidence: TpmEvidence, key: PublicKey) -> None:
