@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -75,7 +77,9 @@ class Platform:
     def stop(self) -> None:
         """End every process, the gateway first."""
         stop([process.pid for process in reversed(self.processes.values())])
-        self.dead()
+        for process in self.processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.popen.wait(5.0)  # its memory is gone before it is
 
     def restart(self, name: str) -> None:
         """Start a process again that has ended, with the same configuration; return when it answers."""

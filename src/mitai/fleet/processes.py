@@ -79,15 +79,13 @@ def start(name: str, module: str, arguments: Sequence[str], health: str, logs: P
 
 def stop(pids: Sequence[int], timeout_s: float = 10.0) -> None:
     """Ask the processes to end, and make those end that don't; a pid that is no process of ours is left alone."""
-    ours = [pid for pid in pids if _is_ours(pid)]
-    for pid in ours:
-        _signal(pid, signal.SIGTERM)
-    deadline = time.monotonic() + timeout_s
-    while any(_is_ours(pid) for pid in ours) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for pid in ours:
-        if _is_ours(pid):
-            _signal(pid, signal.SIGKILL)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        ours = [pid for pid in pids if _is_ours(pid)]
+        for pid in ours:
+            _signal(pid, number)
+        deadline = time.monotonic() + timeout_s
+        while any(_is_ours(pid) for pid in ours) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:
