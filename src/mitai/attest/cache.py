@@ -18,10 +18,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+BEGINNING = datetime.min.replace(tzinfo=UTC)  # and
+NO_END = datetime.max.replace(tzinfo=UTC)  # of what has no window of validity
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,8 @@ def parse_sign1(data: bytes, what: str, code: str, *, headers: frozenset[int] = 
     protected = expect(parts[0], bytes, f"the protected header of {what}", code)
     signed_headers = expect(decode(protected, f"the protected header of {what}", code), dict, what, code)
     open_headers = expect(parts[1], dict, f"the unprotected header of {what}", code)
-    if signed_headers.keys() - headers or open_headers.keys() - (headers - {ALGORITHM}):
-        raise ParseError(code, f"{what} has a header parameter that does not belong in it")
+    if signed_headers.keys() - headers or open_headers.keys() - (headers - signed_headers.keys() - {ALGORITHM}):
+        raise ParseError(code, f"{what} has a header parameter that does not belong in it, or one twice")
     return Sign1(
         protected,
         expect(signed_headers.get(ALGORITHM), int, f"the algorithm of {what}", code),

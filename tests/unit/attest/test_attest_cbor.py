@@ -183,6 +183,12 @@ def test_what_is_not_a_sign1(data):
     assert refusal.value.code == "code"
 
 
+def test_a_header_in_both_places_is_refused():
+    key_id = {"protected": {1: -7, 4: b"one"}, "unprotected": {4: b"two"}}
+    with pytest.raises(ParseError):
+        parse_sign1(sign1(b"", KEY, **key_id), "it", "code", headers=frozenset({ALGORITHM, KEY_ID}))
+
+
 def test_algorithm_in_the_open_is_refused_even_where_headers_are_allowed():
     with pytest.raises(ParseError):
         parse_sign1(sign1(b"", KEY, unprotected={1: -7}), "it", "code", headers=frozenset({ALGORITHM, KEY_ID}))

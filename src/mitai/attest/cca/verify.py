@@ -22,9 +22,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 
-from mitai.attest.cache import Verified, VerifiedCache
+from mitai.attest.cache import BEGINNING, NO_END, Verified, VerifiedCache
 from mitai.attest.cca.rules import LIFECYCLES, CcaRules, TrustAnchor
 from mitai.attest.cca.token import Platform, Realm, Token, parse_token
 from mitai.attest.checks import Checklist
@@ -33,8 +33,6 @@ from mitai.attest.machine import Hardware, Machine
 from mitai.errors import AttestError
 
 _HASHES = {"sha-256": hashlib.sha256, "sha-384": hashlib.sha384, "sha-512": hashlib.sha512}
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
-_NEVER = datetime.max.replace(tzinfo=UTC)  # CCA's keys have no window of validity
 
 
 def appraise(
@@ -87,7 +85,7 @@ def appraise(
         measurements=_measurements(token.platform, token.realm),
         report_data=token.realm.challenge,
         signed=token.signed,
-        not_after=_NEVER,
+        not_after=NO_END,  # CCA's keys have no window of validity
         checks=checks.passed,
         facts={
             "instance": token.platform.instance_id.hex(),
@@ -124,7 +122,7 @@ def _check_platform_signature(platform: Platform, anchor: TrustAnchor) -> Verifi
         "attest.cca-platform-signature-invalid",
         "the platform token is not signed with the platform's key in the policy",
     )
-    return Verified(None, _BEGINNING, _NEVER)
+    return Verified(None, BEGINNING, NO_END)
 
 
 def _check_binding(token: Token) -> None:

@@ -18,9 +18,9 @@ Example:
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import datetime
 
-from mitai.attest.cache import Verified, VerifiedCache
+from mitai.attest.cache import BEGINNING, NO_END, Verified, VerifiedCache
 from mitai.attest.checks import Checklist
 from mitai.attest.csv.certificates import (
     CA_CERTIFICATE_BYTES,
@@ -40,8 +40,6 @@ from mitai.attest.machine import Hardware, Machine
 from mitai.errors import AttestError
 
 ENDORSEMENT = "hsk_cek"  # as Hygon's server answers for a serial number: HSK and CEK, one behind the other
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
-_NEVER = datetime.max.replace(tzinfo=UTC)  # Hygon's certificates have no window of validity
 
 
 def appraise(
@@ -97,7 +95,7 @@ def appraise(
         measurements=_measurements(report),
         report_data=report.body.report_data,
         signed=report.signed,
-        not_after=_NEVER,
+        not_after=NO_END,  # Hygon's certificates have no window of validity
         checks=checks.passed,
         facts=_facts(report, chip),
     )
@@ -118,7 +116,7 @@ def _verify_chain(
                 raise AttestError("attest.csv-chain-invalid", f"a {certificate.subject.name} is where another belongs")
             verify_issued(certificate, issuer)
             issuer = certificate.subject
-        return Verified((hashlib.sha256(cek.signed).hexdigest(), issuer), _BEGINNING, _NEVER)
+        return Verified((hashlib.sha256(cek.signed).hexdigest(), issuer), BEGINNING, NO_END)
 
     return cache.get("csv chain", (repr(root).encode(), endorsement, pek), now, verify).value
 

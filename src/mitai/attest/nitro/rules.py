@@ -30,6 +30,8 @@ class NitroRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if not _REGISTER.fullmatch(register):
                 raise ParseError(POLICY_MALFORMED, "a register in [nitro] is not one of pcr0 to pcr31")
         for register, values in self.pcrs.items():
+            if not values:
+                raise ParseError(POLICY_MALFORMED, f"[nitro.pcrs] accepts no value of {register}")
             for value in values:
                 check_hex(f"[nitro] {register}", value, 48)
         if self.max_age_s < 0 or self.max_clock_skew_s < 0:
