@@ -71,7 +71,18 @@ def test_unknown_model(model, refused):
         vcpu_signature(model)
 
 
-@pytest.mark.parametrize("fields", [{"vmm": "xen"}, {"vcpus": 0}, {"vcpus": 5000}, {"guest_features": -1}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"vmm": "xen"},
+        {"vcpus": 0},
+        {"vcpus": 5000},
+        {"guest_features": -1},
+        {"vcpu": 1 << 32},
+        {"ovmf_hash": bytes(32)},
+        {"ovmf_hash": b""},
+    ],
+)
 def test_unsupported(fields, refused):
     with refused("attest.snp-launch-unsupported"):
         launch_digest(firmware(), **{"vcpus": 1, "vcpu": "EPYC", **fields})

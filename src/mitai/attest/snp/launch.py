@@ -118,14 +118,17 @@ def launch_digest(
         ParseError: When the firmware is not OVMF with SEV metadata.
         AttestError: When a processor or hypervisor is unknown.
     """
-    if vmm not in VMMS or not 1 <= vcpus <= MAX_VCPUS or not 0 <= guest_features < 1 << 64:
+    signature = vcpu if isinstance(vcpu, int) else vcpu_signature(vcpu)
+    if vmm not in VMMS or not 1 <= vcpus <= MAX_VCPUS:
         raise AttestError(
             "attest.snp-launch-unsupported",
             f"the launch digest is known for {', '.join(VMMS)} and 1 to {MAX_VCPUS} processors",
         )
-    signature = vcpu if isinstance(vcpu, int) else vcpu_signature(vcpu)
+    seed = bytes(48) if ovmf_hash is None else ovmf_hash
+    if not 0 <= guest_features < 1 << 64 or not 0 <= signature < 1 << 32 or len(seed) != 48:
+        raise AttestError("attest.snp-launch-unsupported", "features, CPUID signature or known digest can't be")
     firmware = _parse_firmware(ovmf)
-    digest = _Digest(ovmf_hash or bytes(48))
+    digest = _Digest(seed)
     if ovmf_hash is None:
         for offset in range(0, len(ovmf), PAGE):
             digest.add(_NORMAL, (1 << 32) - len(ovmf) + offset, ovmf[offset : offset + PAGE])
@@ -206,11 +209,11 @@ def _kernel_hashes(firmware: _Firmware, kernel: bytes, initrd: bytes, cmdline: s
     """Return the page with the hashes that QEMU writes and OVMF compares."""
     if firmware.hash_table is None or not any(section.kind == _KERNEL_HASHES for section in firmware.sections):
         raise ParseError(_MALFORMED, "a kernel was given, but this firmware does not measure kernels")
-    entries = b"".join(
+    hashes = b"".join(
         guid + struct.pack("<H", 50) + hashlib.sha256(content).digest()
         for guid, content in ((_CMDLINE, cmdline.encode() + b"\0"), (_INITRD, initrd), (_KERNEL, kernel))
     )
-    table = _HASHES + struct.pack("<H", 18 + len(entries)) + entries
+    table = _HASHES + struct.pack("<H", 18 + len(hashes)) + hashes
     offset = firmware.hash_table % PAGE
     if offset + len(table) > PAGE:
         raise ParseError(_MALFORMED, "the table of kernel hashes does not fit into its page")
