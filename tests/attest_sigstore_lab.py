@@ -23,6 +23,8 @@ SIGNED_AT = NOW - timedelta(days=20)
 REPOSITORY = "example/workload"
 REF = "refs/tags/v1.2.3"
 WORKFLOW = ".github/workflows/release.yml"
+TSTINFO = "2a864886f70d0109100104"
+SHA256_OID = "608648016503040201"
 _FULCIO = "1.3.6.1.4.1.57264.1."
 _SCTS = x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")
 
@@ -42,6 +44,14 @@ def octets(data: bytes, tag: int = 4) -> bytes:
         bytes([size]) if size < 128 else b"\x81" + bytes([size]) if size < 256 else b"\x82" + size.to_bytes(2, "big")
     )
     return bytes([tag]) + length + data
+
+
+def sequence(*members: bytes) -> bytes:
+    return octets(b"".join(members), 0x30)
+
+
+def attribute(oid: str, value: bytes) -> bytes:
+    return sequence(octets(bytes.fromhex(oid), 6), octets(value, 0x31))
 
 
 def claims(**changes: bytes | None) -> dict[str, bytes]:
@@ -67,10 +77,30 @@ class SigstoreLab:
     log_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
     rekor_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
 
+    tsa_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP384R1()))
+    rekor2_key: ed25519.Ed25519PrivateKey = field(default_factory=ed25519.Ed25519PrivateKey.generate)
+
     def __post_init__(self) -> None:
         start, end = NOW - timedelta(days=1000), NOW + timedelta(days=1000)
         self.root = self._authority("root", self.root_key, None, start, end)
         self.ca = self._authority("issuer", self.ca_key, self.root, start, end)
+
+        self.tsa = self.timestamp_certificate()
+
+    def timestamp_certificate(self, purposes=(ExtendedKeyUsageOID.TIME_STAMPING,), **changes) -> x509.Certificate:
+        start, end = changes.get("start", NOW - timedelta(days=900)), NOW + timedelta(days=900)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "timestamps")]))
+            .issuer_name(self.root.subject)
+            .public_key(self.tsa_key.public_key())
+            .serial_number(42)
+            .not_valid_before(start)
+            .not_valid_after(end)
+        )
+        if purposes:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=True)
+        return builder.sign(self.root_key, SHA384())
 
     def _authority(self, name, key, issuer, start, end) -> x509.Certificate:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -101,20 +131,26 @@ class SigstoreLab:
                 "logId": {"keyId": text(hashlib.sha256(spki(key)).digest())},
             }
 
-        chain = [{"rawBytes": text(certificate.public_bytes(Encoding.DER))} for certificate in (self.ca, self.root)]
+        def chain_of(*certificates) -> dict:
+            encoded = [{"rawBytes": text(certificate.public_bytes(Encoding.DER))} for certificate in certificates]
+            return {"subject": {"commonName": "x"}, "certChain": {"certificates": encoded}, "validFor": window}
+
+        rekor2 = log(self.rekor2_key)
+        rekor2["logId"] = {"keyId": text(self.rekor2_id)}
+        rekor2["publicKey"]["keyDetails"] = "PKIX_ED25519"
         return {
             "mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
-            "tlogs": [log(self.rekor_key)],
-            "certificateAuthorities": [
-                {
-                    "subject": {"commonName": "issuer"},
-                    "uri": "",
-                    "certChain": {"certificates": chain},
-                    "validFor": window,
-                }
-            ],
+            "tlogs": [log(self.rekor_key), rekor2],
+            "certificateAuthorities": [chain_of(self.ca, self.root)],
             "ctlogs": [log(self.log_key)],
+            "timestampAuthorities": [chain_of(self.tsa, self.root)],
         }
+
+    @property
+    def rekor2_id(self) -> bytes:
+        """C2SP signed-note: of the name, the algorithm and the key."""
+        raw = self.rekor2_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return hashlib.sha256(b"rekor2.example\n\1" + raw).digest()
 
     def trusted_root(self, **changes) -> bytes:
         return json.dumps({**self.root_fields(), **changes}).encode()
@@ -215,6 +251,75 @@ class SigstoreLab:
             "canonicalizedBody": text(body),
         }
 
+    def timestamp(
+        self,
+        message: bytes,
+        moment: datetime = SIGNED_AT,
+        *,
+        algorithm=None,
+        imprint: bytes | None = None,
+        attributes: list[bytes] | None = None,
+        info: bytes | None = None,
+        named: bytes | None = None,
+        status: int = 0,
+        signer=None,
+    ) -> bytes:
+        """An RFC 3161 response; options spoil one part each."""
+        algorithm = algorithm or SHA256()
+        oid = {"sha256": SHA256_OID, "sha384": "608648016503040202"}[algorithm.name]
+        name = sequence(octets(bytes.fromhex(oid), 6))
+        digest = hashlib.new(algorithm.name, message).digest() if imprint is None else imprint
+        time = octets(moment.strftime("%Y%m%d%H%M%SZ").encode(), 0x18)
+        parts = (octets(b"\1", 2), octets(b"\x2a\3", 6), sequence(name, octets(digest)), octets(b"\7", 2), time)
+        info = sequence(*parts, sequence(octets(b"\1", 2))) if info is None else info
+        certificate = hashlib.sha256(self.tsa.public_bytes(Encoding.DER)).digest() if named is None else named
+        usual = [
+            attribute("2a864886f70d010903", octets(bytes.fromhex(TSTINFO), 6)),
+            attribute("2a864886f70d010904", octets(hashlib.new(algorithm.name, info).digest())),
+            attribute("2a864886f70d010910022f", sequence(sequence(sequence(octets(certificate))))),
+        ]
+        signed = b"".join(sorted(usual if attributes is None else attributes))
+        signature = (signer or self.tsa_key).sign(octets(signed, 0x31), ec.ECDSA(algorithm))
+        signer_info = sequence(octets(b"\1", 2), sequence(), name, octets(signed, 0xA0), sequence(), octets(signature))
+        content = sequence(octets(bytes.fromhex(TSTINFO), 6), octets(octets(info), 0xA0))
+        data = sequence(octets(b"\3", 2), octets(name, 0x31), content, octets(b"", 0xA0), octets(signer_info, 0x31))
+        token = sequence(octets(bytes.fromhex("2a864886f70d010702"), 6), octets(data, 0xA0))
+        return sequence(sequence(octets(bytes([status]), 2)), token)
+
+    def bundle2(self, payload: bytes, *, rekord: dict | None = None, moment: datetime = SIGNED_AT, **options) -> dict:
+        """A bundle with an entry of Rekor 2 and a timestamp."""
+        fields = self.bundle(payload, **options)
+        envelope = fields["dsseEnvelope"]
+        kind = envelope["payloadType"].encode()
+        message = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+        signature = envelope["signatures"][0]["sig"]
+        verifier = {
+            "keyDetails": "PKIX_ECDSA_P256_SHA_256",
+            "x509Certificate": fields["verificationMaterial"]["certificate"],
+        }
+        body = {
+            "data": {"algorithm": "SHA2_256", "digest": text(hashlib.sha256(message).digest())},
+            "signature": {"content": signature, "verifier": verifier},
+            **(rekord or {}),
+        }
+        whole = {"apiVersion": "0.0.2", "kind": "hashedrekord", "spec": {"hashedRekordV002": body}}
+        entry = self.entry(json.dumps(whole).encode())
+        note = f"rekor2.example\n3\n{entry['inclusionProof']['rootHash']}\n"
+        signed = text(self.rekor2_id[:4] + self.rekor2_key.sign(note.encode()))
+        entry["inclusionProof"]["checkpoint"]["envelope"] = (
+            f"{note}\n— rekor2.example {signed}\n— witness.example AAAA\n"
+        )
+        entry["logId"] = {"keyId": text(self.rekor2_id)}
+        entry["kindVersion"] = {"kind": "hashedrekord", "version": "0.0.2"}
+        for name in ("integratedTime", "inclusionPromise"):
+            del entry[name]
+        token = self.timestamp(base64.b64decode(signature), moment)
+        fields["verificationMaterial"]["tlogEntries"] = [entry]
+        fields["verificationMaterial"]["timestampVerificationData"] = {
+            "rfc3161Timestamps": [{"signedTimestamp": text(token)}]
+        }
+        return fields
+
     def bundle(
         self,
         payload: bytes,
@@ -261,6 +366,3 @@ def _root(leaves: list[bytes]) -> bytes:
 
 def encode(fields: dict) -> bytes:
     return json.dumps(fields).encode()
-
-
-__all__ = ["NOW", "SIGNED_AT", "SigstoreLab", "claims", "ed25519", "encode", "octets", "spki", "text"]

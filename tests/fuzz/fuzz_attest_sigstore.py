@@ -9,12 +9,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from attest_sigstore_lab import NOW, REPOSITORY, SigstoreLab, encode
+from attest_sigstore_lab import NOW, REPOSITORY, SIGNED_AT, SigstoreLab, encode
 from mitai.attest.refvalues.release import Measurements, Release, reference_values, sign_release, statement_of
 from mitai.attest.refvalues.sigstore import GITHUB, SigstoreIdentity, verify_bundle
 from mitai.attest.refvalues.statement import Statement
+from mitai.attest.refvalues.timestamps import verify_timestamp
 from mitai.attest.refvalues.trust import ReleaseTrust
 from mitai.attest.refvalues.trusted_root import TrustedRoot
 from mitai.errors import MitaiError
@@ -24,6 +25,8 @@ from mitai.identity import Identity
 LAB = SigstoreLab(
     *(ec.derive_private_key(number, ec.SECP384R1()) for number in (3, 5)),
     *(ec.derive_private_key(number, ec.SECP256R1()) for number in (7, 11)),
+    ec.derive_private_key(17, ec.SECP384R1()),
+    ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)),
 )
 ROOT_TEXT = LAB.trusted_root()
 ROOT = TrustedRoot.decode(ROOT_TEXT)
@@ -36,7 +39,8 @@ KEY = ReleaseTrust("serve", key=PUBLISHER.public.raw.hex())
 WORKFLOW = ReleaseTrust(
     "serve", sigstore=SigstoreIdentity(issuer=GITHUB, repository=REPOSITORY), sigstore_root=ROOT_TEXT.decode()
 )
-SEEDS = [BUNDLE, ROOT_TEXT, STATEMENT, sign_release(RELEASE, PUBLISHER)]
+BUNDLE_2 = encode(LAB.bundle2(STATEMENT, key=ec.derive_private_key(13, ec.SECP256R1())))
+SEEDS = [BUNDLE, BUNDLE_2, ROOT_TEXT, STATEMENT, sign_release(RELEASE, PUBLISHER), LAB.timestamp(b"message")]
 
 
 def one_input(data: bytes) -> None:
@@ -45,6 +49,8 @@ def one_input(data: bytes) -> None:
         assert verify_bundle(data, ROOT, now=NOW).payload == STATEMENT
     with contextlib.suppress(MitaiError):
         verify_bundle(BUNDLE, TrustedRoot.decode(data), now=NOW)
+    with contextlib.suppress(MitaiError):
+        assert verify_timestamp(data, b"message", ROOT) == SIGNED_AT
     with contextlib.suppress(MitaiError):
         Statement.decode(data)
     for trust in (KEY, WORKFLOW):

@@ -185,7 +185,9 @@ def test_every_refusal_of_the_verifier_has_a_name_in_the_suite():
     import mitai.attest.refvalues.sigstore as verifier
 
     folder = Path(verifier.__file__).parent
-    sources = [folder / f"{name}.py" for name in ("fulcio", "rekor", "sigstore", "statement", "trusted_root")]
+    sources = [
+        folder / f"{name}.py" for name in ("fulcio", "rekor", "sigstore", "statement", "timestamps", "trusted_root")
+    ]
     found = {
         node.value
         for path in sources

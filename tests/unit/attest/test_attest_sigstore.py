@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from attest_sigstore_lab import NOW, REPOSITORY, SIGNED_AT, WORKFLOW, SigstoreLab, claims, encode, octets, text
+from attest_sigstore_lab import (
+    NOW,
+    REPOSITORY,
+    SHA256_OID,
+    SIGNED_AT,
+    TSTINFO,
+    WORKFLOW,
+    SigstoreLab,
+    attribute,
+    claims,
+    encode,
+    octets,
+    sequence,
+    spki,
+    text,
+)
 from mitai.attest.refvalues import rekor
 from mitai.attest.refvalues.fulcio import SignerClaims
 from mitai.attest.refvalues.sigstore import GITHUB, MAX_BUNDLE_BYTES, SigstoreIdentity, Thresholds, verify_bundle
 from mitai.attest.refvalues.statement import MAX_STATEMENT_BYTES, Statement
+from mitai.attest.refvalues.timestamps import verify_timestamp
 from mitai.attest.refvalues.trusted_root import MAX_ROOT_BYTES, TrustedRoot
 from mitai.attest.x509 import parse_der
 from mitai.errors import AttestError, MitaiError, ParseError
@@ -53,7 +70,7 @@ def test_accepted():
     signed = verify(LAB.bundle(PAYLOAD))
     assert (signed.payload, signed.signed_at, signed.certificate_logs) == (PAYLOAD, SIGNED_AT, 1)
     assert signed.signer.repository == REPOSITORY
-    assert signed.log_ids == tuple(ROOT.signature_logs)
+    assert signed.log_ids == tuple(ROOT.signature_logs)[:1]
 
 
 def test_a_key_on_p384_is_accepted():
@@ -116,7 +133,7 @@ def test_untrusted_log():
     assert refusal(LAB.bundle(PAYLOAD, logged_at=SIGNED_AT - timedelta(days=900))) == "attest.sigstore-log-untrusted"
     fields = LAB.bundle(PAYLOAD)
     entry_of(fields)["integratedTime"] = "9" * 15
-    assert refusal(fields) == "attest.sigstore-log-untrusted"
+    assert refusal(fields) == "attest.sigstore-bundle-malformed"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +300,7 @@ def test_entries_of_other_kinds(logged):
     assert refusal(LAB.bundle(PAYLOAD, logged=logged)) == "attest.sigstore-entry-unsupported"
     fields = LAB.bundle(PAYLOAD)
     entry_of(fields)["kindVersion"] = {"kind": "intoto", "version": "0.0.2"}
-    assert refusal(fields) == "attest.sigstore-entry-unsupported"
+    assert refusal(fields) == "attest.sigstore-entry-mismatch"
 
 
 def test_every_entry_must_hold():
@@ -422,18 +439,18 @@ def test_malformed_roots(data):
 
 
 def test_log_keys_of_other_kinds():
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    from attest_sigstore_lab import spki
-
     key = ed25519.Ed25519PrivateKey.generate()
     root = TrustedRoot.decode(_changed("tlogs", publicKey=_key(rawBytes=text(spki(key)))))
     (log,) = root.signature_logs.values()
     assert log.signed(b"message", key.sign(b"message"))
     assert not log.signed(b"another", key.sign(b"message"))
     rsa_key = rsa.generate_private_key(65537, 2048)
-    with pytest.raises(ParseError):
-        TrustedRoot.decode(_changed("tlogs", publicKey=_key(rawBytes=text(spki(rsa_key)))))
+    left_out = TrustedRoot.decode(_changed("tlogs", publicKey=_key(rawBytes=text(spki(rsa_key)))))
+    assert left_out.signature_logs == {}
+    bare = rsa_key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
+    assert TrustedRoot.decode(_changed("tlogs", publicKey=_key(rawBytes=text(bare)))).signature_logs == {}
+    unknown = spki(key).replace(bytes.fromhex("06032b6570"), bytes.fromhex("06032b657f"))
+    assert TrustedRoot.decode(_changed("tlogs", publicKey=_key(rawBytes=text(unknown)))).signature_logs == {}
 
 
 def test_statements():
@@ -442,6 +459,146 @@ def test_statements():
         with pytest.raises(ParseError) as error:
             Statement.decode(data)
         assert error.value.code == "attest.statement-malformed"
+
+
+# -- Rekor 2 and timestamps --------------------------------------------------------------------------------------
+
+MESSAGE = b"a signature"
+
+
+def test_rekor_2():
+    signed = verify(LAB.bundle2(PAYLOAD))
+    assert (signed.signed_at, signed.log_ids) == (SIGNED_AT, (LAB.rekor2_id,))
+
+
+def test_rekor_2_has_no_time_of_its_own():
+    fields = LAB.bundle2(PAYLOAD)
+    fields["verificationMaterial"].pop("timestampVerificationData")
+    assert refusal(fields) == "attest.sigstore-time-missing"
+    entry_of(fields)["integratedTime"] = str(int(SIGNED_AT.timestamp()))  # nobody signed it
+    assert refusal(fields) == "attest.sigstore-time-missing"
+
+
+def test_a_timestamp_of_another_signature():
+    fields, other = LAB.bundle2(PAYLOAD), LAB.bundle2(PAYLOAD)
+    fields["verificationMaterial"]["timestampVerificationData"] = other["verificationMaterial"][
+        "timestampVerificationData"
+    ]
+    assert refusal(fields) == "attest.sigstore-timestamp-invalid"
+
+
+def test_a_timestamp_outside_the_certificate():
+    for moment in (SIGNED_AT - timedelta(hours=1), SIGNED_AT + timedelta(hours=1)):
+        assert refusal(LAB.bundle2(PAYLOAD, moment=moment)) == "attest.sigstore-certificate-expired"
+
+
+def test_a_log_of_rekor_2_outside_its_window():
+    fields = LAB.root_fields()
+    fields["tlogs"][1]["publicKey"]["validFor"] = {"start": "2026-03-01T00:00:00Z"}
+    root = TrustedRoot.decode(encode(fields))
+    assert refusal(LAB.bundle2(PAYLOAD), root) == "attest.sigstore-log-untrusted"
+
+
+@pytest.mark.parametrize(
+    ("rekord", "code"),
+    [
+        ({"data": {"algorithm": "SHA2_256", "digest": text(bytes(32))}}, "attest.sigstore-entry-mismatch"),
+        ({"data": {"algorithm": "SHA2_384", "digest": text(bytes(48))}}, "attest.sigstore-entry-mismatch"),
+        ({"data": {"algorithm": "MD5", "digest": ""}}, "attest.sigstore-entry-unsupported"),
+        ({"signature": {}}, "attest.sigstore-entry-unsupported"),
+    ],
+)
+def test_entries_of_rekor_2(rekord, code):
+    assert refusal(LAB.bundle2(PAYLOAD, rekord=rekord)) == code
+
+
+def test_the_same_timestamp_counts_once():
+    fields = LAB.bundle2(PAYLOAD)
+    times = fields["verificationMaterial"]["timestampVerificationData"]
+    times["rfc3161Timestamps"] *= 2
+    assert refusal(fields, thresholds=Thresholds(times=2)) == "attest.sigstore-time-missing"
+
+
+def stamp(**options) -> str:
+    with pytest.raises((AttestError, ParseError)) as error:
+        verify_timestamp(LAB.timestamp(MESSAGE, **options), MESSAGE, ROOT)
+    return error.value.code
+
+
+def test_timestamps():
+    for options in ({}, {"algorithm": SHA384()}, {"status": 1}):
+        assert verify_timestamp(LAB.timestamp(MESSAGE, **options), MESSAGE, ROOT) == SIGNED_AT
+    bare = [attribute("2a864886f70d010903", octets(bytes.fromhex(TSTINFO), 6))]
+    assert stamp(attributes=bare) == "attest.sigstore-timestamp-invalid"
+    assert stamp(imprint=bytes(32)) == "attest.sigstore-timestamp-invalid"
+    assert stamp(named=bytes(32)) == "attest.sigstore-timestamp-invalid"
+    assert stamp(signer=ec.generate_private_key(ec.SECP384R1())) == "attest.sigstore-timestamp-invalid"
+    assert stamp(moment=SIGNED_AT - timedelta(days=900)) == "attest.sigstore-timestamp-invalid"
+    assert stamp(status=2) == "attest.sigstore-timestamp-malformed"
+    assert stamp(info=sequence()) == "attest.sigstore-timestamp-malformed"
+
+
+def test_a_timestamp_need_not_name_its_certificate():
+    info = sequence(
+        octets(b"\1", 2),
+        octets(b"\x2a\3", 6),
+        sequence(sequence(octets(bytes.fromhex(SHA256_OID), 6), b"\5\0"), octets(hashlib.sha256(MESSAGE).digest())),
+        octets(b"\7", 2),
+        octets(b"20260209120000Z", 0x18),
+    )
+    attributes = [
+        attribute("2a864886f70d010903", octets(bytes.fromhex(TSTINFO), 6)),
+        attribute("2a864886f70d010904", octets(hashlib.sha256(info).digest())),
+    ]
+    token = LAB.timestamp(MESSAGE, info=info, attributes=attributes)
+    assert verify_timestamp(token, MESSAGE, ROOT) == SIGNED_AT
+    extended = info[:1] + bytes([info[1] + 2]) + info[2:] + b"\xa1\0"
+    spoiled = LAB.timestamp(MESSAGE, info=extended, attributes=attributes)
+    assert _stamp_code(spoiled) == "attest.sigstore-timestamp-malformed"
+    twice = LAB.timestamp(MESSAGE, info=info, attributes=[*attributes, attributes[0]])
+    assert _stamp_code(twice) == "attest.sigstore-timestamp-malformed"
+
+
+def _stamp_code(token: bytes, root: TrustedRoot = ROOT) -> str:
+    with pytest.raises((AttestError, ParseError)) as error:
+        verify_timestamp(token, MESSAGE, root)
+    return error.value.code
+
+
+def test_authorities_of_timestamps():
+    token = LAB.timestamp(MESSAGE)
+    nobody = TrustedRoot.decode(LAB.trusted_root(timestampAuthorities=[]))
+    assert _stamp_code(token, nobody) == "attest.sigstore-timestamp-invalid"
+    for purposes in ((), (ExtendedKeyUsageOID.CODE_SIGNING,), (ExtendedKeyUsageOID.TIME_STAMPING,) * 2):
+        certificate = LAB.timestamp_certificate(purposes)
+        authority = LAB.root_fields()["timestampAuthorities"][0]
+        authority["certChain"]["certificates"][0] = {"rawBytes": text(certificate.public_bytes(Encoding.DER))}
+        root = TrustedRoot.decode(LAB.trusted_root(timestampAuthorities=[authority]))
+        assert _stamp_code(token, root) == "attest.sigstore-timestamp-invalid"
+
+
+def test_tokens_that_are_none():
+    token = LAB.timestamp(MESSAGE)
+    for data in (b"", b"\x30", b"\x30\x00", b"\x30\x80\0\0", token[:-1], token + b"\0", b"\x3f\x01\0", bytes(70_000)):
+        assert _stamp_code(data) == "attest.sigstore-timestamp-malformed"
+    other_content = token.replace(bytes.fromhex(TSTINFO), bytes.fromhex(TSTINFO)[:-1] + b"\5", 1)
+    assert _stamp_code(other_content) == "attest.sigstore-timestamp-malformed"
+    padded = b"\x30\x83\0" + token[2:]  # the length in a longer form
+    assert _stamp_code(padded) == "attest.sigstore-timestamp-malformed"
+
+
+def test_any_changed_byte_of_a_timestamp_is_refused_or_changes_nothing():
+    """One byte is free: the status, for which there are two words."""
+    token = LAB.timestamp(MESSAGE)
+    accepted = []
+    for offset in range(len(token)):
+        spoiled = token[:offset] + bytes([token[offset] ^ 1]) + token[offset + 1 :]
+        try:
+            assert verify_timestamp(spoiled, MESSAGE, ROOT) == SIGNED_AT
+            accepted.append(spoiled)
+        except (AttestError, ParseError):
+            pass
+    assert [data.startswith(token[:6]) for data in accepted] == [True]
 
 
 # -- any byte ----------------------------------------------------------------------------------------------------

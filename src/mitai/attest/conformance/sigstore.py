@@ -33,6 +33,8 @@ CODES = {
     "attest.sigstore-checkpoint-invalid": "REKOR_INCLUSION_INVALID",
     "attest.sigstore-checkpoint-mismatch": "CHECKPOINT_ROOT_MISMATCH",
     "attest.sigstore-time-invalid": "REKOR_INCLUSION_INVALID",
+    "attest.sigstore-timestamp-malformed": "OBSERVER_TIMESTAMP_INSUFFICIENT",
+    "attest.sigstore-timestamp-invalid": "OBSERVER_TIMESTAMP_INSUFFICIENT",
     "attest.sigstore-time-missing": "OBSERVER_TIMESTAMP_INSUFFICIENT",
     "attest.sigstore-time-in-future": "OBSERVER_TIMESTAMP_INSUFFICIENT",
     "attest.sigstore-certificate-expired": "CERT_EXPIRED",

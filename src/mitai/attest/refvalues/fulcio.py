@@ -36,9 +36,17 @@ from mitai.attest.refvalues.trusted_root import TrustedRoot
 from mitai.attest.x509 import Certificate, Profile, verify_chain
 from mitai.errors import AttestError, MitaiError
 
-_PROFILE = Profile(
-    signatures=frozenset({SignatureAlgorithmOID.ECDSA_WITH_SHA256, SignatureAlgorithmOID.ECDSA_WITH_SHA384}),
+PROFILE = Profile(
+    signatures=frozenset(
+        {
+            SignatureAlgorithmOID.ECDSA_WITH_SHA256,
+            SignatureAlgorithmOID.ECDSA_WITH_SHA384,
+            SignatureAlgorithmOID.RSA_WITH_SHA256,
+            SignatureAlgorithmOID.RSA_WITH_SHA384,
+        }
+    ),
     curves=frozenset({"secp256r1", "secp384r1"}),
+    min_rsa_bits=3072,  # authorities of private deployments
     critical=frozenset(
         {
             ExtensionOID.KEY_USAGE,
@@ -75,7 +83,7 @@ def verify_certificate(leaf: Certificate, root: TrustedRoot, moment: datetime) -
     for authority in root.authorities:
         if authority.window.covers(moment):
             try:
-                verify_chain((leaf, *authority.chain), "sigstore", moment, _PROFILE)
+                verify_chain((leaf, *authority.chain), "sigstore", moment, PROFILE)
             except MitaiError:
                 continue
             return authority.chain[0]

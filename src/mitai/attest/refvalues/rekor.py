@@ -1,7 +1,7 @@
 """Rekor's entries: proof that a signature stands in the public log, and since when.
 
-Follows RFC 6962 section 2.1 (Merkle tree), C2SP signed-note and tlog-checkpoint as Rekor 1 uses them, and Rekor's
-entry type `dsse` 0.0.1.
+Follows RFC 6962 section 2.1 (Merkle tree), C2SP signed-note and tlog-checkpoint, and the entries that Rekor keeps for a
+signed envelope: `dsse` 0.0.1 (Rekor 1) and `hashedrekord` 0.0.2 (Rekor 2).
 
 Invariants:
 
@@ -11,7 +11,7 @@ Invariants:
 
 Example:
     >>> logged_at = verify_entry(entry, root)
-    >>> check_binding(entry, payload, signature, leaf)
+    >>> check_binding(entry, envelope, leaf)
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from msgspec import Meta
 from mitai.attest.refvalues.trusted_root import LogKey, TrustedRoot
 from mitai.attest.x509 import Certificate
 from mitai.errors import AttestError, ParseError
+from mitai.identity import Envelope
 
+_DIGESTS = {"SHA2_256": hashlib.sha256, "SHA2_384": hashlib.sha384}
 _Decimal = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,17})\Z")]  # 64-bit numbers are strings in protobuf's JSON
 
 
@@ -68,7 +70,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     canonicalized_body: bytes
     log_index: _Decimal = "0"
     kind_version: _Kind | None = None
-    integrated_time: _Decimal = "0"
+    integrated_time: Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,10})\Z")] = "0"  # up to the year 5138
     inclusion_promise: _Promise | None = None
     inclusion_proof: _Proof | None = None
 
@@ -81,16 +83,15 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="cam
 def verify_entry(entry: Entry, root: TrustedRoot) -> datetime | None:
     """Check that the log holds the entry; return since when, or nothing where the log did not sign a time.
 
-    1. The log is one of the trusted root's, inside its validity.
+    1. The log is one of the trusted root's.
     2. The log signed a checkpoint, and it has the root and size of the proof.
     3. The entry is in that tree.
     4. Where there is a promise, the log signed entry and time.
     """
     # 1
-    logged_at = datetime.fromtimestamp(int(entry.integrated_time), UTC) if len(entry.integrated_time) < 12 else None
     log = root.signature_logs.get(entry.log_id.key_id)
-    if log is None or logged_at is None or (int(entry.integrated_time) and not log.window.covers(logged_at)):
-        raise AttestError("attest.sigstore-log-untrusted", "the trusted root has no such signature log at that time")
+    if log is None:
+        raise AttestError("attest.sigstore-log-untrusted", "the trusted root has no such signature log")
     # 2
     proof = entry.inclusion_proof
     if proof is None:
@@ -103,11 +104,17 @@ def verify_entry(entry: Entry, root: TrustedRoot) -> datetime | None:
     if _climb(leaf, int(proof.log_index), size, proof.hashes) != tree:
         raise AttestError("attest.sigstore-inclusion-invalid", "the entry is not in the log where the proof says")
     # 4
-    if entry.inclusion_promise is None or not int(entry.integrated_time):
+    if entry.inclusion_promise is None or entry.integrated_time == "0":
         return None
     if not log.signed(_promised(entry), entry.inclusion_promise.signed_entry_timestamp):
         raise AttestError("attest.sigstore-time-invalid", "the log did not sign the time of the entry")
-    return logged_at
+    return datetime.fromtimestamp(int(entry.integrated_time), UTC)
+
+
+def check_logs(entries: Sequence[Entry], root: TrustedRoot, moment: datetime) -> None:
+    """Raise `AttestError` unless every entry's log was in use at `moment`."""
+    if not all(root.signature_logs[entry.log_id.key_id].window.covers(moment) for entry in entries):
+        raise AttestError("attest.sigstore-log-untrusted", f"the trusted root has no such signature log on {moment:%F}")
 
 
 def _promised(entry: Entry) -> bytes:
@@ -169,37 +176,80 @@ class _Hash(msgspec.Struct, frozen=True):
     value: str
 
 
-class _DsseSignature(msgspec.Struct, frozen=True):
+class _Signature1(msgspec.Struct, frozen=True):
     signature: bytes
-    verifier: bytes
+    verifier: bytes  # PEM
 
 
-class _DsseSpec(msgspec.Struct, frozen=True, rename="camel"):
+class _Dsse1(msgspec.Struct, frozen=True, rename="camel"):
     payload_hash: _Hash
-    signatures: tuple[_DsseSignature, ...]
+    signatures: tuple[_Signature1, ...]
 
 
-class _DsseBody(msgspec.Struct, frozen=True, rename="camel"):
+class _Body1(msgspec.Struct, frozen=True):
+    spec: _Dsse1
+
+
+class _RawBytes(msgspec.Struct, frozen=True, rename="camel"):
+    raw_bytes: bytes
+
+
+class _Verifier2(msgspec.Struct, frozen=True):
+    certificate: _RawBytes = msgspec.field(name="x509Certificate")
+
+
+class _Signature2(msgspec.Struct, frozen=True):
+    content: bytes
+    verifier: _Verifier2
+
+
+class _Digest2(msgspec.Struct, frozen=True):
+    algorithm: str
+    digest: bytes
+
+
+class _Rekord2(msgspec.Struct, frozen=True):
+    data: _Digest2
+    signature: _Signature2
+
+
+class _Spec2(msgspec.Struct, frozen=True):
+    rekord: _Rekord2 = msgspec.field(name="hashedRekordV002")
+
+
+class _Body2(msgspec.Struct, frozen=True):
+    spec: _Spec2
+
+
+class _Head(msgspec.Struct, frozen=True, rename="camel"):
     api_version: str
     kind: str
-    spec: _DsseSpec
 
 
-def check_binding(entry: Entry, payload: bytes, signature: bytes, leaf: Certificate) -> None:
-    """Raise `AttestError` unless the entry is about this payload, this signature and this certificate."""
+def check_binding(entry: Entry, envelope: Envelope, leaf: Certificate) -> None:
+    """Raise `AttestError` unless the entry is about this envelope's payload and signature and this certificate."""
+    body = entry.canonicalized_body
+    signature = envelope.signatures[0].sig
     try:
-        body = msgspec.json.decode(entry.canonicalized_body, type=_DsseBody)
-        (logged,) = body.spec.signatures
-        certificate = x509.load_pem_x509_certificate(logged.verifier)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:
-        raise ParseError("attest.sigstore-entry-unsupported", "the log entry is not one of kind dsse 0.0.1") from error
-    named = entry.kind_version
-    if (body.kind, body.api_version) != ("dsse", "0.0.1") or (named is not None and named != _Kind("dsse", "0.0.1")):
-        raise ParseError("attest.sigstore-entry-unsupported", "the log entry is not one of kind dsse 0.0.1")
-    payload_hash = _Hash("sha256", hashlib.sha256(payload).hexdigest())
-    if (
-        body.spec.payload_hash != payload_hash
-        or logged.signature != signature
-        or certificate.public_bytes(Encoding.DER) != leaf.der
-    ):
+        head = msgspec.json.decode(body, type=_Head)
+        named = entry.kind_version or _Kind(head.kind, head.api_version)
+        match head.kind, head.api_version:
+            case "dsse", "0.0.1":
+                first = msgspec.json.decode(body, type=_Body1).spec
+                (logged,) = first.signatures
+                certificate = x509.load_pem_x509_certificate(logged.verifier).public_bytes(Encoding.DER)
+                same = first.payload_hash == _Hash("sha256", hashlib.sha256(envelope.payload).hexdigest())
+                same = same and logged.signature == signature
+            case "hashedrekord", "0.0.2":
+                second = msgspec.json.decode(body, type=_Body2).spec.rekord
+                certificate = second.signature.verifier.certificate.raw_bytes
+                digest = _DIGESTS[second.data.algorithm](envelope.signed_bytes()).digest()
+                same = second.data.digest == digest and second.signature.content == signature
+            case _:
+                raise ValueError("another kind")
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError, KeyError) as error:
+        raise ParseError(
+            "attest.sigstore-entry-unsupported", "the log entry is of no kind that is read here"
+        ) from error
+    if not same or certificate != leaf.der or named != _Kind(head.kind, head.api_version):
         raise AttestError("attest.sigstore-entry-mismatch", "the log entry is about another signature")

@@ -26,8 +26,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from mitai.attest.refvalues.fulcio import SignerClaims, verify_certificate, verify_timestamps
-from mitai.attest.refvalues.rekor import Entry, check_binding, verify_entry
+from mitai.attest.refvalues.rekor import Entry, check_binding, check_logs, verify_entry
 from mitai.attest.refvalues.statement import PAYLOAD_TYPE
+from mitai.attest.refvalues.timestamps import verify_timestamp
 from mitai.attest.refvalues.trusted_root import TrustedRoot
 from mitai.attest.x509 import Certificate, parse_der
 from mitai.errors import AttestError, ParseError
@@ -47,14 +48,18 @@ class _RawBytes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     raw_bytes: bytes
 
 
-class _Times(msgspec.Struct, frozen=True):
-    """RFC 3161 timestamps: carried by some bundles, not used."""
+class _Timestamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    signed_timestamp: bytes
+
+
+class _Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    timestamps: tuple[_Timestamp, ...] = msgspec.field(name="rfc3161Timestamps", default=())
 
 
 class _Material(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     certificate: _RawBytes
     tlog_entries: tuple[Entry, ...] = ()
-    timestamp_verification_data: _Times | None = None
+    timestamp_verification_data: _Times = _Times()
 
 
 class _Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -139,7 +144,8 @@ def verify_bundle(
     """Verify a bundle; raise `AttestError` or `ParseError` at the first check that fails.
 
     1. It is a bundle of version 0.3 with one certificate, one signature and enough log entries, none of them twice.
-    2. Every log entry is in its log; enough of them have a time that the log signed, none of them in the future.
+    2. Every log entry is in its log, and every timestamp is an authority's; enough times are signed by the log or such
+       an authority, none of them in the future.
     3. An authority of the trusted root issued the certificate, valid at each of these times.
     4. Enough certificate logs vouch for the certificate.
     5. The certificate's key signed payload and payload type, and the type is the expected one.
@@ -157,19 +163,21 @@ def verify_bundle(
             "attest.sigstore-entry-count", f"the bundle has {len(entries)} log entries, or one of them twice"
         )
     # 2
-    logged = [verify_entry(entry, root) for entry in entries]
-    times = [moment for moment in logged if moment is not None]
+    signature = envelope.signatures[0].sig
+    times = [moment for entry in entries if (moment := verify_entry(entry, root)) is not None]
+    tokens = {timestamp.signed_timestamp for timestamp in material.timestamp_verification_data.timestamps}
+    times += [verify_timestamp(token, signature, root) for token in tokens]
     if len(times) < thresholds.times:
-        raise AttestError("attest.sigstore-time-missing", "no trusted log says when the signature was made")
+        raise AttestError("attest.sigstore-time-missing", "nobody who is trusted says when the signature was made")
     # 3
     for moment in times or [now]:
+        check_logs(entries, root, moment)
         issuer = verify_certificate(leaf, root, moment)
     if any(moment > now + CLOCK_SKEW for moment in times):
         raise AttestError("attest.sigstore-time-in-future", "the log says that the signature was made in the future")
     # 4
     vouched = verify_timestamps(leaf, issuer, root, thresholds.certificate_logs)
     # 5
-    signature = envelope.signatures[0].sig
     _verify_signature(leaf, signature, envelope.signed_bytes())
     if envelope.payload_type != payload_type:
         raise AttestError(
@@ -178,7 +186,7 @@ def verify_bundle(
         )
     # 6
     for entry in entries:
-        check_binding(entry, envelope.payload, signature, leaf)
+        check_binding(entry, envelope, leaf)
     return SignedPayload(
         envelope.payload,
         SignerClaims.read(leaf),

@@ -89,7 +89,7 @@ class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     tlogs: tuple[_Log, ...] = ()
     certificate_authorities: tuple[_Authority, ...] = ()
     ctlogs: tuple[_Log, ...] = ()
-    timestamp_authorities: tuple[_Authority, ...] = ()  # read, not used: see docs/spec/sigstore.md
+    timestamp_authorities: tuple[_Authority, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class LogKey:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A certificate authority: its chain, the issuer of leaves first, the root last."""
+    """An authority: its chain, root last; first the issuer of leaves, or the certificate that signs timestamps."""
 
     chain: tuple[Certificate, ...]
     window: Window
@@ -125,6 +125,7 @@ class TrustedRoot:
     """What a verifier of sigstore bundles trusts."""
 
     authorities: tuple[Authority, ...]
+    timestamp_authorities: tuple[Authority, ...]
     certificate_logs: dict[bytes, LogKey]  # by log id
     signature_logs: dict[bytes, LogKey]
 
@@ -141,6 +142,7 @@ class TrustedRoot:
             raise ParseError(_CODE, f"a trusted root of the unknown type {raw.media_type[:80]!r}")
         return TrustedRoot(
             tuple(_authority(authority) for authority in raw.certificate_authorities),
+            tuple(_authority(authority) for authority in raw.timestamp_authorities),
             _logs(raw.ctlogs),
             _logs(raw.tlogs),
         )
@@ -154,22 +156,25 @@ def _authority(raw: _Authority) -> Authority:
 
 
 def _logs(raw: tuple[_Log, ...]) -> dict[bytes, LogKey]:
+    """Return the logs by id; one with a key of a kind that is not verified here can vouch for nothing: left out."""
     logs = {log.log_id.key_id: _log(log) for log in raw}
     if len(logs) != len(raw):
         raise ParseError(_CODE, "two logs of the trusted root have the same id")
-    return logs
+    return {log_id: log for log_id, log in logs.items() if log is not None}
 
 
-def _log(raw: _Log) -> LogKey:
+def _log(raw: _Log) -> LogKey | None:
     window = raw.public_key.valid_for
     if window is None or not _timed(window) or len(raw.log_id.key_id) != 32:
         raise ParseError(_CODE, "a log of the trusted root has no validity or no id of 32 bytes")
     try:
         key = load_der_public_key(raw.public_key.raw_bytes)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UnsupportedAlgorithm:
+        return None
+    except ValueError as error:
         raise ParseError(_CODE, "a key of the trusted root is malformed") from error
     if not isinstance(key, (ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey)):
-        raise ParseError(_CODE, "a key of the trusted root is neither ECDSA nor Ed25519")
+        return None
     return LogKey(raw.log_id.key_id, key, window)
 
 
