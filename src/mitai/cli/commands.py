@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Group
 from rich.console import Console
 
 from mitai import __version__
-from mitai.cli import attest, chat, demo, deploy, ledger, measure, owner, platform, user, verify
+from mitai.cli import attest, chat, collateral, demo, deploy, ledger, measure, owner, platform, user, verify
 from mitai.cli.output import printable, to_json
 from mitai.errors import MitaiError
 from mitai.fleet.home import Home
@@ -45,7 +45,8 @@ for group, commands in {
         app.command(command, group=group, help_epilogue="")
 ledger.app.group = (_PROVE,)
 app.command(ledger.app)
-attest.app.group = (_PROVE,)
+attest.app.group = collateral.app.group = (_PROVE,)
+app.command(collateral.app)
 app.command(attest.app)
 
 _NEXT = {  # where an error has no hint of its own

@@ -10,19 +10,27 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from mitai.attest import Appraisal, Collateral, Evidence, Hardware, Machine, Policy, verify_hardware
+from mitai.attest import Appraisal, Evidence, Hardware, Machine, Policy, verify_hardware
 from mitai.attest import verify as verify_evidence
+from mitai.attest.collateral import Services, Store, complete, device_endorsements
+from mitai.attest.evidence import NO_DEVICES
 from mitai.attest.explain import explain as meaning
-from mitai.attest.results import AttestationResult, Submodule, TokenTrust, accept, cmw, sign
-from mitai.attest.service import EVIDENCE_TYPE, HARDWARE_TYPE
-from mitai.attest.tees import guess_tee
-from mitai.cli.options import JsonFlag, PolicyOption, platform_url, read_policy
+from mitai.attest.results import AttestationResult, Submodule, TokenTrust, accept, sign
+from mitai.cli.evidence import (
+    from_hex,
+    network,
+    open_bundle,
+    read_collateral,
+    read_endorsement,
+    read_file,
+    read_message,
+    services,
+)
+from mitai.cli.options import JsonFlag, PccsOption, PolicyOption, platform_url, read_policy
 from mitai.cli.output import SIMULATED, Output, data, marked
 from mitai.client import Session
 from mitai.errors import AttestError, ClientError, ParseError
 from mitai.fleet.home import Home
-
-MAX_FILE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,8 @@ class _Given:
     now: datetime
     explain: bool
     ear: Path | None
+    store: Store | None  # has what the file lacks
+    services: Services
 
 
 def verify(
@@ -62,6 +72,10 @@ def verify(
     time: Annotated[datetime | None, Parameter(help="Verify as of this time (UTC), for old evidence.")] = None,
     ear: Annotated[Path | None, Parameter(help="Print the verdict as a signed result (EAR), with this JWK.")] = None,
     key: Annotated[Path | None, Parameter(help="JWK or JWK set that must have signed a result.")] = None,
+    fetch: Annotated[bool, Parameter(negative="", help="Ask the vendors' services for what a file lacks.")] = False,
+    pccs: PccsOption = None,
+    bundle: Annotated[Path | None, Parameter(help="Take it from this bundle: see mitai collateral.")] = None,
+    bundle_key: Annotated[str | None, Parameter(help="Hex: the Ed25519 public key of whoever packed it.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Verify a confidential machine: the one that would answer, or from evidence in a file, offline.
@@ -83,17 +97,39 @@ def verify(
             out.say(SIMULATED)
         out.result({"verdict": "verified", **machine_of(appraisal)})
         return
-    content = _read(Path(target))
+    content = read_file(Path(target))
     if content[:3] == b"eyJ":
         _result(out, content, key)
         return
     now = (time or datetime.now(UTC)).replace(tzinfo=UTC) if time is None or time.tzinfo is None else time
-    given = _Given(tee, collateral, endorsement, event_log, nonce, report_data, now, explain, ear)
+    store: Store | None = network(home) if fetch else None
+    store = open_bundle(bundle, bundle_key or "") if bundle else store
+    given = _Given(
+        tee, collateral, endorsement, event_log, nonce, report_data, now, explain, ear, store, services(pccs)
+    )
     message = _message(content, given)
     rules = (
         read_policy(home, policy) if policy or (isinstance(message, Evidence) and home.policy.exists()) else Policy()
     )
     _offline(out, message, rules, given)
+
+
+def _message(content: bytes, given: _Given) -> Evidence | Hardware:
+    """Return the evidence of a file, put together with what was given beside it."""
+    message = read_message(content, given.tee)
+    changes: dict[str, object] = {}
+    if given.collateral:
+        changes["collateral"] = read_collateral(read_file(given.collateral))
+    if given.event_log:
+        changes["event_log"] = read_file(given.event_log)
+    if given.endorsement:
+        changes["endorsements"] = {**message.endorsements, **dict(map(read_endorsement, given.endorsement))}
+    message = msgspec.structs.replace(message, **changes)
+    if given.store is None:
+        return message
+    hardware = message.hardware() if isinstance(message, Evidence) else message
+    whole = complete(hardware, given.store, given.services)
+    return msgspec.structs.replace(message, collateral=whole.collateral, endorsements=whole.endorsements)
 
 
 def _offline(out: Output, message: Evidence | Hardware, policy: Policy, given: _Given) -> None:
@@ -122,11 +158,14 @@ def _appraise(
     message: Evidence | Hardware, policy: Policy, given: _Given
 ) -> tuple[Machine, tuple[tuple[str, str], ...], str | None]:
     if isinstance(message, Evidence):
-        expected = _hex("--nonce", given.nonce) if given.nonce else message.nonce
-        appraisal = verify_evidence(message, policy, nonce=expected, now=given.now)
+        expected = from_hex("--nonce", given.nonce) if given.nonce else message.nonce
+        devices = None
+        if given.store is not None and message.devices != NO_DEVICES:
+            devices = device_endorsements(message.devices, given.store, given.services)
+        appraisal = verify_evidence(message, policy, nonce=expected, now=given.now, device_endorsements=devices)
         return appraisal.machine, appraisal.checks, appraisal.workload
     machine = verify_hardware(message, policy, now=given.now)
-    if given.report_data is not None and _hex("--report-data", given.report_data) != machine.report_data:
+    if given.report_data is not None and from_hex("--report-data", given.report_data) != machine.report_data:
         raise AttestError(
             "attest.report-data-mismatch",
             f"the hardware signed {machine.report_data.hex()} for its caller, not what you expect",
@@ -134,52 +173,6 @@ def _appraise(
         )
     names = " or ".join(values.name for values in policy.workloads if values.mismatch(machine.measurements) is None)
     return machine, machine.checks, names or None
-
-
-def _message(content: bytes, given: _Given) -> Evidence | Hardware:
-    """Return the evidence of a file, put together with what was given beside it."""
-    message: Evidence | Hardware
-    if content[:1] in {b"[", b"{"} and given.tee is None:
-        message = _json_message(content)
-    else:
-        message = Hardware(tee=given.tee or guess_tee(content), quote=content)
-    changes: dict[str, object] = {}
-    if given.collateral:
-        changes["collateral"] = read_collateral(_read(given.collateral))
-    if given.event_log:
-        changes["event_log"] = _read(given.event_log)
-    if given.endorsement:
-        changes["endorsements"] = {**message.endorsements, **dict(_endorsement(text) for text in given.endorsement)}
-    return msgspec.structs.replace(message, **changes)
-
-
-def _json_message(content: bytes) -> Evidence | Hardware:
-    if content[:1] == b"[":
-        record = cmw.decode(content)
-        if not isinstance(record, cmw.Record) or record.type not in {EVIDENCE_TYPE, HARDWARE_TYPE}:
-            raise ParseError(
-                "attest.media-type-unsupported", "the wrapper holds no evidence of a kind that is read here"
-            )
-        return (Evidence if record.type == EVIDENCE_TYPE else Hardware).decode(record.value)
-    try:
-        return Evidence.decode(content)
-    except ParseError:
-        return Hardware.decode(content)
-
-
-def read_collateral(content: bytes) -> Collateral:
-    """Return Intel's collateral in our JSON form or in Intel's."""
-    try:
-        return Collateral.decode(content)
-    except ParseError:
-        return Collateral.from_quote_collateral_v3(content)
-
-
-def _endorsement(text: str) -> tuple[str, bytes]:
-    name, equals, path = text.partition("=")
-    if not equals or not name:
-        raise ClientError("client.option-malformed", f"--endorsement {text[:100]!r} is not NAME=FILE")
-    return name, _read(Path(path))
 
 
 def _result(out: Output, content: bytes, key: Path | None) -> None:
@@ -191,7 +184,7 @@ def _result(out: Output, content: bytes, key: Path | None) -> None:
             hint="--key JWK_FILE",
         )
     try:
-        jwk = msgspec.json.decode(_read(key), type=dict[str, object])
+        jwk = msgspec.json.decode(read_file(key), type=dict[str, object])
         keys = msgspec.convert(jwk.get("keys", [jwk]), tuple[dict[str, str], ...])
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ParseError("attest.token-key-malformed", f"{key} holds no JWK") from error
@@ -207,7 +200,7 @@ def _result(out: Output, content: bytes, key: Path | None) -> None:
 
 def _write_result(out: Output, submod: Submodule, tee: str, key: Path, now: datetime) -> None:
     try:
-        jwk = msgspec.json.decode(_read(key), type=dict[str, str])
+        jwk = msgspec.json.decode(read_file(key), type=dict[str, str])
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise ParseError("attest.token-key-malformed", f"{key} holds no private JWK") from error
     result = AttestationResult.of({tee: submod}, now=now, lifetime=timedelta(minutes=5))
@@ -263,21 +256,3 @@ def brief(appraisal: Appraisal) -> str:
     """Return an appraisal on one line."""
     hardware = f"{'SIMULATED ' if appraisal.simulated else ''}{appraisal.machine.title}"
     return f"{hardware}, {appraisal.tcb_status or 'current'}, workload {appraisal.workload}"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ClientError("client.file-unreadable", f"{path} can't be read: {error.strerror}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ClientError("client.file-too-large", f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
-    return content
-
-
-def _hex(option: str, text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        raise ClientError("client.option-malformed", f"{option} is not hex") from None

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from attest_lab import CLAIMS, NOW, WORKLOAD, Lab, replace
+from attest_services_lab import Vendors, serving
 from mitai.attest import Hardware, Policy
 from mitai.attest.results import cmw
 from mitai.attest.results.tokens import new_key, public_key
@@ -175,7 +176,7 @@ def test_endorsements_and_logs_are_put_in(capsys, files, lab):
 
 
 def test_a_file_that_is_too_large(capsys, files, monkeypatch):
-    monkeypatch.setattr("mitai.cli.verify.MAX_FILE_BYTES", 10)
+    monkeypatch.setattr("mitai.cli.evidence.MAX_FILE_BYTES", 10)
     assert refusal(capsys, files, "quote.bin").code == "client.file-too-large"
 
 
@@ -183,3 +184,18 @@ def test_hardware_is_read_back():
     hardware = Hardware(tee="snp", quote=b"q", endorsements={"vek": b"v"})
     assert Hardware.decode(hardware.encode()) == hardware
     assert Policy().sha256 != Policy(allow_simulation=True).sha256
+
+
+def test_what_a_file_lacks_is_asked_for_or_taken_from_a_bundle(capsys, files, lab, monkeypatch):
+    more = ("quote.bin", "--policy", "bare.toml", "--time", TIME)
+    bundle = files / "machine.bundle"
+    monkeypatch.setattr("mitai.attest.collateral.store._now", lambda: NOW)
+    monkeypatch.setattr("mitai.attest.collateral.store.Cache.__init__.__defaults__", (None, lambda: NOW))
+    with serving(Vendors(lab)) as services:
+        monkeypatch.setattr("mitai.cli.evidence.Services.behind_pccs", lambda _: services)
+        assert run(capsys, files, *more, "--fetch", "--pccs", "here")["verdict"] == "accepted"
+        words = ["collateral", "pack", str(files / "quote.bin"), "--out", str(bundle), "--pccs", "here"]
+        app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        key = capsys.readouterr().out.split()[-1]
+        told = run(capsys, files, *more, "--bundle", "machine.bundle", "--bundle-key", key, "--pccs", "here")
+        assert told["verdict"] == "accepted"

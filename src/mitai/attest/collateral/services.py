@@ -167,8 +167,11 @@ def _with_hygon_chain(hardware: Hardware, store: Store, services: Services) -> H
 
 
 def _ocsp(entry: nvidia.DeviceEvidence, rims: Iterable[bytes], services: Services) -> Iterator[Resource]:
-    """Yield the questions about every certificate but roots, of the device and of its manifests."""
-    chains = [parse_chain(entry.certificates.rstrip(b"\r\n"), "attest.nvidia-chain-malformed")]
+    """Yield the questions about certificates of the device and of its manifests.
+
+    Nobody asks about roots, nor about a device's first certificate: the device itself issued it.
+    """
+    chains = [parse_chain(entry.certificates.rstrip(b"\r\n"), "attest.nvidia-chain-malformed")[1:]]
     chains += [parse_rim(rim).chain for rim in rims]
     for chain in chains:
         for certificate, issuer in pairwise(chain):

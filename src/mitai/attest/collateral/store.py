@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -121,7 +122,8 @@ class Cache:
             temporary.replace(self._folder / f"{resource.name}.json")
         except OSError:  # a full disk costs a question more, nothing else
             self._memory[resource.name] = item
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 class Recorder:
