@@ -82,7 +82,7 @@ def test_opaque_data():
     assert refused(broken) == "attest.nvidia-report-malformed"
 
 
-@pytest.mark.parametrize("value", [b"", b"\0\0", b"5\xff", b"57\x000", b"5\n7"])
+@pytest.mark.parametrize("value", [b"", b"\0\0", b"5\xff", b"57\x000", b"5\n7", b"5" * 65])
 def test_text_that_is_none(value):
     report = parse_report(message(NONCE, MEASUREMENTS, gpu_opaque(f3=value)) + SIGNATURE)
     with pytest.raises(ParseError) as refusal:

@@ -29,6 +29,7 @@ MAX_REPORT_BYTES = 64 << 10
 NONCE_BYTES = 32
 _SIGNATURE_BYTES = 96  # ECDSA P-384, r ‖ s
 _MAX_PADDING = 3
+_MAX_TEXT = 64
 _CODE = "attest.nvidia-report-malformed"
 
 _SPDM_11 = 0x11
@@ -70,12 +71,12 @@ class Report:
     signature: bytes
 
     def text(self, kind: Opaque) -> str:
-        """Return a field as text; refuse a report without it, or with anything but printable ASCII before its NULs."""
+        """Return a field as text; refuse anything but a little printable ASCII before its NULs."""
         try:
             text = self.opaque[kind].rstrip(b"\0").decode("ascii")
         except (KeyError, UnicodeDecodeError):
             text = ""
-        if not text.isprintable() or not text:
+        if not text.isprintable() or not 0 < len(text) <= _MAX_TEXT:
             raise ParseError(_CODE, f"the report's field {kind.name} is missing or not text")
         return text
 

@@ -43,10 +43,8 @@ from mitai.errors import AttestError, ParseError
 
 _CHAIN_MALFORMED = "attest.nvidia-device-chain-malformed"
 _CHAIN_LENGTH = 5  # report key, device, provisioner, product line, root
-_FWID_EXTENSIONS = (
-    "2.23.133.5.4.1",
-    "2.23.133.5.4.1.1",
-)  # TCG DICE: CompositeDeviceID (Hopper, LS10), TcbInfo (Blackwell)
+# TCG DICE: CompositeDeviceID (Hopper, LS10), TcbInfo (Blackwell)
+_FWID_EXTENSIONS = ("2.23.133.5.4.1", "2.23.133.5.4.1.1")
 _FWID = bytes.fromhex("303d06096086480165030402020430")  # SEQUENCE { sha384, OCTET STRING of 48 bytes
 MODES = {0: "spt", 1: "mpt", 2: "ppcie"}
 _PROTECTED_PCIE = 0xAA
@@ -212,8 +210,8 @@ def _verified_references(device: Device, context: _Context) -> Verified[_Referen
             references[what] = rim.active
         return Verified(references, *_overlap(windows))
 
-    wanted = f"{device.kind}/{device.chip}/{device.driver}/{device.vbios}/{context.rules.rims}/{context.roots.rim}"
-    inputs = (wanted.encode(), *context.pool.endorsements.rims, b"", *_status_inputs(context))
+    wanted = (device.kind, device.chip, device.driver, device.vbios, context.rules.rims, context.roots.rim)
+    inputs = (*(text.encode() for text in wanted), *context.pool.endorsements.rims, b"", *_status_inputs(context))
     return context.cache.get("nvidia references", inputs, context.now, verify)
 
 
