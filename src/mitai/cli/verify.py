@@ -103,7 +103,7 @@ def verify(
         return
     now = (time or datetime.now(UTC)).replace(tzinfo=UTC) if time is None or time.tzinfo is None else time
     store: Store | None = network(home) if fetch else None
-    store = open_bundle(bundle, bundle_key or "") if bundle else store
+    store = open_bundle(bundle, bundle_key or "", now) if bundle else store
     given = _Given(
         tee, collateral, endorsement, event_log, nonce, report_data, now, explain, ear, store, services(pccs)
     )

@@ -189,7 +189,6 @@ def test_hardware_is_read_back():
 def test_what_a_file_lacks_is_asked_for_or_taken_from_a_bundle(capsys, files, lab, monkeypatch):
     more = ("quote.bin", "--policy", "bare.toml", "--time", TIME)
     bundle = files / "machine.bundle"
-    monkeypatch.setattr("mitai.attest.collateral.store._now", lambda: NOW)
     monkeypatch.setattr("mitai.attest.collateral.store.Cache.__init__.__defaults__", (None, lambda: NOW))
     with serving(Vendors(lab)) as services:
         monkeypatch.setattr("mitai.cli.evidence.Services.behind_pccs", lambda _: services)
