@@ -12,7 +12,7 @@ from attest_cose_lab import cbor
 from attest_lab import flip
 from attest_nitro_lab import NOW, Lab
 from mitai.attest.cache import VerifiedCache
-from mitai.attest.cbor import Tag, decode
+from mitai.attest.cbor import Tag, decode, encode
 from mitai.attest.cca import anchors_from_tastore, parse_token, references_from_rvstore
 from mitai.attest.cose import parse_sign1
 from mitai.attest.csv import parse_report
@@ -129,6 +129,7 @@ VALUES = st.recursive(
 @given(value=VALUES)
 def test_cbor_round_trip(value):
     assert decode(cbor(value), "it", "code") == value
+    assert encode(value) == cbor(value)
 
 
 @given(value=VALUES, more=st.binary(min_size=1, max_size=3))

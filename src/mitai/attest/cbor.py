@@ -1,9 +1,9 @@
-"""A strict CBOR decoder for signed evidence: the part of RFC 8949 that attestation tokens use, and nothing else.
+"""Strict CBOR for signed evidence: the part of RFC 8949 that attestation tokens use, and nothing else.
 
 Integers, byte and text strings, arrays, maps, tags, false, true and null. What a general decoder would let through
 (floats, "undefined", chunked strings, keys twice, unknown simple values) is refused. Lengths need not be in their
-shortest form, and arrays and maps may be of indefinite length: signatures cover bytes as received, nothing is ever
-encoded again.
+shortest form, and arrays and maps may be of indefinite length: signatures cover bytes as received, and what was
+received is never encoded again.
 
 Invariants:
 
@@ -14,6 +14,8 @@ Invariants:
 Example:
     >>> decode(bytes.fromhex("a2016161026162"), "an example", "attest.example-malformed")
     {1: 'a', 2: 'b'}
+    >>> encode([1, b"a"]).hex()
+    '82014161'
 """
 
 from __future__ import annotations
@@ -54,6 +56,32 @@ def expect(value: Value, kind: type[T], what: str, code: str) -> T:
     if type(value) is not kind:
         raise ParseError(code, f"{what} is not of the type that it should be")
     return value
+
+
+def encode(value: Value) -> bytes:
+    """Return the encoding of a value with every length in its shortest form, maps in their own order."""
+    match value:
+        case bool() | None:
+            return {False: b"\xf4", True: b"\xf5", None: b"\xf6"}[value]
+        case int():
+            return _head(0, value) if value >= 0 else _head(1, -1 - value)
+        case bytes():
+            return _head(2, len(value)) + value
+        case str():
+            return _head(3, len(value.encode())) + value.encode()
+        case list():
+            return _head(4, len(value)) + b"".join(map(encode, value))
+        case dict():
+            return _head(5, len(value)) + b"".join(encode(key) + encode(inner) for key, inner in value.items())
+        case _:
+            return _head(6, value.number) + encode(value.value)
+
+
+def _head(major: int, argument: int) -> bytes:
+    if argument < 24:
+        return bytes([major << 5 | argument])
+    info = next(info for info in (24, 25, 26, 27) if argument < 1 << (8 << (info - 24)))
+    return bytes([major << 5 | info]) + argument.to_bytes(1 << (info - 24), "big")
 
 
 class _Decoder:

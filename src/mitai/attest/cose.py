@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from mitai.attest import x509
-from mitai.attest.cbor import Tag, decode, expect
+from mitai.attest.cbor import Tag, decode, encode, expect
 from mitai.errors import AttestError, ParseError
 
 SIGN1_TAG = 18
@@ -42,7 +42,7 @@ class Sign1:
     @property
     def signed(self) -> bytes:
         """Return Sig_structure: the exact bytes that the signature covers (RFC 9052, section 4.4)."""
-        return b"\x84\x6aSignature1" + _byte_string(self.protected) + b"\x40" + _byte_string(self.payload)
+        return encode(["Signature1", self.protected, b"", self.payload])
 
 
 def parse_sign1(data: bytes, what: str, code: str, *, headers: frozenset[int] = frozenset({ALGORITHM})) -> Sign1:
@@ -71,14 +71,3 @@ def verify_sign1(message: Sign1, key: EllipticCurvePublicKey, code: str, why: st
     if _CURVES.get(message.algorithm) != key.curve.name:
         raise AttestError(code, f"{why} (COSE algorithm {message.algorithm} does not fit a key on {key.curve.name})")
     x509.verify_signature(key, message.signature, message.signed, code, why)
-
-
-def _byte_string(data: bytes) -> bytes:
-    """Encode a byte string in its shortest form, as Sig_structure demands (RFC 9052, section 9)."""
-    size = len(data)
-    if size < 24:
-        return bytes([0x40 | size]) + data
-    for head, width in ((0x58, 1), (0x59, 2)):
-        if size < 1 << 8 * width:
-            return bytes([head]) + size.to_bytes(width, "big") + data
-    return b"\x5a" + size.to_bytes(4, "big") + data

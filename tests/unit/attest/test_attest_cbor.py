@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attest_cose_lab import Open, cbor, sign1
-from mitai.attest.cbor import MAX_DEPTH, Tag, decode, expect
+from mitai.attest.cbor import MAX_DEPTH, Tag, decode, encode, expect
 from mitai.attest.cose import ALGORITHM, KEY_ID, parse_sign1, verify_sign1
 from mitai.errors import AttestError, ParseError
 
@@ -115,6 +115,19 @@ def test_a_boolean_is_no_number():
 @pytest.mark.parametrize("value", EXAMPLES.values(), ids=repr)
 def test_the_labs_encoder_agrees(value):
     assert decode(cbor(value), "it", "code") == value
+
+
+@pytest.mark.parametrize("value", EXAMPLES.values(), ids=repr)
+def test_encoder(value):
+    assert encode(value) == cbor(value)
+
+
+@pytest.mark.parametrize("edge", [23, 24, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**64 - 1])
+def test_encoder_takes_the_shortest_head(edge):
+    for value in (edge, -1 - edge):
+        assert encode(value) == cbor(value)
+        assert decode(encode(value), "it", "code") == value
+    assert len(encode(edge)) == 1 + (edge > 23) + (edge > 255) + 2 * (edge > 65535) + 4 * (edge > 2**32 - 1)
 
 
 def test_the_labs_encoder_writes_indefinite_lengths():
