@@ -186,21 +186,28 @@ def verify_chain(
 
 
 def _usable(certificate: Certificate, what: str, now: datetime, profile: Profile) -> None:
-    parsed, name = certificate.parsed, certificate.common_name
+    parsed = certificate.parsed
     if not parsed.not_valid_before_utc <= now <= parsed.not_valid_after_utc:
         raise AttestError(
             f"attest.{what}-chain-expired",
-            f"the certificate {name!r} is valid from {parsed.not_valid_before_utc:%F %T} to "
+            f"the certificate {certificate.common_name!r} is valid from {parsed.not_valid_before_utc:%F %T} to "
             f"{parsed.not_valid_after_utc:%F %T} UTC, not on {now:%F %T}",
         )
     if not profile.accepts(certificate.key):
-        raise AttestError("attest.certificate-key-unsupported", f"the key of {name!r} is of another kind than expected")
+        raise AttestError(
+            "attest.certificate-key-unsupported",
+            f"the key of {certificate.common_name!r} is of another kind than expected",
+        )
     if parsed.signature_algorithm_oid not in profile.signatures:
-        raise AttestError(f"attest.{what}-chain-invalid", f"{name!r} is signed with an algorithm of another kind")
+        raise AttestError(
+            f"attest.{what}-chain-invalid", f"{certificate.common_name!r} is signed with an algorithm of another kind"
+        )
     if any(
         extension.critical and extension.oid not in profile.critical for extension in _extensions(certificate, what)
     ):
-        raise AttestError(f"attest.{what}-chain-invalid", f"{name!r} has an unknown critical extension")
+        raise AttestError(
+            f"attest.{what}-chain-invalid", f"{certificate.common_name!r} has an unknown critical extension"
+        )
 
 
 def _extensions(certificate: Certificate, what: str) -> x509.Extensions:
