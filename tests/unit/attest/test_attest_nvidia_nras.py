@@ -6,6 +6,7 @@ import base64
 import json
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 
 from attest_nvidia_lab import NONCE, NOW, NrasLab, compact, make, nras_lab
 from mitai.attest.cache import VerifiedCache
@@ -50,6 +51,7 @@ def test_switch():
     claims = {name.replace("gpu", "switch"): value for name, value in GPU.items() if not name.startswith(gpu_only)}
     for name in ("fetched", "signature-verified", "measurements-available"):
         claims[f"x-nvidia-switch-bios-rim-{name}"] = True
+    claims["x-nvidia-switch-bios-rim-cert-validated"] = True
     claims |= {"x-nvidia-switch-bios-version": "96.10.6D.00.01", "hwmodel": "LS_10 A01 FSP BROM"}
     (device,) = verify(LAB.bundle(claims, names=("SWITCH-0",)), rules=LAB.rules(min_switches=1))
     assert (device.kind, device.chip, device.vbios, device.driver) == ("switch", "LS10", "96.10.6D.00.01", "")
@@ -114,6 +116,9 @@ def test_key_set():
     other = make("Lab Attestation Service", stranger.intermediate, ca=False)
     assert refused(bundle, jwks=LAB.jwks(other)) == "attest.nvidia-nras-key-untrusted"
     assert refused(bundle, jwks=LAB.jwks(make("Twin", LAB.signer.issuer, ca=False))) == "attest.token-signature-invalid"
+    assert refused(bundle, jwks=LAB.jwks(make("CA", LAB.intermediate, digest=hashes.SHA256()))) == (
+        "attest.nvidia-nras-chain-invalid"
+    )
     late = make("Late", LAB.intermediate, ca=False, end=NOW.replace(year=2025, month=12), start=NOW.replace(year=2025))
     assert refused(bundle, jwks=LAB.jwks(late)) == "attest.nvidia-nras-chain-expired"
     x5c = [base64.b64encode(LAB.signer.der).decode()] * 7
@@ -238,6 +243,15 @@ def test_certificate_chains(name, change, code):
     else:
         assert refused(bundle, rules=LAB.rules(accept_hold=True)) == code
     assert refused(about(**{f"x-nvidia-gpu-{name}-cert-chain": "valid"})).endswith("chain-invalid")
+
+
+@pytest.mark.parametrize("part", ["attestation-report", "driver-rim", "vbios-rim"])
+def test_something_must_be_said_about_each_chain(part):
+    """Claims 2.0 say only that a chain was validated; what says nothing is refused."""
+    claim = "cert-chain-validated" if part == "attestation-report" else "cert-validated"
+    missing = {f"x-nvidia-gpu-{part}-cert-chain": None}
+    assert refused(about(**missing)).endswith("-chain-invalid")
+    verify(about(**missing, **{f"x-nvidia-gpu-{part}-{claim}": True}))
 
 
 def test_error_details():

@@ -1,4 +1,4 @@
-"""What the chains of devices and of manifests have in common: P-384 throughout, a signing key at their end."""
+"""What all chains here have in common: a key for signatures at their end."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from datetime import datetime
 
 from cryptography import x509
 
-from mitai.attest.x509 import P384, Certificate, verify_chain
+from mitai.attest.x509 import P384, Certificate, Profile, verify_chain
 from mitai.errors import AttestError
 
 
-def verify_signing_chain(chain: tuple[Certificate, ...], what: str, now: datetime) -> None:
+def verify_signing_chain(chain: tuple[Certificate, ...], what: str, now: datetime, profile: Profile = P384) -> None:
     """Check a chain (see `verify_chain`) and that its first certificate is for signatures, not for certificates."""
-    verify_chain(chain, what, now, P384)
+    verify_chain(chain, what, now, profile)
     try:
         usage = chain[0].parsed.extensions.get_extension_for_class(x509.KeyUsage).value
         signs = usage.digital_signature and not usage.key_cert_sign

@@ -34,12 +34,12 @@ from cryptography.x509.oid import SignatureAlgorithmOID
 
 from mitai.attest.cache import Verified, VerifiedCache
 from mitai.attest.checks import Checklist
-from mitai.attest.nvidia.certificates import window
+from mitai.attest.nvidia.certificates import verify_signing_chain, window
 from mitai.attest.nvidia.device import MAX_DEVICES, Device, Kind
 from mitai.attest.nvidia.rules import NvidiaRules
 from mitai.attest.nvidia.verify import check_configuration, check_set
 from mitai.attest.results.tokens import TokenTrust, verify_jws
-from mitai.attest.x509 import P384, Certificate, Profile, parse_der, verify_chain
+from mitai.attest.x509 import P384, Certificate, Profile, parse_der
 from mitai.errors import AttestError, ParseError
 
 MAX_BYTES = 1 << 20
@@ -213,7 +213,7 @@ def _trusted_key(token: str, keys: _Jwks, rules: NvidiaRules, now: datetime, cac
         if not ends or not ends[0]:
             raise AttestError("attest.nvidia-nras-key-untrusted", "the token's key is not certified by a pinned one")
         chain = chain[: ends[0] + 1]
-        verify_chain(chain, "nvidia-nras", now, _CERTIFICATES)
+        verify_signing_chain(chain, "nvidia-nras", now, _CERTIFICATES)
         return Verified(chain[0], *window(chain))
 
     inputs = (*(root.encode() for root in rules.nras_roots), b"", *found[0].x5c)
@@ -250,9 +250,8 @@ def _check_claims(name: str, claims: Mapping[str, object], expected_nonce: bytes
     for claim in [*demanded, *(claim for claim, value in own.items() if isinstance(value, bool))]:
         if own.get(claim) is not True:
             raise AttestError(_code(claim), f"the service says of {name} {claim}: {own.get(claim)!r:.40}")
-    for claim, value in own.items():
-        if claim.endswith("cert-chain"):
-            _check_chain(name, claim, value, rules)
+    for part in ("attestation-report", *(f"{rim}-rim" for rim in _RIMS[kind])):
+        _check_chain(f"{name} {part}", part, own, rules)
     for claim, good, code in (
         ("measres", "success", "attest.nvidia-measurement-mismatch"),
         ("secboot", True, "attest.nvidia-secure-boot-off"),
@@ -278,19 +277,21 @@ def _check_error(claims: Mapping[str, object]) -> None:
         )
 
 
-def _check_chain(name: str, claim: str, value: object, rules: NvidiaRules) -> None:
-    """Check what the service says of a certificate chain (claims 3.0)."""
-    chain = value if isinstance(value, dict) else {}
-    which = "rim" if "-rim-" in claim else "device"
-    if chain.get("x-nvidia-cert-status") != "valid":
-        raise AttestError(f"attest.nvidia-{which}-chain-invalid", f"the service finds {name}'s {claim} not valid")
+def _check_chain(name: str, part: str, own: Mapping[str, object], rules: NvidiaRules) -> None:
+    """Check what the service says of a certificate chain: an object (claims 3.0), or just that it is valid (2.0)."""
+    which, validated = ("rim", "cert-validated") if part.endswith("-rim") else ("device", "cert-chain-validated")
+    chain = own.get(f"{part}-cert-chain")
+    if chain is None and own.get(f"{part}-{validated}") is True:
+        return
+    if not isinstance(chain, dict) or chain.get("x-nvidia-cert-status") != "valid":
+        raise AttestError(f"attest.nvidia-{which}-chain-invalid", f"the service does not find {name}'s chain valid")
     if chain.get("x-nvidia-cert-ocsp-status") == "good":
         return
     on_hold = "hold" in str(chain.get("x-nvidia-cert-revocation-reason")).lower()
     if not on_hold:
-        raise AttestError("attest.nvidia-certificate-revoked", f"a certificate of {name}'s {claim} is not good")
+        raise AttestError("attest.nvidia-certificate-revoked", f"a certificate of {name}'s chain is not good")
     if not rules.accept_hold:
-        raise AttestError("attest.nvidia-certificate-on-hold", f"a certificate of {name}'s {claim} is suspended")
+        raise AttestError("attest.nvidia-certificate-on-hold", f"a certificate of {name}'s chain is suspended")
 
 
 def _device(name: str, claims: Mapping[str, object], token: str, end: datetime) -> Device:
