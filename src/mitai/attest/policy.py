@@ -35,6 +35,7 @@ from mitai.attest.fields import ANY, POLICY_MALFORMED, check_hex
 from mitai.attest.gcp.rules import GcpRules
 from mitai.attest.nitro.rules import NitroRules
 from mitai.attest.nvidia.rules import NvidiaRules
+from mitai.attest.refvalues.trust import ReleaseTrust
 from mitai.attest.sgx.rules import SgxRules
 from mitai.attest.snp.rules import SnpRules
 from mitai.attest.tdx.rules import TdxRules
@@ -133,6 +134,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nvidia: NvidiaRules = NvidiaRules()
     event_log: EventLogRules = EventLogRules()
     claims: ClaimRules = ClaimRules()
+    releases: tuple[ReleaseTrust, ...] = ()  # who may add to `workloads`: see `mitai.attest.refvalues.release`
     workloads: tuple[ReferenceValues, ...] = ()
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from mitai.attest import verify as verify_evidence
 from mitai.attest.collateral import Services, Store, complete, device_endorsements
 from mitai.attest.evidence import NO_DEVICES
 from mitai.attest.explain import explain as meaning
+from mitai.attest.refvalues.release import with_releases
 from mitai.attest.results import AttestationResult, Submodule, TokenTrust, accept, sign
 from mitai.cli.evidence import (
     from_hex,
@@ -69,6 +70,10 @@ def verify(
     report_data: Annotated[
         str | None, Parameter(help="Hex: what the hardware must have signed for its caller.")
     ] = None,
+    release: Annotated[
+        tuple[Path, ...],
+        Parameter(negative="", help="A signed release manifest that the policy's [[releases]] trust. May be repeated."),
+    ] = (),
     time: Annotated[datetime | None, Parameter(help="Verify as of this time (UTC), for old evidence.")] = None,
     ear: Annotated[Path | None, Parameter(help="Print the verdict as a signed result (EAR), with this JWK.")] = None,
     key: Annotated[Path | None, Parameter(help="JWK or JWK set that must have signed a result.")] = None,
@@ -90,7 +95,8 @@ def verify(
     """
     out, home = Output(json), Home.default()
     if target is None or "://" in target or not Path(target).exists():
-        appraisal = Session(platform_url(home, target), read_policy(home, policy)).appraisal
+        rules = with_releases(read_policy(home, policy), list(map(read_file, release)), now=datetime.now(UTC))
+        appraisal = Session(platform_url(home, target), rules).appraisal
         _tell(out, appraisal.machine, appraisal.checks, appraisal.summary(), explain)
         out.say("\n[bold green]✔ verified[/] under your policy")
         if appraisal.simulated:
@@ -111,6 +117,7 @@ def verify(
     rules = (
         read_policy(home, policy) if policy or (isinstance(message, Evidence) and home.policy.exists()) else Policy()
     )
+    rules = with_releases(rules, list(map(read_file, release)), now=now)
     _offline(out, message, rules, given)
 
 

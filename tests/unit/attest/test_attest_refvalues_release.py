@@ -18,6 +18,7 @@ from mitai.attest.refvalues.release import (
     sign_release,
     statement_of,
     verify_release,
+    with_releases,
 )
 from mitai.attest.refvalues.sigstore import GITHUB, MAX_BUNDLE_BYTES, SigstoreIdentity
 from mitai.attest.refvalues.statement import PAYLOAD_TYPE, Subject
@@ -207,6 +208,22 @@ def test_a_release_that_the_log_saw_too_early():
 def test_trust_is_checked_when_it_is_read(fields):
     with pytest.raises(MitaiError):
         ReleaseTrust("serve", **fields)
+
+
+def test_a_policy_takes_what_it_trusts():
+    policy = Policy.from_toml(Policy(releases=(ReleaseTrust("train", key=TRUST.key), TRUST, SIGSTORE)).to_toml())
+    assert policy.releases[1:] == (TRUST, SIGSTORE)
+    by_key, by_workflow = sign_release(make(), PUBLISHER), encode(LAB.bundle(statement_of(make(version=13))))
+    assert with_releases(policy, [], now=NOW) == policy
+    assert with_releases(policy, [by_key, by_workflow], now=NOW).workloads == make().values() * 2
+    for envelope, trusting, code in (
+        (by_key, Policy(), "attest.release-untrusted"),
+        (sign_release(make(), Identity.generate()), Policy(releases=(TRUST,)), "attest.release-signature-invalid"),
+        (sign_release(make(not_after=NOW - timedelta(1)), PUBLISHER), policy, "attest.release-expired"),
+    ):
+        with pytest.raises((AttestError, ParseError)) as error:
+            with_releases(trusting, [envelope], now=NOW)
+        assert error.value.code == code
 
 
 def test_times_are_utc_on_the_wire():

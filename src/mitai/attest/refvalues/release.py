@@ -17,6 +17,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -24,7 +25,7 @@ import msgspec
 from msgspec import Meta
 
 from mitai.attest.fields import ANY
-from mitai.attest.policy import REGISTERS, ReferenceValues
+from mitai.attest.policy import REGISTERS, Policy, ReferenceValues
 from mitai.attest.refvalues.sigstore import CLOCK_SKEW, MAX_BUNDLE_BYTES, verify_bundle
 from mitai.attest.refvalues.statement import PAYLOAD_TYPE, STATEMENT_V1, Statement, Subject
 from mitai.attest.refvalues.trust import ReleaseTrust
@@ -130,6 +131,29 @@ def reference_values(envelope: bytes, trust: ReleaseTrust, *, now: datetime) -> 
     if not values:
         raise AttestError("attest.release-tee-unknown", "the release has values only for TEEs that are not known here")
     return values
+
+
+def with_releases(policy: Policy, envelopes: Sequence[bytes], *, now: datetime) -> Policy:
+    """Return the policy with what these releases pin among its workloads; each must be one that the policy trusts."""
+    added = [values for envelope in envelopes for values in _trusted(envelope, policy.releases, now)]
+    return msgspec.structs.replace(policy, workloads=(*policy.workloads, *added))
+
+
+def _trusted(envelope: bytes, trusts: Sequence[ReleaseTrust], now: datetime) -> tuple[ReferenceValues, ...]:
+    refusals: list[MitaiError] = []
+    for trust in trusts:
+        try:
+            return reference_values(envelope, trust, now=now)
+        except (AttestError, ParseError) as error:
+            refusals.append(error)
+    if not refusals:
+        raise AttestError(
+            "attest.release-untrusted",
+            "the policy trusts nobody's releases",
+            hint="name a key or a sigstore identity under [[releases]]",
+        )
+    # That the release is another workload's says less than why the trust for this one refused it.
+    raise min(refusals, key=lambda error: error.code == "attest.release-workload-mismatch")
 
 
 def _open(envelope: bytes, trust: ReleaseTrust, now: datetime) -> tuple[bytes, datetime | None]:
