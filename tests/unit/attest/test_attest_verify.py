@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from attest_lab import CLAIMS, NONCE, NOW, WORKLOAD, Lab, flip, replace
+from attest_nvidia_lab import NvidiaLab
 from mitai.attest import (
     CapsuleClaim,
     CapsulePin,
@@ -23,7 +25,7 @@ from mitai.attest import (
     report_data,
 )
 from mitai.attest.evidence import NO_DEVICES
-from mitai.attest.nvidia import NvidiaRules
+from mitai.attest.nvidia import NvidiaRules, appraise_devices, encode_devices
 from mitai.attest.sim import Workload, intel, reference_values, registers
 from mitai.errors import AttestError, ParseError
 
@@ -108,6 +110,31 @@ def test_devices_that_are_none(lab, refused):
     with refused("attest.nvidia-too-few-gpus"):
         lab.verify(policy=replace(lab.policy, nvidia=NvidiaRules(min_gpus=1)))
     assert lab.verify().devices == ()
+
+
+def test_a_gpu_counts_only_under_the_quote(lab, refused, monkeypatch):
+    """Its report answers a nonce made of ours, and the quote covers the digest of the very bytes that hold it."""
+    nvidia = NvidiaLab()
+    monkeypatch.setattr("mitai.attest.nvidia.appraise_devices", partial(appraise_devices, roots=nvidia.roots))
+    chips = [nvidia.chip(pdi=b"chip%04d" % number) for number in range(2)]
+    both = encode_devices((nvidia.full(chips[0], ocsp=nvidia.statuses(*chips)), nvidia.entry(chips[1])))
+    policy = replace(lab.policy, nvidia=NvidiaRules(min_gpus=2, fabric=False))
+    appraisal = lab.verify(with_devices(lab, both), policy=policy)
+    assert [device.pdi for device in appraisal.devices] == [chip.pdi.hex() for chip in chips]
+    assert ("gpu", "genuine NVIDIA GH100") in [(name, value[:20]) for name, value in appraisal.summary()]
+    # devices of another exchange, under a quote that does not cover them
+    with refused("attest.report-data-mismatch", "11 report data"):
+        lab.verify(replace(with_devices(lab, b"[]"), devices=both), policy=policy)
+    # the quote covers them, but their reports answer somebody else's nonce
+    stale = nvidia.full(chips[0], report=nvidia.report(chips[0], nonce=bytes(32)))
+    with refused("attest.nvidia-nonce-mismatch"):
+        lab.verify(with_devices(lab, encode_devices((stale,))))
+    # our nonce itself, not the one derived for devices
+    direct = nvidia.full(chips[0], report=nvidia.report(chips[0], nonce=NONCE))
+    with refused("attest.nvidia-nonce-mismatch"):
+        lab.verify(with_devices(lab, encode_devices((direct,))))
+    with refused("attest.nvidia-device-repeated"):
+        lab.verify(with_devices(lab, encode_devices((nvidia.full(chips[0]), nvidia.entry(chips[0])))))
 
 
 def test_simulation_is_refused_by_default(lab, refused):
