@@ -47,6 +47,7 @@ from mitai.attest.cca import (
 )
 from mitai.attest.checks import Checklist
 from mitai.attest.machine import Hardware
+from mitai.attest.policy import Policy
 from mitai.errors import ParseError
 
 MALFORMED = "attest.cca-malformed"
@@ -442,3 +443,9 @@ def test_rules_that_make_no_sense(make):
     with pytest.raises(ParseError) as refusal:
         make()
     assert refusal.value.code == "attest.policy-malformed"
+
+
+def test_rules_survive_the_policys_own_form():
+    realm = RealmReference(initial_measurement=RIM.hex(), extensible_measurements=tuple(v.hex() for v in REMS))
+    policy = Policy(cca=rules(realms=(realm,), lifecycles=("secured", "unknown")))
+    assert Policy.from_toml(policy.to_toml()) == policy

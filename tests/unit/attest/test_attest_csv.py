@@ -26,6 +26,7 @@ from mitai.attest.checks import Checklist
 from mitai.attest.csv import CsvRules, appraise, parse_report
 from mitai.attest.csv.report import EXTENDED_BYTES, V1_BYTES
 from mitai.attest.machine import Hardware
+from mitai.attest.policy import Policy
 from mitai.errors import ParseError
 
 MALFORMED = "attest.csv-malformed"
@@ -303,3 +304,8 @@ def test_parsed_report():
     assert parsed.body.policy_bits == {"nodbg"}
     assert len(parsed.message) == 1024
     assert len(parse_report(report()).message) == 180
+
+
+def test_rules_survive_the_policys_own_form():
+    policy = Policy(csv=CsvRules(measure=(MEASURE.hex(),), policy_required=("nodbg", "csv3"), min_build=2400))
+    assert Policy.from_toml(policy.to_toml()) == policy

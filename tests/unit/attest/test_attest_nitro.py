@@ -15,6 +15,7 @@ from mitai.attest.checks import Checklist
 from mitai.attest.machine import Hardware
 from mitai.attest.nitro import NitroRules, appraise, parse_document
 from mitai.attest.nitro.roots import AWS_NITRO_ROOT_G1_SHA256
+from mitai.attest.policy import Policy
 from mitai.errors import ParseError
 
 LAB = Lab.build()
@@ -322,3 +323,10 @@ def test_rules_that_make_no_sense(rules):
     with pytest.raises(ParseError) as refusal:
         NitroRules(**rules)
     assert refusal.value.code == "attest.policy-malformed"
+
+
+def test_rules_survive_the_policys_own_form():
+    policy = Policy(nitro=NitroRules(pcrs={"pcr0": ("01" * 48,), "pcr8": ("08" * 48, "09" * 48)}, source="nitrotpm"))
+    assert Policy.from_toml(policy.to_toml()) == policy
+    with pytest.raises(ParseError):
+        Policy.from_toml('[nitro]\nsource = "other"\n')
