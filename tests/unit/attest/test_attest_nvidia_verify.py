@@ -210,12 +210,14 @@ def test_driver_version_that_is_none():
     assert refused(gpu({"f3": None}), rules=LAX)[0] == "attest.nvidia-report-malformed"
 
 
-def test_chip_of_the_report_counts_before_the_certificates():
+def test_manifests_are_of_the_reported_chip_and_rules_of_the_certified_one():
     entry = gpu({"f35": b"GB100\0"})
     assert refused(entry) == ("attest.nvidia-driver-rim-missing", "gpu 0 measurements")
     rims = (LAB.rim(product="GB100"), LAB.rim(product="GB100", version=VBIOS, references=VBIOS_REFERENCES))
-    (device,) = LAB.verify(msgspec.structs.replace(entry, rims=rims))
-    assert device.chip == "GB100"
+    entry = msgspec.structs.replace(entry, rims=rims)
+    (device,) = LAB.verify(entry)
+    assert device.chip == "GH100"
+    assert refused(entry, rules=rules(chips=("GB100",)))[0] == "attest.nvidia-chip-not-allowed"
 
 
 @pytest.mark.parametrize(

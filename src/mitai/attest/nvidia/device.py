@@ -53,7 +53,7 @@ class Device:
     """What a report proves about a device."""
 
     kind: Kind
-    chip: str  # GH100, GB100, LS10 …
+    chip: str  # as certified: GH100, GB100, LS10 …
     ueid: str  # the device certificate's serial number, in decimal, as NVIDIA writes it
     pdi: str  # the chip's own id, by which GPUs and switches name each other; NRAS does not tell it
     driver: str  # nothing for a switch

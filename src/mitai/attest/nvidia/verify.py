@@ -8,8 +8,8 @@ Invariants:
 - A report counts because its device's key signed it, whose chain of five certificates ends in NVIDIA's device root, and
   because it answers our nonce.
 - Driver and firmware count because every active value of NVIDIA's signed manifests for exactly these versions is there.
-- Nothing is looked up by a name that was not signed: manifests are chosen by edition, chip and version, and each of
-  the three is under NVIDIA's signature on one side and the device's on the other.
+- Nothing is looked up by a name that was not signed: manifests are chosen by edition, product and version, and each
+  of the three is under NVIDIA's signature on one side and the device's on the other.
 
 Example:
     >>> devices = appraise_devices(checks, evidence.devices, nonce, policy.nvidia, now=now, cache=cache)
@@ -167,7 +167,7 @@ def _appraise(
         software = f"driver {device.driver}, mode {device.mode}, " if entry.kind == "gpu" else ""
         say(f"{device.chip}, {software}firmware {device.vbios}")
     with checks.step(f"{name} measurements") as say:
-        references = _verified_references(device, context)
+        references = _verified_references(device, _product(report, device.chip), context)
         compared = _compare(report, references.value)
         total = len(report.measurements)
         measured = f"{compared} of {total} as NVIDIA published" if compared else "not compared: no manifests"
@@ -198,19 +198,19 @@ def _verified_chain(pem: bytes, context: _Context) -> Verified[tuple[Certificate
     return context.cache.get("nvidia device chain", inputs, context.now, verify)
 
 
-def _verified_references(device: Device, context: _Context) -> Verified[_References]:
+def _verified_references(device: Device, product: str, context: _Context) -> Verified[_References]:
     """Return what the manifests of a device's driver and firmware say, whose signatures, chains and status hold."""
 
     def verify() -> Verified[_References]:
         references: _References = {}
         windows = [_ALWAYS]
-        for what, rim in _find_rims(device, context).items():
+        for what, rim in _find_rims(device, product, context).items():
             verify_rim(rim, context.roots.rim, context.now)
             windows.append(_window(rim.chain, rim.chain, context))
             references[what] = rim.active
         return Verified(references, *_overlap(windows))
 
-    wanted = (device.kind, device.chip, device.driver, device.vbios, context.rules.rims, context.roots.rim)
+    wanted = (device.kind, product, device.driver, device.vbios, context.rules.rims, context.roots.rim)
     inputs = (*(text.encode() for text in wanted), *context.pool.endorsements.rims, b"", *_status_inputs(context))
     return context.cache.get("nvidia references", inputs, context.now, verify)
 
@@ -265,11 +265,14 @@ def _certified_fwid(leaf: Certificate) -> bytes | None:
     return None
 
 
-def _chip(report: Report, leaf: Certificate) -> str:
-    """Return the chip: as the report says or, with early drivers, the certificate (GH100 A01 …, LS_10 A01 …)."""
-    if Opaque.CHIP_INFO in report.opaque:
-        return report.text(Opaque.CHIP_INFO)
+def _chip(leaf: Certificate) -> str:
+    """Return the chip that NVIDIA certified, such as GH100 of "GH100 A01 GSP FMC LF" (LS10 is written LS_10)."""
     return leaf.common_name.partition(" ")[0].replace("_", "")
+
+
+def _product(report: Report, chip: str) -> str:
+    """Return what manifests call the chip: as the report says or, with early drivers, as it is certified."""
+    return report.text(Opaque.CHIP_INFO) if Opaque.CHIP_INFO in report.opaque else chip
 
 
 def _mode(report: Report) -> str:
@@ -292,7 +295,7 @@ def _describe(kind: Kind, report: Report, chain: Verified[tuple[Certificate, ...
         raise AttestError("attest.nvidia-pdi-mismatch", "the switch's report names another chip than its certificate")
     return Device(
         kind=kind,
-        chip=_chip(report, leaf),
+        chip=_chip(leaf),
         ueid=str(leaf.parsed.serial_number),
         pdi=pdi,
         driver=report.text(Opaque.DRIVER_VERSION) if gpu else "",
@@ -350,12 +353,12 @@ def _switch_peers(report: Report) -> frozenset[str]:
     return pdis(report.opaque.get(Opaque.SWITCH_GPU_PDIS, b"")[:64])
 
 
-def _find_rims(device: Device, context: _Context) -> dict[str, Rim]:
+def _find_rims(device: Device, product: str, context: _Context) -> dict[str, Rim]:
     """Return the one manifest for each version."""
     versions = {"driver": device.driver, "vbios": device.vbios} if device.kind == "gpu" else {"bios": device.vbios}
     found: dict[str, Rim] = {}
     for what, version in versions.items():
-        wanted = (device.kind.upper(), device.chip, version)
+        wanted = (device.kind.upper(), product, version)
         matches = [rim for rim in context.pool.rims if (rim.edition, rim.product, rim.version) == wanted]
         if len(matches) > 1:
             raise AttestError(
@@ -367,7 +370,7 @@ def _find_rims(device: Device, context: _Context) -> dict[str, Rim]:
             present = ", ".join(sorted(f"{rim.product} {rim.version}" for rim in context.pool.rims)) or "none"
             raise AttestError(
                 f"attest.nvidia-{what}-rim-missing",
-                f"no reference manifest for {device.chip} {what} {version} came along (there: {present})",
+                f"no reference manifest for {product} {what} {version} came along (there: {present})",
             )
     return found
 
@@ -441,10 +444,10 @@ def rim_names(entry: DeviceEvidence) -> tuple[str, ...]:
     report, chain = parse_report(entry.report), parse_chain(entry.certificates.rstrip(b"\r\n"), _CHAIN_MALFORMED)
     if entry.kind == "switch":
         return (f"NV_SWITCH_BIOS_5612_0002_890_{report.text(Opaque.VBIOS_VERSION).replace('.', '')}",)
-    chip = _chip(report, chain[0])
-    prefix = "NV_GPU_DRIVER" if chip == "GH100" else "NV_GPU_CC_DRIVER"
+    product = _product(report, _chip(chain[0]))
+    prefix = "NV_GPU_DRIVER" if product == "GH100" else "NV_GPU_CC_DRIVER"
     board = "_".join(report.text(kind) for kind in (Opaque.PROJECT, Opaque.PROJECT_SKU, Opaque.CHIP_SKU))
     return (
-        f"{prefix}_{chip}_{report.text(Opaque.DRIVER_VERSION)}",
+        f"{prefix}_{product}_{report.text(Opaque.DRIVER_VERSION)}",
         f"NV_GPU_VBIOS_{board}_{vbios_version(report).replace('.', '')}",
     )
