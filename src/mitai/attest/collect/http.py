@@ -43,8 +43,8 @@ def post(guest: Guest, service: Service, body: dict[str, str], kind: type[T]) ->
         with refusals(what):
             connection.sock = guest.connect(service.family, service.address)
             connection.request("POST", service.path, msgspec.json.encode(body), {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            content = _read(answer, what)
+            with connection.getresponse() as answer:
+                content = _read(answer, what)
         if answer.status != 200:
             raise AttestError("attest.collect-failed", f"{what} answered with status {answer.status}")
         return msgspec.json.decode(content, type=kind)

@@ -2,8 +2,8 @@
 
 Follows "Azure confidential VMs: guest attestation design" (report at NV index 0x01400001, user data at 0x01400002,
 attestation key at 0x81000003; the quote of a TD from the host's service at 169.254.169.254), and Google's documentation
-of "go-tpm-tools" about Compute Engine's vTPM (certificates and templates at NV indices 0x01c10000 to 0x01c10003; the key is
-made again from its template in the endorsement hierarchy).
+of "go-tpm-tools" about Compute Engine's vTPM (certificates and templates at NV indices 0x01c10000 to 0x01c10003; the
+key is made again from its template in the endorsement hierarchy).
 
 Invariants:
 
