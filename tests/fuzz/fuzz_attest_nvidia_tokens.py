@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
-from mitai.attest.nvidia import NvidiaRules, device_nonce, verify_nras
+from mitai.attest.nvidia import NvidiaRules, device_nonce
+from mitai.attest.nvidia.nras import verify_nras
 from mitai.attest.nvidia.ocsp import StatusBook, check_status
 from mitai.attest.x509 import parse_der
 from mitai.errors import MitaiError

@@ -13,7 +13,8 @@ from attest_lab import flip
 from attest_nvidia_lab import NONCE, NOW, nras_lab, nvidia_lab
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
-from mitai.attest.nvidia import NvidiaRules, decode_devices, device_nonce, verify_nras
+from mitai.attest.nvidia import NvidiaRules, decode_devices, device_nonce
+from mitai.attest.nvidia.nras import verify_nras
 from mitai.attest.nvidia.ocsp import StatusBook
 from mitai.attest.nvidia.report import parse_report
 from mitai.attest.nvidia.rim import parse_rim

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from attest_nvidia_lab import NONCE, NOW, NrasLab, compact, make, nras_lab
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
-from mitai.attest.nvidia import NvidiaRules, device_nonce, verify_nras
+from mitai.attest.nvidia import NvidiaRules, device_nonce
+from mitai.attest.nvidia.nras import verify_nras
 from mitai.errors import AttestError
 
 LAB = nras_lab()

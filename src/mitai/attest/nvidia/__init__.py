@@ -1,5 +1,8 @@
 """NVIDIA GPUs and NVSwitches: reports in, devices out.
 
+`mitai.attest.nvidia.nras` has the other way, by tokens of NVIDIA's service; it is not imported here, as it needs a JWT
+library.
+
 Example:
     >>> devices = appraise_devices(checks, evidence.devices, nonce, NvidiaRules(min_gpus=1), now=now)
     >>> devices[0].summary()
@@ -13,7 +16,6 @@ from mitai.attest.nvidia.device import (
     device_nonce,
     encode_devices,
 )
-from mitai.attest.nvidia.nras import verify_nras
 from mitai.attest.nvidia.roots import NVIDIA, Roots
 from mitai.attest.nvidia.rules import NvidiaRules
 from mitai.attest.nvidia.verify import appraise_devices, appraise_entries, rim_names
@@ -31,5 +33,4 @@ __all__ = [
     "device_nonce",
     "encode_devices",
     "rim_names",
-    "verify_nras",
 ]

@@ -68,11 +68,11 @@ class Name:
 
 @dataclass(slots=True, eq=False)
 class Element:
-    """An element: its names, what it declares, and its children in order (text or elements)."""
+    """An element: its name, its attributes, and its children in order (text or elements)."""
 
     name: Name
     attributes: dict[Name, str]
-    namespaces: dict[str, str]  # prefixes in scope and their namespaces
+    namespaces: dict[str, str]  # in scope, by prefix
     children: list[Element | str] = field(default_factory=list)
 
     def elements(self) -> list[Element]:
