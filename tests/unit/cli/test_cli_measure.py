@@ -9,10 +9,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from attest_boot_lab import TDX_METADATA, Kernel, firmware, table_entry
+from attest_snp_lab import firmware as snp_firmware
 from mitai.attest.policy import Policy
 from mitai.attest.refvalues.release import reference_values, verify_release
 from mitai.attest.refvalues.tdvf import mrtd
 from mitai.attest.refvalues.trust import ReleaseTrust
+from mitai.attest.snp.launch import launch_digest
 from mitai.cli.commands import run
 from mitai.identity import Identity
 
@@ -78,6 +80,15 @@ def test_snp_needs_the_processors(tmp_path, monkeypatch, capsys):
     (tmp_path / "OVMF.fd").write_bytes(both)
     assert not ended(monkeypatch, str(tmp_path / "OVMF.fd"))
     assert "--vcpus" in capsys.readouterr().err
+
+
+def test_snp(tmp_path, monkeypatch, capsys):
+    image = snp_firmware()
+    (tmp_path / "OVMF.fd").write_bytes(image)
+    arguments = ("--vcpus", "2", "--vcpu", "EPYC-Genoa", "--vmm", "ec2", "--json")
+    assert not ended(monkeypatch, str(tmp_path / "OVMF.fd"), *arguments)
+    found = json.loads(capsys.readouterr().out)["measurements"]
+    assert found == {"snp": {"measurement": launch_digest(image, vcpus=2, vcpu="EPYC-Genoa", vmm="ec2").hex()}}
 
 
 @pytest.mark.parametrize(
