@@ -36,7 +36,7 @@ def folder(tmp_path_factory) -> Path:
 def test_signatures_of_openssl(folder, user_id, size):
     spki = openssl("pkey", "-in", "key.pem", "-pubout", "-outform", "DER", cwd=folder).stdout
     assert spki.startswith(SPKI + b"\x04")
-    key = sm2.PublicKey.from_coordinates(*(int.from_bytes(spki[at : at + 32], "big") for at in (-64, -32)))
+    key = sm2.PublicKey.from_coordinates(*(int.from_bytes(part, "big") for part in (spki[-64:-32], spki[-32:])))
     message = bytes(size)
     (folder / "message").write_bytes(message)
     options = ("-rawin", "-in", "message", "-digest", "sm3", "-pkeyopt", f"distid:{user_id.decode()}")
