@@ -35,7 +35,9 @@ def entries(tee: str, *, having: str | None = None):
         entry for entry in ENTRIES.values() if entry["tee"] == tee and (having is None or having in entry["files"])
     ]
     return [pytest.param(entry, id=entry["id"]) for entry in found] or [
-        pytest.param(None, marks=pytest.mark.skip(reason="no such public vectors here: set MITAI_VECTORS to their folder"))
+        pytest.param(
+            None, marks=pytest.mark.skip(reason="no such public vectors here: set MITAI_VECTORS to their folder")
+        )
     ]
 
 
@@ -76,7 +78,7 @@ def test_every_bank_is_explained(entry):
             facts = check_rtmr_log(log, [values[number] for number in (1, 2, 3, 4)], EventLogRules())
         else:
             facts = check_pcr_log(log, values, algorithm, EventLogRules())
-        assert int(facts["boot events"]) == len(read_event_log(log).events)
+        assert int(facts["boot events"]) == sum(event.register < 24 for event in read_event_log(log).events)
 
 
 @pytest.mark.parametrize("entry", entries("eventlog"))
@@ -101,12 +103,13 @@ def test_agreement_with_trustees_parser(entry):
         assert event.register == their["index"]
         assert words.kind == their["type_name"]
         assert event.data == base64.b64decode(their["event"])
-        assert [(0x0C, digest["digest"]) for digest in their["digests"]] == [
-            (number, value.hex()) for number, value in event.digests.items()
+        assert [(digest["alg"].lower().replace("-", ""), digest["digest"]) for digest in their["digests"]] == [
+            (HASHES[number], value.hex()) for number, value in event.digests.items()
         ]
-        assert (hashlib.sha384(event.data).digest() == event.digests[0x0C]) is their["digest_matches_event"]
-        assert measured(event, 0x0C) is not None or not their["digest_matches_event"]
-        if "unicode_name" in details:
+        for number, value in event.digests.items():
+            assert (hashlib.new(HASHES[number], event.data).digest() == value) is their["digest_matches_event"]
+            assert measured(event, number) is not None or not their["digest_matches_event"]
+        if "variable_data" in details:
             assert words.variable.name == details["unicode_name"]
             assert words.variable.data == base64.b64decode(details["variable_data"])
             # they print the GUID's bytes in the order in which they are stored
@@ -115,7 +118,7 @@ def test_agreement_with_trustees_parser(entry):
             if path.startswith(("File(", "HD(")):
                 assert path in words.device_path
         if details.get("string") and not details["string"].startswith("td_"):
-            assert words.text == details["string"]
+            assert words.text.lstrip(".").split() == details["string"].split()
 
 
 def test_a_machines_log_and_quote():

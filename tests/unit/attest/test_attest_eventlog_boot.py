@@ -94,6 +94,14 @@ def test_header_that_names_an_algorithm_twice(refused):
         replay(header(11, 11), ALG_SHA256)
 
 
+def test_banks_of_unknown_hashes(refused):
+    with refused("attest.event-log-malformed"):
+        replay(header(11), 0x99)
+    digest = hashlib.new("sm3", b"version").digest()
+    log = header(0x12) + struct.pack("<IIIH", 0, 8, 1, 0x12) + digest + struct.pack("<I", 0)
+    assert replay(log, 0x12) == {0: hashlib.new("sm3", bytes(32) + digest).digest()}
+
+
 def test_several_banks():
     log = header(4, 11, 12) + boot(banks=(4, 11, 12))
     for bank in (4, 11, 12):

@@ -87,6 +87,15 @@ def test_the_first_template():
     assert check(text, pcr, "sha1", files={"/bin/a": (digest.hex(),)})[0].digest == digest
 
 
+@pytest.mark.parametrize("name", ["sha256", "sm3", "sha384", "sha512"])
+def test_template_digests_of_other_kinds(refused, name):
+    template, data, text = ENTRIES[1]
+    line = f"10 {hashlib.new(name, data).hexdigest()} {template} {text}\n".encode()
+    assert check(line, ima_pcr(ENTRIES[1]))[0].path == "/usr/bin/a"
+    with refused("attest.ima-malformed"):
+        parse_ima(line.replace(b"/usr/bin/a", b"/usr/bin/x"))
+
+
 def test_older_kernels_pad():
     padded = bytes(32)
     for _, data, _ in ENTRIES:
@@ -165,6 +174,7 @@ GOOD_BINARY = ima_binary(ENTRIES[1])
         GOOD.replace(A.hex(), "zz").encode(),
         GOOD.replace("/usr", "\0usr").encode(),
         (GOOD + "\n").encode(),
+        ("10 " + "11" * 32 + " ima-ng sha1:" + "00" * 20 + " x\n").encode(),
         ("10 " + "00" * 21 + " ima-ng sha1:" + "00" * 20 + " x\n").encode(),
         b"\n",
         GOOD_BINARY[:-1],

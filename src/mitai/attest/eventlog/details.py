@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mitai.attest.checks import Reader
-from mitai.attest.eventlog.tcg import EV_EVENT_TAG, HASHES, Event
+from mitai.attest.eventlog.tcg import EV_EVENT_TAG, Event, hash_of
 from mitai.errors import ParseError
 
 EV_SEPARATOR, EV_ACTION, EV_PLATFORM_CONFIG_FLAGS, EV_IPL = 0x04, 0x05, 0x0A, 0x0D
@@ -113,7 +113,7 @@ def describe(event: Event) -> Details:
 
 def measured(event: Event, algorithm: int) -> bytes | None:
     """Return the bytes that the event's digest covers, where its data tells them; otherwise nothing."""
-    digest, name = event.digests.get(algorithm), HASHES[algorithm]
+    digest, name = event.digests.get(algorithm), hash_of(algorithm)
     return next((data for data in _candidates(event) if hashlib.new(name, data).digest() == digest), None)
 
 
@@ -124,7 +124,7 @@ def _candidates(event: Event) -> Iterator[bytes]:
         yield event.data.removesuffix(b"\0\0")
         for prefix in _GRUB_PREFIXES:
             if event.data.startswith(prefix):
-                yield event.data.removeprefix(prefix).rstrip(b"\0")
+                yield event.data.removeprefix(prefix).partition(b"\0")[0]
     elif event.kind == EV_EFI_VARIABLE_BOOT:
         try:
             yield parse_variable(event.data).data
@@ -159,13 +159,13 @@ def _text(event: Event) -> str:
         return "" if data == bytes(4) else data.hex()
     if len(data) >= 4 and data[1] == 0 == data[3]:
         return _printable(data[: len(data) & ~1].decode("utf-16-le", "replace").rstrip("\0"))
-    return _printable(data.rstrip(b"\0").decode("utf-8", "replace"))
+    return _printable(data.partition(b"\0")[0].decode("utf-8", "replace"))
 
 
 def _printable(text: str) -> str:
     """Return text that is safe on a terminal; nothing where most of it is no text."""
     shown = "".join(letter if letter.isprintable() and letter != "\ufffd" else " " for letter in text)
-    return " ".join(shown.split())[:1024] if sum(letter == " " for letter in shown) * 2 <= len(shown) else ""
+    return shown.strip()[:1024] if sum(letter == " " for letter in shown) * 2 <= len(shown) else ""
 
 
 def _image_device_path(data: bytes) -> tuple[str, ...]:

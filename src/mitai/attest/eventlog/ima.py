@@ -5,8 +5,8 @@ Follows the kernel's documentation ("IMA Template Management Mechanism", "IMA ev
 
 Invariants:
 
-- Every entry's SHA-1 template digest is computed from its fields, and so is the digest that extends the PCR: file name
-  and file digest are proven by the replay.
+- Every entry's template digest is computed from its fields, and so is the digest that extends the PCR: file name and
+  file digest are proven by the replay.
 - The list grows while it is read: entries after those that explain the quoted PCR are ignored, never trusted.
 - A violation (a file that was changed while it was measured) is refused unless the rules allow it.
 
@@ -39,7 +39,9 @@ _FIELDS = {  # of each template, what its fields are
     "ima-sigv2": ("digest", "name", "extra"),
     "ima-buf": ("digest", "name", "extra"),
 }
-_SIZES = {"sha1": 20, "sha224": 28, "sha256": 32, "sha384": 48, "sha512": 64, "md5": 16}
+_SIZES = {"sha1": 20, "sha224": 28, "sha256": 32, "sha384": 48, "sha512": 64, "sm3_256": 32, "md5": 16}
+_BANKS = ("sha1", "sha256", "sha384", "sha512")
+_TEMPLATE_HASHES = {20: ("sha1",), 32: ("sha256", "sm3"), 48: ("sha384",), 64: ("sha512",)}
 _OLD_NAME_BYTES = 256
 
 
@@ -93,7 +95,8 @@ def parse_ima(log: bytes) -> tuple[ImaEntry, ...]:
         raise ParseError(_CODE, f"an IMA list of {len(log)} bytes is above the limit of {MAX_IMA_BYTES}")
     entries = tuple(_binary(log) if log[1:4] == bytes(3) else _text(log))
     for entry in entries:
-        if not entry.violation and hashlib.sha1(entry.content, usedforsecurity=False).digest() != entry.template_digest:
+        names = [n for n in _TEMPLATE_HASHES[len(entry.template_digest)] if n in hashlib.algorithms_available]
+        if not entry.violation and entry.template_digest not in (hashlib.new(n, entry.content).digest() for n in names):
             raise ParseError(_CODE, "an entry's template digest is not that of its fields")
     return entries
 
@@ -138,7 +141,7 @@ def _binary(log: bytes) -> Iterator[ImaEntry]:
 
 def _entry(pcr: int, template_digest: bytes, template: str, fields: tuple[bytes, bytes, bytes]) -> ImaEntry:
     digest_field, name, extra = fields
-    if len(template_digest) != 20 or not name.endswith(b"\0") or b"\0" in name[:-1]:
+    if len(template_digest) not in _TEMPLATE_HASHES or not name.endswith(b"\0") or b"\0" in name[:-1]:
         raise ParseError(_CODE, "an entry of the IMA list has a malformed digest or name")
     if template == "ima":
         if len(name) > _OLD_NAME_BYTES:
@@ -169,7 +172,8 @@ def proven_entries(entries: Sequence[ImaEntry], pcr: bytes, bank: str) -> tuple[
             entry = entries[count]
             if entry.pcr != IMA_PCR:
                 raise AttestError("attest.ima-register-refused", f"the IMA list extends PCR {entry.pcr}, not {IMA_PCR}")
-            old = b"\xff" * size if entry.violation else entry.template_digest.ljust(size, b"\0")
+            sha1 = hashlib.sha1(entry.content, usedforsecurity=False).digest()
+            old = b"\xff" * size if entry.violation else sha1.ljust(size, b"\0")
             computed = hashlib.new(bank, computed + entry.extends(bank)).digest()
             padded = hashlib.new(bank, padded + old).digest()
     raise AttestError("attest.ima-mismatch", f"the IMA list does not replay to PCR {IMA_PCR}")
@@ -223,7 +227,7 @@ def boot_aggregates(pcrs: Mapping[int, bytes]) -> frozenset[bytes]:
     for last in (7, 9):
         if all(number in pcrs for number in range(last + 1)):
             values = b"".join(pcrs[number] for number in range(last + 1))
-            found |= {hashlib.new(name, values).digest() for name, size in _SIZES.items() if size == len(pcrs[0])}
+            found |= {hashlib.new(name, values).digest() for name in _BANKS if _SIZES[name] == len(pcrs[0])}
     return frozenset(found)
 
 

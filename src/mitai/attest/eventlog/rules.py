@@ -24,9 +24,9 @@ from mitai.attest.eventlog.secureboot import secure_boot
 from mitai.attest.eventlog.tcg import (
     ALG_SHA384,
     EV_NO_ACTION,
-    HASHES,
     Event,
     check_replay,
+    hash_of,
     proven_pcrs,
     read_event_log,
 )
@@ -124,7 +124,7 @@ def _check_events(
     for name, entries in rules.events.items():
         if name not in names:
             raise AttestError("attest.event-log-unsuitable", f"the rules ask for {name}, which this log does not have")
-        _check_register(events, names[name], algorithm, name, _allowed(entries, HASHES[algorithm]))
+        _check_register(events, names[name], algorithm, name, _allowed(entries, hash_of(algorithm)))
     try:
         state = "on" if secure_boot(events, algorithm, secure_boot_register) else "off"
     except AttestError as error:

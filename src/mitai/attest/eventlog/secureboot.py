@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterable
 
 from mitai.attest.eventlog.details import EV_EFI_VARIABLE_DRIVER_CONFIG, Variable
-from mitai.attest.eventlog.tcg import EV_NO_ACTION, HASHES, Event
+from mitai.attest.eventlog.tcg import EV_NO_ACTION, Event, hash_of
 from mitai.errors import AttestError
 
 EFI_GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -37,7 +37,7 @@ def secure_boot(events: Iterable[Event], algorithm: int, register: int) -> bool:
     Raises:
         AttestError: When the log doesn't tell, or tells twice.
     """
-    name = HASHES[algorithm]
+    name = hash_of(algorithm)
     states = {hashlib.new(name, data).digest(): data == _ON for data in (_ON, *_OFF)}
     debuggable = {hashlib.new(name, data).digest() for data in _DEBUGGABLE}
     separator = hashlib.new(name, _SEPARATOR).digest()

@@ -26,8 +26,19 @@ MAX_EVENT_LOG_BYTES = 1 << 20  # real guests reserve 64 to 256 KiB
 EV_NO_ACTION = 3  # informative: never extended
 EV_EVENT_TAG = 6
 ALG_SHA1, ALG_SHA256, ALG_SHA384, ALG_SHA512 = 0x0004, 0x000B, 0x000C, 0x000D
-HASHES: Mapping[int, str] = {ALG_SHA1: "sha1", ALG_SHA256: "sha256", ALG_SHA384: "sha384", ALG_SHA512: "sha512"}
-_SIZES = {ALG_SHA1: 20, ALG_SHA256: 32, ALG_SHA384: 48, ALG_SHA512: 64, 0x0012: 32}  # the last is SM3
+ALG_SM3 = 0x0012  # where Python's OpenSSL has it
+HASHES: Mapping[int, str] = {
+    number: name
+    for number, name in (
+        (ALG_SHA1, "sha1"),
+        (ALG_SHA256, "sha256"),
+        (ALG_SHA384, "sha384"),
+        (ALG_SHA512, "sha512"),
+        (ALG_SM3, "sm3"),
+    )
+    if name in hashlib.algorithms_available
+}
+_SIZES = {ALG_SHA1: 20, ALG_SHA256: 32, ALG_SHA384: 48, ALG_SHA512: 64, ALG_SM3: 32}
 _SPEC_ID = b"Spec ID Event03\0"
 _STARTUP_LOCALITY = b"StartupLocality\0"
 _CODE = "attest.event-log-malformed"
@@ -114,15 +125,22 @@ def _event(reader: Reader, sizes: Mapping[int, int]) -> Event:
     return Event(register, kind, digests, reader.take(reader.u32()))
 
 
+def hash_of(algorithm: int) -> str:
+    """Return the name of a bank's hash; raise `ParseError` for banks of unknown ones."""
+    if algorithm not in HASHES:
+        raise ParseError(_CODE, f"registers of bank {algorithm:#06x} can't be replayed: its hash is unknown")
+    return HASHES[algorithm]
+
+
 def replay(log: bytes | EventLog, algorithm: int = ALG_SHA384, hash_name: str = "") -> dict[int, bytes]:
     """Return the value of every register that the log extends, in the bank of one algorithm.
 
     Args:
         log: A TCG2 or CCEL log, as bytes or parsed.
         algorithm: TCG's number of the bank's hash.
-        hash_name: Its name; not needed for SHA-1, SHA-256, SHA-384 and SHA-512.
+        hash_name: Its name, where it is not one that we know.
     """
-    name = hash_name or HASHES[algorithm]
+    name = hash_name or hash_of(algorithm)
     size = hashlib.new(name).digest_size
     parsed = log if isinstance(log, EventLog) else read_event_log(log)
     if algorithm not in parsed.algorithms:

@@ -164,7 +164,7 @@ def parse_public(data: bytes) -> PublicArea:
     code = "attest.tpm-public-malformed"
     reader = _buffer(data, "the attestation key's public area", code)
     kind, name_algorithm, attributes = reader.number(2), reader.number(2), reader.number(4)
-    if kind not in {_ALG_RSA, _ALG_ECC} or name_algorithm not in HASHES:
+    if kind not in {_ALG_RSA, _ALG_ECC} or name_algorithm not in _SIZES:
         raise ParseError(code, "the attestation key is neither RSA nor on a curve, or its name has an unknown hash")
     if len(reader.sized()) not in {0, _SIZES[name_algorithm]}:
         raise ParseError(code, "the attestation key's policy is no digest")

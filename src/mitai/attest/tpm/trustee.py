@@ -40,11 +40,11 @@ class _Evidence(msgspec.Struct, frozen=True):
     version: int = 0
     quote: _Quote | None = None
     tpm_quote: _Quote | None = None
-    report: list[int] | None = None
-    hcl_report: str | None = None
-    vcek: str | None = None
-    td_quote: str | None = None
-    ak_public: str | None = None
+    report: _Bytes = ""
+    hcl_report: _Bytes = ""
+    vcek: str = ""
+    td_quote: _Bytes = ""
+    ak_public: str = ""
 
 
 def hardware_of_trustee(data: bytes) -> Hardware:
@@ -56,7 +56,7 @@ def hardware_of_trustee(data: bytes) -> Hardware:
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ParseError(_CODE, "these bytes are not Trustee's evidence of a TPM") from error
     quote = evidence.tpm_quote or evidence.quote
-    hcl_report = _bytes(evidence.report if evidence.report is not None else evidence.hcl_report or "")
+    hcl_report = _bytes(evidence.hcl_report or evidence.report)
     if quote is None or evidence.version not in {0, 1, 2}:
         raise ParseError(_CODE, f"this evidence of version {evidence.version} holds no TPM quote")
     if not hcl_report:
@@ -65,7 +65,7 @@ def hardware_of_trustee(data: bytes) -> Hardware:
             quote=_bytes(quote.message),
             signature=_bytes(quote.signature),
             pcrs=pcrs,
-            ak_spki=_bytes(evidence.ak_public or ""),
+            ak_spki=_bytes(evidence.ak_public),
         )
         return Hardware(tee="tpm", quote=composite.encode())
     composite = TpmEvidence(
@@ -73,13 +73,11 @@ def hardware_of_trustee(data: bytes) -> Hardware:
         signature=rsassa_signature(_hex(quote.signature)),
         pcrs=tuple(_hex(value) for value in quote.pcrs),
         hcl_report=hcl_report,
-        hardware_quote=_bytes(evidence.td_quote or ""),
+        hardware_quote=_bytes(evidence.td_quote),
     )
-    if evidence.td_quote is not None:
+    if evidence.td_quote:
         return Hardware(tee="az-tdx-vtpm", quote=composite.encode())
-    return Hardware(
-        tee="az-snp-vtpm", quote=composite.encode(), endorsements={"vek": _certificate(evidence.vcek or "")}
-    )
+    return Hardware(tee="az-snp-vtpm", quote=composite.encode(), endorsements={"vek": _certificate(evidence.vcek)})
 
 
 def _hex(value: _Bytes) -> bytes:
