@@ -51,6 +51,14 @@ def content(data: bytes) -> int:
     return descriptor
 
 
+def unchanged(data: bytes) -> bytes:
+    return data
+
+
+def nothing(*_: object) -> None:
+    """Do nothing at a moment where a test may do something."""
+
+
 class Device:
     """A device node that takes ioctls."""
 
@@ -120,13 +128,13 @@ class FakeKernel:
 
     def mkdir(self, path: Path) -> None:
         if self.tsm is None:
-            os.mkdir(path)
+            path.mkdir()
             return
         self.tsm.mkdir(path.relative_to(self.root).as_posix())
 
     def rmdir(self, path: Path) -> None:
         if self.tsm is None:
-            os.rmdir(path)
+            path.rmdir()
             return
         self.tsm.rmdir(path.relative_to(self.root).as_posix())
 
@@ -278,7 +286,7 @@ class FakeTdx(Device):
     """`/dev/tdx_guest` (tdx-guest.h)."""
 
     error = 0
-    damage: Callable[[bytes], bytes] = staticmethod(lambda report: report)
+    damage = staticmethod(unchanged)
 
     def ioctl(self, request: int, argument: bytearray) -> int:
         if request != 0xC4405401:  # TDX_CMD_GET_REPORT0
@@ -299,7 +307,7 @@ def exactly(connection: socket.socket, size: int) -> bytes:
     return data
 
 
-def quote_service(lab: Lab, change: Callable[[bytes], bytes] = lambda answer: answer):
+def quote_service(lab: Lab, change: Callable[[bytes], bytes] = unchanged):
     """Return Intel's quote generation service; `change` its answer."""
 
     def serve(connection: socket.socket) -> None:
@@ -371,7 +379,7 @@ class FakeSev(Device):
     table: bytes = b""  # the host's
     needed_bytes: int = 0  # the host wants a larger buffer
     errors: list[tuple[int, int, int]] = field(default_factory=list)  # error number, firmware, VMM: of the next calls
-    answer: Callable[[bytes], bytes] = staticmethod(lambda response: response)
+    answer: Callable[[bytes], bytes] = unchanged
     calls: list[int] = field(default_factory=list)
 
     def ioctl(self, request: int, argument: bytearray) -> int:
@@ -427,7 +435,7 @@ class FakeNsm(Device):
 
     lab: NitroLab = field(default_factory=NitroLab.build)
     error: int = 0
-    answer: Callable[[bytes], bytes] = staticmethod(lambda response: response)
+    answer: Callable[[bytes], bytes] = unchanged
     requests: list[bytes] = field(default_factory=list)
 
     def ioctl(self, request: int, argument: bytearray) -> int:
@@ -481,10 +489,9 @@ class FakeTpm(Device):
     commands: list[int] = field(default_factory=list)
     silent: bool = False
     at_once: int = 8  # registers that PCR_Read gives at most
-    before_quote: Callable[[], None] = staticmethod(lambda: None)
-    after_write: Callable[[int], None] = staticmethod(lambda index: None)
-    before_read: Callable[[int], None] = staticmethod(lambda index: None)
-    change: Callable[[int, bytes], bytes] = staticmethod(lambda command, answer: answer)
+    before_quote: Callable[[], None] = nothing
+    before_read: Callable[[int], None] = nothing
+    change: Callable[[int, bytes], bytes] = lambda command, answer: answer
 
     def open(self) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -493,7 +500,7 @@ class FakeTpm(Device):
         return ours.detach()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection:
+        with connection, suppress(ConnectionError):
             while message := connection.recv(4096):
                 if not self.silent:
                     connection.send(self.respond(message))
@@ -572,7 +579,6 @@ class FakeTpm(Device):
         if offset + size > len(found.data):
             raise Refused(0x146)
         found.data = found.data[:offset] + data + found.data[offset + size :]
-        self.after_write(handles[1])
         return b""
 
     def _nv_define(self, handles: tuple[int, ...], body: bytes) -> bytes:
