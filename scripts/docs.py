@@ -219,7 +219,8 @@ def struct_table(source: str, name: str) -> str:
     example in that of the module (`name = value  # meaning`) says.
     """
     lines, tree = source.splitlines(), ast.parse(source)
-    constants = {_name(one.targets[0]): one.value for one in tree.body if isinstance(one, ast.Assign)}
+    constants: dict[str, ast.expr] = {"ANY": ast.Constant("any")}  # shared by all sections of a policy
+    constants |= {_name(one.targets[0]): one.value for one in tree.body if isinstance(one, ast.Assign)}
     rows = ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
     for node in tree.body:
         if not (isinstance(node, ast.ClassDef) and node.name == name):
