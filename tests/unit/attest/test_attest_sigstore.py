@@ -519,6 +519,12 @@ def test_the_same_timestamp_counts_once():
     assert refusal(fields, thresholds=Thresholds(times=2)) == "attest.sigstore-time-missing"
 
 
+def test_too_many_timestamps():
+    fields = LAB.bundle2(PAYLOAD)
+    fields["verificationMaterial"]["timestampVerificationData"]["rfc3161Timestamps"] *= 9
+    assert refusal(fields) == "attest.sigstore-bundle-malformed"
+
+
 def stamp(**options) -> str:
     with pytest.raises((AttestError, ParseError)) as error:
         verify_timestamp(LAB.timestamp(MESSAGE, **options), MESSAGE, ROOT)

@@ -76,9 +76,11 @@ def verify_certificate(leaf: Certificate, root: TrustedRoot, moment: datetime) -
         usage = extensions.get_extension_for_class(x509.KeyUsage).value
         purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound as error:
-        raise _chain_invalid("the signing certificate does not say what it is for") from error
+        raise AttestError(
+            "attest.sigstore-chain-invalid", "the signing certificate does not say what it is for"
+        ) from error
     if not usage.digital_signature or usage.key_cert_sign or ExtendedKeyUsageOID.CODE_SIGNING not in purposes:
-        raise _chain_invalid("the signing certificate is not for signing code")
+        raise AttestError("attest.sigstore-chain-invalid", "the signing certificate is not for signing code")
     # 3
     for authority in root.authorities:
         if authority.window.covers(moment):
@@ -87,7 +89,9 @@ def verify_certificate(leaf: Certificate, root: TrustedRoot, moment: datetime) -
             except MitaiError:
                 continue
             return authority.chain[0]
-    raise _chain_invalid("no authority of the trusted root issued the signing certificate")
+    raise AttestError(
+        "attest.sigstore-chain-invalid", "no authority of the trusted root issued the signing certificate"
+    )
 
 
 def check_window(leaf: Certificate, moment: datetime) -> None:
@@ -215,7 +219,3 @@ def _der_text(value: bytes | None) -> str:
 
 def _malformed() -> AttestError:
     return AttestError("attest.sigstore-certificate-malformed", "the signing certificate is malformed")
-
-
-def _chain_invalid(why: str) -> AttestError:
-    return AttestError("attest.sigstore-chain-invalid", why)

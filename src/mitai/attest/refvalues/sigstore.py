@@ -96,16 +96,21 @@ class SigstoreIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def check(self, signer: SignerClaims) -> None:
         """Raise `AttestError` unless this is who signed."""
         if signer.issuer != self.issuer:
-            raise AttestError("attest.sigstore-issuer-mismatch", _other("logged in by", signer.issuer, self.issuer))
+            raise AttestError(
+                "attest.sigstore-issuer-mismatch", f"logged in by {signer.issuer[:120]!r}, not {self.issuer[:120]!r}"
+            )
         if self.subject and signer.subject != self.subject:
-            raise AttestError("attest.sigstore-subject-mismatch", _other("signed by", signer.subject, self.subject))
+            raise AttestError(
+                "attest.sigstore-subject-mismatch", f"signed by {signer.subject[:120]!r}, not {self.subject[:120]!r}"
+            )
         if self.repository:
             self._check_workflow(signer)
 
     def _check_workflow(self, signer: SignerClaims) -> None:
         if signer.repository != self.repository:
             raise AttestError(
-                "attest.sigstore-repository-mismatch", _other("signed in", signer.repository, self.repository)
+                "attest.sigstore-repository-mismatch",
+                f"signed in {signer.repository[:120]!r}, not {self.repository[:120]!r}",
             )
         if not signer.ref.startswith(self.ref_prefix):
             raise AttestError(
@@ -114,11 +119,9 @@ class SigstoreIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         expected = f"https://github.com/{self.repository}/{self.workflow}@{signer.ref}"
         if self.workflow and signer.subject != expected:
-            raise AttestError("attest.sigstore-workflow-mismatch", _other("signed by", signer.subject, expected))
-
-
-def _other(how: str, found: str, expected: str) -> str:
-    return f"{how} {found[:120]!r}, not {expected[:120]!r}"
+            raise AttestError(
+                "attest.sigstore-workflow-mismatch", f"signed by {signer.subject[:120]!r}, not {expected[:120]!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,8 @@ def _decode(bundle: bytes) -> tuple[_Material, Envelope]:
         ) from error
     if raw.media_type not in _MEDIA_TYPES:
         raise ParseError(_MALFORMED, f"a bundle of the unsupported type {raw.media_type[:80]!r}")
+    if len(raw.verification_material.timestamp_verification_data.timestamps) > MAX_ENTRIES:
+        raise ParseError(_MALFORMED, f"the bundle has more than {MAX_ENTRIES} timestamps")
     if len(raw.dsse_envelope.signatures) != 1:
         raise ParseError(_MALFORMED, f"the envelope has {len(raw.dsse_envelope.signatures)} signatures, expected one")
     return raw.verification_material, raw.dsse_envelope

@@ -58,21 +58,25 @@ def verify_timestamp(token: bytes, message: bytes, root: TrustedRoot) -> datetim
     # 2
     moment, imprint_name, imprint = _info(content)
     if imprint != hashlib.new(_hash(imprint_name).name, message).digest():
-        raise _refused("the timestamp is about another signature")
+        raise AttestError("attest.sigstore-timestamp-invalid", "the timestamp is about another signature")
     # 3
     named = _attributes(attributes)
     if (named.get(_CONTENT_TYPE), named.get(_MESSAGE_DIGEST)) != (
         _encode(_OID, _TIMESTAMP_INFO),
         _encode(_OCTETS, hashlib.new(algorithm.name, content).digest()),
     ):
-        raise _refused("the signed attributes of the timestamp are about other content")
+        raise AttestError(
+            "attest.sigstore-timestamp-invalid", "the signed attributes of the timestamp are about other content"
+        )
     # 4
     signed = _encode(_SET, attributes)
     for authority in root.timestamp_authorities:
         if authority.window.covers(moment) and _signed(authority, signed, signature, algorithm, moment):
             _check_certificate(authority.chain[0], named.get(_SIGNING_CERTIFICATE_V2))
             return moment
-    raise _refused("no timestamp authority of the trusted root signed this timestamp")
+    raise AttestError(
+        "attest.sigstore-timestamp-invalid", "no timestamp authority of the trusted root signed this timestamp"
+    )
 
 
 def _signed(authority: Authority, message: bytes, signature: bytes, algorithm: HashAlgorithm, moment: datetime) -> bool:
@@ -93,7 +97,7 @@ def _check_certificate(leaf: Certificate, attribute: bytes | None) -> None:
     match _members(_only(_SEQUENCE, _only(_SEQUENCE, _only(_SEQUENCE, attribute)))):
         case [(4, digest), *_] if digest == hashlib.sha256(leaf.der).digest():
             return
-    raise _refused("the timestamp names another certificate than its signer's")
+    raise AttestError("attest.sigstore-timestamp-invalid", "the timestamp names another certificate than its signer's")
 
 
 def _open(token: bytes) -> tuple[bytes, bytes, bytes, bytes]:
@@ -201,7 +205,3 @@ def _encode(tag: int, content: bytes) -> bytes:
 
 def _malformed() -> ParseError:
     return ParseError("attest.sigstore-timestamp-malformed", "the timestamp is not one that RFC 3161 describes")
-
-
-def _refused(why: str) -> AttestError:
-    return AttestError("attest.sigstore-timestamp-invalid", why)
