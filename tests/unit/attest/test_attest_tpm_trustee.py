@@ -37,7 +37,7 @@ FORMS = {
         "vcek": x509.load_der_x509_certificate(VCEK).public_bytes(Encoding.PEM).decode(),
     },
     "v1": {"version": 1, "tpm_quote": quote(bytes.hex), "hcl_report": b64url(REPORT), "vcek": b64url(VCEK)},
-    "v2": {"version": 2, "tpm_quote": quote(bytes.hex), "hcl_report": b64url(REPORT), "vcek": b64url(VCEK), "x": 1},
+    "v2": {"version": 2, "tpm_quote": quote(bytes.hex), "hcl_report": b64url(REPORT), "vcek": b64url(VCEK)},
 }
 
 
@@ -82,7 +82,10 @@ def changed(**more) -> bytes:
         changed(tpm_quote=None),
         changed(tpm_quote={"message": "x", "signature": "", "pcrs": []}),
         changed(tpm_quote={"message": [256], "signature": "", "pcrs": []}),
+        changed(something="new"),
         changed(hcl_report="!"),
+        changed(hcl_report="QR"),
+        changed(tpm_quote=quote(lambda data: data.hex().upper())),
         changed(hcl_report=[-1]),
         changed(vcek="-----BEGIN CERTIFICATE-----"),
         changed(vcek=FORMS["v0"]["vcek"] * 2),

@@ -6,6 +6,7 @@ strings as arrays of numbers, hex, base64 or base64url. They sign with RSASSA an
 Invariants:
 
 - Nothing is trusted here: what comes out is evidence, for the verifiers to appraise.
+- Each byte string has one spelling only; unknown fields and versions are refused.
 
 Example:
     >>> hardware = hardware_of_trustee(evidence_json)
@@ -30,13 +31,13 @@ _CODE = "attest.trustee-evidence-malformed"
 _Bytes = str | list[int]
 
 
-class _Quote(msgspec.Struct, frozen=True):
+class _Quote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     message: _Bytes
     signature: _Bytes
     pcrs: tuple[_Bytes, ...]
 
 
-class _Evidence(msgspec.Struct, frozen=True):
+class _Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int = 0
     quote: _Quote | None = None
     tpm_quote: _Quote | None = None
@@ -81,24 +82,30 @@ def hardware_of_trustee(data: bytes) -> Hardware:
 
 
 def _hex(value: _Bytes) -> bytes:
-    """Read hex, or an array of numbers."""
+    """Read lower-case hex, or an array of numbers."""
     if isinstance(value, list):
         return _numbers(value)
     try:
-        return bytes.fromhex(value)
+        data = bytes.fromhex(value)
     except ValueError as error:
         raise ParseError(_CODE, "a byte string of the evidence is not in hex") from error
+    if data.hex() != value:
+        raise ParseError(_CODE, "a byte string of the evidence is not in lower-case hex")
+    return data
 
 
 def _bytes(value: _Bytes) -> bytes:
-    """Read base64 of either alphabet, with or without padding, or an array of numbers."""
+    """Read base64 of either alphabet, with or without padding but canonical, or an array of numbers."""
     if isinstance(value, list):
         return _numbers(value)
     text = value.replace("-", "+").replace("_", "/").rstrip("=")
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ParseError(_CODE, "a byte string of the evidence is not in base64") from error
+    if base64.b64encode(data).decode().rstrip("=") != text:
+        raise ParseError(_CODE, "a byte string of the evidence is not in canonical base64")
+    return data
 
 
 def _numbers(value: list[int]) -> bytes:

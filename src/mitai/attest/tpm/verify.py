@@ -108,7 +108,7 @@ def appraise(
         chain_pem = hardware.endorsements.get("ak_chain", b"")
         if chain_pem:
             certificate, not_after = verify_ak_chain(chain_pem, policy.tpm.roots, now, cache)
-            key, whose = certificate.key, f"certified under {certificate.parsed.issuer.rfc4514_string()[:120]}"
+            key, whose = certificate.key, f"certified, serial number {certificate.parsed.serial_number:x}"
             check_same_key(evidence, key)
             if not evidence.ak_public and AIK not in _extended_usages(certificate):
                 raise AttestError(
