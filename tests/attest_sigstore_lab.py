@@ -133,7 +133,12 @@ class SigstoreLab:
 
         def chain_of(*certificates) -> dict:
             encoded = [{"rawBytes": text(certificate.public_bytes(Encoding.DER))} for certificate in certificates]
-            return {"subject": {"commonName": "x"}, "certChain": {"certificates": encoded}, "validFor": window}
+            return {
+                "subject": {"organization": "x", "commonName": "x"},
+                "uri": "https://x.example",
+                "certChain": {"certificates": encoded},
+                "validFor": window,
+            }
 
         rekor2 = log(self.rekor2_key)
         rekor2["logId"] = {"keyId": text(self.rekor2_id)}

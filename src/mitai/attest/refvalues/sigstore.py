@@ -59,7 +59,13 @@ class _Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Material(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     certificate: _RawBytes
     tlog_entries: tuple[Entry, ...] = ()
-    timestamp_verification_data: _Times = _Times()
+    timestamp_verification_data: _Times | None = None
+
+    @property
+    def timestamps(self) -> tuple[bytes, ...]:
+        """The RFC 3161 timestamps."""
+        times = self.timestamp_verification_data
+        return tuple(timestamp.signed_timestamp for timestamp in times.timestamps) if times else ()
 
 
 class _Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -168,8 +174,7 @@ def verify_bundle(
     # 2
     signature = envelope.signatures[0].sig
     times = [moment for entry in entries if (moment := verify_entry(entry, root)) is not None]
-    tokens = {timestamp.signed_timestamp for timestamp in material.timestamp_verification_data.timestamps}
-    times += [verify_timestamp(token, signature, root) for token in tokens]
+    times += [verify_timestamp(token, signature, root) for token in set(material.timestamps)]
     if len(times) < thresholds.times:
         raise AttestError("attest.sigstore-time-missing", "nobody who is trusted says when the signature was made")
     # 3
@@ -212,7 +217,7 @@ def _decode(bundle: bytes) -> tuple[_Material, Envelope]:
         ) from error
     if raw.media_type not in _MEDIA_TYPES:
         raise ParseError(_MALFORMED, f"a bundle of the unsupported type {raw.media_type[:80]!r}")
-    if len(raw.verification_material.timestamp_verification_data.timestamps) > MAX_ENTRIES:
+    if len(raw.verification_material.timestamps) > MAX_ENTRIES:
         raise ParseError(_MALFORMED, f"the bundle has more than {MAX_ENTRIES} timestamps")
     if len(raw.dsse_envelope.signatures) != 1:
         raise ParseError(_MALFORMED, f"the envelope has {len(raw.dsse_envelope.signatures)} signatures, expected one")

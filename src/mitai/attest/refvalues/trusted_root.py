@@ -51,7 +51,7 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     raw_bytes: bytes
-    key_details: str = ""
+    key_details: str | None = None
     valid_for: Window | None = None
 
 
@@ -62,10 +62,10 @@ class _LogId(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ca
 class _Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     public_key: _Key
     log_id: _LogId
-    base_url: str = ""
-    hash_algorithm: str = ""
+    base_url: str | None = None
+    hash_algorithm: str | None = None
     checkpoint_key_id: _LogId | None = None
-    operator: str = ""
+    operator: str | None = None
 
 
 class _RawBytes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -79,9 +79,9 @@ class _Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Authority(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     cert_chain: _Chain
     valid_for: Window
-    subject: dict[str, str] = {}
-    uri: str = ""
-    operator: str = ""
+    subject: dict[str, str | None] | None = None
+    uri: str | None = None
+    operator: str | None = None
 
 
 class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
