@@ -73,7 +73,9 @@ def measure(
     if sign is not None:
         measurements = tuple(Measurements(tee, registers) for tee, registers in found.items())
         manifest = Release(name, release, datetime.now(UTC).replace(microsecond=0), measurements)
-        sys.stdout.write(sign_release(manifest, Identity.load(sign), images.subjects).decode() + "\n")
+        identity = Identity.load(sign)
+        sys.stdout.write(sign_release(manifest, identity, images.subjects).decode() + "\n")
+        out.note(f'verifiers write under [[releases]]: key = "{identity.public.raw.hex()}"')
     elif toml:
         sys.stdout.write("\n".join(_fragment(name, tee, registers) for tee, registers in found.items()))
     else:

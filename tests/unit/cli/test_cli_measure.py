@@ -65,7 +65,9 @@ def test_a_signed_release(images, monkeypatch, capsys, tmp_path):
     identity.save(tmp_path / "publisher.pem")
     arguments = ("--sign", str(tmp_path / "publisher.pem"), "--release", "7", "--name", "serve")
     assert not ended(monkeypatch, *images, *arguments)
-    envelope = capsys.readouterr().out.encode()
+    printed = capsys.readouterr()
+    assert f'key = "{identity.public.raw.hex()}"' in printed.err
+    envelope = printed.out.encode()
     trust = ReleaseTrust("serve", key=identity.public.raw.hex(), min_version=7)
     now = datetime.now(UTC) + timedelta(seconds=1)
     release, subjects = verify_release(envelope, trust, now=now)
