@@ -121,6 +121,7 @@ class _Builder:
         self.root: Element | None = None
         self._stack: list[Element] = []
         self._declared: dict[str, str] = {}
+        self._names: dict[str, Name] = {}
         self._count = 0
 
     def _xml_declaration(self, version: str, encoding: str | None, _standalone: int) -> None:
@@ -140,7 +141,8 @@ class _Builder:
             if len(scope) > _MAX_NAMESPACES:
                 raise ParseError(_CODE, "the manifest declares too many namespaces")
         pairs = iter(attributes)
-        element = Element(_name(name), {_name(key): value for key, value in zip(pairs, pairs, strict=True)}, scope)
+        named = {self._name(key): value for key, value in zip(pairs, pairs, strict=True)}
+        element = Element(self._name(name), named, scope)
         if any(key.namespace == _XML_NAMESPACE for key in element.attributes):
             raise ParseError(_CODE, "the manifest has an attribute of the xml: namespace")
         if self._stack:
@@ -149,7 +151,13 @@ class _Builder:
             self.root = element
         self._stack.append(element)
 
-    def _end(self, _name: str) -> None:
+    def _name(self, text: str) -> Name:
+        """Return a name of the document, made once."""
+        if text not in self._names:
+            self._names[text] = _name(text)
+        return self._names[text]
+
+    def _end(self, _written: str) -> None:
         self._stack.pop()
 
     def _text(self, text: str) -> None:
