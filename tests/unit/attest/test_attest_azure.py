@@ -8,13 +8,17 @@ import struct
 
 import pytest
 
-from attest_lab import NOW, WORKLOAD, replace
+from attest_collect_lab import tdreport
+from attest_lab import NOW, WORKLOAD, flip, replace
 from attest_snp_lab import amd
 from attest_tpm_lab import REPORT_DATA, LabPolicy, SoftTpm, claims, ec_key, hcl_report, lax, rsa_key
 from mitai.attest import sim
 from mitai.attest.azure import AzureRules, appraise, parse_hcl_report
+from mitai.attest.azure.hcl import check_td_report
 from mitai.attest.azure.rules import MICROSOFT_ID_KEYS
+from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
+from mitai.attest.dcap.quote import EnclaveReport
 from mitai.attest.dcap.rules import TcbRules
 from mitai.attest.eventlog import EventLogRules
 from mitai.attest.machine import Hardware
@@ -209,12 +213,12 @@ def test_configurations_that_rules_accept():
     assert machine.facts["secure boot configured"] == "no"
 
 
-def tdx_hardware(lab, tpm: SoftTpm, runtime: bytes, *, report_data: bytes | None = None) -> Hardware:
+def tdx_hardware(lab, tpm: SoftTpm, runtime: bytes, *, report_data: bytes | None = None, td_report=b"") -> Hardware:
     """Return evidence of a confidential VM on TDX, by the simulated platform."""
     covered = hashlib.sha256(runtime).digest() + bytes(32) if report_data is None else report_data
     body = intel.td_report(sim.measure.registers(WORKLOAD), covered)
     evidence = tpm.evidence(
-        hcl_report=hcl_report(bytes(1024), runtime, kind=4),
+        hcl_report=hcl_report(td_report or tdreport(covered), runtime, kind=4),
         hardware_quote=lab.platform.quote(body),
         ak_public=b"",
     )
@@ -243,6 +247,28 @@ def test_tdx(lab, refused):
     with refused("attest.tcb-evaluation-number-too-low"):
         strict = replace(policy, tcb=TcbRules(min_evaluation_number=10**6))
         appraise(Checklist(), tdx_hardware(lab, tpm, claims(tpm)), strict, now=NOW)
+
+
+def test_a_td_report_of_another_td(lab, refused):
+    """Every byte but CPUSVN, the version and the MAC, which only the machine itself can check."""
+    tpm, trusting = SoftTpm(), {"allow_simulation": True, "sim_roots": lab.policy.sim_roots}
+    policy, runtime, cache = lax(azure=AzureRules(mrtds=("any",)), **trusting), claims(SoftTpm()), VerifiedCache()
+    genuine = tdreport(hashlib.sha256(runtime).digest() + bytes(32)).ljust(1184, b"\0")
+    unchecked = {2, *range(16, 32), *range(224, 256)}
+    for offset in sorted({*range(0, 1184, 13), 0, 1, 3, 495, 511, 1023, 1024, 1183}):
+        evidence = tdx_hardware(lab, tpm, runtime, td_report=flip(genuine, offset))
+        if offset in unchecked:
+            appraise(Checklist(), evidence, policy, now=NOW, cache=cache)
+            continue
+        with refused("attest.azure-td-report-mismatch"):
+            appraise(Checklist(), evidence, policy, now=NOW, cache=cache)
+
+
+def test_a_quote_of_an_enclave_is_of_no_td(lab, refused):
+    attributes = bytes.fromhex("0500000000000000e700000000000000")
+    enclave = EnclaveReport(bytes(16), bytes(4), attributes, bytes(32), bytes(32), 0, 0, bytes(64))
+    with refused("attest.azure-td-report-mismatch"):
+        check_td_report(parse_hcl_report(hcl_report(b"", b"{}", kind=4)), lab.platform.quote(enclave, version=3))
 
 
 def test_one_tee_is_not_the_other(lab, refused):

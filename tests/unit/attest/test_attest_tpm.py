@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from attest_lab import CLAIMS, NONCE, replace
 from attest_tpm_lab import (
     AK_ATTRIBUTES,
     END,
@@ -25,7 +26,9 @@ from attest_tpm_lab import (
     rsa_key,
     tpm2b,
 )
+from mitai.attest import Evidence, Policy, ReferenceValues, report_data, verify
 from mitai.attest.cache import VerifiedCache
+from mitai.attest.evidence import NO_DEVICES
 from mitai.attest.tpm import TpmEvidence, TpmRules, signed_part
 from mitai.attest.tpm.structures import parse_public, parse_quote, parse_signature, rsassa_signature
 from mitai.errors import ParseError
@@ -415,3 +418,22 @@ def test_an_undersized_structure_is_refused():
             parse(b"")
         with pytest.raises(ParseError):
             parse(bytes(5000))
+
+
+def test_a_whole_bundle(refused):
+    """Evidence with claims, through the one verifier of all TEEs."""
+    tpm = SoftTpm()
+    tpm.extend(4, b"a boot loader")
+    covered = report_data(NONCE, CLAIMS.encode(), NO_DEVICES)
+    composite = tpm.evidence(hashlib.sha256(covered).digest(), report_data=covered)
+    bundle = Evidence(tee="tpm", quote=composite.encode(), claims=CLAIMS.encode(), nonce=NONCE)
+    values = ReferenceValues("serve", {"pcr4": tpm.values()[4].hex()}, tee="tpm")
+    policy = Policy(tpm=TpmRules(aks=(tpm.name_pin,)), workloads=(values,))
+    appraisal = verify(bundle, policy, nonce=NONCE, now=NOW)
+    assert appraisal.workload == "serve"
+    assert appraisal.measurements["pcr4"] == tpm.values()[4].hex()
+    with refused("attest.report-data-mismatch"):
+        verify(replace(bundle, claims=replace(CLAIMS, receipt_key=b"\1" * 32).encode()), policy, nonce=NONCE, now=NOW)
+    other = replace(policy, workloads=(replace(values, registers={"pcr4": "00" * 32}),))
+    with refused("attest.measurement-mismatch"):
+        verify(bundle, other, nonce=NONCE, now=NOW)

@@ -25,8 +25,9 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from mitai.attest.checks import Reader
+from mitai.attest.dcap.quote import TdReport, parse_quote
 from mitai.attest.tpm.structures import rsa_key
-from mitai.errors import ParseError
+from mitai.errors import AttestError, ParseError
 
 MAX_HCL_REPORT_BYTES = 32 << 10
 HARDWARE_REPORT_BYTES = 1184
@@ -109,6 +110,38 @@ def parse_hcl_report(data: bytes) -> HclReport:
     if any(reader.rest()):
         raise ParseError(_CODE, "the paravisor's report is followed by bytes that are not zero")
     return HclReport(_TEES[report_type], hardware_report, claims)
+
+
+def check_td_report(report: HclReport, quote: bytes) -> None:
+    """Raise `AttestError` unless the paravisor's TDREPORT is the one that the quote was made of.
+
+    Its MAC and CPUSVN are for its own machine's eyes; every other byte is compared, with the quote's or with what it
+    has to be (Intel TDX Module ABI, TDREPORT_STRUCT).
+    """
+    body, data = parse_quote(quote).body, report.hardware_report
+    if not isinstance(body, TdReport):
+        raise AttestError("attest.azure-td-report-mismatch", "the quote beside the paravisor's report is not of a TD")
+    head, tcb_info, td_info = data[:256], data[256:495], data[512:1024]
+    measured = (
+        body.td_attributes,
+        body.xfam,
+        body.mrtd,
+        body.mrconfigid,
+        body.mrowner,
+        body.mrownerconfig,
+        *body.rtmrs,
+    )
+    module = (body.tee_tcb_svn, body.mrseam, body.mrsignerseam, body.seam_attributes)
+    hashes = hashlib.sha384(tcb_info).digest() + hashlib.sha384(td_info).digest()
+    agrees = (
+        head[:2] + head[3:16] == b"\x81" + bytes(14)
+        and head[32:224] == hashes + body.report_data + bytes(32)
+        and tcb_info[8:128] == b"".join(module)
+        and td_info[:400] == b"".join(measured)
+        and not any(data[495:512] + data[1024:])
+    )
+    if not agrees:
+        raise AttestError("attest.azure-td-report-mismatch", "the quote is of another TD than the paravisor's report")
 
 
 def parse_claims(data: bytes) -> RuntimeClaims:

@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mitai.attest import snp
-from mitai.attest.azure.hcl import HclReport, RuntimeClaims, attestation_key, parse_claims, parse_hcl_report
+from mitai.attest.azure.hcl import (
+    HclReport,
+    RuntimeClaims,
+    attestation_key,
+    check_td_report,
+    parse_claims,
+    parse_hcl_report,
+)
 from mitai.attest.azure.rules import AzureRules
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
@@ -71,6 +78,8 @@ def appraise(
         _check_paravisor(report, nested, policy.azure)
         if not hmac.compare_digest(nested.report_data, report.report_data):
             raise AttestError("attest.azure-claims-unbound", "the hardware does not vouch for the paravisor's claims")
+        if report.tee == "tdx":
+            check_td_report(report, evidence.hardware_quote)
         claims = parse_claims(report.claims)
         key = attestation_key(claims)
         check_same_key(evidence, key)
