@@ -14,7 +14,10 @@ from benchmarks.bars import BARS, draw, margin
 from benchmarks.harness import OUT, progress
 
 HERE = Path(__file__).parent
-SEVERAL = {"channel": ["channel", "throughput"]}  # groups whose rows come from several modules
+SEVERAL = {
+    "attest": ["attest", "attest_snp", "attest_nitro", "attest_gpu", "attest_tpm"],
+    "channel": ["channel", "throughput"],
+}  # groups whose rows come from several modules
 
 
 def main() -> int:

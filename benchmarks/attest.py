@@ -10,20 +10,18 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dcap_qvl
 
-from benchmarks.harness import interleave, progress, row
+from benchmarks.harness import interleave, milliseconds, progress, row
 from mitai.attest import Collateral, Policy, TcbRules, VerifiedCache, verify_quote
 from mitai.attest.dcap.quote import EnclaveReport
 from mitai.attest.dcap.tcb import TcbStatus
 from mitai.attest.sim import SimPlatform, Workload, intel, registers
 
 RUNS = 30
-CALLS = 10  # per sample
 VECTORS = {"tdx": "tdx/phala-v4-uptodate", "sgx": "sgx/phala-v3-config-sw-hardening"}
 TIMES = {"tdx": 1750332747, "sgx": 1750334171}
 ACCEPTED = TcbRules(tuple(set(TcbStatus) - {TcbStatus.REVOKED}), ("any",))
@@ -62,18 +60,6 @@ def theirs(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
     )
     names += ("qe_identity_issuer_chain", "qe_identity", "qe_identity_signature")
     return dcap_qvl.QuoteCollateralV3(*(getattr(collateral, name) for name in names))
-
-
-def milliseconds(work: Callable[[], object]) -> Callable[[], float]:
-    """Return a measure: the mean time of a few calls, in milliseconds."""
-
-    def measure() -> float:
-        start = time.perf_counter()
-        for _ in range(CALLS):
-            work()
-        return (time.perf_counter() - start) * 1000 / CALLS
-
-    return measure
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.harness import interleave, progress, row, timed
+from benchmarks.harness import interleave, milliseconds, progress, row
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
 from mitai.attest.nvidia import DeviceEvidence, NvidiaRules, appraise_entries, decode_devices, encode_devices
@@ -49,14 +49,10 @@ def bench_gpu() -> None:
     progress("attest: H100 with two manifests and seven revocation statuses")
     cache, rules = VerifiedCache(), NvidiaRules(min_gpus=1, ocsp_grace_s=GRACE_S)
 
-    def milliseconds(cache: VerifiedCache | None) -> float:
-        def calls() -> None:
-            for _ in range(CALLS):
-                appraise_entries(Checklist(), decode_devices(devices), NONCE, rules, now=NOW, cache=cache)
+    def check(cache: VerifiedCache | None = None) -> None:
+        appraise_entries(Checklist(), decode_devices(devices), NONCE, rules, now=NOW, cache=cache)
 
-        return timed(calls) * 1000 / CALLS
-
-    full, cached = interleave(RUNS, lambda: milliseconds(None), lambda: milliseconds(cache))
+    full, cached = interleave(RUNS, milliseconds(check, CALLS), milliseconds(lambda: check(cache), CALLS))
     row("attest-gpu-ms", full, "ms", evidence="public vector")
     row("attest-gpu-cached-ms", cached, "ms", evidence="public vector")
 

@@ -8,29 +8,15 @@ platform and secure processor: certificates and fields as those of the vendors. 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.harness import interleave, progress, row
+from benchmarks.harness import interleave, milliseconds, progress, row
 from mitai.attest.cache import VerifiedCache
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 RUNS = 30
-CALLS = 10  # per sample
-
-
-def milliseconds(work: Callable[[], object]) -> Callable[[], float]:
-    """Return a measure: the mean time of a few calls, in milliseconds."""
-
-    def measure() -> float:
-        start = time.perf_counter()
-        for _ in range(CALLS):
-            work()
-        return (time.perf_counter() - start) * 1000 / CALLS
-
-    return measure
 
 
 def rows(measures: dict[str, Callable[[], object]]) -> None:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.harness import interleave, progress, row, timed
+from benchmarks.harness import interleave, milliseconds, progress, row
 from mitai.attest import Policy, azure, tpm
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
@@ -24,18 +23,7 @@ from mitai.attest.tpm import TpmEvidence, TpmRules
 from mitai.attest.tpm.trustee import hardware_of_trustee
 
 RUNS = 30
-CALLS = 10  # per sample
 NOW = datetime.fromtimestamp(1740000000, UTC)
-
-
-def milliseconds(work: Callable[[], object]) -> Callable[[], float]:
-    """Return a measure: the mean time of a few calls, in milliseconds."""
-
-    def calls() -> None:
-        for _ in range(CALLS):
-            work()
-
-    return lambda: timed(calls) * 1000 / CALLS
 
 
 def bench_tpm() -> None:
