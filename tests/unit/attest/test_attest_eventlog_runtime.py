@@ -73,6 +73,7 @@ def test_lists_replay(form, bank):
 
 
 def test_text_and_binary_agree():
+    assert parse_ima(ima_text(*ENTRIES)[:-1]) == parse_ima(ima_text(*ENTRIES))
     assert parse_ima(ima_text(*ENTRIES)) == parse_ima(ima_binary(*ENTRIES))
 
 
@@ -162,7 +163,7 @@ GOOD_BINARY = ima_binary(ENTRIES[1])
 @pytest.mark.parametrize(
     "log",
     [
-        GOOD[:-1].encode(),
+        GOOD[:-2].encode(),
         GOOD.replace("ima-ng", "ima-xx").encode(),
         GOOD.replace("/usr", "/usr /x").encode(),
         GOOD.replace("/usr/bin/a", "/usr/bin/b").encode(),

@@ -102,9 +102,8 @@ def parse_ima(log: bytes) -> tuple[ImaEntry, ...]:
 
 
 def _text(log: bytes) -> Iterator[ImaEntry]:
-    if log and not log.endswith(b"\n"):
-        raise ParseError(_CODE, "the IMA list's last line is not whole")
-    for line in log.split(b"\n")[:-1]:
+    lines = log.split(b"\n")
+    for line in lines if lines[-1] else lines[:-1]:
         pcr, _, rest = line.lstrip(b" ").partition(b" ")
         parts = rest.split(b" ")
         fields = _FIELDS.get(parts[1].decode("latin-1")) if len(parts) > 1 else None
