@@ -130,7 +130,10 @@ def test_number_of_log_entries():
 def test_untrusted_log():
     other = ec.generate_private_key(ec.SECP256R1())
     assert refusal(LAB.bundle(PAYLOAD, rekor=other)) == "attest.sigstore-log-untrusted"
-    assert refusal(LAB.bundle(PAYLOAD, logged_at=SIGNED_AT - timedelta(days=900))) == "attest.sigstore-log-untrusted"
+    later = TrustedRoot.decode(_changed("tlogs", publicKey=_key(validFor={"start": "2026-03-01T00:00:00Z"})))
+    assert refusal(LAB.bundle(PAYLOAD), later) == "attest.sigstore-log-untrusted"
+    long_ago = LAB.bundle(PAYLOAD, logged_at=SIGNED_AT - timedelta(days=900))
+    assert refusal(long_ago) == "attest.sigstore-certificate-expired"
     fields = LAB.bundle(PAYLOAD)
     entry_of(fields)["integratedTime"] = "9" * 15
     assert refusal(fields) == "attest.sigstore-bundle-malformed"

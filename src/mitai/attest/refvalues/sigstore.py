@@ -155,7 +155,7 @@ def verify_bundle(
     1. It is a bundle of version 0.3 with one certificate, one signature and enough log entries, none of them twice.
     2. Every log entry is in its log, and every timestamp is an authority's; enough times are signed by the log or such
        an authority, none of them in the future.
-    3. An authority of the trusted root issued the certificate, valid at each of these times.
+    3. The certificate was valid at each of these times, an authority of the trusted root issued it, the logs were in use.
     4. Enough certificate logs vouch for the certificate.
     5. The certificate's key signed payload and payload type, and the type is the expected one.
     6. Each log entry is about this signature.
@@ -179,8 +179,8 @@ def verify_bundle(
         raise AttestError("attest.sigstore-time-missing", "nobody who is trusted says when the signature was made")
     # 3
     for moment in times or [now]:
-        check_logs(entries, root, moment)
         issuer = verify_certificate(leaf, root, moment)
+        check_logs(entries, root, moment)
     if any(moment > now + CLOCK_SKEW for moment in times):
         raise AttestError("attest.sigstore-time-in-future", "the log says that the signature was made in the future")
     # 4
