@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from itertools import cycle
 
 from cryptography.hazmat.primitives.hashes import SM3
 from cryptography.hazmat.primitives.hmac import HMAC
@@ -152,7 +151,8 @@ def _signer(reader: Reader, anonce: bytes, mnonce: bytes) -> Signer:
 
 
 def _mask(data: bytes, anonce: bytes) -> bytes:
-    return bytes(byte ^ mask for byte, mask in zip(data, cycle(anonce), strict=False))
+    mask = anonce * (len(data) // 4)  # all lengths here are whole words
+    return (int.from_bytes(data, "big") ^ int.from_bytes(mask, "big")).to_bytes(len(data), "big")
 
 
 def _hmac_sm3(key: bytes, message: bytes) -> bytes:
