@@ -136,6 +136,13 @@ def test_the_collector_is_tried_when_it_is_opened(kernel, refused):
         GuestAttester.open(guest=kernel.guest)
 
 
+def test_evidence_above_the_limit_is_not_handed_out(kernel, refused):
+    kernel.plug("dev/sev-guest", FakeSev())
+    attester = GuestAttester.open(guest=kernel.guest)
+    with refused("attest.collect-oversized"):
+        attester.evidence(bytes(4 << 20), NONCE)
+
+
 def test_a_sealing_key_of_snp(kernel):
     fake = FakeSev()
     kernel.plug("dev/sev-guest", fake)

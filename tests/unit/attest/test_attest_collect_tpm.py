@@ -427,6 +427,13 @@ def test_a_quote_over_other_data(kernel, fake, refused):
         vtpm.collect_tpm(DATA, ak_handle=AK, guest=kernel.guest)
 
 
+def test_a_quote_that_no_tpm_made(kernel, fake, refused):
+    attest = fake.tpm.attest
+    fake.tpm.attest = lambda extra, **changes: attest(extra, **changes, magic=b"None")
+    with refused("attest.collect-malformed"):
+        vtpm.collect_tpm(DATA, ak_handle=AK, guest=kernel.guest)
+
+
 def test_a_signature_of_an_unknown_hash(kernel, fake, refused):
     sign = fake.tpm.sign
     fake.tpm.sign = lambda message: sign(message, hash_algorithm=0x99)

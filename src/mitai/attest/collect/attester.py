@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from mitai.attest.collect import dstack, nsm, nvml, sev, tdx, tpm, tsm, vtpm
-from mitai.attest.collect.guest import HERE, REPORT_DATA_BYTES, Guest, read_bytes
-from mitai.attest.evidence import NO_DEVICES, Evidence, report_data
+from mitai.attest.collect.guest import HERE, REPORT_DATA_BYTES, Guest, oversized, read_bytes
+from mitai.attest.evidence import MAX_EVIDENCE_BYTES, NO_DEVICES, Evidence, report_data
 from mitai.attest.machine import Hardware
 from mitai.attest.nvidia import device_nonce, encode_devices
 from mitai.errors import AttestError, ParseError
@@ -164,7 +164,7 @@ class GuestAttester:
             devices = encode_devices(nvml.collect(asked, nvml=self.gpus)) if self.gpus is not None else NO_DEVICES
             hardware = self.collect(report_data(nonce, claims, devices))
         endorsed = self.endorse(hardware)
-        return Evidence(
+        evidence = Evidence(
             tee=endorsed.tee,
             quote=endorsed.quote,
             event_log=endorsed.event_log,
@@ -174,6 +174,9 @@ class GuestAttester:
             claims=claims,
             nonce=nonce,
         )
+        if len(evidence.encode()) > MAX_EVIDENCE_BYTES:
+            raise oversized("the evidence of this machine (perhaps its list of measured files)")
+        return evidence
 
     def sealing_key(self, label: bytes) -> bytes:
         """Return 32 bytes bound to platform and measurement; see `Attester`. Only SEV-SNP has such keys.

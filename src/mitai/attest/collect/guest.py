@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import socket
 import time
@@ -46,6 +45,8 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _ioctl(descriptor: int, request: int, argument: bytearray) -> int:
+    import fcntl  # where there is none nothing is collected, but the module can be imported
+
     result: int = fcntl.ioctl(descriptor, request, argument, True)  # the kernel writes into the argument
     return result
 

@@ -108,7 +108,11 @@ class Tpm:
         """Return the content of an index; raise `AttestError` where there is none (NV_Read)."""
         found = self.nv_index(index)
         if found is None:
-            raise AttestError("attest.collect-nv-missing", f"{WHAT} has no index {index:#010x}")
+            raise AttestError(
+                "attest.collect-nv-missing",
+                f"{WHAT} has no index {index:#010x}",
+                hint="this machine is not set up as its cloud's confidential machines are: `mitai doctor`",
+            )
         if found.size_bytes > _MAX_NV_BYTES:
             raise malformed(WHAT, "an index is larger than any that collectors read")
         authority = index if found.attributes & AUTH_READ else RH_OWNER
