@@ -155,7 +155,8 @@ def verify_bundle(
     1. It is a bundle of version 0.3 with one certificate, one signature and enough log entries, none of them twice.
     2. Every log entry is in its log, and every timestamp is an authority's; enough times are signed by the log or such
        an authority, none of them in the future.
-    3. The certificate was valid at each of these times, an authority of the trusted root issued it, the logs were in use.
+    3. At each of these times the certificate was valid, an authority of the trusted root issued it, the logs were in
+       use.
     4. Enough certificate logs vouch for the certificate.
     5. The certificate's key signed payload and payload type, and the type is the expected one.
     6. Each log entry is about this signature.
@@ -182,7 +183,7 @@ def verify_bundle(
         issuer = verify_certificate(leaf, root, moment)
         check_logs(entries, root, moment)
     if any(moment > now + CLOCK_SKEW for moment in times):
-        raise AttestError("attest.sigstore-time-in-future", "the log says that the signature was made in the future")
+        raise AttestError("attest.sigstore-time-in-future", "the signature is said to be made in the future")
     # 4
     vouched = verify_timestamps(leaf, issuer, root, thresholds.certificate_logs)
     # 5
