@@ -488,6 +488,7 @@ class FakeTpm(Device):
     codes: list[int] = field(default_factory=list)  # response codes of the next commands
     commands: list[int] = field(default_factory=list)
     silent: bool = False
+    early: bool = False  # says that there is an answer before there is one, as kernels before 5.1 did
     at_once: int = 8  # registers that PCR_Read gives at most
     before_quote: Callable[[], None] = nothing
     before_read: Callable[[int], None] = nothing
@@ -502,6 +503,8 @@ class FakeTpm(Device):
     def _serve(self, connection: socket.socket) -> None:
         with connection, suppress(ConnectionError):
             while message := connection.recv(4096):
+                if self.early:
+                    connection.send(b"")  # read as nothing
                 if not self.silent:
                     connection.send(self.respond(message))
 

@@ -201,6 +201,7 @@ def test_snp_busy(kernel, refused, busy):
         ((errno.ETIMEDOUT, 0, 2), "attest.collect-timeout"),
         ((errno.EIO, 0x16, 0), "attest.collect-firmware-error"),
         ((errno.EIO, 0, 7), "attest.collect-failed"),
+        ((errno.EIO, 0xFF, 0), "attest.collect-failed"),  # the firmware was not called
         ((errno.EBADMSG, 0, 0), "attest.collect-failed"),
         ((errno.ENXIO, 0, 0), "attest.collect-missing"),
     ],

@@ -24,7 +24,7 @@ from attest_collect_lab import (
 )
 from attest_lab import NOW
 from attest_snp_lab import amd
-from attest_tpm_lab import LabPolicy, SoftTpm, authority, claims, ec_key, hcl_report, instance, lax
+from attest_tpm_lab import AIK, LabPolicy, SoftTpm, authority, claims, ec_key, hcl_report, instance, lax
 from mitai.attest import azure, gcp
 from mitai.attest.azure import AzureRules
 from mitai.attest.azure.rules import MICROSOFT_ID_KEYS
@@ -76,7 +76,7 @@ def test_memory(kernel, fake, refused):
         assert tpm.nv_read(2) == b"SHORT"
         tpm.nv_write(5, b"new")
         assert tpm.nv_read(5) == b"new"
-    assert fake.nv[5].attributes == OWNER_READS | BY_ITSELF | 1 << 1
+    assert fake.nv[5].attributes == OWNER_READS | 1 << 1
 
 
 def test_memory_that_may_not_be_read(kernel, fake, refused):
@@ -185,6 +185,17 @@ def test_a_silent_tpm(kernel, fake, refused, monkeypatch):
     monkeypatch.setattr(commands, "TIMEOUT_S", 0.05)
     fake.silent = True
     with refused("attest.collect-timeout"), Tpm.open(kernel.guest) as tpm:
+        tpm.read_public(AK)
+
+
+def test_a_kernel_that_announces_an_answer_too_early(kernel, fake, refused):
+    fake.early = True
+    with Tpm.open(kernel.guest) as tpm:
+        assert tpm.read_public(AK) == fake.tpm.public()
+    fake.respond = lambda message: b""
+    with refused("attest.collect-malformed"), Tpm.open(kernel.guest) as tpm:
+        for _ in range(ATTEMPTS):  # so that there are empty answers enough
+            commands.os.write(tpm._device, b"x")
         tpm.read_public(AK)
 
 
@@ -358,6 +369,13 @@ def test_google_alone_with_a_p256_key(kernel):
     assert gcp.appraise(Checklist(), hardware, policy, now=NOW).report_data == DATA
 
 
+def test_google_with_a_size_before_the_template(kernel, fake):
+    google(fake)
+    template = fake.nv[vtpm.GCP_KEYS[0][1]]
+    template.data = commands.tpm2b(template.data)
+    assert vtpm.collect_gcp(DATA, guest=kernel.guest).tee == "gcp-vtpm"
+
+
 def test_google_not_provisioned(kernel, fake, refused):
     with refused("attest.collect-nv-missing"):
         vtpm.collect_gcp(DATA, guest=kernel.guest)
@@ -382,7 +400,7 @@ def test_a_tpm_whose_key_is_known(kernel, fake):
 
 
 def test_a_tpm_whose_key_is_certified(kernel, fake):
-    chain = authority().chain(fake.tpm)
+    chain = authority().chain(fake.tpm, extended=AIK)
     hardware = vtpm.collect_tpm(DATA, ak_handle=AK, guest=kernel.guest, ak_chain=chain)
     policy = fake.tpm.policy(aks=(), roots=(authority().pin,))
     assert appraise_tpm(Checklist(), hardware, policy, now=NOW - timedelta(days=1)).report_data == DATA

@@ -58,6 +58,7 @@ _KEY_RESPONSE_BYTES = 64
 _HEAD_BYTES = 32  # of both responses: status, then size or reserved bytes
 _KEY_BYTES = 32
 _INVALID_LEN, _VMM_BUSY = 1, 2  # SNP_GUEST_VMM_ERR_…
+_NO_FIRMWARE_ERROR = frozenset({0, 0xFF, 0xFFFFFFFF})  # the firmware was not called
 _POLICY, _IMAGE_ID, _FAMILY_ID, _MEASUREMENT = 1, 2, 4, 8  # GUEST_FIELD_SELECT
 _STATUS = {0x16: "a parameter is invalid: the privilege level may be out of reach", 0x27: "the key is not available"}
 
@@ -153,7 +154,7 @@ def _check(answer: _Answer) -> None:
             f"{WHAT} has no channel to the firmware any more",
             hint="an earlier request failed half-way and the kernel closed the channel: restart this machine",
         )
-    if answer.number == errno.EIO and answer.firmware:
+    if answer.number == errno.EIO and answer.firmware not in _NO_FIRMWARE_ERROR:
         raise _firmware_error(answer.firmware)
     raise refusal(OSError(answer.number, os.strerror(answer.number)), WHAT)
 

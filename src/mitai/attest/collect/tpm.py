@@ -31,7 +31,7 @@ from mitai.errors import AttestError, ParseError
 DEVICE = "dev/tpmrm0"
 WHAT = "the TPM (/dev/tpmrm0)"
 RH_OWNER, RH_ENDORSEMENT = 0x40000001, 0x4000000B
-OWNER_WRITE, AUTH_WRITE, OWNER_READ, AUTH_READ = 1 << 1, 1 << 2, 1 << 17, 1 << 18  # TPMA_NV
+OWNER_WRITE, OWNER_READ = 1 << 1, 1 << 17  # TPMA_NV
 MAX_RESPONSE_BYTES = 4096
 _NO_SESSIONS, _SESSIONS = 0x8001, 0x8002
 _PASSWORD = struct.pack(">IHBH", 0x40000009, 0, 0, 0)  # TPM_RS_PW: no nonce, no attributes, an empty password
@@ -115,7 +115,7 @@ class Tpm:
             )
         if found.size_bytes > _MAX_NV_BYTES:
             raise malformed(WHAT, "an index is larger than any that collectors read")
-        authority = index if found.attributes & AUTH_READ else RH_OWNER
+        authority = RH_OWNER if found.attributes & OWNER_READ else index
         data = b""
         while len(data) < found.size_bytes:
             size = min(_CHUNK_BYTES, found.size_bytes - len(data))
@@ -131,11 +131,11 @@ class Tpm:
         """Write a short index, which is made where it does not exist (NV_DefineSpace, NV_Write)."""
         found = self.nv_index(index)
         if found is None:
-            attributes = OWNER_WRITE | AUTH_WRITE | OWNER_READ | AUTH_READ
+            attributes = OWNER_WRITE | OWNER_READ
             public = struct.pack(">IHIHH", index, _ALG_SHA256, attributes, 0, len(data))
             self._authorized(_NV_DEFINE_SPACE, (RH_OWNER,), tpm2b(b"") + tpm2b(public)).end()
             found = NvIndex(attributes, len(data))
-        authority = index if found.attributes & AUTH_WRITE else RH_OWNER
+        authority = RH_OWNER if found.attributes & OWNER_WRITE else index
         self._authorized(_NV_WRITE, (authority, index), tpm2b(data) + struct.pack(">H", 0)).end()
 
     def read_public(self, handle: int) -> bytes:
@@ -222,9 +222,12 @@ class Tpm:
             raise malformed(WHAT, "it took a part of a command only")
         poll = select.poll()
         poll.register(self._device, select.POLLIN)
-        if not poll.poll(TIMEOUT_S * 1000):
-            raise TimeoutError
-        return os.read(self._device, MAX_RESPONSE_BYTES + 1)
+        for _ in attempts(self._guest):  # before Linux 5.1 the device says that it has an answer too early
+            if not poll.poll(TIMEOUT_S * 1000):
+                raise TimeoutError
+            if answer := os.read(self._device, MAX_RESPONSE_BYTES + 1):
+                return answer
+        raise malformed(WHAT, "it is empty")
 
 
 class _Response(Buffer):

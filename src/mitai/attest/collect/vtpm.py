@@ -99,7 +99,7 @@ def collect_gcp(
     with Tpm.open(guest) as tpm:
         certificate, template = next((pair for pair in GCP_KEYS if tpm.nv_index(pair[0])), GCP_KEYS[0])
         ak_chain = _pem(tpm.nv_read(certificate)) + ak_issuers
-        handle, public = tpm.create_primary(RH_ENDORSEMENT, tpm.nv_read(template))
+        handle, public = tpm.create_primary(RH_ENDORSEMENT, _template(tpm.nv_read(template)))
         quoted = _quoted(tpm, guest, handle, report_data, public)
     beside = tsm.collect(report_data, guest=guest) if (guest.root / tsm.REPORTS).is_dir() else None
     evidence = msgspec.structs.replace(
@@ -195,6 +195,11 @@ def _td_quote(guest: Guest, report: HclReport) -> bytes:
         raise malformed("Azure's quote service", "the quote is not base64url") from error
     check_answer("tdx", quote, report.report_data, "Azure's quote service")
     return quote
+
+
+def _template(data: bytes) -> bytes:
+    """Return a template as TPMT_PUBLIC, whether it is stored as such or with its size before it."""
+    return data[2:] if int.from_bytes(data[:2], "big") == len(data) - 2 else data
 
 
 def _pem(der: bytes) -> bytes:
