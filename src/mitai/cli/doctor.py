@@ -84,10 +84,6 @@ class Machine:
     access: Access = os.access
     nvml: nvml.Library | None = None
 
-    def has(self, path: str) -> bool:
-        """Return whether a path exists."""
-        return (self.guest.root / path).exists()
-
     def permits(self, path: str, mode: int = os.R_OK | os.W_OK) -> bool:
         """Return whether this user may use a path."""
         return self.access(self.guest.root / path, mode)
@@ -107,12 +103,12 @@ def _tee(machine: Machine) -> list[Finding]:
     if kinds:
         others = f" (also there: {', '.join(kinds[1:])})" if kinds[1:] else ""
         found.append(Finding("tee", "Evidence collector", "yes", f"{kinds[0]}: {_COLLECTED[kinds[0]]}{others}"))
-    elif machine.has("dev/tpmrm0"):
+    elif machine.guest.has("dev/tpmrm0"):
         advice = "tpm: what booted can be attested, once the TPM's attestation key is made and its handle configured"
         found.append(Finding("tee", "Evidence collector", "note", advice))
     else:
         found.append(Finding("tee", "Evidence collector", "no", "none: no interface above gives evidence"))
-    sealing = machine.has("dev/sev-guest") and machine.permits("dev/sev-guest")
+    sealing = machine.guest.has("dev/sev-guest") and machine.permits("dev/sev-guest")
     keys = (
         "derived by SEV-SNP's firmware" if sealing else "only SEV-SNP derives keys for a guest; a key broker can help"
     )
@@ -122,7 +118,7 @@ def _tee(machine: Machine) -> list[Finding]:
 
 
 def _device(machine: Machine, name: str, path: str, meaning: str, remedy: str) -> Finding:
-    if not machine.has(path):
+    if not machine.guest.has(path):
         return Finding("tee", name, "no", f"no /{path}")
     if not machine.permits(path):
         return Finding("tee", name, "note", f"/{path}: {meaning}, but no permission; next: {remedy}")
@@ -130,7 +126,7 @@ def _device(machine: Machine, name: str, path: str, meaning: str, remedy: str) -
 
 
 def _log(machine: Machine, name: str, path: str) -> Finding:
-    if not machine.has(path):
+    if not machine.guest.has(path):
         return Finding("tee", name, "no", f"no /{path}")
     if not machine.permits(path, os.R_OK):
         return Finding("tee", name, "note", f"/{path} may not be read: evidence goes without it; next: run as root")
@@ -141,16 +137,16 @@ def _drivers(machine: Machine) -> list[Finding]:
     """Return what the processor or the cloud offers and the kernel does not use yet."""
     flags = _flags(machine.guest.root)
     missing = []
-    if "tdx_guest" in flags and not machine.has("dev/tdx_guest"):
+    if "tdx_guest" in flags and not machine.guest.has("dev/tdx_guest"):
         missing.append("this is a TDX guest, but its driver is not loaded; next: modprobe tdx-guest")
-    is_snp = machine.has("sys/devices/system/cpu/sev") or {"sev_snp", "hypervisor"} <= flags
-    if is_snp and not machine.has("dev/sev-guest"):
+    is_snp = machine.guest.has("sys/devices/system/cpu/sev") or {"sev_snp", "hypervisor"} <= flags
+    if is_snp and not machine.guest.has("dev/sev-guest"):
         missing.append("this is an SEV-SNP guest, but its driver is not loaded; next: modprobe sev-guest")
-    guests = [path for path in ("dev/tdx_guest", "dev/sev-guest") if machine.has(path)]
-    if guests and not machine.has("sys/kernel/config/tsm/report"):
+    guests = [path for path in ("dev/tdx_guest", "dev/sev-guest") if machine.guest.has(path)]
+    if guests and not machine.guest.has("sys/kernel/config/tsm/report"):
         step = (
             "use Linux 6.7 or later"
-            if machine.has("sys/kernel/config")
+            if machine.guest.has("sys/kernel/config")
             else "mount -t configfs none /sys/kernel/config"
         )
         missing.append(f"the kernel's report interface is not there, only /{guests[0]}; next: {step}")

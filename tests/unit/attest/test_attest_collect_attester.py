@@ -79,6 +79,14 @@ def test_detection(kernel, files, kinds):
     assert detect(kernel.guest) == kinds
 
 
+def test_what_may_not_be_looked_at_is_not_there(kernel, monkeypatch):
+    def denied(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(type(kernel.root), "exists", denied)
+    assert detect(kernel.guest) == ()
+
+
 def test_unknown_collectors_are_refused(kernel, refused):
     with refused("attest.collect-kind-unknown"):
         collector("abacus", kernel.guest)

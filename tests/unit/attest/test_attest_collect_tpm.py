@@ -349,6 +349,7 @@ def google(fake: FakeTpm, indices=vtpm.GCP_KEYS[0]) -> bytes:
 
 def test_google_beside_snp(kernel, fake):
     issuers = google(fake)
+    kernel.write("dev/sev-guest", b"")
     kernel.mount_tsm(FakeTsm("sev_guest", lambda data, _: amd().report({0x50: data}), floor=0))
     hardware = vtpm.collect_gcp(DATA, guest=kernel.guest, ak_issuers=issuers)
     endorsements = {**hardware.endorsements, "vek": amd().vek(), "chain": amd().chain()}
@@ -364,6 +365,7 @@ def test_google_alone_with_a_p256_key(kernel):
     fake = FakeTpm(tpm=SoftTpm(key=ec_key()))
     kernel.plug("dev/tpmrm0", fake)
     issuers = google(fake, vtpm.GCP_KEYS[1])
+    kernel.write("sys/kernel/config/tsm/report/x", b"")  # the interface alone, without a processor's driver
     hardware = vtpm.collect_gcp(DATA, guest=kernel.guest, ak_issuers=issuers)
     policy = LabPolicy(gcp=GcpRules(roots=(authority().pin,), hardware=()))
     assert gcp.appraise(Checklist(), hardware, policy, now=NOW).report_data == DATA

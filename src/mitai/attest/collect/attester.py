@@ -36,30 +36,17 @@ def detect(guest: Guest = HERE) -> tuple[Kind, ...]:
     as somebody must say which of its keys attests.
     """
     cloud = _cloud(guest)
-    has_tpm = _exists(guest, tpm.DEVICE)
+    has_tpm = guest.has(tpm.DEVICE)
     found: list[tuple[Kind, bool]] = [
-        ("nsm", _exists(guest, nsm.DEVICE)),
+        ("nsm", guest.has(nsm.DEVICE)),
         ("azure-vtpm", has_tpm and cloud == "azure"),
-        ("dstack", _exists(guest, dstack.SOCKET)),  # before the kernel's: it has the log of RTMR[3] too
-        ("configfs-tsm", _has_tsm(guest)),
-        ("sev-guest", _exists(guest, sev.DEVICE)),
-        ("tdx-guest", _exists(guest, tdx.DEVICE)),
+        ("dstack", guest.has(dstack.SOCKET)),  # before the kernel's: it has the log of RTMR[3] too
+        ("configfs-tsm", tsm.available(guest)),
+        ("sev-guest", guest.has(sev.DEVICE)),
+        ("tdx-guest", guest.has(tdx.DEVICE)),
         ("gcp-vtpm", has_tpm and cloud == "gcp"),
     ]
     return tuple(kind for kind, there in found if there)
-
-
-def _exists(guest: Guest, path: str) -> bool:
-    return (guest.root / path).exists()
-
-
-def _has_tsm(guest: Guest) -> bool:
-    """Return whether the kernel has the report interface and a processor behind it."""
-    return _exists(guest, tsm.REPORTS) and (_exists(guest, sev.DEVICE) or _exists(guest, tdx.DEVICE) or _cca(guest))
-
-
-def _cca(guest: Guest) -> bool:
-    return _exists(guest, "sys/devices/platform/arm-cca-dev") or _exists(guest, "sys/module/arm_cca_guest")
 
 
 def _cloud(guest: Guest) -> str:
@@ -184,7 +171,7 @@ class GuestAttester:
         Raises:
             AttestError: `attest.collect-sealing-unavailable` elsewhere.
         """
-        if not _exists(self.guest, sev.DEVICE):
+        if not self.guest.has(sev.DEVICE):
             raise AttestError(
                 "attest.collect-sealing-unavailable",
                 f"{self.tee} on this machine derives no keys for its guests: nothing can be sealed to it",

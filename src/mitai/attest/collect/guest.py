@@ -74,6 +74,13 @@ class Guest:
     connect: Callable[[int, Address], socket.socket] = _connect
     sleep: Callable[[float], None] = time.sleep
 
+    def has(self, path: str) -> bool:
+        """Return whether there is a file, as far as this user can see."""
+        try:
+            return (self.root / path).exists()
+        except OSError:
+            return False
+
 
 HERE = Guest()
 

@@ -43,6 +43,7 @@ from mitai.errors import AttestError
 
 REPORTS = "sys/kernel/config/tsm/report"
 TEES = {"tdx_guest": "tdx", "sev_guest": "snp", "arm_cca_guest": "cca"}
+_DRIVERS = ("dev/sev-guest", "dev/tdx_guest", "sys/devices/platform/arm-cca-dev", "sys/module/arm_cca_guest")
 MAX_BLOB_BYTES = 1 << 20  # the kernel's own limit is 32 KiB, or 16 MiB in later versions
 WHAT = "the kernel's report interface (configfs-tsm)"
 
@@ -76,6 +77,11 @@ def collect(report_data: bytes, *, guest: Guest = HERE) -> Hardware:
         "another program wrote into our request for a report, at each attempt",
         hint="find which program writes below /sys/kernel/config/tsm/report",
     )
+
+
+def available(guest: Guest = HERE) -> bool:
+    """Return whether the kernel has the interface, and a driver of a processor behind it."""
+    return guest.has(REPORTS) and any(guest.has(path) for path in _DRIVERS)
 
 
 def provider(guest: Guest = HERE) -> str:

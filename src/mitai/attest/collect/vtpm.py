@@ -101,7 +101,7 @@ def collect_gcp(
         ak_chain = _pem(tpm.nv_read(certificate)) + ak_issuers
         handle, public = tpm.create_primary(RH_ENDORSEMENT, _template(tpm.nv_read(template)))
         quoted = _quoted(tpm, guest, handle, report_data, public)
-    beside = tsm.collect(report_data, guest=guest) if (guest.root / tsm.REPORTS).is_dir() else None
+    beside = tsm.collect(report_data, guest=guest) if tsm.available(guest) else None
     evidence = msgspec.structs.replace(
         quoted, hardware_quote=beside.quote if beside else b"", ima_log=ima(guest) if with_ima else b""
     )
