@@ -33,6 +33,7 @@ REPORT_DATA = bytes(range(64))
 RSASSA, RSAPSS, ECDSA = 0x14, 0x16, 0x18
 SHA1_BANK, SHA256_BANK, SHA384_BANK = 4, 11, 12
 HASHES = {4: "sha1", 11: "sha256", 12: "sha384", 13: "sha512"}
+AIK = ("2.23.133.8.3",)
 AK_ATTRIBUTES = 0x50072  # as tpm2_createak makes it: fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, …
 
 
@@ -99,7 +100,7 @@ class SoftTpm:
         parts = {
             "magic": b"\xffTCG",
             "type": b"\x80\x18",
-            "signer": tpm2b(b"\x00\x0b" + bytes(32)),
+            "signer": tpm2b(self.qualified_name),
             "extra": tpm2b(extra),
             "clock": struct.pack(">QIIB", 1000, 2, 0, 1),
             "firmware": struct.pack(">Q", self.firmware),
@@ -136,6 +137,12 @@ class SoftTpm:
 
     def spki(self) -> bytes:
         return self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    @property
+    def qualified_name(self) -> bytes:
+        """Of a primary key in the endorsement hierarchy."""
+        name = b"\x00\x0b" + hashlib.sha256(self.public()).digest()
+        return b"\x00\x0b" + hashlib.sha256(b"\x40\x00\x00\x0b" + name).digest()
 
     @property
     def name_pin(self) -> str:
@@ -198,7 +205,7 @@ class AkAuthority:
 
     def chain(self, tpm: SoftTpm, **leaf) -> bytes:
         """Return PEM of the key's certificate, the intermediate and the root."""
-        certificate = self.issue("", tpm.key, "intermediate", self.ca_key, **leaf)
+        certificate = self.issue("", tpm.key, "intermediate", self.ca_key, **{"extended": AIK, **leaf})
         return b"".join(each.public_bytes(Encoding.PEM) for each in (certificate, self.ca, self.root))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from datetime import UTC, datetime
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from attest_lab import LAX, flip, replace, vector_entries, vector_file, vector_folder, vector_time
 from attest_tpm_lab import LabPolicy
 from mitai.attest import Collateral, azure, tpm
-from mitai.attest.azure import AzureRules
+from mitai.attest.azure import AzureRules, parse_hcl_report
+from mitai.attest.azure.hcl import attestation_key, parse_claims
 from mitai.attest.checks import Checklist
 from mitai.attest.machine import Hardware, Machine
 from mitai.attest.tpm import TpmEvidence, TpmRules
@@ -142,6 +144,22 @@ def test_parts_of_another_machine_are_refused(entry):
             mixed = replace(mine, **{name: getattr(theirs, name)})
             with pytest.raises(AttestError):
                 verify(entry, replace(hardware, quote=mixed.encode()), accepting(hardware))
+
+
+@pytest.mark.parametrize("entry", entries("azure-vtpm"))
+def test_the_quotes_name_a_restricted_key(entry):
+    """Azure's template, filled with the key of the claims, has the name that the TPM gives its signer."""
+    hardware = evidence(entry)
+    composite = TpmEvidence.decode(hardware.quote)
+    key = attestation_key(parse_claims(parse_hcl_report(composite.hcl_report).claims))
+    modulus = key.public_numbers().n.to_bytes(256, "big")
+    head = struct.pack(">HHIHHHHHI", 0x0001, 0x000B, 0x50472, 0, 0x10, 0x14, 0x000B, 2048, 0)
+    public = head + struct.pack(">H", 256) + modulus
+    verify(entry, replace(hardware, quote=replace(composite, ak_public=public).encode()), accepting(hardware))
+    with pytest.raises(AttestError) as refusal:
+        changed = replace(composite, ak_public=flip(public, 6, 0x04))  # without noDA
+        verify(entry, replace(hardware, quote=changed.encode()), accepting(hardware))
+    assert refusal.value.code == "attest.tpm-name-mismatch"
 
 
 @pytest.mark.parametrize("entry", entries("mutation"))

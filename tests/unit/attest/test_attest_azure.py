@@ -76,6 +76,10 @@ def test_with_the_public_area_beside(refused):
     assert on_snp(snp_hardware(tpm, claims(tpm), evidence={"ak_public": tpm.public()})).tee == "az-snp-vtpm"
     with refused("attest.tpm-key-mismatch", "10 paravisor"):
         on_snp(snp_hardware(tpm, claims(tpm), evidence={"ak_public": other.public()}))
+    with refused("attest.tpm-name-mismatch", "10 paravisor"):  # another key by its attributes
+        on_snp(
+            snp_hardware(tpm, claims(tpm), evidence={"ak_public": tpm.public(attributes=struct.pack(">I", 0x50472))})
+        )
 
 
 def test_a_key_that_the_hardware_does_not_cover(refused):

@@ -74,6 +74,8 @@ def test_roots_and_roles(refused):
         verify(hardware(SoftTpm(), endorsements={"ak_chain": b""}))
     with refused("attest.tpm-key-mismatch"):
         verify(hardware(SoftTpm(), ak_public=SoftTpm(rsa_key(2048, 3)).public()))
+    with refused("attest.tpm-name-mismatch"):
+        verify(hardware(SoftTpm(), ak_public=SoftTpm().public(name=b"\0\x0c")))
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def appraise(
             check_td_report(report, evidence.hardware_quote)
         claims = parse_claims(report.claims)
         key = attestation_key(claims)
-        check_same_key(evidence, key)
+        check_same_key(evidence, key, quote)
         say("the hardware covers the claims, which name the attestation key")
     quoted = appraise_quote(checks, evidence, quote, key, policy, event_log=hardware.event_log)
     with checks.step("configuration") as say:

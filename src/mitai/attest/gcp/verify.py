@@ -90,7 +90,7 @@ def appraise(
         if not chain:
             raise AttestError("attest.tpm-key-missing", "no certificate of the attestation key came with the evidence")
         certificate, not_after = verify_ak_chain(chain, rules.roots, now, cache)
-        check_same_key(evidence, certificate.key)
+        check_same_key(evidence, certificate.key, quote)
         instance = parse_instance(certificate)
         _check_instance(instance, rules)
         say(f"of instance {instance.instance_id} in {instance.zone}, project {instance.project}")

@@ -32,6 +32,7 @@ MAX_STRUCTURE_BYTES = 4096
 MAX_PCR_BANKS = 8
 _GENERATED = 0xFF544347  # TPM_GENERATED_VALUE: "\xffTCG"
 _ATTEST_QUOTE = 0x8018
+_ENDORSEMENT = 0x4000000B  # TPM_RH_ENDORSEMENT
 _ALG_RSA, _ALG_ECC, _ALG_NULL = 0x0001, 0x0023, 0x0010
 _RSASSA, _RSAPSS, _ECDSA = 0x0014, 0x0016, 0x0018
 _SCHEMES = {_RSASSA: "RSASSA", _RSAPSS: "RSAPSS", _ECDSA: "ECDSA"}
@@ -206,6 +207,13 @@ def _ecc_key(reader: Buffer, code: str) -> ec.EllipticCurvePublicKey:
         return numbers.public_key()
     except ValueError as error:
         raise ParseError(code, "the attestation key is not a point of its curve") from error
+
+
+def qualified_primary_name(public: PublicArea) -> bytes:
+    """Return the qualified name of a primary key of the endorsement hierarchy: what a quote calls its signer."""
+    name_algorithm = public.name[:2]
+    data = _ENDORSEMENT.to_bytes(4, "big") + public.name
+    return name_algorithm + hashlib.new(HASHES[int.from_bytes(name_algorithm, "big")], data).digest()
 
 
 def check_attributes(public: PublicArea) -> None:

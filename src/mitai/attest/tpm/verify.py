@@ -45,6 +45,7 @@ from mitai.attest.tpm.structures import (
     parse_public,
     parse_quote,
     parse_signature,
+    qualified_primary_name,
     verify_quote_signature,
 )
 from mitai.attest.x509 import Certificate, Profile, PublicKey, parse_chain, verify_chain
@@ -110,10 +111,11 @@ def appraise(
             certificate, not_after = verify_ak_chain(chain_pem, policy.tpm.roots, now, cache)
             key, whose = certificate.key, f"certified, serial number {certificate.parsed.serial_number:x}"
             check_same_key(evidence, key)
-            if not evidence.ak_public and AIK not in _extended_usages(certificate):
+            if AIK not in _extended_usages(certificate):
                 raise AttestError(
                     "attest.tpm-certificate-role",
-                    "neither the certificate nor a public area says that the key signs only what its TPM made",
+                    "the certificate does not say that the key signs only what its TPM made (extended usage AIK)",
+                    hint="a public area can't say it in its stead, as nobody signed that: pin the key by its TPM name",
                 )
         else:
             key, whose = _pinned_key(evidence, policy.tpm.aks)
@@ -316,14 +318,22 @@ def _extended_usages(leaf: Certificate) -> set[ObjectIdentifier]:
         return set()
 
 
-def check_same_key(evidence: TpmEvidence, key: PublicKey) -> None:
-    """Check that a public area beside a trusted key is that key's, and that the key is restricted."""
+def check_same_key(evidence: TpmEvidence, key: PublicKey, primary_of: Quote | None = None) -> None:
+    """Check a public area beside a key that is trusted already; it can only contradict, as nobody signed it.
+
+    Args:
+        evidence: With or without a public area.
+        key: The trusted attestation key.
+        primary_of: A cloud's quote: its signer must be this key as a primary key of the endorsement hierarchy.
+    """
     if not evidence.ak_public:
         return
     public = parse_public(evidence.ak_public)
     check_attributes(public)
     if _spki_pin(public.key) != _spki_pin(key):
         raise AttestError("attest.tpm-key-mismatch", "the public area is not that of the attestation key")
+    if primary_of is not None and qualified_primary_name(public) != primary_of.qualified_signer:
+        raise AttestError("attest.tpm-name-mismatch", "the quote names another signer than the public area is of")
 
 
 def prefixed(measurements: Mapping[str, str], prefix: str) -> dict[str, str]:
