@@ -156,8 +156,8 @@ def test_the_quotes_name_a_restricted_key(entry):
     head = struct.pack(">HHIHHHHHI", 0x0001, 0x000B, 0x50472, 0, 0x10, 0x14, 0x000B, 2048, 0)
     public = head + struct.pack(">H", 256) + modulus
     verify(entry, replace(hardware, quote=replace(composite, ak_public=public).encode()), accepting(hardware))
+    changed = replace(composite, ak_public=flip(public, 6, 0x04))  # without noDA
     with pytest.raises(AttestError) as refusal:
-        changed = replace(composite, ak_public=flip(public, 6, 0x04))  # without noDA
         verify(entry, replace(hardware, quote=changed.encode()), accepting(hardware))
     assert refusal.value.code == "attest.tpm-name-mismatch"
 
