@@ -160,8 +160,12 @@ def test_chains(refused):
         appraise(leaf, ca.root)
     with refused("attest.tpm-chain-invalid"):
         appraise(ca.issue("", tpm.key, "intermediate", ca.root_key, extended=AIK), ca.ca, ca.root)
+    hardware = tpm.hardware(endorsements={"ak_chain": ca.chain(tpm)})
+    assert tpm.appraise(hardware).not_after.year == 9999  # pinned: the chain plays no part
+    with refused("attest.tpm-key-untrusted"):
+        tpm.appraise(hardware, tpm.policy(aks=()))
     with refused("attest.tpm-root-untrusted"):
-        tpm.appraise(tpm.hardware(endorsements={"ak_chain": ca.chain(tpm)}))
+        tpm.appraise(hardware, tpm.policy(roots=("azure-vtpm",)))
     with refused("attest.tpm-key-mismatch"):
         appraise(ca.issue("", rsa_key(2048, 3), "intermediate", ca.ca_key, extended=AIK), ca.ca, ca.root)
 
