@@ -16,12 +16,17 @@ from pathlib import Path
 FUZZ = Path(__file__).parent.parent / "tests" / "fuzz"
 
 
-def run(target: Path, seconds: int) -> bool:
-    """Run one target; say how it went, and return whether it held."""
+def sow(target: Path) -> None:
+    """Write a target's seeds into its corpus; one target at a time, as imports of several threads can lock each other."""
     corpus = FUZZ / "corpus" / target.stem
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(runpy.run_path(str(target)).get("SEEDS", ())):
         (corpus / f"seed-{number}").write_bytes(seed)
+
+
+def run(target: Path, seconds: int) -> bool:
+    """Run one target; say how it went, and return whether it held."""
+    corpus = FUZZ / "corpus" / target.stem
     crashes = f"-artifact_prefix={FUZZ / 'corpus'}/{target.stem}-"
     options = [f"-max_total_time={seconds}", "-rss_limit_mb=2048", "-timeout=10", crashes]
     done = subprocess.run(
@@ -37,6 +42,8 @@ def run(target: Path, seconds: int) -> bool:
 def main() -> int:
     seconds, names = int(sys.argv[1]) if len(sys.argv) > 1 else 60, sys.argv[2:]
     targets = [path for path in sorted(FUZZ.glob("fuzz_*.py")) if not names or path.stem in names]
+    for target in targets:
+        sow(target)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         held = list(pool.map(lambda target: run(target, seconds), targets))
     print(f"{sum(held)} passed, {len(held) - sum(held)} failed")
