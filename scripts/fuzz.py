@@ -17,7 +17,7 @@ FUZZ = Path(__file__).parent.parent / "tests" / "fuzz"
 
 
 def sow(target: Path) -> None:
-    """Write a target's seeds into its corpus; one target at a time, as imports of several threads can lock each other."""
+    """Write a target's seeds into its corpus; one at a time, as imports of several threads can lock each other."""
     corpus = FUZZ / "corpus" / target.stem
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(runpy.run_path(str(target)).get("SEEDS", ())):
