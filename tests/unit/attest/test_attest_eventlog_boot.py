@@ -187,6 +187,14 @@ def test_rules_by_text(refused, measured_as):
             check_pcr_log(log, pcrs_of(log), ALG_SHA256, EventLogRules(events={"pcr8": allowed}))
 
 
+def test_nothing_measured_is_not_what_rules_ask_for(refused):
+    """A loader that measures nothing would otherwise pass every list."""
+    informative = LOG + no_action(b"quiet", 8)
+    for log in (LOG, informative):
+        with refused("attest.event-missing"):
+            check_pcr_log(log, pcrs_of(log), ALG_SHA256, EventLogRules(events={"pcr8": ("text:quiet",)}))
+
+
 def test_a_label_does_not_hide_an_event(refused):
     """An event that extends the register counts whatever kind the log gives it."""
     log = LOG + event(8, 0x0A, b"ACPI DATA", measured=b"init=/bin/sh")

@@ -111,8 +111,9 @@ def test_later_entries_are_not_trusted(refused):
     with refused("attest.ima-file-unknown"):
         check(ima_text(*ENTRIES, evil), ima_pcr(*ENTRIES, evil), files=FILES)
     assert check(ima_text(*ENTRIES), bytes(32)) == ()
-    with refused("attest.ima-empty"):
-        check(ima_text(*ENTRIES), bytes(32), required=True)
+    for rules in ({"required": True}, {"files": FILES}):
+        with refused("attest.ima-empty"):
+            check(ima_text(*ENTRIES), bytes(32), **rules)
 
 
 @pytest.mark.parametrize(

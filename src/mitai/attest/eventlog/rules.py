@@ -152,7 +152,13 @@ def _allowed(entries: Iterable[str], hash_name: str) -> frozenset[bytes]:
 def _check_register(
     events: Iterable[Event], register: int, algorithm: int, name: str, allowed: frozenset[bytes]
 ) -> None:
-    for event in events:
-        digest = event.digests.get(algorithm, b"")
-        if event.register == register and event.kind != EV_NO_ACTION and digest not in allowed:
+    digests = [
+        event.digests.get(algorithm, b"")
+        for event in events
+        if event.register == register and event.kind != EV_NO_ACTION
+    ]
+    if not digests:
+        raise AttestError("attest.event-missing", f"nothing was measured into {name}, which the rules ask for")
+    for digest in digests:
+        if digest not in allowed:
             raise AttestError("attest.event-refused", f"{name} was extended with {digest.hex()}, which is not listed")
