@@ -44,6 +44,7 @@ from mitai.errors import ParseError
 
 MAX_POLICY_BYTES = 1 << 20
 _REGISTER = re.compile(r"[a-z0-9_.]{1,40}")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class CapsulePin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -188,14 +189,18 @@ def _toml_lines(table: Mapping[str, object], path: str) -> list[str]:
     """Write scalars and lists of scalars first, then sub-tables, then arrays of tables."""
     lines, below = [], []
     for key, value in table.items():
-        name = f"{path}.{key}" if path else key
+        own = key if _BARE_KEY.fullmatch(key) else _toml(key)
+        name = f"{path}.{own}" if path else own
         if isinstance(value, dict):
             below += ["", f"[{name}]", *_toml_lines(value, name)]
         elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
             for entry in value:
                 below += ["", f"[[{name}]]", *_toml_lines(entry, name)]
         elif value is not None:
-            # JSON's strings, numbers, booleans and flat lists are TOML's, but for one character that TOML wants escaped
-            name = key if "." not in key else json.dumps(key)
-            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
+            lines.append(f"{own} = {_toml(value)}")
     return lines + below
+
+
+def _toml(value: object) -> str:
+    """Write a value: JSON's strings, numbers, booleans and flat lists are TOML's, but for one character to escape."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

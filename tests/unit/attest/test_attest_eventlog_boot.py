@@ -132,6 +132,7 @@ def test_secure_boot_is_read_from_digests_alone():
         (event(7, VARIABLE, secure_boot_variable()), "attest.secure-boot-unknown"),
         (event(7, SEPARATOR, bytes(4)) + event(7, VARIABLE, secure_boot_variable()), "attest.secure-boot-unknown"),
         (event(7, VARIABLE, secure_boot_variable()) + boot(), "attest.secure-boot-unknown"),
+        (boot() + event(7, VARIABLE, secure_boot_variable(b"\0")), "attest.secure-boot-unknown"),
         (event(7, 0x0A, b"x", measured=secure_boot_variable(b"\0")) + boot(), "attest.secure-boot-unknown"),
         (no_action(secure_boot_variable(), 7) + event(7, SEPARATOR, bytes(4)), "attest.secure-boot-unknown"),
         (event(6, VARIABLE, secure_boot_variable()) + event(7, SEPARATOR, bytes(4)), "attest.secure-boot-unknown"),
@@ -200,6 +201,14 @@ def test_a_label_does_not_hide_an_event(refused):
     log = LOG + event(8, 0x0A, b"ACPI DATA", measured=b"init=/bin/sh")
     with refused("attest.event-refused"):
         check_pcr_log(log, pcrs_of(log), ALG_SHA256, EventLogRules(events={"pcr8": ("text:quiet",)}))
+
+
+def test_what_a_host_feeds_into_rtmr0_is_not_secure_boot(refused):
+    """RTMR0 also holds the host's settings, which may look like a variable and like a separator."""
+    settings = event(1, 0x0A, secure_boot_variable(), banks=(12,)) + event(1, 0x0A, bytes(4), banks=(12,))
+    log = header(12) + settings + boot(1, banks=(12,), value=b"\0")
+    with refused("attest.secure-boot-unknown"):
+        check_rtmr_log(log, replay_rtmrs(log), EventLogRules(secure_boot=True))
 
 
 def test_a_tds_log(refused):

@@ -9,6 +9,8 @@ import pytest
 from attest_lab import replace
 from mitai.attest import CapsulePin, ClaimRules, Policy, ReferenceValues, TcbRules, TdxRules
 from mitai.attest.dcap.roots import INTEL_SGX_ROOT_CA, INTEL_SGX_ROOT_CA_SHA256
+from mitai.attest.eventlog import EventLogRules
+from mitai.attest.eventlog.ima import ImaRules
 from mitai.attest.policy import SgxRules
 from mitai.errors import ParseError
 
@@ -46,6 +48,12 @@ def test_intel_root_is_the_documented_one():
                 (CapsulePin("a", "ab" * 32), CapsulePin('b "quoted" \\ \n \x7f 密态')), ("ab" * 32,), "v+1+k"
             ),
             workloads=(WORKLOAD, replace(WORKLOAD, name="broker")),
+        ),
+        Policy(
+            event_log=EventLogRules(
+                dstack={"": ("00",), "a b": ("00",), 'c = ["00"]\n\x7f 密态 \U0001f512': ("00",)},
+                ima=ImaRules(files={"/usr/bin/serve": ("ab" * 32,), "/lib/x.so": ("cd" * 32,)}),
+            )
         ),
     ],
 )

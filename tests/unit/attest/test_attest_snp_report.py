@@ -165,8 +165,9 @@ def test_certificate_table():
         table(vcek=b"one")[:-1],
         table(vcek=b"one")[:24] * 2 + bytes(24) + b"one",
         bytes(MAX_TABLE_BYTES + 1),
+        b"".join(bytes([1 + n]) * 16 + struct.pack("<II", 0, 60) for n in range(2)) + bytes(24),
     ],
-    ids=["empty", "short", "no end", "outside", "double", "large"],
+    ids=["empty", "short", "no end", "outside", "double", "large", "overlap"],
 )
 def test_malformed_certificate_table(data, refused):
     with refused("attest.snp-certificate-table-malformed"):

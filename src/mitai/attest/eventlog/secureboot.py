@@ -6,7 +6,8 @@ measures the variable SecureBoot, and says so when it was made debuggable.
 Invariants:
 
 - The state is read from digests, never from an event's kind or data, which whoever hands over the log can rewrite:
-  exactly one of the digests that SecureBoot can have must be there, before the separator.
+  exactly one of the digests that SecureBoot can have must be there, before the separator. What looks like a separator
+  does not end the search: RTMR0 also holds what the host chooses.
 - An event that claims to be a measured variable and is not is refused.
 """
 
@@ -46,18 +47,20 @@ def secure_boot(events: Iterable[Event], algorithm: int, register: int) -> bool:
         if event.register != register or event.kind == EV_NO_ACTION:
             continue
         digest = event.digests.get(algorithm, b"")
-        if digest == separator:
-            separated = True
-            break
-        if event.kind == EV_EFI_VARIABLE_DRIVER_CONFIG and hashlib.new(name, event.data).digest() != digest:
+        separated = separated or digest == separator
+        if (
+            not separated
+            and event.kind == EV_EFI_VARIABLE_DRIVER_CONFIG
+            and hashlib.new(name, event.data).digest() != digest
+        ):
             raise AttestError(
                 "attest.event-data-mismatch", "the event log describes a UEFI variable that is not what was measured"
             )
         if digest in debuggable:
             raise AttestError("attest.secure-boot-debug", "the firmware measured that it was made debuggable")
-        found += [states[digest]] if digest in states else []
-    if not separated or len(found) != 1:
+        found += [(states[digest], separated)] if digest in states else []
+    if not separated or [late for _, late in found] != [False]:
         raise AttestError(
             "attest.secure-boot-unknown", "the event log does not tell exactly once whether secure boot was on"
         )
-    return found[0]
+    return found[0][0]

@@ -227,12 +227,14 @@ def parse_certificate_table(data: bytes) -> dict[str, bytes]:
     if len(data) > MAX_TABLE_BYTES:
         raise ParseError(code, f"a table of certificates of {len(data)} bytes is above the limit")
     blobs: dict[str, bytes] = {}
+    taken = 0  # entries may not overlap, or a small table would become a large answer
     for start in range(0, len(data) - _ENTRY.size + 1, _ENTRY.size):
         guid, offset, size = _ENTRY.unpack_from(data, start)
         if not any(guid) and not offset and not size:
             return blobs
         name = str(uuid.UUID(bytes=guid))
-        if name in blobs or offset + size > len(data):
-            raise ParseError(code, "an entry of the table of certificates is double, or points outside of it")
+        taken += size
+        if name in blobs or offset + size > len(data) or taken > len(data):
+            raise ParseError(code, "an entry of the table of certificates is double, or more than the table holds")
         blobs[name] = data[offset : offset + size]
     raise ParseError(code, "the table of certificates has no end")
