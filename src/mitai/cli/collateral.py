@@ -14,7 +14,7 @@ from mitai.attest.collateral.resource import window
 from mitai.attest.evidence import NO_DEVICES
 from mitai.cli.evidence import network, open_bundle, read_file, read_message, services
 from mitai.cli.options import JsonFlag, PccsOption
-from mitai.cli.output import Output
+from mitai.cli.output import Output, data
 from mitai.errors import ClientError
 from mitai.fleet.home import Home
 from mitai.identity import Identity
@@ -52,13 +52,13 @@ def pack(
         _fetch(read_message(read_file(path)), recorder, services(pccs))
     if not recorder.items:
         raise ClientError("client.nothing-to-pack", "this evidence needs nothing from any vendor's service")
-    data = Bundle.pack(recorder.items, signer, datetime.now(UTC).replace(microsecond=0))
+    packed = Bundle.pack(recorder.items, signer, datetime.now(UTC).replace(microsecond=0))
     try:
-        out.write_bytes(data)
+        out.write_bytes(packed)
     except OSError as error:
         raise ClientError("client.file-unwritable", f"{out} can't be written: {error.strerror}") from error
-    _show(told, Bundle.open(data, signer.public))
-    told.say(f"\n{out}: {len(data)} bytes, to be opened with --bundle-key {signer.public.raw.hex()}")
+    _show(told, Bundle.open(packed, signer.public))
+    told.say(f"\n{data(out)}: {len(packed)} bytes, to be opened with --bundle-key {signer.public.raw.hex()}")
 
 
 @app.command

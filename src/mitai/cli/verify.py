@@ -16,7 +16,7 @@ from mitai.attest.collateral import Services, Store, complete, device_endorsemen
 from mitai.attest.evidence import NO_DEVICES
 from mitai.attest.explain import explain as meaning
 from mitai.attest.refvalues.release import with_releases
-from mitai.attest.results import AttestationResult, Submodule, TokenTrust, accept, sign
+from mitai.attest.results import AttestationResult, Submodule, Tier, TokenTrust, accept, sign
 from mitai.cli.evidence import (
     from_hex,
     network,
@@ -66,7 +66,7 @@ def verify(
         Parameter(negative="", help="NAME=FILE, such as vek=vcek.der or chain=cert_chain.pem. May be repeated."),
     ] = (),
     event_log: Annotated[Path | None, Parameter(help="The boot's event log, to be replayed.")] = None,
-    nonce: Annotated[str | None, Parameter(help="Hex: what fresh evidence of mitai must answer.")] = None,
+    nonce: Annotated[str | None, Parameter(help="Hex: what fresh evidence of mitai, or a result, must answer.")] = None,
     report_data: Annotated[
         str | None, Parameter(help="Hex: what the hardware must have signed for its caller.")
     ] = None,
@@ -87,7 +87,7 @@ def verify(
 
     With an address: asks for fresh evidence over a nonce of our own and appraises it under your policy. Nothing else is
     sent. With a file: a quote or report of any TEE, an evidence bundle, or another verifier's result (EAR).
-    Exit status 1 and the failed step when it does not hold.
+    Exit status 1 and the failed step when it does not hold, or when a result is not affirming.
 
     Examples: `mitai verify`, `mitai verify quote.bin --collateral collateral.json --explain`,
     `mitai verify report.bin --endorsement vek=vcek.der --endorsement chain=cert_chain.pem`,
@@ -105,7 +105,7 @@ def verify(
         return
     content = read_file(Path(target))
     if content[:3] == b"eyJ":
-        _result(out, content, key)
+        _result(out, content, key, from_hex("--nonce", nonce) if nonce is not None else None)
         return
     now = (time or datetime.now(UTC)).replace(tzinfo=UTC) if time is None or time.tzinfo is None else time
     store: Store | None = network(home) if fetch else None
@@ -151,6 +151,9 @@ def _offline(out: Output, message: Evidence | Hardware, policy: Policy, given: _
     summary = machine.summary()
     _tell(out, machine, checks, summary, given.explain)
     out.say(f"\n[bold green]✔ genuine[/] {data(machine.title)}" if not machine.simulated else f"\n{SIMULATED}")
+    if given.nonce is None and given.report_data is None:
+        how = "--nonce" if isinstance(message, Evidence) else "--report-data"
+        out.note(f"nobody asked for fresh evidence ({how}): this may be old, or made for somebody else")
     if workload is None:
         out.note("the policy names no code ([[workloads]]): what runs on the machine was not judged")
     if given.ear:
@@ -165,25 +168,38 @@ def _appraise(
     message: Evidence | Hardware, policy: Policy, given: _Given
 ) -> tuple[Machine, tuple[tuple[str, str], ...], str | None]:
     if isinstance(message, Evidence):
-        expected = from_hex("--nonce", given.nonce) if given.nonce else message.nonce
+        expected = from_hex("--nonce", given.nonce) if given.nonce is not None else message.nonce
         devices = None
         if given.store is not None and message.devices != NO_DEVICES:
             devices = device_endorsements(message.devices, given.store, given.services)
         appraisal = verify_evidence(message, policy, nonce=expected, now=given.now, device_endorsements=devices)
-        return appraisal.machine, appraisal.checks, appraisal.workload
+        _check_report_data(appraisal.machine, given)
+        first, *others = appraisal.checks
+        checks = appraisal.checks if given.nonce is not None else ((first[0], "not compared: no --nonce"), *others)
+        return appraisal.machine, checks, appraisal.workload
+    if given.nonce is not None:
+        raise ClientError(
+            "client.option-malformed",
+            "--nonce is for evidence of mitai and for results, and this file holds evidence of hardware alone",
+            hint="compare what the hardware signed for its caller: --report-data",
+        )
     machine = verify_hardware(message, policy, now=given.now)
+    _check_report_data(machine, given)
+    names = " or ".join(values.name for values in policy.workloads if values.mismatch(machine.measurements) is None)
+    return machine, machine.checks, names or None
+
+
+def _check_report_data(machine: Machine, given: _Given) -> None:
     if given.report_data is not None and from_hex("--report-data", given.report_data) != machine.report_data:
         raise AttestError(
             "attest.report-data-mismatch",
             f"the hardware signed {machine.report_data.hex()} for its caller, not what you expect",
             step="report data",
         )
-    names = " or ".join(values.name for values in policy.workloads if values.mismatch(machine.measurements) is None)
-    return machine, machine.checks, names or None
 
 
-def _result(out: Output, content: bytes, key: Path | None) -> None:
-    """Check another verifier's result and show it."""
+def _result(out: Output, content: bytes, key: Path | None, nonce: bytes | None) -> None:
+    """Check another verifier's result and show it; raise unless it is affirming."""
     if key is None:
         raise ClientError(
             "client.key-missing",
@@ -196,13 +212,17 @@ def _result(out: Output, content: bytes, key: Path | None) -> None:
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ParseError("attest.token-key-malformed", f"{key} holds no JWK") from error
     trust = TokenTrust(keys=keys)
-    result = accept(content.decode("ascii", "replace").strip(), trust, now=datetime.now(UTC))
+    result = accept(content.decode("ascii", "replace").strip(), trust, now=datetime.now(UTC), nonce=nonce)
     for name, submod in result.submods.items():
         rows = [("attester", name), ("status", submod.status.value), ("policy", ", ".join(submod.policy_ids))]
         rows += list({category: str(claim) for category, claim in submod.vector.items()}.items())
         out.table(("", ""), [*rows, *([("problem", submod.problem)] if submod.problem else [])])
     out.say(f"\nsigned by {data(result.developer)} ({data(result.build)}) at {result.issued_at:%F %T} UTC")
     out.result({"verdict": result.status.value, "claims": result.claims()})
+    if result.status is not Tier.AFFIRMING:
+        raise AttestError(
+            "attest.result-not-affirming", f"the result is genuine, and its verdict is {result.status.value!r}"
+        )
 
 
 def _write_result(out: Output, submod: Submodule, tee: str, key: Path, now: datetime) -> None:

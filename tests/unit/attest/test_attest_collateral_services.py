@@ -266,7 +266,15 @@ def test_a_bundle(lab, quote, cache, services, clock):
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"[]", b'{"created":"2026-01-01T00:00:00Z","items":{},"v":2}', b'{"created":"2026-01-01T00:00:00Z"}'],
+    [
+        b"",
+        b"[]",
+        b'{"created":"2026-01-01T00:00:00Z","items":{},"v":2}',
+        b'{"created":"2026-01-01T00:00:00Z","items":{}}',
+        b'{"created":"2026-01-01T00:00:00Z"}',
+        b'{"created":"2026-01-01T00:00:00Z","items":{"x":{"kind":"ocsp","url":"u","body":"","chain":"",'
+        b'"fetched":"2026-01-01T00:00:00"}}}',
+    ],
 )
 def test_bundles_that_are_none(payload):
     signer = Identity.generate()
@@ -281,6 +289,10 @@ def test_bundles_that_are_none(payload):
     [
         ("tcb-info", b'{"tcbInfo":{},"signature":"00"}'),
         ("tcb-info", b'{"tcbInfo":{"issueDate":"x","nextUpdate":"y"},"signature":"00"}'),
+        (
+            "tcb-info",
+            b'{"tcbInfo":{"issueDate":"2026-01-01T00:00:00","nextUpdate":"2027-01-01T00:00:00Z"},"signature":""}',
+        ),
         ("qe-identity", b'{"enclaveIdentity":{},"signature":"zz"}'),
         ("crl", b"3zz0"),
         ("crl", b"-----BEGIN X509 CRL-----\n?\n-----END X509 CRL-----"),
@@ -295,6 +307,11 @@ def test_bundles_that_are_none(payload):
 def test_answers_of_another_form(kind, body):
     with pytest.raises(ParseError):
         window(Item(kind, "http://x", body, "", NOW))
+
+
+def test_an_answer_from_the_end_of_time():
+    with pytest.raises(ParseError):
+        window(Item("csv-chain", "http://x", bytes(2916), "", datetime.max.replace(tzinfo=UTC)))
 
 
 def test_revocation_lists_in_every_form(lab):

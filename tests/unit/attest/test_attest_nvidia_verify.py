@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -384,6 +384,14 @@ def test_status_window_and_grace():
         LAB.verify(entry, rules=NvidiaRules(ocsp="if-present"))  # as if it were not there
 
 
+def test_status_at_both_ends_of_time():
+    first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    taken = ocsp_response(DEVICE).replace(f"{NOW - timedelta(hours=1):%Y%m%d%H%M%SZ}".encode(), b"00010101000000Z")
+    assert refused(with_status(taken, drop=DEVICE))[0] == "attest.nvidia-ocsp-signature-invalid"
+    assert ocsp.load_der_ocsp_response(taken).this_update_utc == first
+    LAB.verify(with_status(ocsp_response(DEVICE, next_update=last)), rules=NvidiaRules(ocsp_grace_s=3600))
+
+
 def test_latest_status_counts():
     good = ocsp_response(DEVICE, this_update=NOW - timedelta(hours=2))
     revoked = ocsp_response(DEVICE, status=ocsp.OCSPCertStatus.REVOKED)
@@ -612,6 +620,7 @@ def test_cache_does_not_outlive_the_rules():
         {"min_gpus": -1},
         {"min_switches": -1},
         {"ocsp_grace_s": -1},
+        {"ocsp_grace_s": 10**12},
         {"min_driver": "latest"},
         {"min_driver": ""},
         {"nras_roots": ("00",)},

@@ -160,6 +160,8 @@ def test_times_and_nonce():
     refused("attest.token-expired", token, now=NOW + timedelta(minutes=3), max_age=timedelta(seconds=5))
     refused("attest.token-not-yet-valid", token, now=NOW - timedelta(minutes=7))
     refused("attest.token-nonce-mismatch", token, nonce=bytes(32))
+    last = AttestationResult(NOW, result().submods, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+    assert accept(sign(last, KEY), TRUST, now=NOW) == last
     endless = AttestationResult(NOW, result().submods)
     refused("attest.token-expired", sign(endless, KEY))
 
@@ -207,6 +209,8 @@ def test_other_curves():
         jwk = {name: str(value) for name, value in key.as_dict(private=True).items()}
         assert accept(sign(result(), jwk), TokenTrust(keys=(public_key(jwk),)), now=NOW) == result()
         assert json.loads(base64.urlsafe_b64decode(sign(result(), jwk).split(".")[0] + "==="))["alg"] == alg
+    with pytest.raises(ParseError, match="private"):
+        sign(result(), public_key(KEY))
     for jwk in ({"kty": "oct", "k": "AAAA"}, {"kty": "EC"}, {}, {"kty": "RSA", "n": "AQ", "e": "AQAB"}):
         with pytest.raises(ParseError):
             public_key(jwk)
@@ -228,6 +232,8 @@ def test_headers_that_are_refused():
     token = sign(result(), KEY).split(".")
     critical = encoded({"alg": "ES256", "crit": ["b64"], "b64": False})
     refused("attest.token-malformed", ".".join((critical, *token[1:])))
+    for odd in ({"kid": []}, {"kid": {}}, {"jwk": {"kty": []}}, {"jwk": {"kty": "EC", "crv": {}}}):
+        refused("attest.token-key-untrusted", ".".join((encoded({"alg": "ES256", **odd}), *token[1:])))
 
 
 def certificate(key: ec.EllipticCurvePrivateKey, days: int = 1) -> bytes:

@@ -124,6 +124,13 @@ def test_number_of_log_entries():
     assert refusal(fields) == "attest.sigstore-entry-count"
 
 
+def test_one_entry_under_two_numbers_counts_once():
+    fields = LAB.bundle2(PAYLOAD)
+    entry = entry_of(fields)
+    fields["verificationMaterial"]["tlogEntries"] = [entry, {**entry, "logIndex": "7"}]  # nobody signed the number
+    assert refusal(fields, thresholds=Thresholds(log_entries=2)) == "attest.sigstore-entry-count"
+
+
 # -- 2 the log ---------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -10,8 +12,8 @@ import pytest
 from attest_lab import CLAIMS, NOW, WORKLOAD, Lab, replace
 from attest_services_lab import Vendors, serving
 from mitai.attest import Hardware, Policy
-from mitai.attest.results import cmw
-from mitai.attest.results.tokens import new_key, public_key
+from mitai.attest.results import AttestationResult, Submodule, Tier, cmw
+from mitai.attest.results.tokens import new_key, public_key, sign
 from mitai.attest.service import EVIDENCE_TYPE, HARDWARE_TYPE
 from mitai.attest.sim import SimPlatform, intel, reference_values, registers
 from mitai.cli.commands import app
@@ -67,6 +69,19 @@ def test_a_bare_quote(capsys, files):
     assert refusal(capsys, files, "quote.bin", *more, "--report-data", "00").code == "attest.report-data-mismatch"
 
 
+def test_what_was_not_compared_is_said(capsys, files):
+    words = ["verify", str(files / "evidence.json"), "--policy", str(files / "policy.toml"), "--time", TIME]
+    nonce = json.loads((files / "evidence.json").read_bytes())["nonce"]
+    for more, said in (((), True), (("--nonce", base64.b64decode(nonce).hex()), False)):
+        app([*words, *more], exit_on_error=False, print_error=False, result_action="return_value")
+        printed = capsys.readouterr()
+        assert ("nobody asked for fresh evidence" in printed.err) is said
+        assert ("not compared: no --nonce" in printed.out) is said
+    error = refusal(capsys, files, "evidence.json", "--policy", "policy.toml", "--time", TIME, "--report-data", "00")
+    assert error.code == "attest.report-data-mismatch"
+    assert refusal(capsys, files, "quote.bin", "--nonce", "00" * 32).code == "client.option-malformed"
+
+
 def test_the_default_policy_demands_hardware(capsys, files):
     error = refusal(capsys, files, "quote.bin", "--collateral", "collateral.json", "--time", TIME)
     assert error.code == "attest.simulation-refused"
@@ -111,8 +126,20 @@ def test_a_result_is_written_and_read(capsys, files, tmp_path):
     (files / "fresh.json").write_bytes(evidence.encode())
     token = run(capsys, files, "fresh.json", "--policy", "today.toml", "--ear", "key.jwk")["ear"]
     (files / "result.jwt").write_text(token)
-    told = run(capsys, files, "result.jwt", "--key", "public.jwk")
-    assert told["verdict"] == "contraindicated"  # it is simulated
+    error = refusal(capsys, files, "result.jwt", "--key", "public.jwk")
+    assert error.code == "attest.result-not-affirming"  # it is simulated
+    assert "contraindicated" in error.message
+    nonce = bytes(range(16))
+    for status, claim in ((Tier.AFFIRMING, 2), (Tier.WARNING, 32), (Tier.NONE, 0)):
+        submods = {"tdx": Submodule(status, {"hardware": claim})}
+        result = AttestationResult.of(submods, now=datetime.now(UTC), lifetime=timedelta(minutes=5), nonce=nonce)
+        (files / "other.jwt").write_text(sign(result, json.loads((files / "key.jwk").read_bytes())))
+        words = ("other.jwt", "--key", "public.jwk", "--nonce")
+        if status is Tier.AFFIRMING:
+            assert run(capsys, files, *words, nonce.hex())["verdict"] == "affirming"
+        else:
+            assert refusal(capsys, files, *words, nonce.hex()).code == "attest.result-not-affirming"
+        assert refusal(capsys, files, *words, bytes(16).hex()).code == "attest.token-nonce-mismatch"
     assert refusal(capsys, files, "result.jwt").code == "client.key-missing"
     assert refusal(capsys, files, "result.jwt", "--key", "quote.bin").code == "attest.token-key-malformed"
 

@@ -10,7 +10,7 @@ import binascii
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from cryptography import x509
@@ -33,6 +33,7 @@ MAX_AGE: dict[str, timedelta] = {
     "csv-chain": timedelta(days=90),
 }
 _CODE = "attest.collateral-answer-malformed"
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str
     body: bytes
     chain: str  # PEM, from the header
-    fetched: datetime
+    fetched: Moment
 
 
 class Signed(msgspec.Struct, frozen=True):
@@ -81,8 +82,8 @@ class Signed(msgspec.Struct, frozen=True):
 
 
 class _Dates(msgspec.Struct, frozen=True):
-    issueDate: datetime  # noqa: N815
-    nextUpdate: datetime  # noqa: N815
+    issueDate: Moment  # noqa: N815
+    nextUpdate: Moment  # noqa: N815
 
 
 class _Rim(msgspec.Struct, frozen=True):
@@ -98,7 +99,7 @@ def window(item: Item) -> tuple[datetime, datetime]:
     """
     try:
         return _WINDOWS[item.kind](item)
-    except (ValueError, TypeError, MitaiError, msgspec.MsgspecError, x509.InvalidVersion) as error:
+    except (ValueError, TypeError, OverflowError, MitaiError, msgspec.MsgspecError, x509.InvalidVersion) as error:
         raise ParseError(_CODE, f"{item.url} answered something that is no {item.kind}") from error
 
 

@@ -177,8 +177,10 @@ class Bundle:
             packed = msgspec.json.decode(payload, type=_Packed)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise ParseError("attest.collateral-bundle-malformed", "the bundle is malformed") from error
-        if packed.v != 1 or len(packed.items) > MAX_ITEMS:
-            raise ParseError("attest.collateral-bundle-malformed", "the bundle is of an unknown version, or too large")
+        if packed.v != 1 or not 0 < len(packed.items) <= MAX_ITEMS:
+            raise ParseError(
+                "attest.collateral-bundle-malformed", "the bundle is of an unknown version, empty, or too large"
+            )
         for item in packed.items.values():
             window(item)
         return Bundle(packed.created, packed.items, clock)

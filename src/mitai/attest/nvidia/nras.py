@@ -185,9 +185,9 @@ def _verify_token(
         start, end = datetime.fromtimestamp(times.nbf, UTC), datetime.fromtimestamp(times.exp, UTC)
     except (ValueError, OverflowError, OSError) as error:
         raise ParseError(_CODE, "the token's times are out of range") from error
-    if now >= end + _SKEW:
+    if now - _SKEW >= end:
         raise AttestError("attest.nvidia-nras-expired", f"the token ended on {end:%F %T} UTC")
-    if now < start - _SKEW:
+    if now + _SKEW < start:
         raise AttestError("attest.nvidia-nras-not-yet-valid", f"the token begins on {start:%F %T} UTC")
     return payload, end
 

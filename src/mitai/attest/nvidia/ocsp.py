@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID
 
-from mitai.attest.cache import Verified, VerifiedCache
+from mitai.attest.cache import BEGINNING, NO_END, Verified, VerifiedCache
 from mitai.attest.nvidia.rules import NvidiaRules
 from mitai.attest.x509 import P384, Certificate, Profile, parse_der, verify_chain
 from mitai.errors import AttestError, ParseError
@@ -111,11 +111,12 @@ def check_status(
 
 
 def _start(response: Response) -> datetime:
-    return response.this_update - _CLOCK_SKEW
+    return max(response.this_update, BEGINNING + _CLOCK_SKEW) - _CLOCK_SKEW
 
 
 def _end(response: Response, rules: NvidiaRules) -> datetime:
-    return response.next_update + timedelta(seconds=rules.ocsp_grace_s)
+    grace = timedelta(seconds=rules.ocsp_grace_s)
+    return min(response.next_update, NO_END - grace) + grace
 
 
 def _refuse_unusable(candidates: list[Response], certificate: Certificate, now: datetime) -> NoReturn:

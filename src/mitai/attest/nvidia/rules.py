@@ -13,7 +13,8 @@ from mitai.errors import ParseError
 
 Mode = Literal["spt", "mpt", "ppcie"]
 Need = Literal["required", "if-present"]
-_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,7}")
+_MAX_GRACE_S = 366 * 86400
 
 
 class NvidiaRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,6 +43,8 @@ class NvidiaRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if min(self.min_gpus, self.min_switches, self.ocsp_grace_s) < 0:
             raise ParseError(POLICY_MALFORMED, "a number in [nvidia] is negative")
+        if self.ocsp_grace_s > _MAX_GRACE_S:
+            raise ParseError(POLICY_MALFORMED, "ocsp_grace_s is above a year")
         if not _VERSION.fullmatch(self.min_driver):
             raise ParseError(POLICY_MALFORMED, "min_driver is not a version such as 550.90.07")
         for root in self.nras_roots:

@@ -23,13 +23,13 @@ import hmac
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
 
 from cryptography.x509 import UnrecognizedExtension
 
-from mitai.attest.cache import Verified, VerifiedCache
+from mitai.attest.cache import BEGINNING, NO_END, Verified, VerifiedCache
 from mitai.attest.checks import Checklist
 from mitai.attest.nvidia.certificates import verify_signing_chain, window
 from mitai.attest.nvidia.device import Device, DeviceEvidence, Endorsements, Kind, decode_devices, device_nonce
@@ -50,7 +50,6 @@ MODES = {0: "spt", 1: "mpt", 2: "ppcie"}
 _PROTECTED_PCIE = 0xAA
 _NVDEC0_OFF = 0x55
 _NVDEC0_INDEX = 35  # measured only where the video decoder is on
-_ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 _NO_ENDORSEMENTS = Endorsements()
 
 
@@ -203,7 +202,7 @@ def _verified_references(device: Device, product: str, context: _Context) -> Ver
 
     def verify() -> Verified[_References]:
         references: _References = {}
-        windows = [_ALWAYS]
+        windows = [(BEGINNING, NO_END)]
         for what, rim in _find_rims(device, product, context).items():
             verify_rim(rim, context.roots.rim, context.now)
             windows.append(_window(rim.chain, rim.chain, context))

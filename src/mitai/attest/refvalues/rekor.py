@@ -75,9 +75,9 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     inclusion_proof: _Proof | None = None
 
     @property
-    def place(self) -> tuple[bytes, str]:
-        """What names the entry: its log and its number there."""
-        return self.log_id.key_id, self.log_index
+    def place(self) -> tuple[bytes, bytes]:
+        """What names the entry: its log, and what that has; the number alone is nothing that every log signs."""
+        return self.log_id.key_id, self.canonicalized_body
 
 
 def verify_entry(entry: Entry, root: TrustedRoot) -> datetime | None:

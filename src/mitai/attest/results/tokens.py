@@ -71,6 +71,8 @@ def public_key(private: dict[str, str]) -> dict[str, str]:
 def sign(result: AttestationResult, private: dict[str, str]) -> str:
     """Return the result as a compact JWS under a private JWK."""
     key = _key(private)
+    if not key.is_private:
+        raise ParseError("attest.token-key-malformed", "results are signed by a private key, and this is a public one")
     header = {"typ": "eat+jwt", "alg": ALGORITHMS[key.curve_name], "kid": key.thumbprint()}
     return jws.serialize_compact(header, result.encode(), key, algorithms=[header["alg"]])
 
@@ -92,11 +94,11 @@ def accept(
         AttestError: Its signature, key, time or nonce does not hold.
     """
     header, payload = verify_jws(token, trust, now)
-    if header.get("typ", "JWT") not in {"JWT", "eat+jwt"}:
+    if header.get("typ", "JWT") not in ("JWT", "eat+jwt"):
         raise ParseError(_MALFORMED, "the token is of another type than an attestation result")
     result = AttestationResult.decode(payload)
     skew = timedelta(seconds=trust.max_clock_skew_s)
-    if result.expires_at is None or now >= result.expires_at + skew:
+    if result.expires_at is None or now - skew >= result.expires_at:
         raise AttestError("attest.token-expired", "the attestation result has ended, or has no end")
     if result.issued_at > now + skew:
         raise AttestError("attest.token-not-yet-valid", "the attestation result is of the future")
@@ -149,7 +151,7 @@ def _trusted(header: dict[str, Any], trust: TokenTrust, now: datetime) -> ECKey 
         matching = [key for key in pinned if key.thumbprint() == wanted]
     elif "kid" in header:
         kids = [key.get("kid") for key in trust.keys]
-        matching = [key for key, kid in zip(pinned, kids, strict=True) if header["kid"] in {kid, key.thumbprint()}]
+        matching = [key for key, kid in zip(pinned, kids, strict=True) if header["kid"] in (kid, key.thumbprint())]
     else:
         matching = pinned if len(pinned) == 1 else []
     if not matching:
@@ -176,7 +178,7 @@ def _certified(x5c: object, trust: TokenTrust, now: datetime) -> ECKey | OKPKey:
 
 
 def _key(jwk: dict[str, str]) -> ECKey | OKPKey:
-    if jwk.get("kty") not in {"EC", "OKP"}:
+    if jwk.get("kty") not in ("EC", "OKP"):  # a token's may be of any type
         raise ParseError("attest.token-key-malformed", "a key is no JWK on P-256, P-384 or Ed25519")
     try:
         return _checked(import_key(dict(jwk)))
