@@ -90,7 +90,7 @@ class Certificate:
         """Return the subject's common name, for checks of role and for messages; nothing where there is not one."""
         try:
             names = self.parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        except ValueError:
+        except _UNUSABLE:
             return ""
         return str(names[0].value)[:64] if len(names) == 1 else ""
 

@@ -13,7 +13,15 @@ from mitai.attest.dcap.pck import parse_sgx_extension, pck_tcb
 from mitai.attest.dcap.quote import parse_quote
 from mitai.attest.dcap.verify import find_pck_chain, verify_pck_chain
 from mitai.attest.sim import intel
-from mitai.attest.x509 import MAX_PEM_BYTES, Certificate, parse_chain, verify_chain, verify_crl, verify_signature
+from mitai.attest.x509 import (
+    MAX_PEM_BYTES,
+    Certificate,
+    parse_chain,
+    parse_der,
+    verify_chain,
+    verify_crl,
+    verify_signature,
+)
 from mitai.errors import MitaiError
 
 CODE = "attest.pck-chain-invalid"
@@ -82,6 +90,15 @@ def test_name_that_is_missing_or_double(lab):
         start = lab.authority.certificates["pck"].not_valid_before_utc
         forged = intel._certificate(subject, key, subject, key, start=start, depth=None).sign(key, intel.SHA256())
         assert Certificate(forged.public_bytes(intel.Encoding.DER), forged).common_name == ""
+
+
+def test_name_of_another_type(pem, refused):
+    """A common name as BIT STRING is parsed late, and then is another error of the library's."""
+    leaf, issuer, root = parse_chain(pem, CODE)
+    forged = parse_der(leaf.der.replace(b"\x06\x03\x55\x04\x03\x0c", b"\x06\x03\x55\x04\x03\x03"), CODE)
+    assert forged.common_name == ""
+    with refused(CODE):
+        verify_chain((forged, issuer, root), "pck", NOW)
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,8 @@ def test_empty_chain_takes_the_published_one(refused):
         verify(chain=None, trust=Trust(profile=amd().trust.profile), vek=amd().vek(issuer=published_name("SEV-Genoa")))
     with refused("attest.snp-root-untrusted"):
         verify(chain=None, trust=Trust())
+    with refused("attest.snp-vek-malformed"):
+        verify(chain=None, vek=amd().vek().replace(b"\x55\x04\x03\x0c", b"\x55\x04\x03\x03"))
 
 
 def test_malformed_names(refused):

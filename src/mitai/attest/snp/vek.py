@@ -170,7 +170,7 @@ def _published_issuers(leaf: Certificate) -> tuple[Certificate, ...]:
     """Return AMD's own ASK or ASVK, and ARK, by the name that the leaf gives its issuer."""
     try:
         name = leaf.parsed.issuer
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ParseError(_MALFORMED, "the key's certificate has a malformed issuer") from error
     for certificate in published().values():
         if certificate.parsed.subject == name:
