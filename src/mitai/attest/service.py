@@ -33,7 +33,7 @@ import structlog
 from anyio import CapacityLimiter, WouldBlock, to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -211,7 +211,7 @@ async def _body(request: Request) -> bytes:
                 body += part
                 if len(body) > MAX_BODY_BYTES:
                     raise ParseError("attest.body-too-large", f"evidence has at most {MAX_BODY_BYTES} bytes")
-    except TimeoutError:
+    except (TimeoutError, ClientDisconnect):
         raise ParseError("attest.body-too-slow", "the evidence did not arrive in time") from None
     return bytes(body)
 

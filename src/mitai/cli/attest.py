@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -57,6 +58,7 @@ def serve(
         lifetime=timedelta(seconds=lifetime_s),
     )
     log_to_stderr()
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not record.exc_info)  # tracebacks may quote evidence
     forbid_core_dumps()
     out = Output(as_json=False)
     out.note(f"appraises under policy {service.policy_id}")

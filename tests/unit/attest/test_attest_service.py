@@ -186,6 +186,20 @@ def test_a_slow_sender_is_cut_off(client, monkeypatch):
     assert (answer.status_code, answer.json()["code"]) == (408, "attest.body-too-slow")
 
 
+async def test_a_sender_that_goes_away_is_no_failure_of_ours(lab):
+    app, sent = create_app(Service(lab.policy, new_key())), []
+
+    async def receive() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/appraise", "query_string": b"", "headers": []}
+    await app(scope, receive, send)  # raises nothing, so no traceback is logged
+    assert sent[0]["status"] == 408
+
+
 async def test_too_many_at_once(lab, monkeypatch):
     monkeypatch.setattr(service, "MAX_WAITING", 1)
     app = create_app(Service(lab.policy, new_key()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
@@ -59,3 +60,8 @@ def test_the_service_starts_under_the_policy(home, monkeypatch, capsys):
     run("attest", "serve", "--policy", str(home / "p.toml"), "--port", "1234")
     assert (started["host"], started["port"], started["access_log"]) == ("127.0.0.1", 1234, False)
     assert Policy().sha256 in capsys.readouterr().err
+    try:
+        raise ValueError("evidence in a message")
+    except ValueError:
+        logging.getLogger("uvicorn.error").exception("failed")
+    assert capsys.readouterr().err == ""
