@@ -81,10 +81,11 @@ REGISTERS: Mapping[str, tuple[str, ...]] = {
     "nitro": ("pcr0", "pcr1", "pcr2"),
     "cca": ("rim",),
     "csv": ("measure",),
-    "az-snp-vtpm": ("snp.measurement",),
-    "az-tdx-vtpm": ("tdx.mrtd",),
-    "gcp-vtpm": ("pcr4",),
-    "tpm": ("pcr4",),
+    # Beside the paravisor: boot loader, secure boot policy, kernel and initrd (as GRUB, as systemd-stub measures them).
+    "az-snp-vtpm": ("snp.measurement", "pcr4", "pcr7", "pcr9", "pcr11"),
+    "az-tdx-vtpm": ("tdx.mrtd", "pcr4", "pcr7", "pcr9", "pcr11"),
+    "gcp-vtpm": ("pcr4", "pcr7", "pcr9", "pcr11"),
+    "tpm": ("pcr4", "pcr7", "pcr9", "pcr11"),
 }
 
 

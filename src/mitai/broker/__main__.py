@@ -17,14 +17,14 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from mitai.attest import Attester, Claims, Policy
-from mitai.attest.sim import SimPlatform, installed_workload
+from mitai.attester import own_attester
 from mitai.broker.app import create_app, public_routes
 from mitai.broker.config import Config
 from mitai.broker.protocol import MAX_COMMAND_BYTES
 from mitai.broker.service import Broker
 from mitai.channel import KeyRing, Limits
 from mitai.channel.memory import keep_freed_memory
-from mitai.errors import BrokerError, MitaiError
+from mitai.errors import MitaiError
 from mitai.process import forbid_core_dumps, log_to_stderr
 from mitai.workload import Workload
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = Config.read(parser.parse_args(arguments).config)
         policy = Policy.from_toml(Path(config.policy).read_text())
-        attester = _attester(config)
+        attester = own_attester(WORKLOAD, sim=config.sim)
         broker = Broker.open(config.settings(), attester, policy)
     except MitaiError as error:
         print(error.diagnostics(), file=sys.stderr)  # noqa: T201 - what the operator sees
@@ -101,16 +101,6 @@ async def _rotate(keyring: KeyRing, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
         keyring.rotate()
-
-
-def _attester(config: Config) -> Attester:
-    if config.sim is None:
-        raise BrokerError(
-            "broker.no-attester",
-            "no TEE that this release can drive was configured",
-            hint="for a trial, give `sim`, the folder of a simulated platform",
-        )
-    return SimPlatform.open(Path(config.sim)).attester(installed_workload(WORKLOAD))
 
 
 if __name__ == "__main__":

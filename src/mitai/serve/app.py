@@ -37,7 +37,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from mitai.attest import Attester, Claims, Policy
-from mitai.attest.sim import SimPlatform, installed_workload
+from mitai.attester import own_attester
 from mitai.channel import KeyRing
 from mitai.errors import ServeError
 from mitai.identity import Identity
@@ -180,8 +180,8 @@ def create_replica(config: ServeConfig) -> Replica:
     """Return a replica on the hardware that the configuration names.
 
     Raises:
-        MitaiError: The simulated hardware or the broker policy can't be read.
+        MitaiError: The hardware or the broker policy can't be read.
     """
-    attester = SimPlatform.open(Path(config.sim)).attester(installed_workload(WORKLOAD))
+    attester = own_attester(WORKLOAD, sim=config.sim, gpus=config.gpus)
     policy = Policy.from_toml(Path(config.broker_policy).read_text())
-    return Replica(config, attester, policy, simulated=True)
+    return Replica(config, attester, policy, simulated=config.sim is not None)

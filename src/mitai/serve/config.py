@@ -36,7 +36,8 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         host: Address to listen on.
         port: Port to listen on.
-        sim: Folder of the simulated hardware; there is no other attester yet, so it is required.
+        sim: Folder of a simulated platform; without it, the machine's own TEE (not yet run on hardware).
+        gpus: With the machine's own TEE: its NVIDIA GPUs attest too.
         kem: The channel's key encapsulation.
         rotate_s: How often the channel's key is replaced.
         grace_s: How long the former key is honoured.
@@ -47,8 +48,9 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     port: Annotated[int, Meta(ge=0, le=65535)]
-    sim: str
     broker_policy: str
+    sim: str | None = None
+    gpus: bool = False
     host: str = "127.0.0.1"
     kem: Literal["x25519", "x-wing"] = "x25519"
     rotate_s: Annotated[float, Meta(gt=0)] = 3600.0

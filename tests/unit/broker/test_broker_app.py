@@ -222,8 +222,7 @@ def served(ready: Rig, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     }
     path = ready.folder / "broker.toml"
     path.write_text("\n".join(f"{key} = {msgspec.json.encode(value).decode()}" for key, value in config.items()))
-    monkeypatch.setattr(process.SimPlatform, "open", lambda folder: ready.sim)
-    monkeypatch.setattr(process, "installed_workload", lambda name: BROKER)
+    monkeypatch.setattr(process, "own_attester", lambda name, *, sim: ready.sim.attester(BROKER))
     monkeypatch.setattr(process.signal, "signal", lambda number, handler: None)
     yield lambda: process.main(["--config", str(path)])
     structlog.reset_defaults()
@@ -287,13 +286,6 @@ def test_a_broker_that_lost_committed_entries_stops_deciding(ready: Rig) -> None
         ready.publish()
     assert caught.value.code == "broker.state-lost"
     writer._database = database
-
-
-def test_a_config_without_a_tee(tmp_path) -> None:
-    config = Config(state="sqlite://", publish="x", policy="y")
-    with pytest.raises(BrokerError) as caught:
-        process._attester(config)
-    assert caught.value.code == "broker.no-attester"
 
 
 def test_the_channel_s_key_is_replaced(ready: Rig) -> None:

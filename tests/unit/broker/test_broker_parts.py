@@ -295,4 +295,4 @@ def test_main_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "can't start" in capsys.readouterr().err
     (tmp_path / "nothing.toml").write_text("version = 1\n")
     assert main(["--config", str(path)]) == 1
-    assert "broker.no-attester" in capsys.readouterr().err
+    assert "attest.collect-none" in capsys.readouterr().err

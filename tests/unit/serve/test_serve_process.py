@@ -185,7 +185,8 @@ def check_log(process, sealed, answers):
 
 def test_a_process_that_cannot_start_says_why(tmp_path):
     for text, reason in (
-        ("port = 1", "sim"),
+        ("port = 1", "broker_policy"),
+        ('port = 1\nbroker_policy = "p"', "attest.collect-none"),
         ('port = 1\nsim = "nowhere"\nbroker_policy = "p"', "nowhere"),
         ('port = 1\nsim = "x"\nbroker_policy = "p"\nfoo = 1', "foo"),
     ):
