@@ -20,8 +20,9 @@ Example:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 from mitai.channel.hpke import Data
@@ -44,6 +45,8 @@ CONNECTION_FIELDS: Final = frozenset(
     )
 )
 CHUNK_PREFIX_BYTES: Final = 4
+_NOTHING = memoryview(b"")
+_WINDOW_BYTES = 1024  # more than most heads have
 END_OF_STREAM: Final = b"\x00\x00"  # ends indeterminate-length content, and an empty trailer section
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2, token
@@ -99,6 +102,7 @@ Event = RequestHead | ResponseHead | Trailers | memoryview  # a memoryview is a 
 # --- Encoding --------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=256)  # the same few lengths, over and over
 def varint(value: int) -> bytes:
     """Encode an integer as RFC 9000 section 16 does, in as few bytes as possible."""
     if value < 0x40:
@@ -119,7 +123,8 @@ def encode_request(head: RequestHead, *, content_bytes: int | None) -> bytes:
     """Return all that precedes the content; `content_bytes` is None where its length is not known yet."""
     control = (head.method, head.scheme, head.authority, head.path)
     prefix = b"\x02" if content_bytes is None else b"\x00"
-    return prefix + b"".join(varint(len(part)) + part for part in control) + _encode_section(head.fields, content_bytes)
+    parts = b"".join([varint(len(part)) + part for part in control])
+    return prefix + parts + _encode_section(head.fields, content_bytes)
 
 
 def encode_response(
@@ -142,7 +147,7 @@ def _encode_section(fields: Fields, content_bytes: int | None) -> bytes:
 
 
 def _encode_fields(fields: Fields, known_length: bool) -> bytes:
-    lines = b"".join(varint(len(name)) + name + varint(len(value)) + value for name, value in fields)
+    lines = b"".join([varint(len(name)) + name + varint(len(value)) + value for name, value in fields])
     return varint(len(lines)) + lines if known_length else lines + b"\x00"
 
 
@@ -160,7 +165,7 @@ class Decoder:
     def __init__(self, kind: Literal["request", "response"], limits: Limits = DEFAULT_LIMITS) -> None:
         self._kind = kind
         self._limits = limits
-        self._stage: Callable[[memoryview], memoryview] = self._head  # reads what it can, returns the rest
+        self._stage = Decoder._head  # reads what it can, returns the rest; unbound, so that there is no cycle
         self._known_length = False
         self._informational = 0
         self._left = limits.content_bytes  # content that may still come
@@ -182,12 +187,12 @@ class Decoder:
             rest, self._partial = memoryview(self._partial + rest[missing:]), b""
         try:
             while rest:
-                rest = self._stage(rest)
+                rest = self._stage(self, rest)
         except _ShortError as short:
             self._check_head(short.needed)
             self._partial, self._needed, self._may_end = bytes(rest), short.needed, short.may_end
         except ParseError:
-            self._stage = _refuse_all
+            self._stage = Decoder._refuse_all
             self._may_end = False
             raise
         events, self._events = self._events, []
@@ -209,12 +214,12 @@ class Decoder:
             raise _invalid(f"{framing} is not the framing indicator of a {self._kind}")
         self._known_length = framing < 2
         if self._kind == "response":
-            self._stage = self._response_head
+            self._stage = Decoder._response_head
             return data[reader.at :]
         control = [reader.matching(pattern) for pattern in (_METHOD, _SCHEME, _AUTHORITY, _PATH)]
         fields = self._section(reader)
         self._events.append(RequestHead(control[0], control[1], control[2], control[3], fields))
-        self._stage, self._may_end = self._content, True
+        self._stage, self._may_end = Decoder._content, True
         return data[reader.at :]
 
     def _response_head(self, data: memoryview) -> memoryview:
@@ -225,7 +230,7 @@ class Decoder:
         fields = self._section(reader)
         self._events.append(ResponseHead(status, fields))
         if status >= 200:
-            self._stage, self._may_end = self._content, True
+            self._stage, self._may_end = Decoder._content, True
         elif (informational := self._informational + 1) > self._limits.informational:
             raise _too_large("informational responses", self._limits.informational)
         else:
@@ -242,28 +247,35 @@ class Decoder:
             data = data[reader.at :]
             self._may_end = self._chunk == 0
             if self._chunk == 0:
-                self._stage = self._trailers
+                self._stage = Decoder._trailers
                 return data
-        if data:
-            piece, data = data[: self._chunk], data[self._chunk :]
-            self._chunk -= len(piece)
-            self._events.append(piece)
-            if self._known_length and self._chunk == 0:
-                self._stage, self._may_end = self._trailers, True
-        return data
+        size = self._chunk
+        if len(data) < size:  # nothing but content
+            self._chunk = size - len(data)
+            if data:
+                self._events.append(data)
+            return _NOTHING
+        self._events.append(data[:size])
+        self._chunk = 0
+        if self._known_length:
+            self._stage, self._may_end = Decoder._trailers, True
+        return data[size:]
 
     def _trailers(self, data: memoryview) -> memoryview:
         reader = _Reader(data)
         fields = self._section(reader)
         if fields:
             self._events.append(Trailers(fields))
-        self._stage, self._may_end = self._padding, True
+        self._stage, self._may_end = Decoder._padding, True
         return data[reader.at :]
 
     def _padding(self, data: memoryview) -> memoryview:
         if not bytes(len(data)).startswith(data):
             raise _invalid("its padding is not zero")
         return data[:0]
+
+    def _refuse_all(self, data: memoryview) -> memoryview:
+        raise _invalid(f"it goes on for {len(data)} bytes after an error")
 
     def _section(self, reader: _Reader) -> Fields:
         """Read a field section: of the length that precedes it, or up to a zero."""
@@ -276,10 +288,10 @@ class Decoder:
             reader.require(end)
         fields: list[Field] = []
         while reader.at != end:
-            name_bytes = reader.integer()
-            if name_bytes == 0 and end is None:
+            name = reader.string()
+            if not name and end is None:
                 break
-            name, value = reader.take(name_bytes), reader.take(reader.integer())
+            value = reader.string()
             if len(fields) == self._limits.fields:
                 raise _too_large("number of fields", self._limits.fields)
             if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or (end is not None and reader.at > end):
@@ -306,13 +318,16 @@ class _Reader:
     """Reads integers and strings one after the other."""
 
     def __init__(self, data: memoryview) -> None:
-        self._data = data
+        self._view = data
+        self._data = data[:_WINDOW_BYTES].tobytes()  # the beginning: bytes are cut faster than views
         self.size = len(data)
         self.at = 0
 
     def require(self, end: int) -> None:
         if end > self.size:
             raise _ShortError(end)
+        if end > len(self._data):
+            self._data = self._view[: 2 * end].tobytes()
 
     def integer(self) -> int:
         """Read a variable-length integer (RFC 9000 section 16)."""
@@ -323,24 +338,29 @@ class _Reader:
             self.at = start + 1
             return first
         size = 1 << (first >> 6)
-        return int.from_bytes(self.take(size)) & ((1 << (8 * size - 2)) - 1)
+        return int.from_bytes(self._take(size)) & ((1 << (8 * size - 2)) - 1)
 
-    def take(self, size: int) -> bytes:
-        end = self.at + size
+    def string(self) -> bytes:
+        """Read a length, and as many bytes."""
+        data, at = self._data, self.at
+        if at < len(data) and (size := data[at]) < 0x40:
+            part = data[at + 1 : at + 1 + size]
+            if len(part) == size:
+                self.at = at + 1 + size
+                return part
+        return self._take(self.integer())
+
+    def _take(self, size: int) -> bytes:
+        start, end = self.at, self.at + size
         self.require(end)
-        taken = bytes(self._data[self.at : end])
         self.at = end
-        return taken
+        return self._data[start:end]
 
     def matching(self, allowed: re.Pattern[bytes]) -> bytes:
-        part = self.take(self.integer())
+        part = self.string()
         if not allowed.fullmatch(part):
             raise _invalid("its control data are malformed")
         return part
-
-
-def _refuse_all(data: memoryview) -> memoryview:
-    raise _invalid(f"it goes on for {len(data)} bytes after an error")
 
 
 def _invalid(message: str) -> ParseError:

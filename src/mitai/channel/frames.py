@@ -19,6 +19,8 @@ from mitai.errors import ChannelError
 
 MAX_CHUNK_BYTES: Final = 256 << 10  # plaintext of one chunk; draft-ietf-ohai-chunked-ohttp demands 16 KiB at least
 
+_VARINT_MASKS = {size: (1 << (8 * size - 2)) - 1 for size in (1, 2, 4, 8)}  # without the two bits that tell the size
+
 
 class FrameReader:
     """Reads the frames of one stream.
@@ -40,21 +42,22 @@ class FrameReader:
         """Yield the ciphertexts that these further bytes complete."""
         view = memoryview(data)
         while view:
-            if self._in_final:
-                self._check(len(self._buffer) + len(view))
-                self._buffer += view
-                return
-            if self._size is None:
+            size = self._size
+            if size is None:
+                if self._in_final:
+                    self._check(len(self._buffer) + len(view))
+                    self._buffer += view
+                    return
                 view = self._read_length(view)
-            elif not self._buffer and len(view) >= self._size:
-                frame, view = view[: self._size], view[self._size :]
+            elif not self._buffer and len(view) >= size:
                 self._size = None
-                yield frame
+                yield view[:size]
+                view = view[size:]
             else:
-                missing = self._size - len(self._buffer)
+                missing = size - len(self._buffer)
                 self._buffer += view[:missing]
                 view = view[missing:]
-                if len(self._buffer) == self._size:
+                if len(self._buffer) == size:
                     whole, self._buffer, self._size = self._buffer, bytearray(), None
                     yield memoryview(whole)
 
@@ -71,21 +74,21 @@ class FrameReader:
 
     def _read_length(self, view: memoryview) -> memoryview:
         """Consume bytes of a length; set `_size`, or `_in_final`, when it is complete."""
-        first = self._prefix[0] if self._prefix else view[0]
-        length_bytes = 4 if self._style == "u32" else 1 << (first >> 6)
+        length_bytes = 4 if self._style == "u32" else 1 << ((self._prefix or view)[0] >> 6)
         missing = length_bytes - len(self._prefix)
-        self._prefix += view[:missing]
-        view = view[missing:]
-        if len(self._prefix) < length_bytes:
-            return view
-        size = int.from_bytes(self._prefix)
-        if self._style == "varint":
-            size &= (1 << (8 * length_bytes - 2)) - 1
-            self._in_final = size == 0
+        prefix = self._prefix + view[:missing]
+        if len(prefix) < length_bytes:
+            self._prefix = prefix
+            return view[missing:]
         self._prefix = b""
-        self._check(size)
-        self._size = size or None
-        return view
+        size = int.from_bytes(prefix)
+        if self._style == "varint":
+            size &= _VARINT_MASKS[length_bytes]
+            self._in_final = not size
+        if size:
+            self._check(size)
+            self._size = size
+        return view[missing:]
 
     def _check(self, size: int) -> None:
         if size > self._limit + TAG_BYTES:

@@ -161,13 +161,16 @@ def encapsulate(kem: Kem, public: bytes, ephemeral: X25519PrivateKey | None = No
     x25519_enc = ephemeral.public_key().public_bytes_raw()
     x25519_public = public[-_X25519_BYTES:]
     try:
-        shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(x25519_public))
+        shared = ephemeral.exchange(_recipient(x25519_public))
         if kem is Kem.X25519:
             return _dhkem_secret(shared, x25519_enc, public), x25519_enc
         mlkem_shared, mlkem_enc = MLKEM768PublicKey.from_public_bytes(public[:_MLKEM_PUBLIC_BYTES]).encapsulate()
     except ValueError as error:
         raise ParseError("channel.key-malformed", "this is not a public key that can be sealed to") from error
     return _xwing_secret(mlkem_shared, shared, x25519_enc, x25519_public), mlkem_enc + x25519_enc
+
+
+_recipient = lru_cache(maxsize=64)(X25519PublicKey.from_public_bytes)  # few, and each is sealed to many times
 
 
 def _dhkem_secret(shared: bytes, enc: bytes, public: bytes) -> bytes:

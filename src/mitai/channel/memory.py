@@ -41,6 +41,6 @@ class Scratch:
             block.append(0)
         except BufferError:
             block = bytearray()
-        if len(block) < max(size, 1):
-            block = self._block = bytearray(max(size, 1))
+        if len(block) < size:
+            block = self._block = bytearray(size)
         return memoryview(block)[:size]

@@ -153,46 +153,49 @@ class _StreamSealer:
 
     def __init__(self, form: Form, sequence: AeadSequence, prefix: bytes) -> None:
         self.form = form
+        self._chunked = form.chunked
         self._sequence = sequence
         self._prefix = prefix
         self._scratch = Scratch()
 
     def seal(self, chunk: Data, *, final: bool = False) -> memoryview:
         """Return the next chunk as it goes on the wire; only the final one may be empty."""
-        prefix = self._prefix
-        if self.form.chunked:
-            prefix += b"\x00" if final else varint(len(chunk) + TAG_BYTES)
+        prefix, aad, size = self._prefix, b"", len(chunk) + TAG_BYTES
+        if self._chunked:
+            if final:
+                prefix, aad = prefix + b"\x00", _FINAL
+            else:
+                prefix += varint(size)
         self._prefix = b""
         at = len(prefix)
-        wire = self._scratch.take(at + len(chunk) + TAG_BYTES)
+        wire = self._scratch.take(at + size)
         wire[:at] = prefix
-        self._sequence.seal_into(chunk, _FINAL if final and self.form.chunked else b"", wire[at:])
+        self._sequence.seal_into(chunk, aad, wire[at:])
         return wire
 
     def seal_message(self, *parts: Data, chunk_bytes: int = MAX_CHUNK_BYTES) -> Iterator[memoryview]:
         """Yield a whole message: `parts` joined, in chunks of equal size, so that the parts' lengths don't show."""
         left = sum(map(len, parts))
-        if not self.form.chunked:
-            chunk_bytes = left
-        for chunk in _cut(parts, chunk_bytes):
+        for chunk in _cut(parts, chunk_bytes if self._chunked else left):
             left -= len(chunk)
-            yield self.seal(chunk, final=left == 0)
+            yield self.seal(chunk, final=not left)
 
 
 def _cut(parts: tuple[Data, ...], size: int) -> Iterator[Data]:
     """Cut the concatenation of `parts` into pieces of `size`, at least one; what lies within one part is not copied."""
-    piece: list[memoryview] = []
+    begun: list[memoryview] = []
     missing = size
     for part in parts:
-        view = memoryview(part)
-        while view:
-            if not missing:
-                yield piece[0] if len(piece) == 1 else b"".join(piece)
-                piece, missing = [], size
-            piece.append(view[:missing])
-            view = view[missing:]
-            missing -= len(piece[-1])
-    yield piece[0] if len(piece) == 1 else b"".join(piece)
+        view, start, end = memoryview(part), 0, len(part)
+        while end - start > missing:
+            piece = view[start : start + missing]
+            start += missing
+            yield b"".join([*begun, piece]) if begun else piece
+            begun, missing = [], size
+        if start < end:
+            begun.append(view[start:])
+            missing -= end - start
+    yield begun[0] if len(begun) == 1 else b"".join(begun)
 
 
 class _StreamOpener:
@@ -212,13 +215,11 @@ class _StreamOpener:
         if self._broken:
             raise ChannelError("channel.unopenable", "this message goes on after its end, or after an error")
         self._broken = True  # until all went well
-        sequence = self._sequence
-        if sequence is None:
+        if self._sequence is None:
             data = self._read_prefix(memoryview(data))
-            sequence = self._sequence
-        if sequence is not None:
+        if (sequence := self._sequence) is not None:
             for frame in self._frames.feed(data):
-                plaintext = self._open(sequence, frame)
+                plaintext = self._open(sequence, frame, b"")
                 if not plaintext:
                     raise ChannelError("channel.unopenable", "a chunk that is not the final one is empty")
                 yield plaintext
@@ -231,23 +232,24 @@ class _StreamOpener:
         if sequence is None or self._broken:
             raise ChannelError("channel.truncated", "the sealed message ends within its header")
         self._broken = True
-        plaintext = self._open(sequence, self._frames.finish() or b"", final=True)
+        plaintext = self._open(sequence, self._frames.finish() or b"", _FINAL if self.form.chunked else b"")
         self._scratch = Scratch()  # an opener that is kept keeps no plaintext
         return [plaintext] if plaintext else []
 
-    def _open(self, sequence: AeadSequence, frame: Data, *, final: bool = False) -> memoryview:
+    def _open(self, sequence: AeadSequence, frame: Data, aad: bytes) -> memoryview:
         plaintext = self._scratch.take(max(len(frame) - TAG_BYTES, 0))
-        sequence.open_into(frame, _FINAL if final and self.form.chunked else b"", plaintext)
+        sequence.open_into(frame, aad, plaintext)
         self.opened = True
         return plaintext
 
     def _read_prefix(self, view: memoryview) -> memoryview:
         """Consume bytes of the prefix; set `_sequence` when it is complete."""
-        while view and (missing := self._prefix_bytes() - len(self._prefix)):
+        while missing := self._prefix_bytes() - len(self._prefix):
+            if not view:
+                return view
             self._prefix += view[:missing]
             view = view[missing:]
-        if self._prefix and len(self._prefix) == self._prefix_bytes():
-            self._sequence = self._start(self._prefix)
+        self._sequence = self._start(self._prefix)
         return view
 
     def _prefix_bytes(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 
@@ -57,6 +59,27 @@ def test_round_trip(step, known_length, trailers, content):
     assert decode("request", request, step) == ([REQUEST, *expected], content)
     response = bhttp.encode_response(RESPONSE, content_bytes=size, informational=[ResponseHead(103)]) + body + end
     assert decode("response", response + bytes(9), step) == ([ResponseHead(103), RESPONSE, *expected], content)
+
+
+@pytest.mark.parametrize("path_bytes", [*range(1000, 1030), 40_000])
+@pytest.mark.parametrize("known_length", [True, False])
+def test_heads_longer_than_what_is_looked_at_first(path_bytes, known_length):
+    head = dataclasses.replace(REQUEST, path=b"/" * path_bytes, fields=((b"x", b"y" * 2000), (b"z", b"")))
+    data = bhttp.encode_request(head, content_bytes=0 if known_length else None)
+    assert decode("request", data) == ([head], b"")
+
+
+def test_a_decoder_goes_when_its_last_user_does():
+    """What it holds of a request must not wait for the garbage collector."""
+    gc.disable()
+    try:
+        decoder = Decoder("request")
+        decoder.feed(START + b"\x00\x05hel")
+        gone = weakref.ref(decoder)
+        del decoder
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_chunk_prefix_is_an_integer_on_four_bytes():
