@@ -12,11 +12,15 @@ import msgspec
 import uvicorn
 from cyclopts import App, Parameter
 
+from mitai.attest.collateral import complete
+from mitai.attest.collect import Kind, collector, detect
+from mitai.attest.collect.guest import REPORT_DATA_BYTES
 from mitai.attest.results import ear, tokens
 from mitai.attest.service import Service, create_app
+from mitai.cli.evidence import from_hex, network, write_file
 from mitai.cli.options import JsonFlag, PolicyOption, Port, Positive, read_policy
 from mitai.cli.output import Output, data
-from mitai.errors import ClientError, ParseError
+from mitai.errors import AttestError, ClientError, ParseError
 from mitai.fleet.home import Home
 from mitai.process import forbid_core_dumps, log_to_stderr
 
@@ -84,6 +88,39 @@ def key(*, key: KeyOption = None, json: JsonFlag = False) -> None:
     public = tokens.public_key(signing_key(key or Home.default().root / "attest" / "key.jwk"))
     out.say(data(msgspec.json.encode(public).decode()))
     out.result(public)
+
+
+@app.command
+def collect(
+    *,
+    report_data: Annotated[str, Parameter(help="Hex, up to 64 bytes: what the hardware signs, such as a challenge.")],
+    out: Annotated[Path | None, Parameter(help="Where the evidence is written; by default standard output.")] = None,
+    kind: Annotated[Kind | None, Parameter(help="Which interface; by default the best that there is.")] = None,
+    fetch: Annotated[bool, Parameter(negative="", help="Ask the vendor's service for what verifiers need.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Ask this machine's own hardware for evidence; `mitai verify FILE` reads it. Not yet run on hardware.
+
+    Example: `mitai attest collect --report-data 00112233 --out evidence.json`
+    """
+    wanted = from_hex("--report-data", report_data)
+    if len(wanted) > REPORT_DATA_BYTES:
+        raise ClientError("client.option-malformed", f"--report-data has at most {REPORT_DATA_BYTES} bytes")
+    found = (kind,) if kind else detect()
+    if not found:
+        raise AttestError(
+            "attest.collect-none", "this machine has no interface that attests anything", hint="mitai doctor"
+        )
+    hardware = collector(found[0])(wanted.ljust(REPORT_DATA_BYTES, b"\0"))
+    if fetch:
+        hardware = complete(hardware, network(Home.default()))
+    told = Output(json)
+    if out is None:
+        told.say(data(hardware.encode().decode()))
+    else:
+        write_file(out, hardware.encode())
+        told.say(f"{data(str(out))}: evidence of {hardware.tee}")
+    told.result({"tee": hardware.tee, "evidence": str(out) if out else msgspec.json.decode(hardware.encode())})
 
 
 def signing_key(path: Path) -> dict[str, str]:

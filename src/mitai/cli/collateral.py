@@ -12,7 +12,7 @@ from mitai.attest import Evidence, Hardware
 from mitai.attest.collateral import Bundle, Recorder, Services, complete, device_endorsements
 from mitai.attest.collateral.resource import window
 from mitai.attest.evidence import NO_DEVICES
-from mitai.cli.evidence import network, open_bundle, read_file, read_message, services
+from mitai.cli.evidence import network, open_bundle, read_file, read_message, services, write_file
 from mitai.cli.options import JsonFlag, PccsOption
 from mitai.cli.output import Output, data
 from mitai.errors import ClientError
@@ -53,10 +53,7 @@ def pack(
     if not recorder.items:
         raise ClientError("client.nothing-to-pack", "this evidence needs nothing from any vendor's service")
     packed = Bundle.pack(recorder.items, signer, datetime.now(UTC).replace(microsecond=0))
-    try:
-        out.write_bytes(packed)
-    except OSError as error:
-        raise ClientError("client.file-unwritable", f"{out} can't be written: {error.strerror}") from error
+    write_file(out, packed)
     _show(told, Bundle.open(packed, signer.public))
     told.say(f"\n{data(out)}: {len(packed)} bytes, to be opened with --bundle-key {signer.public.raw.hex()}")
 

@@ -81,6 +81,14 @@ def read_file(path: Path) -> bytes:
     return content
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, or say why it can't be."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ClientError("client.file-unwritable", f"{path} can't be written: {error.strerror}") from error
+
+
 def from_hex(option: str, text: str) -> bytes:
     """Return the bytes that an option gives in hex."""
     try:

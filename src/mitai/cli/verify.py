@@ -95,6 +95,10 @@ def verify(
     """
     out, home = Output(json), Home.default()
     if target is None or "://" in target or not Path(target).exists():
+        if nonce is not None or report_data is not None or ear is not None:
+            raise ClientError(
+                "client.option-malformed", "--nonce, --report-data and --ear are for files, and this is an address"
+            )
         rules = with_releases(read_policy(home, policy), list(map(read_file, release)), now=datetime.now(UTC))
         appraisal = Session(platform_url(home, target), rules).appraisal
         _tell(out, appraisal.machine, appraisal.checks, appraisal.summary(), explain)

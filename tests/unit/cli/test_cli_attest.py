@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from mitai.attest import Policy
+from mitai.attest import Hardware, Policy
 from mitai.cli import attest
 from mitai.cli.commands import app
 from mitai.errors import MitaiError
@@ -65,3 +65,29 @@ def test_the_service_starts_under_the_policy(home, monkeypatch, capsys):
     except ValueError:
         logging.getLogger("uvicorn.error").exception("failed")
     assert capsys.readouterr().err == ""
+
+
+def test_evidence_of_this_machine(home, monkeypatch, capsys):
+    asked = []
+
+    def collects(kind: str):
+        return lambda data: asked.append((kind, data)) or Hardware(tee="snp", quote=b"report")
+
+    with pytest.raises(MitaiError) as refusal:
+        run("attest", "collect", "--report-data", "00" * 65)
+    assert refusal.value.code == "client.option-malformed"
+    monkeypatch.setattr(attest, "detect", lambda: ())
+    with pytest.raises(MitaiError) as refusal:
+        run("attest", "collect", "--report-data", "00")
+    assert refusal.value.code == "attest.collect-none"
+    monkeypatch.setattr(attest, "detect", lambda: ("configfs-tsm", "sev-guest"))
+    monkeypatch.setattr(attest, "collector", collects)
+    monkeypatch.setattr(attest, "complete", lambda hardware, _store: hardware)
+    run("attest", "collect", "--report-data", "0102", "--json")
+    assert Hardware.decode(json.dumps(json.loads(capsys.readouterr().out)["evidence"]).encode()).quote == b"report"
+    run("attest", "collect", "--report-data", "", "--kind", "sev-guest", "--out", str(home / "e.json"), "--fetch")
+    assert Hardware.decode((home / "e.json").read_bytes()).tee == "snp"
+    assert asked == [("configfs-tsm", b"\1\2" + bytes(62)), ("sev-guest", bytes(64))]
+    with pytest.raises(MitaiError) as refusal:
+        run("attest", "collect", "--report-data", "", "--out", str(home))
+    assert refusal.value.code == "client.file-unwritable"
