@@ -124,6 +124,8 @@ def edited(path: tuple[str, ...], value: object) -> bytes:
         (("ear_verifier_id",), {"developer": "x"}, "attest.result-malformed"),
         (("submods",), {}, "attest.result-malformed"),
         (("submods",), {str(n): {} for n in range(65)}, "attest.result-malformed"),
+        (("ear_status",), "contraindicated", "attest.result-inconsistent"),
+        (("ear_status",), [], "attest.result-inconsistent"),
         (("submods", "tdx", "ear_status"), "splendid", "attest.result-malformed"),
         (("submods", "tdx", "ear_status"), None, "attest.result-malformed"),
         (("submods", "tdx", "ear_trustworthiness_vector", "hardware"), 96, "attest.result-inconsistent"),

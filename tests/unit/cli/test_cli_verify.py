@@ -80,6 +80,7 @@ def test_what_was_not_compared_is_said(capsys, files):
     error = refusal(capsys, files, "evidence.json", "--policy", "policy.toml", "--time", TIME, "--report-data", "00")
     assert error.code == "attest.report-data-mismatch"
     assert refusal(capsys, files, "quote.bin", "--nonce", "00" * 32).code == "client.option-malformed"
+    assert refusal(capsys, files, "http://x", "--report-data", "00").code == "client.option-malformed"
 
 
 def test_the_default_policy_demands_hardware(capsys, files):

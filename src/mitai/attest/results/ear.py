@@ -5,7 +5,8 @@ Trustee uses too, has the same claims under dotted names (`ear.status`) and one 
 
 Invariants:
 
-- A status that claims more trust than its trustworthiness vector is refused, whoever signed it.
+- A status that claims more trust than its trustworthiness vector is refused, whoever signed it; so is a status of the
+  whole that is not its parts'.
 - Unknown claims are ignored, as the draft demands; known claims of a wrong type are refused.
 
 Example:
@@ -156,7 +157,7 @@ class AttestationResult:
         verifier = _get(claims, names("verifier", "id", dashes=True), dict)
         expires = _time(claims, "exp") if "exp" in claims else None
         nonce = _bytes(_get(claims, "eat_nonce", str)) if "eat_nonce" in claims else b""
-        return AttestationResult(
+        result = AttestationResult(
             issued_at=_time(claims, "iat"),
             submods=_submodules(_get(claims, "submods", dict), names),
             expires_at=expires,
@@ -165,6 +166,9 @@ class AttestationResult:
             build=_get(verifier, "build", str),
             profile=profile,
         )
+        if claims.get("ear_status", result.status) != result.status:
+            raise ParseError("attest.result-inconsistent", "the whole is not trusted as far as its parts")
+        return result
 
     def _name(self, *words: str, dashes: bool = False) -> str:
         return _Names(self.profile)(*words, dashes=dashes)
