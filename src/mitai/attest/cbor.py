@@ -9,7 +9,7 @@ Invariants:
 
 - The decoder ends at the last byte: trailing bytes are refused.
 - A map has no key twice, and only integers and text as keys.
-- Work and memory are linear in the input; nesting is bounded.
+- Work is linear in the input; the number of items and their nesting are bounded, hence memory is too.
 
 Example:
     >>> decode(bytes.fromhex("a2016161026162"), "an example", "attest.example-malformed")
@@ -26,6 +26,7 @@ from typing import TypeVar
 from mitai.errors import ParseError
 
 MAX_DEPTH = 16
+MAX_ITEMS = 1 << 16  # an item takes a hundred times the memory of its byte
 _SIMPLE = {20: False, 21: True, 22: None}
 _INDEFINITE = 31
 
@@ -89,6 +90,7 @@ class _Decoder:
         self._data = data
         self._what = what
         self._code = code
+        self._items = 0
         self.offset = 0
 
     def error(self, why: str) -> ParseError:
@@ -113,8 +115,9 @@ class _Decoder:
         raise self.error("holds an item of a kind that is not allowed in it")
 
     def item(self, depth: int) -> Value:
-        if depth > MAX_DEPTH:
-            raise self.error("is nested too deeply")
+        self._items += 1
+        if depth > MAX_DEPTH or self._items > MAX_ITEMS:
+            raise self.error("is nested too deeply, or holds too many items")
         major, argument = self._head()
         match major, argument:
             case 0, int(number):

@@ -31,6 +31,8 @@ _SIGNED: Mapping[str, Callable[[bytes], bytes]] = {
     "tpm": tpm.signed_part,
 }
 
+_WITHOUT_LOG = {"sgx", "snp", "nitro", "cca", "csv"}
+
 
 def appraise(
     checks: Checklist, hardware: Hardware, policy: Policy, *, now: datetime, cache: VerifiedCache | None = None
@@ -40,6 +42,12 @@ def appraise(
     Raises:
         AttestError: With the code and the step of the first check that failed.
     """
+    rules = policy.event_log
+    if hardware.tee in _WITHOUT_LOG and (rules.relies_on_log or rules.ima.demanded):
+        with checks.step("event log"):
+            raise AttestError(
+                "attest.event-log-missing", f"the policy demands an event log, and {hardware.tee} has none to check"
+            )
     match hardware.tee:
         case "tdx" | "sgx":
             return dcap.appraise(checks, hardware, policy, now=now, cache=cache)

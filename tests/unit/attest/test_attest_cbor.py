@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attest_cose_lab import Open, cbor, sign1
-from mitai.attest.cbor import MAX_DEPTH, Tag, decode, encode, expect
+from mitai.attest.cbor import MAX_DEPTH, MAX_ITEMS, Tag, decode, encode, expect
 from mitai.attest.cose import ALGORITHM, KEY_ID, parse_sign1, verify_sign1
 from mitai.errors import AttestError, ParseError
 
@@ -104,6 +104,12 @@ def test_depth_is_bounded_exactly():
     assert decode(b"\x81" * MAX_DEPTH + b"\x00", "it", "code")
     with pytest.raises(ParseError):
         decode(b"\x81" * (MAX_DEPTH + 1) + b"\x00", "it", "code")
+
+
+def test_number_of_items_is_bounded_exactly():
+    assert len(decode(b"\x9f" + bytes(MAX_ITEMS - 1) + b"\xff", "it", "code")) == MAX_ITEMS - 1
+    with pytest.raises(ParseError):
+        decode(b"\x9f" + bytes(MAX_ITEMS) + b"\xff", "it", "code")
 
 
 def test_a_boolean_is_no_number():

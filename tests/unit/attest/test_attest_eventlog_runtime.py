@@ -19,7 +19,9 @@ from attest_eventlog_lab import (
     ima_text,
     rtmr3,
 )
+from attest_lab import NOW
 from attest_tpm_lab import SoftTpm
+from mitai.attest import Hardware, Policy, verify_hardware
 from mitai.attest.eventlog import EventLogRules, check_rtmr_log
 from mitai.attest.eventlog.dstack import check_dstack, parse_dstack, replay_dstack
 from mitai.attest.eventlog.ima import (
@@ -323,3 +325,11 @@ def test_an_empty_dstack_log():
     assert check_dstack(json.dumps([]).encode(), (bytes(48),) * 4, {}) == {}
     with pytest.raises(MitaiError):
         check_dstack(b"[]", (b"\1" * 48,) * 4, {})
+
+
+@pytest.mark.parametrize("tee", ["sgx", "snp", "nitro", "cca", "csv"])
+@pytest.mark.parametrize("rules", [EventLogRules(required=True), EventLogRules(ima=ImaRules(required=True))])
+def test_rules_on_logs_are_not_passed_over(refused, tee, rules):
+    """Evidence that has no log can't show what the policy wants to see in one."""
+    with refused("attest.event-log-missing", "1 event log"):
+        verify_hardware(Hardware(tee=tee, quote=b""), Policy(event_log=rules), now=NOW)

@@ -142,6 +142,9 @@ def test_minima(refused):
     with refused("attest.snp-tcb-too-low", "5 tcb"):
         appraise(rules=SnpRules(min_tcb={"Turin": SnpTcb(fmc=2)}), product="Turin")
     appraise(rules=SnpRules(min_tcb={"Genoa": SnpTcb(fmc=2)}))  # no such component there
+    for minima in ("min_tcb", "min_launch_tcb"):
+        with refused("attest.snp-tcb-minimum-missing", "5 tcb"):
+            appraise(rules=SnpRules(**{minima: {"Turin": SnpTcb(snp=2)}}))
 
 
 def test_launch_minima(refused):

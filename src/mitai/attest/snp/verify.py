@@ -134,6 +134,10 @@ def _check_tcb(report: Report, product: str, rules: SnpRules) -> None:
         ("tcb", report.reported_tcb, rules.min_tcb),
         ("launch-tcb", report.launch_tcb, rules.min_launch_tcb),
     ):
+        if minima and product not in minima:  # an older generation may not stand in for one with minima
+            raise AttestError(
+                "attest.snp-tcb-minimum-missing", f"the policy has minima for the {name}, not for {product}"
+            )
         least = msgspec.structs.asdict(minima.get(product, SnpTcb()))
         low = [part for part, level in tcb_components(product, tcb).items() if level < least[part]]
         if low:
