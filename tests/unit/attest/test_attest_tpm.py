@@ -431,13 +431,14 @@ def test_a_whole_bundle(refused):
     covered = report_data(NONCE, CLAIMS.encode(), NO_DEVICES)
     composite = tpm.evidence(hashlib.sha256(covered).digest(), report_data=covered)
     bundle = Evidence(tee="tpm", quote=composite.encode(), claims=CLAIMS.encode(), nonce=NONCE)
-    values = ReferenceValues("serve", {"pcr4": tpm.values()[4].hex()}, tee="tpm")
+    boot_chain = {"pcr4": tpm.values()[4].hex(), "pcr7": "any", "pcr9": "any", "pcr11": "any"}
+    values = ReferenceValues("serve", boot_chain, tee="tpm")
     policy = Policy(tpm=TpmRules(aks=(tpm.name_pin,)), workloads=(values,))
     appraisal = verify(bundle, policy, nonce=NONCE, now=NOW)
     assert appraisal.workload == "serve"
     assert appraisal.measurements["pcr4"] == tpm.values()[4].hex()
     with refused("attest.report-data-mismatch"):
         verify(replace(bundle, claims=replace(CLAIMS, receipt_key=b"\1" * 32).encode()), policy, nonce=NONCE, now=NOW)
-    other = replace(policy, workloads=(replace(values, registers={"pcr4": "00" * 32}),))
+    other = replace(policy, workloads=(replace(values, registers={**boot_chain, "pcr4": "00" * 32}),))
     with refused("attest.measurement-mismatch"):
         verify(bundle, other, nonce=NONCE, now=NOW)
