@@ -143,13 +143,17 @@ def test_revocation_list_needs_an_end_and_no_unknown_rules(lab, refused):
         verify_crl(forged.public_bytes(intel.Encoding.DER), issuer, "root-crl")
 
 
-def test_sgx_extension(lab):
+def test_sgx_extension(lab, refused):
     tcb = parse_sgx_extension(intel.sgx_extension())
     assert tcb.fmspc == intel.FMSPC
     assert tcb.component_svns == intel.COMPONENT_SVNS
     assert tcb.pce_svn == intel.PCE_SVN
     leaf = parse_chain(lab.authority.chain("pck").encode(), CODE)[0]
     assert pck_tcb(leaf) == tcb
+    identifier = bytes.fromhex("551d0e")  # subjectKeyIdentifier; now of extensions of one kind there are two
+    unreadable = parse_der(leaf.der.replace(identifier, bytes.fromhex("551d13"), 1), CODE)
+    with refused("attest.pck-extension-malformed"):
+        pck_tcb(unreadable)
 
 
 def spoiled_extensions() -> dict[str, bytes]:

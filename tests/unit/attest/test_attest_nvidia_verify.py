@@ -33,6 +33,7 @@ from attest_nvidia_lab import (
     responder_of,
     switch_opaque,
 )
+from attest_sigstore_lab import octets, sequence
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
 from mitai.attest.nvidia import (
@@ -390,6 +391,22 @@ def test_status_at_both_ends_of_time():
     assert refused(with_status(taken, drop=DEVICE))[0] == "attest.nvidia-ocsp-signature-invalid"
     assert ocsp.load_der_ocsp_response(taken).this_update_utc == first
     LAB.verify(with_status(ocsp_response(DEVICE, next_update=last)), rules=NvidiaRules(ocsp_grace_s=3600))
+
+
+def test_status_with_a_name_that_can_not_be_read():
+    def oid(text: str) -> bytes:
+        return octets(bytes.fromhex(text), 6)
+
+    time = octets(b"20260601000000Z", 0x18)
+    extension = sequence(oid("551d1d"), octets(sequence(octets(b"", 0xA3))))  # its issuer, as an x400Address
+    about = sequence(sequence(oid("2b0e03021a")), octets(b""), octets(b""), octets(b"\1", 2))
+    status = sequence(about, octets(b"", 0x80), time, octets(time, 0xA0), octets(sequence(extension), 0xA1))
+    told = sequence(octets(octets(b""), 0xA2), time, sequence(status))
+    basic = sequence(told, sequence(oid("2a8648ce3d040303")), octets(b"\0", 3))
+    response = sequence(octets(b"\0", 10), octets(sequence(oid("2b0601050507300101"), octets(basic)), 0xA0))
+    with pytest.raises(x509.UnsupportedGeneralNameType):
+        list(ocsp.load_der_ocsp_response(response).single_extensions)
+    assert refused(with_status(response))[0] == "attest.nvidia-ocsp-malformed"
 
 
 def test_latest_status_counts():

@@ -22,6 +22,7 @@ from mitai.errors import AttestError, ParseError
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 _SGX_OID = bytes.fromhex("2a864886f84d010d01")  # the same, DER-encoded: the fields' identifiers begin with it
 _SEQUENCE, _OID, _OCTETS, _INTEGER = 0x30, 0x06, 0x04, 0x02
+_UNREADABLE = (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def pck_tcb(leaf: Certificate) -> PckTcb:
     """Read the SGX extension of a PCK certificate."""
     try:
         extension = leaf.parsed.extensions.get_extension_for_oid(SGX_EXTENSION).value
-    except x509.ExtensionNotFound as error:
+    except _UNREADABLE as error:
         raise AttestError("attest.pck-extension-malformed", f"{leaf.common_name!r} has no SGX extension") from error
     return parse_sgx_extension(extension.value if isinstance(extension, x509.UnrecognizedExtension) else b"")
 

@@ -42,6 +42,7 @@ MAX_RESPONSE_BYTES = 16 << 10
 _CODE = "attest.nvidia-ocsp-malformed"
 _CLOCK_SKEW = timedelta(minutes=5)
 _RESPONDER = Profile(P384.signatures, P384.curves, critical=P384.critical | {ExtensionOID.EXTENDED_KEY_USAGE})
+_MALFORMED = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 _HASHES = (hashes.SHA1, hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 
@@ -149,7 +150,7 @@ def _parse(der: bytes) -> Response:
         known = isinstance(parsed.hash_algorithm, _HASHES)
         whole = b"\0" + parsed.signature in der  # a bit string of whole bytes: no second encoding of it
         critical = any(extension.critical for extension in (*parsed.extensions, *parsed.single_extensions))
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except _MALFORMED as error:
         raise ParseError(_CODE, "an OCSP response is malformed, or about more than one certificate") from error
     if next_update is None or not known or not whole or critical or len(parsed.certificates) > 1:
         raise ParseError(_CODE, "an OCSP response has no end, or something that this verifier does not know")
