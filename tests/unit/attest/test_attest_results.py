@@ -314,5 +314,3 @@ def test_malformed_wrappers(data):
 def test_numbers_of_any_size_are_written():
     for number in (0, 23, 24, 255, 256, 65535, 65536, 1 << 32, -1, -500):
         assert list(cmw.decode(cmw.encode_cbor(cmw.Collection({number: RECORD}))).members) == [number]
-    with pytest.raises(ParseError):
-        cmw.encode_cbor(cmw.Collection({1 << 64: RECORD}))

@@ -83,13 +83,7 @@ def encode_json(message: Record | Collection) -> bytes:
 
 def encode_cbor(message: Record | Collection) -> bytes:
     """Return the CBOR form; records as arrays."""
-    if isinstance(message, Record):
-        parts = [_cbor_item(message.type), _head(2, len(message.value)) + message.value]
-        parts += [_head(0, message.indicator)] if message.indicator else []
-        return _head(4, len(parts)) + b"".join(parts)
-    members = [_cbor_item(label) + encode_cbor(member) for label, member in message.members.items()]
-    members += [_cbor_item(TYPE_KEY) + _cbor_item(message.type)] if message.type else []
-    return _head(5, len(members)) + b"".join(members)
+    return cbor.encode(_cbor(message))
 
 
 def _read(item: object, value: _Value, depth: int) -> Record | Collection:
@@ -149,16 +143,8 @@ def _json(message: Record | Collection) -> object:
     return named | {str(label): _json(member) for label, member in message.members.items()}
 
 
-def _cbor_item(item: str | int) -> bytes:
-    if isinstance(item, int):
-        return _head(0, item) if item >= 0 else _head(1, -1 - item)
-    return _head(3, len(item.encode())) + item.encode()
-
-
-def _head(major: int, argument: int) -> bytes:
-    for info, size in ((24, 1), (25, 2), (26, 4), (27, 8)):
-        if argument < 24:
-            return bytes((major << 5 | argument,))
-        if argument < 1 << (8 * size):
-            return bytes((major << 5 | info,)) + argument.to_bytes(size, "big")
-    raise ParseError(_CODE, "a number is above what a wrapper can hold")
+def _cbor(message: Record | Collection) -> cbor.Value:
+    if isinstance(message, Record):
+        return [message.type, message.value, *([message.indicator] if message.indicator else [])]
+    named: dict[int | str, cbor.Value] = {label: _cbor(member) for label, member in message.members.items()}
+    return named | ({TYPE_KEY: message.type} if message.type else {})
