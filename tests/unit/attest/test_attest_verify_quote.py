@@ -114,6 +114,9 @@ def test_only_machines_that_the_policy_names(lab, refused):
     other = replace(lab.policy, tcb=replace(lab.policy.tcb, fmspc=("ab" * 6,)))
     with refused("attest.fmspc-refused", "4 platform"):
         verify_quote(evidence.quote, evidence.collateral, other, now=NOW)
+    other = replace(lab.policy, tcb=replace(lab.policy.tcb, pce_ids=("abcd",)))
+    with refused("attest.pceid-refused", "4 platform"):
+        verify_quote(evidence.quote, evidence.collateral, other, now=NOW)
 
 
 def test_a_second_opinion(lab, refused, monkeypatch):

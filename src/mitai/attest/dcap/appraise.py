@@ -14,6 +14,7 @@ from mitai.attest.dcap import second_opinion
 from mitai.attest.dcap import tcb as dcap_tcb
 from mitai.attest.dcap import verify as dcap
 from mitai.attest.dcap.collateral import Collateral, VerifiedCollateral, verify_collateral
+from mitai.attest.dcap.pck import PckTcb
 from mitai.attest.dcap.quote import Quote, TdReport, parse_quote
 from mitai.attest.dcap.rules import TcbRules
 from mitai.attest.eventlog import check_rtmr_log
@@ -48,7 +49,7 @@ def appraise(
         say(f"current until {verified.not_after:%F %T} UTC")
     with checks.step("platform") as say:
         platform = dcap.verify_pck_chain(chain, verified, now)
-        _check_platform(platform.tcb.fmspc.hex(), policy.tcb)
+        _check_platform(platform.tcb, policy.tcb)
         say(f"FMSPC {platform.tcb.fmspc.hex()}, not revoked")
     with checks.step("signatures") as say:
         qe_report = dcap.verify_quote_signature(quote, platform.leaf)
@@ -75,7 +76,7 @@ def appraise(
         tcb_status=result.status.value,
         advisory_ids=result.advisory_ids,
         tcb_evaluation_number=result.evaluation_number,
-        facts={"fmspc": platform.tcb.fmspc.hex()} | facts,
+        facts={"fmspc": platform.tcb.fmspc.hex(), "pce id": platform.tcb.pce_id.hex()} | facts,
         not_after=min(verified.not_after, platform.not_after),
         checks=checks.passed,
     )
@@ -118,9 +119,12 @@ def _collateral(
     return cache.get("dcap collateral", parts, now, make).value
 
 
-def _check_platform(fmspc: str, rules: TcbRules) -> None:
+def _check_platform(platform: PckTcb, rules: TcbRules) -> None:
+    fmspc, pce_id = platform.fmspc.hex(), platform.pce_id.hex()
     if rules.fmspc and fmspc not in rules.fmspc:
         raise AttestError("attest.fmspc-refused", f"the policy does not accept machines of FMSPC {fmspc}")
+    if rules.pce_ids and pce_id not in rules.pce_ids:
+        raise AttestError("attest.pceid-refused", f"the policy does not accept the PCE {pce_id}")
 
 
 def _check_tcb(result: dcap_tcb.TcbResult, rules: TcbRules) -> None:

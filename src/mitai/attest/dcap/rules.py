@@ -17,6 +17,7 @@ class TcbRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_evaluation_number: int = 0  # Intel's tcbEvaluationDataNumber, of TCB info and QE identity
     collateral_grace_s: int = 0  # how long TCB info, QE identity and CRLs may be past their end
     fmspc: tuple[str, ...] = ()  # the only kinds of machine that are accepted; empty: all
+    pce_ids: tuple[str, ...] = ()  # the only provisioning certification enclaves that are accepted; empty: all
     second_opinion: bool = False  # ask the library dcap-qvl too; a disagreement refuses
 
     def __post_init__(self) -> None:
@@ -26,3 +27,5 @@ class TcbRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ParseError(POLICY_MALFORMED, "a platform that Intel has revoked can't be accepted")
         for value in self.fmspc:
             check_hex("fmspc", value, 6)
+        for value in self.pce_ids:
+            check_hex("pce_ids", value, 2)
