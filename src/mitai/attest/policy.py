@@ -146,6 +146,15 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         for root in self.sim_roots:
             _root_fingerprint(root)
+        for values in self.workloads:  # an instance's registers: those of its boot chain are others than an enclave's
+            if (
+                values.tee == "nitro"
+                and self.nitro.source == "nitrotpm"
+                and not {"pcr4", "pcr7"} <= {*values.registers}
+            ):
+                raise ParseError(
+                    POLICY_MALFORMED, f"the reference values of {values.name!r} on a NitroTPM leave out pcr4 or pcr7"
+                )
 
     @property
     def sha256(self) -> str:

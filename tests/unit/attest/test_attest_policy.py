@@ -11,6 +11,7 @@ from mitai.attest import CapsulePin, ClaimRules, Policy, ReferenceValues, TcbRul
 from mitai.attest.dcap.roots import INTEL_SGX_ROOT_CA, INTEL_SGX_ROOT_CA_SHA256
 from mitai.attest.eventlog import EventLogRules
 from mitai.attest.eventlog.ima import ImaRules
+from mitai.attest.nitro import NitroRules
 from mitai.attest.policy import SgxRules
 from mitai.errors import ParseError
 
@@ -118,6 +119,16 @@ def test_reference_values():
     for name in ("mrtd", "rtmr1", "rtmr2", "rtmr3", "a.b"):
         assert WORKLOAD.mismatch({**measurements, name: "ff" * 48}) == name
     assert WORKLOAD.mismatch({}) == "mrtd"
+
+
+def test_an_instance_is_named_by_its_boot_chain():
+    image = {"pcr0": "any", "pcr1": "any", "pcr2": "any"}
+    for registers in ({**image}, {**image, "pcr4": "00" * 48}):
+        with pytest.raises(ParseError):
+            Policy(nitro=NitroRules(source="nitrotpm"), workloads=(ReferenceValues("serve", registers, "nitro"),))
+    registers = {**image, "pcr4": "00" * 48, "pcr7": "any"}
+    Policy(nitro=NitroRules(source="nitrotpm"), workloads=(ReferenceValues("serve", registers, "nitro"),))
+    Policy(workloads=(ReferenceValues("serve", image, "nitro"),))
 
 
 def test_an_id_alone_pins_no_capsule_at_a_foreign_broker():
