@@ -8,7 +8,8 @@ Invariants:
 - Every entry's template digest is computed from its fields, and so is the digest that extends the PCR: file name and
   file digest are proven by the replay.
 - The list grows while it is read: entries after those that explain the quoted PCR are ignored, never trusted.
-- A violation (a file that was changed while it was measured) is refused unless the rules allow it.
+- A violation (a file that was changed while it was measured) is refused unless the rules allow it: nothing measured what
+  its entry says, so rules that allow it let any file pass under the name of a listed one.
 
 Example:
     >>> check_ima(log, pcr10, "sha256", ImaRules(files={"/usr/bin/serve": (digest,)}), boot_aggregates)
@@ -196,8 +197,7 @@ def check_ima(
     entries = proven_entries(parse_ima(log), pcr, bank)
     if rules.demanded and not entries:
         raise AttestError("attest.ima-empty", "the kernel measured no files: IMA is not active")
-    unproven = bool(rules.files) or not rules.allow_violations  # nothing measured what a violation's entry says
-    if unproven and any(entry.violation for entry in entries):
+    if not rules.allow_violations and any(entry.violation for entry in entries):
         raise AttestError(
             "attest.ima-violation", "the IMA list holds a violation: a file changed while it was measured"
         )
