@@ -8,8 +8,8 @@ Invariants:
 - Every entry's template digest is computed from its fields, and so is the digest that extends the PCR: file name and
   file digest are proven by the replay.
 - The list grows while it is read: entries after those that explain the quoted PCR are ignored, never trusted.
-- A violation (a file that was changed while it was measured) is refused unless the rules allow it: nothing measured what
-  its entry says, so rules that allow it let any file pass under the name of a listed one.
+- A violation (a file that was changed while it was measured) is refused unless the rules allow it. Nothing measured
+  what its entry says, so rules that allow it let any file pass under the name of a listed one.
 
 Example:
     >>> check_ima(log, pcr10, "sha256", ImaRules(files={"/usr/bin/serve": (digest,)}), boot_aggregates)
