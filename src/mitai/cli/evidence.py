@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mitai.attest.collateral import Bundle, Cache, HttpTransport, Services
 from mitai.attest.results import cmw
 from mitai.attest.service import EVIDENCE_TYPE, HARDWARE_TYPE
 from mitai.attest.tees import guess_tee
+from mitai.attest.tpm.trustee import hardware_of_trustee
 from mitai.errors import ClientError, ParseError
 from mitai.fleet.home import Home
 from mitai.identity import PublicKey
@@ -32,10 +34,10 @@ def _json_message(content: bytes) -> Evidence | Hardware:
                 "attest.media-type-unsupported", "the wrapper holds no evidence of a kind that is read here"
             )
         return (Evidence if record.type == EVIDENCE_TYPE else Hardware).decode(record.value)
-    try:
-        return Evidence.decode(content)
-    except ParseError:
-        return Hardware.decode(content)
+    for read in (Evidence.decode, hardware_of_trustee):  # each refuses what is another's
+        with contextlib.suppress(ParseError):
+            return read(content)
+    return Hardware.decode(content)
 
 
 def read_collateral(content: bytes) -> Collateral:
