@@ -135,7 +135,7 @@ async def test_without_a_seed_answers_differ(engine):
 async def test_leaving_frees_the_place(llama_folder):
     engine = open_engine(llama_folder, max_sequences=1)
     try:
-        request = GenerationRequest([engine.tokenize("hello")], Sampling(max_tokens=500, temperature=1.0))
+        request = GenerationRequest([engine.tokenize("hello")], Sampling(max_tokens=500, temperature=0.0))
         async with aclosing(engine.generate(request)) as steps:
             async for _ in steps:
                 break
