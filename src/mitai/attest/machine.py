@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 
@@ -16,6 +17,8 @@ from mitai.attest.dcap.collateral import Collateral
 from mitai.errors import ParseError
 
 MAX_HARDWARE_BYTES = 8 << 20
+Memory = Literal["encrypted", "isolated", "visible"]
+_MEMORY = {"isolated": "not encrypted: the host can read it", "visible": "DEBUG: the host can read it"}
 
 
 class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -58,6 +61,7 @@ class Machine:
     not_after: datetime  # when an endorsement ends
     checks: tuple[tuple[str, str], ...]
     simulated: bool = False
+    memory: Memory = "encrypted"  # or isolated from other guests only; or visible to the host: debug mode
     tcb_status: str = ""
     advisory_ids: tuple[str, ...] = ()
     tcb_evaluation_number: int = 0
@@ -67,6 +71,8 @@ class Machine:
         """Return (name, value) lines for a terminal; the first says whether this is a simulation."""
         genuine = "SIMULATED: proves nothing about hardware" if self.simulated else f"genuine {self.title}"
         lines = [("hardware", genuine)]
+        if self.memory != "encrypted":
+            lines.append(("memory", _MEMORY[self.memory]))
         if self.tcb_status:
             lines.append(("tcb status", self.tcb_status))
         if self.tcb_evaluation_number:

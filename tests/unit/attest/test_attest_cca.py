@@ -293,7 +293,9 @@ def test_lifecycle(lifecycle, refused):
 
 
 def test_lifecycles_that_the_policy_allows():
-    check(token(platform={"_2395": 0x5001}), rules(lifecycles=("secured", "recoverable-debug")))
+    allowed = rules(lifecycles=("secured", "recoverable-debug"))
+    assert check(token(platform={"_2395": 0x5001}), allowed).memory == "visible"
+    assert check(token(), allowed).memory == "encrypted"
 
 
 def components(*changes) -> dict:

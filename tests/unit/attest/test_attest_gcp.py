@@ -37,6 +37,7 @@ def test_beside_snp():
     machine = verify(hardware(SoftTpm()))
     assert machine.title == "Google Compute Engine vTPM beside AMD SEV-SNP"
     assert machine.report_data == REPORT_DATA
+    assert machine.memory == "encrypted"
     assert machine.measurements["snp.measurement"] == "11" * 48
     assert machine.facts["instance"] == "a-machine (234)"
     assert machine.facts["project"] == "a-project (5)"
@@ -57,6 +58,7 @@ def test_alone(refused):
         verify(alone)
     machine = verify(alone, LabPolicy(gcp=rules(hardware=())))
     assert machine.title == "Google Compute Engine vTPM"
+    assert machine.memory == "isolated"  # the host can read it
     assert not machine.simulated
     with refused("attest.gcp-hardware-missing"):
         verify(hardware(SoftTpm()), LabPolicy(gcp=rules(hardware=("tdx",))))

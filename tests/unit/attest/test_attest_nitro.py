@@ -252,7 +252,10 @@ def test_debug(zero, refused):
     document = LAB.document(pcrs=PCRS | dict.fromkeys(zero, bytes(48)))
     with refused("attest.nitro-debug", "5 registers"):
         LAB.appraise(document)
-    assert LAB.appraise(document, NitroRules(allow_debug=True)).measurements["pcr3"] == "00" * 48
+    allowed = LAB.appraise(document, NitroRules(allow_debug=True))
+    assert allowed.measurements["pcr3"] == "00" * 48
+    assert allowed.memory == "visible"
+    assert LAB.appraise(rules=NitroRules(allow_debug=True)).memory == "encrypted"
 
 
 def test_registers_that_are_missing(refused):

@@ -57,6 +57,8 @@ def result(submod: Submodule | None = None, profile: ear.Profile = ear.IETF) -> 
         ({"tcb_status": "OutOfDate"}, "serve", Tier.WARNING),
         ({"tcb_status": "ConfigurationNeeded"}, "serve", Tier.WARNING),
         ({"simulated": True}, "serve", Tier.CONTRAINDICATED),
+        ({"memory": "isolated"}, "serve", Tier.WARNING),
+        ({"memory": "visible"}, "serve", Tier.CONTRAINDICATED),
     ],
 )
 def test_status_of_an_accepted_machine(changes, workload, status):

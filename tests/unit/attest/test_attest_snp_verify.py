@@ -171,7 +171,8 @@ def test_policy_bits(refused):
         appraise(bits(POLICY, 19))
     with refused("attest.snp-migration-agent", "6 guest"):
         appraise(bits(POLICY, 18))
-    appraise(bits(POLICY, 18, 19, 21), SnpRules(policy_forbidden=()))
+    assert appraise(bits(POLICY, 18, 19, 21), SnpRules(policy_forbidden=())).memory == "visible"
+    assert appraise(bits(POLICY, 18, 21), SnpRules(policy_forbidden=())).memory == "encrypted"
     with refused("attest.snp-policy-forbidden", "6 guest"):
         appraise(bits(POLICY, 21), SnpRules(policy_forbidden=("cxl-allow",)))
     with refused("attest.snp-policy-missing", "6 guest"):

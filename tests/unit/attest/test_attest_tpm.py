@@ -40,6 +40,8 @@ def test_a_quote_under_a_pinned_key():
     digest = tpm.extend(4, b"a boot loader")
     machine = tpm.appraise()
     assert machine.tee == "tpm"
+    assert machine.memory == "isolated"
+    assert ("memory", "not encrypted: the host can read it") in machine.summary()
     assert machine.report_data == REPORT_DATA
     assert machine.measurements["pcr4"] == hashlib.sha256(bytes(32) + digest).hexdigest()
     assert set(machine.measurements) == {f"pcr{number}" for number in range(24)}

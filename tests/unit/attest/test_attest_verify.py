@@ -551,6 +551,13 @@ def appraise(lab: Lab, version: int = 4, policy: Policy | None = None, **changes
     return lab.verify(evidence, policy=policy)
 
 
+def test_td_in_debug_mode_that_the_policy_allows(lab):
+    policy = replace(lab.policy, tdx=replace(lab.policy.tdx, td_attributes_allowed="010000d000000080"))
+    appraisal = appraise(lab, policy=policy, td_attributes=bytes.fromhex("0100001000000000"))
+    assert appraisal.machine.memory == "visible"
+    assert appraise(lab, policy=policy).machine.memory == "encrypted"
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [

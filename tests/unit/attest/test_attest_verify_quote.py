@@ -47,8 +47,13 @@ def test_enclave(lab, refused):
     appraisal = appraise_enclave(lab)
     assert appraisal.tee == "sgx"
     assert appraisal.measurements["mrenclave"] == "01" * 32
+    assert appraisal.memory == "encrypted"
+    debug = bytes.fromhex("0700000000000000e700000000000000")
     with refused("attest.enclave-debug", "8 enclave"):
-        appraise_enclave(lab, attributes=bytes.fromhex("0700000000000000e700000000000000"))
+        appraise_enclave(lab, attributes=debug)
+    allowed = appraise_enclave(lab, bare(lab, sgx=replace(lab.policy.sgx, allow_debug=True)), attributes=debug)
+    assert allowed.memory == "visible"
+    assert ("8 enclave", "DEBUG MODE, which the policy allows") in allowed.checks
     with refused("attest.enclave-not-initialised", "8 enclave"):
         appraise_enclave(lab, attributes=bytes.fromhex("0400000000000000e700000000000000"))
 

@@ -92,6 +92,7 @@ def appraise(
         tee=hardware.tee,
         title=f"Azure vTPM on {nested.title}",
         simulated=nested.simulated,
+        memory=nested.memory,
         measurements=quoted.measurements | prefixed(nested.measurements, report.tee),
         report_data=quoted.report_data,
         signed=quote.signed,

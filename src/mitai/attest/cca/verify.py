@@ -82,6 +82,7 @@ def appraise(
     return Machine(
         tee="cca",
         title="Arm CCA",
+        memory="encrypted" if lifecycle == "secured" else "visible",
         measurements=_measurements(token.platform, token.realm),
         report_data=token.realm.challenge,
         signed=token.signed,

@@ -15,7 +15,7 @@ from mitai.attest.dcap import tcb as dcap_tcb
 from mitai.attest.dcap import verify as dcap
 from mitai.attest.dcap.collateral import Collateral, VerifiedCollateral, verify_collateral
 from mitai.attest.dcap.pck import PckTcb
-from mitai.attest.dcap.quote import Quote, TdReport, parse_quote
+from mitai.attest.dcap.quote import EnclaveReport, Quote, TdReport, parse_quote
 from mitai.attest.dcap.rules import TcbRules
 from mitai.attest.eventlog import check_rtmr_log
 from mitai.attest.machine import Hardware, Machine
@@ -70,6 +70,7 @@ def appraise(
         tee=tee,
         title=f"Intel {tee.upper()}",
         simulated=simulated,
+        memory="visible" if _debugged(quote.body) else "encrypted",
         measurements=measurements,
         report_data=quote.body.report_data,
         signed=quote.signed,
@@ -94,7 +95,7 @@ def _appraise_body(
         else:
             sgx.check_enclave(quote.header, body, policy.sgx)
             measurements = sgx.measurements(body)
-        say("no debug, attributes as demanded")
+        say("DEBUG MODE, which the policy allows" if _debugged(body) else "no debug, attributes as demanded")
     with checks.step("event log") as say:
         if isinstance(body, TdReport):
             facts = check_rtmr_log(event_log, body.rtmrs, policy.event_log)
@@ -104,6 +105,10 @@ def _appraise_body(
             raise AttestError("attest.event-log-unexpected", "an enclave has no registers that a log replays to")
         say("none: an enclave has no such registers")
     return measurements, {}
+
+
+def _debugged(body: TdReport | EnclaveReport) -> bool:
+    return tdx.debugged(body) if isinstance(body, TdReport) else sgx.debugged(body)
 
 
 def _collateral(

@@ -95,6 +95,7 @@ def appraise(
     return Machine(
         tee="nitro",
         title=_TITLES[document.source],
+        memory="visible" if _debugged(document) else "encrypted",
         measurements={f"pcr{number}": value.hex() for number, value in sorted(document.pcrs.items())},
         report_data=document.user_data or b"",
         signed=document.message.signed,
@@ -158,10 +159,14 @@ def _check_time(document: Document, rules: NitroRules, now: datetime) -> None:
         raise AttestError("attest.nitro-from-the-future", f"the document's time is {-age} ahead of ours")
 
 
+def _debugged(document: Document) -> bool:
+    return not all(any(document.pcrs.get(number, b"\1")) for number in _DEBUG_PCRS)
+
+
 def _check_registers(document: Document, rules: NitroRules) -> None:
     if rules.module_ids and not document.module_id.startswith(rules.module_ids):
         raise AttestError("attest.nitro-module-not-allowed", "the enclave's module is not on the policy's list")
-    if not rules.allow_debug and not all(any(document.pcrs.get(number, b"\1")) for number in _DEBUG_PCRS):
+    if not rules.allow_debug and _debugged(document):
         raise AttestError("attest.nitro-debug", "PCR0 to PCR2 are zero: the enclave runs in debug mode")
     for register in rules.required_pcrs:
         value = document.pcrs.get(int(register[3:]))

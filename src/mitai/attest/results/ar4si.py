@@ -5,6 +5,7 @@ Follows draft-ietf-rats-ar4si-09, section 3: a claim is a number from -128 to 12
 Invariants:
 
 - A simulated machine is always contraindicated, whatever the policy said about simulation.
+- A machine whose memory its host can read never affirms that it is hidden; one in debug mode is contraindicated.
 - A refusal is always contraindicated; its vector says where, as far as the verifier got.
 
 Example:
@@ -36,6 +37,7 @@ UNSAFE: Final = 32
 UNRECOGNIZED_CODE: Final = 33
 CONTRAINDICATED: Final = 96
 NOT_GENUINE: Final = 97
+_OPAQUE: Final = {"encrypted": AFFIRMED, "isolated": UNSAFE, "visible": CONTRAINDICATED}
 CRYPTOGRAPHY_FAILED: Final = 99
 
 # What a refusal in one of these steps says; any other step contraindicates the whole identity.
@@ -92,7 +94,7 @@ def vector(machine: Machine, *, workload_known: bool) -> dict[str, int]:
         "configuration": UNSAFE if "Configuration" in status else AFFIRMED,
         "executables": AFFIRMED if workload_known else UNRECOGNIZED_CODE,
         "hardware": NOT_GENUINE if machine.simulated else AFFIRMED if status in {"", "UpToDate"} else UNSAFE,
-        "runtime-opaque": CONTRAINDICATED if machine.simulated else AFFIRMED,
+        "runtime-opaque": CONTRAINDICATED if machine.simulated else _OPAQUE[machine.memory],
     }
 
 

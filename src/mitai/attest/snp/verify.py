@@ -95,6 +95,7 @@ def appraise(
     return Machine(
         tee="snp",
         title="AMD SEV-SNP",
+        memory="visible" if "debug" in report.policy_flags else "encrypted",
         measurements=_measurements(report),
         report_data=report.report_data,
         signed=report.signed,

@@ -32,8 +32,13 @@ def check_td(header: Header, report: TdReport, rules: TdxRules) -> None:
         raise AttestError("attest.tee-tcb-svn-too-low", "a component of TEE_TCB_SVN is below the policy's minimum")
 
 
+def debugged(report: TdReport) -> bool:
+    """Return whether the TD is in debug mode."""
+    return bool(report.td_attributes[0] & _DEBUG)
+
+
 def _check_attributes(report: TdReport, rules: TdxRules) -> None:
-    if report.td_attributes[0] & _DEBUG & ~bytes.fromhex(rules.td_attributes_allowed)[0]:
+    if debugged(report) and not bytes.fromhex(rules.td_attributes_allowed)[0] & _DEBUG:
         raise AttestError("attest.td-debug", "the TD is in debug mode: its host can read its memory")
     _check_mask("td-attributes", report.td_attributes, rules.td_attributes_required, rules.td_attributes_allowed)
 

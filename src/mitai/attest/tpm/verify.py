@@ -123,6 +123,7 @@ def appraise(
     return Machine(
         tee="tpm",
         title="TPM 2.0",
+        memory="isolated",
         measurements=quoted.measurements,
         report_data=quoted.report_data,
         signed=quote.signed,
