@@ -61,7 +61,7 @@ EXPLANATIONS: Final = {
     "paravisor's report": "Azure's paravisor put a report of the processor beside the quote; both are well formed.",
     "paravisor": "The processor vouches for a paravisor of Microsoft's, and so for the TPM that lives in it.",
     "configuration": "The virtual machine was started as the policy demands (secure boot, console …).",
-    "binding": "What the processor signed names the TPM's key: both are of one machine.",
+    "binding": "Processor and TPM signed the same bytes. That both are of one machine, neither of them says.",
     # NVIDIA
     "certificates": "NVIDIA certified the device's key, up to its pinned root, and has not revoked it.",
     "report": "The device's key signed the report, for your nonce.",
