@@ -261,6 +261,7 @@ def _fields(machine: Machine, checks: tuple[tuple[str, str], ...]) -> dict[str, 
     return {
         "tee": machine.tee,
         "simulated": machine.simulated,
+        "memory": machine.memory,
         "tcb_status": machine.tcb_status,
         "advisory_ids": list(machine.advisory_ids),
         "tcb_evaluation_number": machine.tcb_evaluation_number,

@@ -385,6 +385,8 @@ def test_an_identity_names_one_kind_of_signer():
     for fields in ({}, {"repository": "a/b", "subject": "who@example.com"}):
         with pytest.raises(ParseError):
             SigstoreIdentity(issuer=GITHUB, **fields)
+    with pytest.raises(ParseError):
+        SigstoreIdentity(issuer="", subject="who@example.com")
 
 
 @pytest.mark.parametrize(

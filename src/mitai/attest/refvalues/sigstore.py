@@ -96,8 +96,10 @@ class SigstoreIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subject: str = ""  # exact subject of the certificate: an e-mail address, or a URI
 
     def __post_init__(self) -> None:
-        if bool(self.repository) == bool(self.subject):
-            raise ParseError("attest.policy-malformed", "a sigstore identity names either a repository or a subject")
+        if not self.issuer or bool(self.repository) == bool(self.subject):
+            raise ParseError(
+                "attest.policy-malformed", "a sigstore identity names its issuer, and either a repository or a subject"
+            )
 
     def check(self, signer: SignerClaims) -> None:
         """Raise `AttestError` unless this is who signed."""

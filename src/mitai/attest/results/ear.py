@@ -72,6 +72,7 @@ class Submodule:
         seen: dict[str, object] = {
             "tee": machine.tee,
             "simulated": machine.simulated,
+            "memory": machine.memory,
             "measurements": dict(machine.measurements),
             "report_data": machine.report_data.hex(),
             "tcb_status": machine.tcb_status,
