@@ -20,8 +20,8 @@ def steps() -> list[tuple[str, str]]:
     for path in sorted(ROOT.rglob("*.py")):
         folder = path.parent.name
         tee = TEES.get(folder, folder if path.parent != ROOT else "tdx")
-        for name in STEP.findall(path.read_text()):
-            found.append((tee, name.replace("{name}", "gpu 0") if "nras" not in name else name.replace("{name}", "0")))
+        names = STEP.findall(path.read_text())
+        found += [(tee, name.replace("{name}", "0" if "nras" in name else "gpu 0")) for name in names]
     return [(tee, name) for tee, name in found if name not in {"tee", "…"}]
 
 
