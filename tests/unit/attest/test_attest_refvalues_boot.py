@@ -191,6 +191,12 @@ def test_a_signature_longer_than_the_image():
     assert code_of(authenticode, bytes(image)) == "attest.kernel-malformed"
 
 
+def test_sections_that_overlap_are_refused_before_anything_is_hashed(monkeypatch):
+    image = Kernel(sections=((0x600, 0xA00),) * 3).encode()
+    monkeypatch.setattr(boot.hashlib, "new", None)
+    assert code_of(authenticode, image) == "attest.kernel-malformed"
+
+
 def test_large_images(monkeypatch):
     monkeypatch.setattr(boot, "MAX_IMAGE_BYTES", 100)
     assert code_of(authenticode, bytes(101)) == "attest.kernel-malformed"

@@ -99,10 +99,11 @@ def authenticode(image: bytes, algorithm: str = "sha384") -> bytes:
         ranges = _hashed_ranges(image)
     except struct.error as error:
         raise ParseError(_CODE, "the image ends within its headers") from error
+    # all before any: the last range begins where the sizes of the others end, so no byte is hashed many times
+    if not all(0 <= start <= end <= len(image) for start, end in ranges):
+        raise ParseError(_CODE, "a part of the image is outside of it")
     digest = hashlib.new(algorithm)
     for start, end in ranges:
-        if not 0 <= start <= end <= len(image):
-            raise ParseError(_CODE, "a part of the image is outside of it")
         digest.update(memoryview(image)[start:end])
     return digest.digest()
 
