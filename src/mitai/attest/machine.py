@@ -18,7 +18,7 @@ from mitai.errors import ParseError
 
 MAX_HARDWARE_BYTES = 8 << 20
 Memory = Literal["encrypted", "isolated", "visible"]
-_MEMORY = {"isolated": "not encrypted: the host can read it", "visible": "DEBUG: the host can read it"}
+_MEMORY = {"isolated": "not shown to be encrypted: the host may read it", "visible": "DEBUG: the host can read it"}
 
 
 class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,8 +60,8 @@ class Machine:
     signed: bytes  # all bytes that it signed: what identifies the evidence
     not_after: datetime  # when an endorsement ends
     checks: tuple[tuple[str, str], ...]
+    memory: Memory  # encrypted; no more than isolated from other guests; or visible to the host: debug mode
     simulated: bool = False
-    memory: Memory = "encrypted"  # or isolated from other guests only; or visible to the host: debug mode
     tcb_status: str = ""
     advisory_ids: tuple[str, ...] = ()
     tcb_evaluation_number: int = 0

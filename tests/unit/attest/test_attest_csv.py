@@ -219,7 +219,9 @@ def test_malformed_pek(refused):
 def test_debug(refused):
     with refused("attest.csv-debug", "4 guest"):
         check(report(policy=0))
-    assert "guest policy" in check(report(policy=0), CsvRules(policy_required=())).facts
+    machine = check(report(policy=0), CsvRules(policy_required=()))
+    assert "guest policy" in machine.facts
+    assert (machine.memory, check(report()).memory) == ("visible", "encrypted")
 
 
 def test_policy(refused):

@@ -287,6 +287,7 @@ def test_documents_of_a_nitro_tpm(refused):
         LAB.appraise(document)
     machine = LAB.appraise(document, NitroRules(source="nitrotpm"))
     assert machine.title == "AWS NitroTPM"
+    assert machine.memory == "isolated"
     assert machine.measurements["pcr23"] == "18" * 48
     with refused("attest.nitro-source-refused", "1 document"):
         LAB.appraise(rules=NitroRules(source="nitrotpm"))

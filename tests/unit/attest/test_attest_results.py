@@ -38,6 +38,7 @@ def machine(**changes: object) -> Machine:
         "signed": b"signed",
         "not_after": NOW + timedelta(days=1),
         "checks": (),
+        "memory": "encrypted",
         "tcb_status": "UpToDate",
     }
     return Machine(**parts | changes)

@@ -95,6 +95,7 @@ def appraise(
         measurements=_measurements(report),
         report_data=report.body.report_data,
         signed=report.signed,
+        memory="encrypted" if "nodbg" in report.body.policy_bits else "visible",
         not_after=NO_END,  # Hygon's certificates have no window of validity
         checks=checks.passed,
         facts=_facts(report, chip),

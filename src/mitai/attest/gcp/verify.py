@@ -107,7 +107,7 @@ def appraise(
         tee="gcp-vtpm",
         title="Google Compute Engine vTPM" + (f" beside {nested.title}" if nested else ""),
         simulated=nested.simulated if nested else False,
-        memory=nested.memory if nested else "isolated",
+        memory="visible" if nested and nested.memory == "visible" else "isolated",  # the binding is not to one machine
         measurements=quoted.measurements | (prefixed(nested.measurements, nested.tee) if nested else {}),
         report_data=quoted.report_data,
         signed=quote.signed,

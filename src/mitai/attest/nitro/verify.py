@@ -17,6 +17,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from cryptography import x509 as pyca
@@ -24,7 +25,7 @@ from cryptography import x509 as pyca
 from mitai.attest.cache import Verified, VerifiedCache
 from mitai.attest.checks import Checklist
 from mitai.attest.cose import verify_sign1
-from mitai.attest.machine import Hardware, Machine
+from mitai.attest.machine import Hardware, Machine, Memory
 from mitai.attest.nitro.document import MALFORMED, Document, parse_document
 from mitai.attest.nitro.roots import AWS_NITRO_ROOT_G1_SHA256
 from mitai.attest.nitro.rules import NitroRules
@@ -33,6 +34,7 @@ from mitai.errors import AttestError
 
 Chain = tuple[Certificate, ...]
 _DEBUG_PCRS = (0, 1, 2)
+_MEMORY: Mapping[str, Memory] = {"enclave": "encrypted", "nitrotpm": "isolated"}
 _TITLES = {"enclave": "AWS Nitro Enclave", "nitrotpm": "AWS NitroTPM"}
 
 
@@ -95,7 +97,7 @@ def appraise(
     return Machine(
         tee="nitro",
         title=_TITLES[document.source],
-        memory="visible" if _debugged(document) else "encrypted",
+        memory="visible" if _debugged(document) else _MEMORY[document.source],
         measurements={f"pcr{number}": value.hex() for number, value in sorted(document.pcrs.items())},
         report_data=document.user_data or b"",
         signed=document.message.signed,
