@@ -385,6 +385,11 @@ def test_status_window_and_grace():
         LAB.verify(entry, rules=NvidiaRules(ocsp="if-present"))  # as if it were not there
 
 
+def test_a_manifest_with_no_value_that_counts():
+    empty = [LAB.rim(version=VBIOS, references={}), *GOOD.rims[:1]]
+    assert refused(msgspec.structs.replace(GOOD, rims=tuple(empty)))[0] == "attest.nvidia-rim-empty"
+
+
 def test_status_at_both_ends_of_time():
     first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
     taken = ocsp_response(DEVICE).replace(f"{NOW - timedelta(hours=1):%Y%m%d%H%M%SZ}".encode(), b"00010101000000Z")

@@ -207,6 +207,8 @@ def _verified_references(device: Device, product: str, context: _Context) -> Ver
             verify_rim(rim, context.roots.rim, context.now)
             windows.append(_window(rim.chain, rim.chain, context))
             references[what] = rim.active
+            if not rim.active:
+                raise AttestError("attest.nvidia-rim-empty", f"the manifest for the {what} has no value that counts")
         return Verified(references, *_overlap(windows))
 
     wanted = (device.kind, product, device.driver, device.vbios, context.rules.rims, context.roots.rim)
