@@ -60,7 +60,7 @@ class Tier(StrEnum):
     CONTRAINDICATED = "contraindicated"
 
 
-_ORDER: Final = (Tier.AFFIRMING, Tier.NONE, Tier.WARNING, Tier.CONTRAINDICATED)
+ORDER: Final = (Tier.AFFIRMING, Tier.NONE, Tier.WARNING, Tier.CONTRAINDICATED)
 
 
 def tier(claim: int) -> Tier:
@@ -78,12 +78,12 @@ def tier(claim: int) -> Tier:
 def worst(claims: Iterable[int]) -> Tier:
     """Return the least trusted tier among claims that say something; `none` where no claim does."""
     tiers = {tier(claim) for claim in claims} - {Tier.NONE}
-    return max(tiers, key=_ORDER.index, default=Tier.NONE)
+    return max(tiers, key=ORDER.index, default=Tier.NONE)
 
 
 def at_most(status: Tier, limit: Tier) -> bool:
     """Tell whether a status claims no more trust than a limit; `none` claims nothing."""
-    return status is Tier.NONE or _ORDER.index(status) >= _ORDER.index(limit)
+    return status is Tier.NONE or ORDER.index(status) >= ORDER.index(limit)
 
 
 def vector(machine: Machine, *, workload_known: bool) -> dict[str, int]:

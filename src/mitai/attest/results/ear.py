@@ -118,7 +118,7 @@ class AttestationResult:
     def status(self) -> Tier:
         """Return the least trusted status of all attesters; `none` if any says nothing."""
         statuses = [submod.status for submod in self.submods.values()]
-        return max(statuses, key=(Tier.AFFIRMING, Tier.NONE, Tier.WARNING, Tier.CONTRAINDICATED).index)
+        return max(statuses, key=ar4si.ORDER.index)
 
     def claims(self) -> dict[str, object]:
         """Return the claims-set as JSON values."""
