@@ -154,7 +154,7 @@ def verify(
 def verify_hardware(
     hardware: Hardware, policy: Policy, *, now: datetime, cache: VerifiedCache | None = None
 ) -> Machine:
-    """Verify evidence of the hardware alone, and the reference values where the policy has any.
+    """Verify evidence of the hardware alone, and the reference values where the policy has any, or trusts releases.
 
     Nothing is said about report data: who has only this must compare `machine.report_data` himself.
 
@@ -163,7 +163,7 @@ def verify_hardware(
     """
     checks = Checklist()
     machine = appraise(checks, hardware, policy, now=now, cache=cache)
-    if policy.workloads:
+    if policy.workloads or policy.releases:  # releases without any that was given: no code is known, none is accepted
         with checks.step("workload"):
             _check_workload(None, machine, policy)
         machine = replace(machine, checks=checks.passed)
@@ -207,6 +207,7 @@ def _check_workload(name: str | None, machine: Machine, policy: Policy) -> None:
         raise AttestError(
             "attest.workload-unknown",
             f"the policy has no reference values for {name or 'any workload'!r} on {machine.tee} (it has: {known})",
+            hint="it trusts releases: give one (mitai verify --release)" if policy.releases else None,
         )
     mismatches = [values.mismatch(machine.measurements) for values in candidates]
     if None not in mismatches:

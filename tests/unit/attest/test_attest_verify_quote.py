@@ -12,7 +12,9 @@ from attest_lab import CLAIMS, LAX, NONCE, NOW, WORKLOAD, Lab, replace
 from mitai.attest import Policy, report_data, verify_quote
 from mitai.attest.dcap.quote import EnclaveReport
 from mitai.attest.evidence import NO_DEVICES
+from mitai.attest.refvalues.trust import ReleaseTrust
 from mitai.attest.sim import intel, registers
+from mitai.identity import Identity
 
 
 def body(**changes):
@@ -56,6 +58,12 @@ def test_enclave(lab, refused):
     assert ("8 enclave", "DEBUG MODE, which the policy allows") in allowed.checks
     with refused("attest.enclave-not-initialised", "8 enclave"):
         appraise_enclave(lab, attributes=bytes.fromhex("0400000000000000e700000000000000"))
+
+
+def test_trust_in_releases_without_one_accepts_no_code(lab, refused):
+    policy = bare(lab, releases=(ReleaseTrust("serve", key=Identity.generate().public.raw.hex()),))
+    with refused("attest.workload-unknown"):
+        appraise_enclave(lab, policy)
 
 
 def test_enclave_rules(lab, refused):

@@ -53,7 +53,9 @@ def run(capsys, files, *releases: str) -> dict[str, object]:
 
 
 def test_a_release_says_what_runs(capsys, files):
-    assert run(capsys, files)["workload"] is None
+    with pytest.raises(MitaiError) as refusal:
+        run(capsys, files)  # the policy trusts releases, and none says what may run
+    assert refusal.value.code == "attest.workload-unknown"
     assert run(capsys, files, "release.json")["workload"] == "serve"
     assert run(capsys, files, "other.json", "release.json")["workload"] == "serve"
 
