@@ -139,8 +139,11 @@ def parse_der(der: bytes, code: str) -> Certificate:
         raise ParseError(code, f"a certificate of {len(der)} bytes is above the limit")
     try:
         parsed = x509.load_der_x509_certificate(der)
+        backwards = parsed.not_valid_before_utc > parsed.not_valid_after_utc  # read late: the year 0 fails only here
     except _UNUSABLE as error:
         raise ParseError(code, "a certificate of the chain is malformed") from error
+    if backwards:
+        raise ParseError(code, "a certificate of the chain ends before it begins")
     if not _ends_with(der, parsed.signature):
         raise ParseError(code, "the signature of a certificate is not whole bytes")
     return Certificate(der, parsed)

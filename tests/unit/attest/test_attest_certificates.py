@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 
 import pytest
 
@@ -90,6 +91,19 @@ def test_name_that_is_missing_or_double(lab):
         start = lab.authority.certificates["pck"].not_valid_before_utc
         forged = intel._certificate(subject, key, subject, key, start=start, depth=None).sign(key, intel.SHA256())
         assert Certificate(forged.public_bytes(intel.Encoding.DER), forged).common_name == ""
+
+
+def test_years_that_are_none(refused):
+    """The library reads times late: the year 0, and an end before the beginning."""
+    key = intel.ec.generate_private_key(intel.ec.SECP256R1())
+    name = intel.x509.Name([])
+    start, end = datetime(2051, 1, 1, tzinfo=UTC), datetime(2062, 1, 1, tzinfo=UTC)
+    good = intel.x509.CertificateBuilder(name, name, key.public_key(), 7, start, end).sign(key, intel.SHA256())
+    der = good.public_bytes(intel.Encoding.DER)
+    assert parse_der(der, CODE).der == der
+    for old, new in ((b"20510101", b"00000101"), (b"20620101", b"00000101"), (b"20620101", b"20500101")):
+        with refused(CODE):
+            parse_der(der.replace(old, new), CODE)
 
 
 def test_name_of_another_type(pem, refused):
