@@ -19,7 +19,7 @@ import hashlib
 import hmac
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509 import BasicConstraints, ExtendedKeyUsage, ExtensionNotFound, KeyUsage, ObjectIdentifier
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
-from mitai.attest.cache import Verified, VerifiedCache
+from mitai.attest.cache import NO_END, Verified, VerifiedCache
 from mitai.attest.checks import Checklist
 from mitai.attest.eventlog.ima import IMA_PCR, boot_aggregates, check_ima
 from mitai.attest.eventlog.rules import check_pcr_log
@@ -77,7 +77,6 @@ AK_PROFILE = Profile(
     ),
 )
 AIK, EK = ObjectIdentifier("2.23.133.8.3"), ObjectIdentifier("2.23.133.8.1")  # extended key usages of the TCG's
-NO_END = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
