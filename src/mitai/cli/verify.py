@@ -148,7 +148,7 @@ def _offline(out: Output, message: Evidence | Hardware, policy: Policy, given: _
     try:
         machine, checks, workload = _appraise(message, policy, given)
     except AttestError as error:
-        _tell_checks(out, message.tee, error.passed, given.explain)
+        _tell_checks(out, message.tee, _compared(error.passed, given), given.explain)
         if given.ear:
             _write_result(out, Submodule.refused(error, policy_id=policy_id), message.tee, given.ear, given.now)
         raise
@@ -178,9 +178,7 @@ def _appraise(
             devices = device_endorsements(message.devices, given.store, given.services)
         appraisal = verify_evidence(message, policy, nonce=expected, now=given.now, device_endorsements=devices)
         _check_report_data(appraisal.machine, given)
-        first, *others = appraisal.checks
-        checks = appraisal.checks if given.nonce is not None else ((first[0], "not compared: no --nonce"), *others)
-        return appraisal.machine, checks, appraisal.workload
+        return appraisal.machine, _compared(appraisal.checks, given), appraisal.workload
     if given.nonce is not None:
         raise ClientError(
             "client.option-malformed",
@@ -191,6 +189,12 @@ def _appraise(
     _check_report_data(machine, given)
     names = " or ".join(values.name for values in policy.workloads if values.mismatch(machine.measurements) is None)
     return machine, machine.checks, names or None
+
+
+def _compared(checks: tuple[tuple[str, str], ...], given: _Given) -> tuple[tuple[str, str], ...]:
+    """Return the checks as they were: without `--nonce` the evidence's own was taken."""
+    own = given.nonce is None
+    return tuple((step, "not compared: no --nonce" if own and step == "1 nonce" else detail) for step, detail in checks)
 
 
 def _check_report_data(machine: Machine, given: _Given) -> None:

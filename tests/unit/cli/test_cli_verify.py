@@ -77,6 +77,9 @@ def test_what_was_not_compared_is_said(capsys, files):
         printed = capsys.readouterr()
         assert ("nobody asked for fresh evidence" in printed.err) is said
         assert ("not compared: no --nonce" in printed.out) is said
+    with pytest.raises(MitaiError):  # its collateral is of another day
+        app(words[:-2], exit_on_error=False, print_error=False, result_action="return_value")
+    assert "1 nonce  not compared: no --nonce" in capsys.readouterr().out
     error = refusal(capsys, files, "evidence.json", "--policy", "policy.toml", "--time", TIME, "--report-data", "00")
     assert error.code == "attest.report-data-mismatch"
     assert refusal(capsys, files, "quote.bin", "--nonce", "00" * 32).code == "client.option-malformed"
