@@ -172,7 +172,8 @@ def create_app(service: Service, *, workers: int = 4) -> Starlette:
             return problem(503, "attest.busy", "too many appraisals at once", "try again in a moment")
         try:
             body = await _body(request)
-            message = parse_message(request.headers.get("content-type", ""), body)
+            kind = request.headers.get("content-type", "")
+            message = await to_thread.run_sync(parse_message, kind, body, limiter=running)
             token = await to_thread.run_sync(service.appraise, message, nonce, limiter=running)
         finally:
             waiting.release_on_behalf_of(request)
