@@ -25,6 +25,8 @@ import errno
 import fcntl
 import mmap
 import os
+import signal
+import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +94,46 @@ def read_into(descriptor: int, buffer: memoryview, position: int) -> int:
     return done + _read(descriptor, buffer[done:], position + done)
 
 
+@contextmanager
+def mapped(descriptor: int, position: int, length: int) -> Iterator[memoryview | None]:
+    """Give a part of a file as memory, without a copy; None where it has to be read.
+
+    Mapped memory whose file is cut short, or whose disk fails, would kill this process (SIGBUS). So only what the page
+    cache holds is mapped, and a read lease (fcntl(2)) keeps writers waiting until the block ends. The lease is refused
+    for files that are open for writing or another user's, and by file systems without leases. Views of the memory must
+    be gone when the block ends.
+    """
+    if not length or not _cached(descriptor, position, length, unknown=False) or not _leased(descriptor):
+        yield None
+        return
+    try:
+        if os.fstat(descriptor).st_size < position + length:
+            yield None  # the reader says what is wrong
+            return
+        before = position % mmap.ALLOCATIONGRANULARITY
+        flags, start = mmap.MAP_SHARED | mmap.MAP_POPULATE, position - before
+        with (
+            mmap.mmap(descriptor, before + length, flags=flags, prot=mmap.PROT_READ, offset=start) as memory,
+            memoryview(memory) as whole,
+            whole[before:] as part,
+        ):
+            yield part
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+def _leased(descriptor: int) -> bool:
+    """Take a read lease; tell whether it was given. Whoever wants to write is not to end this process by a signal."""
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # which is ignored unless somebody asks for it
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError:
+        return False
+    return True
+
+
 def _write(descriptor: int, data: memoryview, position: int, refusal: int | None = None) -> int:
     """Write until the end, or until the system refuses with `refusal`; return the bytes written."""
     done = 0
@@ -126,13 +168,13 @@ def _whole(size: int) -> int:
     return size - size % BLOCK_BYTES
 
 
-def _cached(descriptor: int, position: int, length: int) -> bool:
-    """Return whether all of this part of a file lies in the page cache, or the system does not tell: cachestat(2)."""
+def _cached(descriptor: int, position: int, length: int, *, unknown: bool = True) -> bool:
+    """Return whether all of this part of a file lies in the page cache, `unknown` if nobody tells: cachestat(2)."""
     if _SYSCALL is None:
-        return True
+        return unknown
     found = (ctypes.c_uint64 * 5)()  # of pages: cached, dirty, being written, evicted, evicted lately
     if _SYSCALL(_CACHESTAT, descriptor, (ctypes.c_uint64 * 2)(position, length), found, 0):
-        return True
+        return unknown
     return int(found[0]) * mmap.PAGESIZE >= length
 
 

@@ -41,14 +41,14 @@ from mitai.capsule.directio import Buffers
 from mitai.capsule.manifest import MANIFEST_NAME, PAYLOAD_TYPE, FileEntry, Manifest, open_manifest
 from mitai.capsule.opening import check_data_key
 from mitai.capsule.segments import CHUNK_BYTES, SEALED_BYTES, SEGMENT_BYTES, Place
-from mitai.capsule.sources import FolderSource, source_changed
+from mitai.capsule.sources import FolderSource, read_exactly, source_changed
 from mitai.capsule.stores import checked
 from mitai.capsule.workers import Progress, default_workers, run_all
 from mitai.errors import CapsuleError
 from mitai.identity import MAX_ENVELOPE_BYTES, Envelope, Identity
 
 JOURNAL_NAME = ".sealing.json"
-BUFFERS_IN_TURN = 6  # memory that a virtual machine's host just read is slow to write again, until its cache let go
+BUFFERS_IN_TURN = 3  # memory that a virtual machine's host just read is slow to write again, until its cache let go
 _JOURNAL_LABEL = b"mitai capsule journal key v1"
 
 
@@ -296,13 +296,20 @@ class _Sealer:
         return segments.pinned(sealed), hashlib.sha256(sealed).digest() if self._journal.digests else b""
 
     def _blocks(self, file: PlannedFile, place: Place, buffer: memoryview) -> Iterator[memoryview]:
-        """Yield the source's bytes of one segment, all of them in `buffer`, one after another."""
+        """Yield the source's bytes of one segment by chunks, each until the next: mapped, or read into `buffer`."""
         first = place.index * SEGMENT_BYTES
-        with self._source.reader(file.name) as read_into:
+        with (
+            self._source.opened(file.name) as descriptor,
+            directio.mapped(descriptor, first, place.length) as memory,
+        ):
             for start, end in segments.cuts(place.length):
-                block = buffer[: end - start]
-                read_into(first + start, block)
-                yield block
+                if memory is None:
+                    block = buffer[: end - start]
+                    read_exactly(descriptor, first + start, block, file.name)
+                    yield block
+                else:
+                    with memory[start:end] as block:
+                        yield block
 
     def _settle(self, file: PlannedFile) -> None:
         """Give an object its exact length and make it durable."""

@@ -14,7 +14,7 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -76,31 +76,32 @@ class FolderSource:
         """Fill `buffer` from `offset` on; raise `CapsuleError` when the file has become shorter."""
         buffer = buffer.cast("B")
         check_range(self.size(name), offset, len(buffer))
-        with self.reader(name) as read_into:
-            read_into(offset, buffer)
+        with self.opened(name) as descriptor:
+            read_exactly(descriptor, offset, buffer, name)
 
     @contextmanager
-    def reader(self, name: str) -> Iterator[Callable[[int, memoryview], None]]:
-        """Open a file for several reads: a function of offset and buffer."""
+    def opened(self, name: str) -> Iterator[int]:
+        """Open a file for several reads; give its descriptor."""
         try:
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise source_changed(name) from None
         except OSError as error:
             raise CapsuleError("capsule.source-unreadable", f"{name!r} can't be read: {error.strerror}") from error
-
-        def read_into(offset: int, buffer: memoryview) -> None:
-            done = 0
-            while done < len(buffer):
-                got = os.preadv(descriptor, [buffer[done:]], offset + done)
-                if not got:
-                    raise source_changed(name)
-                done += got
-
         try:
-            yield read_into
+            yield descriptor
         finally:
             os.close(descriptor)
+
+
+def read_exactly(descriptor: int, offset: int, buffer: memoryview, name: str) -> None:
+    """Fill `buffer` from `offset` on; raise `CapsuleError` when the file has become shorter."""
+    done = 0
+    while done < len(buffer):
+        got = os.preadv(descriptor, [buffer[done:]], offset + done)
+        if not got:
+            raise source_changed(name)
+        done += got
 
 
 def _walk(root: Path) -> list[tuple[str, int]]:

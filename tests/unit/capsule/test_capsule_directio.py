@@ -287,3 +287,70 @@ def test_no_room_in_the_middle_of_a_write_loses_nothing(plain, tmp_path, limit):
     assert kept == (limit > 16 << 20), "a whole segment is kept, a part of one is sealed again"
     with pytest.raises(CapsuleError, match=r"capsule\.exists"):
         seal(plain, dest, owner=owner, name="n")
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "source"
+    path.write_bytes(CONTENT)
+    descriptor = os.open(path, os.O_RDONLY)
+    yield path, descriptor
+    os.close(descriptor)
+
+
+def leases(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return direct._cached(descriptor, 0, 1, unknown=False) and direct._leased(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(("position", "length"), [(0, len(CONTENT)), (5000, 100), (direct.BLOCK_BYTES, 1)])
+def test_a_mapped_part_can_not_be_changed_meanwhile(source, position, length):
+    path, descriptor = source
+    if not leases(path):
+        pytest.skip("this file system has no leases, or the system does not tell what it has cached")
+    with direct.mapped(descriptor, position, length) as memory:
+        assert bytes(memory) == CONTENT[position : position + length]
+        with pytest.raises(BlockingIOError):  # who does not say so waits
+            os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_what_can_not_be_mapped_is_left_to_reading(source, monkeypatch):
+    path, descriptor = source
+    with direct.mapped(descriptor, 0, 0) as memory:
+        assert memory is None
+    with direct.mapped(descriptor, 0, len(CONTENT) + 1) as memory:  # the file is shorter than it was
+        assert memory is None
+    with path.open("r+b"), direct.mapped(descriptor, 0, 10) as memory:  # somebody may write
+        assert memory is None
+    with monkeypatch.context() as other:
+        other.setattr(direct.sys, "platform", "darwin")
+        with direct.mapped(descriptor, 0, 10) as memory:
+            assert memory is None
+    monkeypatch.setattr(direct, "_SYSCALL", None)  # nobody tells what is cached
+    with direct.mapped(descriptor, 0, 10) as memory:
+        assert memory is None
+    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))  # no lease was left behind
+
+
+def test_a_file_that_ends_after_the_lease_was_taken(source, monkeypatch):
+    _, descriptor = source
+    monkeypatch.setattr(direct, "_cached", lambda *_, **__: True)
+    with direct.mapped(descriptor, 0, len(CONTENT) + 1) as memory:
+        assert memory is None
+
+
+def test_sealing_with_and_without_mapping(plain, tmp_path, monkeypatch):
+    owner, key = Identity.generate(), secrets.token_bytes(32)
+
+    def contents(dest):
+        done = seal(plain, dest, owner=owner, name="x", data_key=key, workers=2)
+        opened = open_capsule(FolderStore(dest), done.envelope, key, owner=owner.public)
+        return {name: opened.read(name) for name in opened.names()}
+
+    with_mapping = contents(tmp_path / "mapped")
+    monkeypatch.setattr(direct, "_leased", lambda _: False)
+    assert contents(tmp_path / "read") == with_mapping
