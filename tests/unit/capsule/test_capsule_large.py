@@ -54,5 +54,6 @@ def test_a_gigabyte_in_bounded_memory(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr.decode()
     peak = json.loads(result.stdout)
-    assert peak["seal"] - peak["start"] < 128 << 10, peak  # 96 MiB for segments, and a chunk per worker
+    # for each of four workers a segment of ciphertext, and one of the source that the page cache holds anyway
+    assert peak["seal"] - peak["start"] < 160 << 10, peak
     assert peak["open"] - peak["start"] < 160 << 10, peak  # the buffer, and a segment per worker
