@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attest_lab import flip
@@ -43,7 +43,11 @@ def test_flip_any_byte_of_the_report(kind, where, mask):
     refuse(kind, report=flip(EVIDENCE[kind].quote, int(where * REPORT_BYTES), mask))
 
 
+LAST = (1 - 2**-53, ord("\n"))  # the last newline of the chain becomes a NUL
+
+
 @given(kind=KINDS, name=st.sampled_from(["vek", "chain", "crl"]), where=ANYWHERE, mask=BYTE)
+@example(kind="vcek", name="chain", where=LAST[0], mask=LAST[1])
 @settings(max_examples=600)
 def test_flip_any_byte_of_an_endorsement(kind, name, where, mask):
     original = EVIDENCE[kind].endorsements[name]

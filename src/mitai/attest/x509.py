@@ -119,11 +119,11 @@ class Certificate:
 
 
 def parse_chain(pem: bytes, code: str) -> tuple[Certificate, ...]:
-    """Parse concatenated PEM certificates, leaf first; one NUL may end them, as Intel's quotes do."""
+    """Parse concatenated PEM certificates, leaf first; one NUL after the last newline may end them, as in Intel's quotes."""
     if len(pem) > MAX_PEM_BYTES:
         raise ParseError(code, f"a certificate chain of {len(pem)} bytes is above the limit")
     certificates, offset = [], 0
-    end = len(pem) - 1 if pem.endswith(b"\0") else len(pem)
+    end = len(pem) - 1 if pem.endswith(b"\n\0") else len(pem)
     while offset < end:
         block = _PEM.match(pem, offset, end)
         if block is None:
