@@ -119,7 +119,7 @@ class Certificate:
 
 
 def parse_chain(pem: bytes, code: str) -> tuple[Certificate, ...]:
-    """Parse concatenated PEM certificates, leaf first; one NUL after the last newline may end them, as in Intel's quotes."""
+    """Parse concatenated PEM certificates, leaf first; one NUL behind a newline may end them, as Intel's quotes do."""
     if len(pem) > MAX_PEM_BYTES:
         raise ParseError(code, f"a certificate chain of {len(pem)} bytes is above the limit")
     certificates, offset = [], 0
