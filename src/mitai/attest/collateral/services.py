@@ -171,7 +171,7 @@ def _ocsp(entry: nvidia.DeviceEvidence, rims: Iterable[bytes], services: Service
 
     Nobody asks about roots, nor about a device's first certificate: the device itself issued it.
     """
-    chains = [parse_chain(entry.certificates.rstrip(b"\r\n"), "attest.nvidia-device-chain-malformed")[1:]]
+    chains = [parse_chain(entry.certificates.rstrip(b"\n"), "attest.nvidia-device-chain-malformed")[1:]]
     chains += [parse_rim(rim).chain for rim in rims]
     for chain in chains:
         for certificate, issuer in pairwise(chain):

@@ -178,7 +178,7 @@ def _verified_chain(pem: bytes, context: _Context) -> Verified[tuple[Certificate
     """Return the device's chain: complete, in order, up to the root, with no certificate revoked."""
 
     def verify() -> Verified[tuple[Certificate, ...]]:
-        chain = parse_chain(pem.rstrip(b"\r\n"), _CHAIN_MALFORMED)
+        chain = parse_chain(pem.rstrip(b"\n"), _CHAIN_MALFORMED)
         if len(chain) != _CHAIN_LENGTH:
             raise AttestError(
                 "attest.nvidia-device-chain-incomplete",
@@ -442,7 +442,7 @@ def rim_names(entry: DeviceEvidence) -> tuple[str, ...]:
 
     They come from a report that was not verified, and nothing is believed of them.
     """
-    report, chain = parse_report(entry.report), parse_chain(entry.certificates.rstrip(b"\r\n"), _CHAIN_MALFORMED)
+    report, chain = parse_report(entry.report), parse_chain(entry.certificates.rstrip(b"\n"), _CHAIN_MALFORMED)
     if entry.kind == "switch":
         return (f"NV_SWITCH_BIOS_5612_0002_890_{report.text(Opaque.VBIOS_VERSION).replace('.', '')}",)
     product = _product(report, _chip(chain[0]))
