@@ -1,7 +1,7 @@
 """The broker over HTTP: a Starlette app for what arrives sealed, and routes for what is public.
 
-- Sealed: `POST /v1/challenge`, `/v1/release`, `/v1/commands`, `/v1/receipts`; `GET /v1/capsules/ID`,
-  `/v1/decisions?capsule=ID`, `/v1/proof?index=N`.
+- Sealed: `POST /v1/challenge`, `/v1/release`, `/v1/commands`, `/v1/receipts`; `GET /v1/capsules?page=N`,
+  `/v1/capsules/ID`, `/v1/decisions?capsule=ID`, `/v1/proof?index=N`.
 - Public: `GET /ledger/checkpoint`, `/ledger/tile/…` (C2SP tlog-tiles), `/healthz`.
 
 Invariants:
@@ -102,6 +102,9 @@ def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None) -> S
         async with room.body(request, protocol.MAX_RECEIPTS_BYTES) as body:
             return _json(await broker.receipts(body))
 
+    async def capsules(request: Request) -> Response:
+        return _json(await broker.capsules(_number(request, "page"), request.headers.get(protocol.QUERY_HEADER)))
+
     async def capsule(request: Request) -> Response:
         return _json(await broker.capsule(request.path_params["capsule"], request.headers.get(protocol.QUERY_HEADER)))
 
@@ -110,16 +113,14 @@ def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None) -> S
         return _json(await broker.decisions(capsule, request.headers.get(protocol.QUERY_HEADER)))
 
     async def proof(request: Request) -> Response:
-        text = request.query_params.get("index", "")
-        if not text.isdecimal() or not text.isascii() or len(text) > 18:
-            raise ParseError("broker.malformed", "`index` is a number")
-        return _json(await broker.proof(int(text)))
+        return _json(await broker.proof(_number(request, "index")))
 
     routes = [
         _post("/v1/challenge", challenge),
         _post("/v1/release", release),
         _post("/v1/commands", command),
         _post("/v1/receipts", receipts),
+        _get("/v1/capsules", capsules),
         _get("/v1/capsules/{capsule}", capsule),
         _get("/v1/decisions", decisions),
         _get("/v1/proof", proof),
@@ -155,6 +156,13 @@ def _post(path: str, handler: Handler) -> Route:
 
 def _get(path: str, handler: Handler) -> Route:
     return Route(path, handler, methods=["GET"])
+
+
+def _number(request: Request, name: str) -> int:
+    text = request.query_params.get(name, "")
+    if not text.isdecimal() or not text.isascii() or len(text) > 18:
+        raise ParseError("broker.malformed", f"`{name}` is a number")
+    return int(text)
 
 
 def _json(body: bytes) -> Response:

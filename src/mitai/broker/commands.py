@@ -22,8 +22,17 @@ import msgspec
 
 from mitai.broker import protocol
 from mitai.broker.policy import PolicyEngine
-from mitai.broker.protocol import Command, CommandRequest, RegisterCapsule, RegisterParty, Revoke, SetPolicy, sha256_hex
-from mitai.broker.records import Capsule, Grant, Party
+from mitai.broker.protocol import (
+    CAPSULES_PER_PAGE,
+    Command,
+    CommandRequest,
+    RegisterCapsule,
+    RegisterParty,
+    Revoke,
+    SetPolicy,
+    sha256_hex,
+)
+from mitai.broker.records import Capsule, Grant, Holding, Party
 from mitai.broker.store import Draft, Key
 from mitai.broker.writer import Job
 from mitai.capsule import Manifest, open_manifest
@@ -167,8 +176,24 @@ def _apply(draft: Draft, command: Command, context: Context, signer: PublicKey, 
     assert offer is not None  # noqa: S101 - `_check_content` made one
     if party.capsules >= context.limits.capsules_per_party:
         raise BrokerError("broker.full", "this party has registered as many capsules as it may")
-    draft.put(command.party, msgspec.structs.replace(party, capsules=party.capsules + 1))
-    return register_capsule(draft, command, context, offer)
+    index = register_capsule(draft, command, context, offer)
+    _hold(draft, command.party, msgspec.structs.replace(party, capsules=party.capsules + 1), command.capsule)
+    for co_owner in command.co_owners:
+        _hold(draft, co_owner, known_co_owner(draft, co_owner), command.capsule)
+    return index
+
+
+def _hold(draft: Draft, party_id: str, party: Party, capsule: str) -> None:
+    """Add a capsule to the list of those that a party has a say over."""
+    page = page_of(party_id, party.held // CAPSULES_PER_PAGE)
+    held = draft.get(Holding, page) or Holding()
+    draft.put(page, Holding((*held.capsules, capsule)))
+    draft.put(party_id, msgspec.structs.replace(party, held=party.held + 1))
+
+
+def page_of(party_id: str, number: int) -> str:
+    """Name a page of a party's list of capsules."""
+    return f"{party_id}/{number}"
 
 
 def _register_party(draft: Draft, command: RegisterParty, context: Context, signer: PublicKey) -> int:
@@ -206,6 +231,14 @@ def known_party(draft: Draft, party_id: str) -> Party:
     return party
 
 
+def known_co_owner(draft: Draft, party_id: str) -> Party:
+    """Return a registered party, whether or not it may still command."""
+    party = draft.get(Party, party_id)
+    if party is None:
+        raise BrokerError("broker.party-unknown", "a co-owner is not registered here")
+    return party
+
+
 def check_room(draft: Draft, kind: str, limit: int) -> None:
     """Raise `broker.full` when there are `limit` rows of that kind."""
     if draft.head.counts.get(kind, 0) >= limit:
@@ -216,8 +249,8 @@ def register_capsule(draft: Draft, command: RegisterCapsule, context: Context, o
     """Write a capsule and log it; whoever calls this has checked the command and the offer."""
     if draft.get(Capsule, command.capsule) is not None:
         raise BrokerError("broker.capsule-exists", "this capsule is registered already", hint="replace its policy")
-    if any(draft.get(Party, party) is None for party in command.co_owners):
-        raise BrokerError("broker.party-unknown", "a co-owner is not registered here")
+    for co_owner in command.co_owners:
+        known_co_owner(draft, co_owner)
     check_room(draft, "capsule", context.limits.capsules)
     policy_sha256 = _keep(draft, command.policy.encode())
     owner = Grant(command.party, policy_sha256, 1, command.budget)

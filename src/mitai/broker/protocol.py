@@ -37,6 +37,7 @@ MAX_RELEASE_BYTES = 8 << 20  # evidence with event log, devices and collateral
 MAX_RECEIPTS_BYTES = 4 << 20
 MAX_QUERY_BYTES = 8 << 10
 MAX_POLICY_CHARS = 64 << 10
+CAPSULES_PER_PAGE = 100
 CLOCK_WINDOW_S = 300  # how far a signed structure's time may be from the broker's
 
 _RELEASE_LABEL = b"mitai key release v1\x00"
@@ -253,6 +254,15 @@ class CapsuleView(Wire, frozen=True):
     manifest_sha256: str
     registered_s: int
     grants: tuple[GrantView, ...]
+
+
+class CapsulesAnswer(Wire, frozen=True):
+    """A page of the capsules that a party has a say over, oldest first; `total` counts all pages."""
+
+    name: str
+    revoked: bool
+    capsules: tuple[str, ...]
+    total: int
 
 
 class DecisionsAnswer(Wire, frozen=True):

@@ -31,6 +31,7 @@ class Party(Record, frozen=True):
     sequence: int = -1
     revoked: bool = False
     capsules: int = 0  # how many it has registered
+    held: int = 0  # how many it has a say over, its own and those that others named it a co-owner of
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -72,6 +73,12 @@ class Capsule(Record, frozen=True):
     def noted(self, index: int, at_most: int) -> Capsule:
         """Return this capsule with one more ledger entry about it."""
         return msgspec.structs.replace(self, recent=(*self.recent, index)[-at_most:])
+
+
+class Holding(Record, frozen=True):
+    """One page of the capsules that a party has a say over, in the order of their registration."""
+
+    capsules: tuple[str, ...] = ()
 
 
 class Replica(Record, frozen=True):

@@ -34,16 +34,16 @@ import structlog
 from mitai.attest import Attester, LedgerClaim, Policy, VerifiedCache
 from mitai.broker import commands, protocol, receipts
 from mitai.broker.anchor import Anchor, Witness
-from mitai.broker.commands import Limits, check_addressing, open_signed, public_key
+from mitai.broker.commands import Limits, check_addressing, open_signed, page_of, public_key
 from mitai.broker.nonces import NONCE_LIFE_S, Nonces
 from mitai.broker.policy import CedarEngine, PolicyEngine
 from mitai.broker.protocol import LoggedEntry, ReleaseRequest, encode, sha256_hex
-from mitai.broker.records import Capsule, Grant, Head, LedgerKey, Party, Pin
+from mitai.broker.records import Capsule, Grant, Head, Holding, LedgerKey, Party, Pin
 from mitai.broker.release import Case, Decision, Policies, Proof, decide, denied, prove, seal_answer
 from mitai.broker.store import Database, Draft, EdgeStore, State
 from mitai.broker.vault import DIGEST_BYTES, Vault
 from mitai.broker.writer import Job, Writer
-from mitai.errors import BrokerError, MitaiError, ParseError, RollbackError
+from mitai.errors import BrokerError, DeniedError, MitaiError, ParseError, RollbackError
 from mitai.identity import Identity
 from mitai.ledger.log import Log
 from mitai.ledger.note import sign_checkpoint, vkey
@@ -283,6 +283,12 @@ class Broker:
         entries, checkpoint = await self._run(self._prove_entries, (index,))
         return encode(protocol.ProofAnswer(entry=entries[0], checkpoint=checkpoint))
 
+    async def capsules(self, page: int, header: str | None) -> bytes:
+        """List a page of the capsules that a party has a say over."""
+        party = self._asked_by(header, f"/v1/capsules?page={page}")
+        answer = await self._decided(Job(lambda draft: _capsules(draft, party, page)))
+        return encode(answer)
+
     async def capsule(self, capsule_id: str, header: str | None) -> bytes:
         """Tell an owner about its capsule."""
         party = self._asked_by(header, f"/v1/capsules/{capsule_id}")
@@ -361,6 +367,14 @@ def _owned(draft: Draft, party: str, capsule_id: str) -> Capsule:
     if capsule is None or capsule.grant_of(party) is None or draft.get(Party, party) is None:
         raise BrokerError("broker.capsule-unknown", "this party owns no such capsule here")
     return capsule
+
+
+def _capsules(draft: Draft, party_id: str, page: int) -> protocol.CapsulesAnswer:
+    party = draft.get(Party, party_id)
+    if party is None:
+        raise DeniedError("broker.party-unknown", "this party is not registered here")
+    holding = draft.get(Holding, page_of(party_id, page)) or Holding()
+    return protocol.CapsulesAnswer(name=party.name, revoked=party.revoked, capsules=holding.capsules, total=party.held)
 
 
 def _view(draft: Draft, party: str, capsule_id: str) -> protocol.CapsuleView:

@@ -29,7 +29,9 @@ from mitai.attest import LedgerClaim, Policy
 from mitai.bodies import bounded
 from mitai.broker import protocol
 from mitai.broker.protocol import (
+    CAPSULES_PER_PAGE,
     Budget,
+    CapsulesAnswer,
     CapsuleView,
     Command,
     CommandAnswer,
@@ -159,6 +161,15 @@ class Owner:
         return self._command(Revoke(capsule=capsule_id, **self._signed()))
 
     # --- Queries --------------------------------------------------------------------------------------------------
+
+    def capsules(self) -> list[str]:
+        """Return the ids of the capsules that this party has a say over, oldest first."""
+        found: list[str] = []
+        while True:
+            page = self._query(f"/v1/capsules?page={len(found) // CAPSULES_PER_PAGE}", CapsulesAnswer)
+            found += page.capsules
+            if len(page.capsules) < CAPSULES_PER_PAGE:
+                return found
 
     def capsule(self, capsule_id: str) -> CapsuleView:
         """Return what the broker holds of a capsule: owners, policies, uses."""

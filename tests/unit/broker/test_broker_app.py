@@ -11,7 +11,7 @@ import pytest
 import structlog
 from starlette.applications import Starlette
 
-from broker_rig import BROKER, OTHER, Rig
+from broker_rig import BROKER, OTHER, Party, Rig
 from mitai.attest import Claims
 from mitai.broker import __main__ as process
 from mitai.broker import protocol
@@ -67,6 +67,52 @@ def test_commands_and_queries_over_http(ready: Rig) -> None:
     assert ask(app, "GET", "/v1/proof?index=0").status_code == 200
     assert ask(app, "GET", "/v1/proof?index=99").status_code == 404
     assert ask(app, "GET", "/v1/proof?index=x").status_code == 400
+
+
+def listed(rig: Rig, party: Party, page: int = 0) -> dict[str, object]:
+    target = f"/v1/capsules?page={page}"
+    header = {protocol.QUERY_HEADER: party.query(rig, target)}
+    return ask(create_app(rig.broker), "GET", target, headers=header).json()
+
+
+def test_a_party_lists_its_own_capsules(ready: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("protocol", "commands"):
+        monkeypatch.setattr(f"mitai.broker.{module}.CAPSULES_PER_PAGE", 2)
+    bob, mallory = Party("bob"), Party("mallory")
+    ready.register(bob)
+    ready.register(mallory)
+    assert listed(ready, ready.alice) == {"v": 1, "name": "alice", "revoked": False, "capsules": [], "total": 0}
+    shared = ready.publish(co_owners=(bob.id,)).capsule_id
+    own = [ready.publish().capsule_id, ready.publish().capsule_id]
+    ready.reopen()  # it is in the sealed state
+    assert listed(ready, ready.alice)["capsules"] == [shared, own[0]]
+    assert listed(ready, ready.alice, 1) | {"name": ""} == {
+        "v": 1,
+        "name": "",
+        "revoked": False,
+        "capsules": [own[1]],
+        "total": 3,
+    }
+    assert listed(ready, ready.alice, 2)["capsules"] == []
+    assert (listed(ready, bob)["capsules"], listed(ready, bob)["total"]) == ([shared], 1)
+    assert listed(ready, mallory)["capsules"] == []
+    ready.send(ready.alice.revocation(ready))
+    assert (listed(ready, ready.alice)["revoked"], listed(ready, ready.alice)["total"]) == (True, 3)
+
+
+def test_a_list_of_capsules_is_refused(ready: Rig) -> None:
+    app, sealed = create_app(ready.broker), ready.seal()
+    stranger, target = Party("stranger"), "/v1/capsules?page=0"
+    assert listed(ready, stranger)["code"] == "broker.party-unknown"
+    for path in ("/v1/capsules?page=1", "/v1/capsules", "/v1/capsules?page=00", f"/v1/capsules/{sealed.capsule_id}"):
+        header = {protocol.QUERY_HEADER: ready.alice.query(ready, path)}
+        assert ask(app, "GET", target, headers=header).json()["code"] == "broker.query-mismatch"
+    for path in ("/v1/capsules", "/v1/capsules?page=", "/v1/capsules?page=-1", "/v1/capsules?page=" + "9" * 19):
+        header = {protocol.QUERY_HEADER: ready.alice.query(ready, path)}
+        assert ask(app, "GET", path, headers=header).json()["code"] == "broker.malformed"
+    refused = ready.alice.publication(ready, sealed, co_owners=(stranger.id,))
+    assert ask(app, "POST", "/v1/commands", content=refused).json()["code"] == "broker.party-unknown"
+    assert listed(ready, ready.alice)["total"] == 0  # what was refused is not listed
 
 
 def test_limits_and_methods(ready: Rig) -> None:

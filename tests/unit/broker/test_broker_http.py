@@ -243,6 +243,11 @@ def test_bad_requests_get_problem_documents(process: Process, client: httpx2.Cli
     assert client.get(f"{process.url}/nowhere").status_code == 404
 
 
+def test_an_owner_lists_its_capsules(process: Process, owner: Owner, sealed) -> None:
+    assert sealed.capsule_id in owner.capsules()
+    assert owner.capsule(sealed.capsule_id).owner == owner.identity.key_id
+
+
 def test_queries_are_the_owner_s(process: Process, owner: Owner, sealed, client: httpx2.Client) -> None:
     target = f"/v1/capsules/{sealed.capsule_id}"
 
