@@ -313,7 +313,7 @@ def test_chain_of_five_in_order():
     ):
         entry = msgspec.structs.replace(GOOD, certificates=b"".join(chosen))
         assert refused(entry) == (code, "gpu 0 certificates")
-    LAB.verify(msgspec.structs.replace(GOOD, certificates=CHIP.pem + b"\r\n\n"))
+    LAB.verify(msgspec.structs.replace(GOOD, certificates=CHIP.pem + b"\n\n"))
 
 
 def test_chain_window_and_curve():
