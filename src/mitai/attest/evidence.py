@@ -25,6 +25,7 @@ import msgspec
 from mitai.attest.dcap.collateral import Collateral
 from mitai.attest.machine import Hardware
 from mitai.errors import ParseError
+from mitai.wire import read_json
 
 MAX_EVIDENCE_BYTES = 4 << 20
 MAX_CLAIMS_BYTES = 1 << 20
@@ -95,12 +96,7 @@ class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @staticmethod
     def decode(data: bytes) -> Claims:
         """Parse claims; raise `ParseError` on anything else or above 1 MiB."""
-        if len(data) > MAX_CLAIMS_BYTES:
-            raise ParseError("attest.claims-malformed", f"claims of {len(data)} bytes are above the limit")
-        try:
-            return msgspec.json.decode(data, type=Claims)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise ParseError("attest.claims-malformed", "the claims are malformed") from error
+        return read_json(data, Claims, MAX_CLAIMS_BYTES, "attest.claims-malformed", "the claims are malformed")
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -137,12 +133,8 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @staticmethod
     def decode(data: bytes) -> Evidence:
         """Parse evidence; raise `ParseError` on anything else or above 4 MiB."""
-        if len(data) > MAX_EVIDENCE_BYTES:
-            raise ParseError("attest.evidence-malformed", f"evidence of {len(data)} bytes is above the limit")
-        try:
-            return msgspec.json.decode(data, type=Evidence)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise ParseError("attest.evidence-malformed", "these bytes are not evidence") from error
+        code = "attest.evidence-malformed"
+        return read_json(data, Evidence, MAX_EVIDENCE_BYTES, code, "these bytes are not evidence")
 
 
 class Attester(Protocol):

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from mitai.attest.dcap.collateral import Collateral
-from mitai.errors import ParseError
+from mitai.wire import read_json
 
 MAX_HARDWARE_BYTES = 8 << 20
 Memory = Literal["encrypted", "isolated", "visible"]
@@ -41,12 +41,8 @@ class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @staticmethod
     def decode(data: bytes) -> Hardware:
         """Parse the JSON form; raise `ParseError` on anything else or above 8 MiB."""
-        if len(data) > MAX_HARDWARE_BYTES:
-            raise ParseError("attest.evidence-malformed", f"evidence of {len(data)} bytes is above the limit")
-        try:
-            return msgspec.json.decode(data, type=Hardware)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise ParseError("attest.evidence-malformed", "these bytes are not evidence") from error
+        code = "attest.evidence-malformed"
+        return read_json(data, Hardware, MAX_HARDWARE_BYTES, code, "these bytes are not evidence")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

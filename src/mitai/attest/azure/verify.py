@@ -21,8 +21,6 @@ import hmac
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from mitai.attest import snp
 from mitai.attest.azure.hcl import (
     HclReport,
@@ -35,10 +33,9 @@ from mitai.attest.azure.hcl import (
 from mitai.attest.azure.rules import AzureRules
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
-from mitai.attest.eventlog import EventLogRules
 from mitai.attest.fields import ANY
 from mitai.attest.machine import Hardware, Machine
-from mitai.attest.tpm.composite import TpmEvidence
+from mitai.attest.tpm.processor import appraise_processor
 from mitai.attest.tpm.verify import appraise_quote, check_same_key, open_evidence, prefixed
 from mitai.errors import AttestError
 
@@ -73,7 +70,12 @@ def appraise(
         if TEES.get(hardware.tee) != report.tee:
             raise AttestError("attest.tee-mismatch", f"the report is of {report.tee}, not of {hardware.tee[:32]!r}")
         say(f"on {report.tee.upper()}")
-    nested = _appraise_hardware(checks, report, evidence, hardware, policy, now=now, cache=cache, snp_trust=snp_trust)
+    processor = (
+        Hardware(tee="snp", quote=report.hardware_report, endorsements=hardware.endorsements)
+        if report.tee == "snp"
+        else Hardware(tee="tdx", quote=evidence.hardware_quote, collateral=hardware.collateral)
+    )
+    nested = appraise_processor(checks, processor, policy, now=now, cache=cache, snp_trust=snp_trust)
     with checks.step("paravisor") as say:
         _check_paravisor(report, nested, policy.azure)
         if not hmac.compare_digest(nested.report_data, report.report_data):
@@ -103,27 +105,6 @@ def appraise(
         not_after=nested.not_after,
         checks=checks.passed,
     )
-
-
-def _appraise_hardware(
-    checks: Checklist,
-    report: HclReport,
-    evidence: TpmEvidence,
-    hardware: Hardware,
-    policy: Policy,
-    *,
-    now: datetime,
-    cache: VerifiedCache | None,
-    snp_trust: snp.Trust | None,
-) -> Machine:
-    if report.tee == "snp":
-        nested = Hardware(tee="snp", quote=report.hardware_report, endorsements=hardware.endorsements)
-        return snp.appraise(checks, nested, policy.snp, now=now, cache=cache, trust=snp_trust)
-    from mitai.attest.dcap.appraise import appraise as appraise_td  # it imports the policy, which imports our rules
-
-    nested = Hardware(tee="tdx", quote=evidence.hardware_quote, collateral=hardware.collateral)
-    boot_is_the_tpms = msgspec.structs.replace(policy, event_log=EventLogRules())
-    return appraise_td(checks, nested, boot_is_the_tpms, now=now, cache=cache)
 
 
 def _check_paravisor(report: HclReport, nested: Machine, rules: AzureRules) -> None:

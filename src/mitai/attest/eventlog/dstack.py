@@ -26,6 +26,7 @@ import rfc8785
 
 from mitai.attest.eventlog.tcg import MAX_EVENT_LOG_BYTES
 from mitai.errors import AttestError, ParseError
+from mitai.wire import read_json
 
 DSTACK_RUNTIME_EVENT = 0x08000001
 _CODE = "attest.event-log-malformed"
@@ -67,12 +68,8 @@ class DstackEvent(msgspec.Struct, frozen=True):
 
 def parse_dstack(log: bytes) -> tuple[DstackEvent, ...]:
     """Parse the JSON array of events; raise `ParseError` on anything else."""
-    if len(log) > MAX_EVENT_LOG_BYTES:
-        raise ParseError(_CODE, f"an event log of {len(log)} bytes is above the limit of {MAX_EVENT_LOG_BYTES}")
-    try:
-        return msgspec.json.decode(log, type=tuple[DstackEvent, ...])
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise ParseError(_CODE, "these bytes are not dstack's event log") from error
+    message = "these bytes are not dstack's event log"
+    return read_json(log, tuple[DstackEvent, ...], MAX_EVENT_LOG_BYTES, _CODE, message)
 
 
 def replay_dstack(events: Sequence[DstackEvent]) -> tuple[bytes, bytes, bytes, bytes]:

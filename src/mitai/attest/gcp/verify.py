@@ -19,18 +19,17 @@ import hmac
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 from cryptography import x509
 from cryptography.hazmat import asn1
 
 from mitai.attest import snp
 from mitai.attest.cache import VerifiedCache
 from mitai.attest.checks import Checklist
-from mitai.attest.eventlog import EventLogRules
 from mitai.attest.gcp.rules import GcpRules
 from mitai.attest.machine import Hardware, Machine
 from mitai.attest.snp.report import REPORT_BYTES
 from mitai.attest.tpm.composite import TpmEvidence
+from mitai.attest.tpm.processor import appraise_processor
 from mitai.attest.tpm.verify import appraise_quote, check_same_key, open_evidence, prefixed, verify_ak_chain
 from mitai.attest.x509 import Certificate
 from mitai.errors import AttestError, ParseError
@@ -165,9 +164,4 @@ def _appraise_hardware(
         raise AttestError("attest.gcp-hardware-missing", "no report of a processor that the policy accepts came along")
     amd = {name: value for name, value in hardware.endorsements.items() if name != "ak_chain"}
     nested = Hardware(tee=tee, quote=evidence.hardware_quote, endorsements=amd, collateral=hardware.collateral)
-    if tee == "snp":
-        return snp.appraise(checks, nested, policy.snp, now=now, cache=cache, trust=snp_trust)
-    from mitai.attest.dcap.appraise import appraise as appraise_td  # it imports the policy, which imports our rules
-
-    boot_is_the_tpms = msgspec.structs.replace(policy, event_log=EventLogRules())
-    return appraise_td(checks, nested, boot_is_the_tpms, now=now, cache=cache)
+    return appraise_processor(checks, nested, policy, now=now, cache=cache, snp_trust=snp_trust)

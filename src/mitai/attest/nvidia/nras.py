@@ -41,6 +41,7 @@ from mitai.attest.nvidia.verify import check_configuration, check_set
 from mitai.attest.results.tokens import TokenTrust, verify_jws
 from mitai.attest.x509 import P384, Certificate, Profile, parse_der
 from mitai.errors import AttestError, ParseError
+from mitai.wire import read_json
 
 MAX_BYTES = 1 << 20
 T = TypeVar("T")
@@ -165,12 +166,8 @@ def verify_nras(
 
 
 def _decode(data: bytes | str, kind: type[T]) -> T:
-    if len(data) > MAX_BYTES:
-        raise ParseError(_CODE, f"{len(data)} bytes where {MAX_BYTES} are the limit")
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise ParseError(_CODE, "the service's answer or its key set is not of the form that is known") from error
+    message = "the service's answer or its key set is not of the form that is known"
+    return read_json(data, kind, MAX_BYTES, _CODE, message)
 
 
 def _verify_token(

@@ -33,6 +33,7 @@ from mitai.attest.refvalues.trusted_root import TrustedRoot
 from mitai.attest.x509 import Certificate, parse_der
 from mitai.errors import AttestError, ParseError
 from mitai.identity import Envelope
+from mitai.wire import read_json
 
 GITHUB = "https://token.actions.githubusercontent.com"
 MAX_BUNDLE_BYTES = 16 << 20
@@ -209,15 +210,8 @@ def verify_bundle(
 
 
 def _decode(bundle: bytes) -> tuple[_Material, Envelope]:
-    if len(bundle) > MAX_BUNDLE_BYTES:
-        raise ParseError(_MALFORMED, f"a bundle of {len(bundle)} bytes is above the limit")
-    try:
-        raw = msgspec.json.decode(bundle, type=_Bundle)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise ParseError(
-            _MALFORMED,
-            "these bytes are not a sigstore bundle of version 0.3 with a certificate and a DSSE envelope",
-        ) from error
+    message = "these bytes are not a sigstore bundle of version 0.3 with a certificate and a DSSE envelope"
+    raw = read_json(bundle, _Bundle, MAX_BUNDLE_BYTES, _MALFORMED, message)
     if raw.media_type not in _MEDIA_TYPES:
         raise ParseError(_MALFORMED, f"a bundle of the unsupported type {raw.media_type[:80]!r}")
     if len(raw.verification_material.timestamps) > MAX_ENTRIES:

@@ -16,7 +16,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from mitai.errors import ParseError
+from mitai.wire import read_json
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_V1 = "https://in-toto.io/Statement/v1"
@@ -41,9 +41,5 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @staticmethod
     def decode(payload: bytes) -> Statement:
         """Parse a statement; raise `ParseError` on anything else or above 4 MiB."""
-        if len(payload) > MAX_STATEMENT_BYTES:
-            raise ParseError("attest.statement-malformed", f"a statement of {len(payload)} bytes is above the limit")
-        try:
-            return msgspec.json.decode(payload, type=Statement)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise ParseError("attest.statement-malformed", "the signed payload is not an in-toto statement") from error
+        message = "the signed payload is not an in-toto statement"
+        return read_json(payload, Statement, MAX_STATEMENT_BYTES, "attest.statement-malformed", message)

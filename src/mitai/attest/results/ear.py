@@ -31,6 +31,7 @@ from mitai.attest.machine import Machine
 from mitai.attest.results import ar4si
 from mitai.attest.results.ar4si import CATEGORIES, Tier
 from mitai.errors import MitaiError, ParseError
+from mitai.wire import read_json
 
 MAX_RESULT_BYTES: Final = 8 << 20
 _CODE: Final = "attest.result-malformed"
@@ -143,12 +144,8 @@ class AttestationResult:
     @staticmethod
     def decode(data: bytes) -> AttestationResult:
         """Parse a claims-set; raise `ParseError` on anything else or above 8 MiB."""
-        if len(data) > MAX_RESULT_BYTES:
-            raise ParseError(_CODE, f"an attestation result of {len(data)} bytes is above the limit")
-        try:
-            claims = msgspec.json.decode(data, type=dict[str, object])
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise ParseError(_CODE, "an attestation result is not a JSON object") from error
+        message = "an attestation result is not a JSON object"
+        claims = read_json(data, dict[str, object], MAX_RESULT_BYTES, _CODE, message)
         profile = PROFILES.get(_get(claims, "eat_profile", str))
         if profile is None:
             raise ParseError(

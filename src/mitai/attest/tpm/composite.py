@@ -14,6 +14,7 @@ from __future__ import annotations
 import msgspec
 
 from mitai.errors import ParseError
+from mitai.wire import read_json
 
 MAX_COMPOSITE_BYTES = 12 << 20  # an IMA list makes most of it
 _CODE = "attest.tpm-evidence-malformed"
@@ -46,12 +47,7 @@ class TpmEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     @staticmethod
     def decode(data: bytes) -> TpmEvidence:
         """Parse TPM evidence; raise `ParseError` on anything else or above 12 MiB."""
-        if len(data) > MAX_COMPOSITE_BYTES:
-            raise ParseError(_CODE, f"TPM evidence of {len(data)} bytes is above the limit")
-        try:
-            return msgspec.json.decode(data, type=TpmEvidence)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise ParseError(_CODE, "these bytes are not TPM evidence") from error
+        return read_json(data, TpmEvidence, MAX_COMPOSITE_BYTES, _CODE, "these bytes are not TPM evidence")
 
 
 def signed_part(quote: bytes) -> bytes:
