@@ -133,8 +133,9 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @staticmethod
     def decode(data: bytes) -> Evidence:
         """Parse evidence; raise `ParseError` on anything else or above 4 MiB."""
-        code = "attest.evidence-malformed"
-        return read_json(data, Evidence, MAX_EVIDENCE_BYTES, code, "these bytes are not evidence")
+        return read_json(
+            data, Evidence, MAX_EVIDENCE_BYTES, "attest.evidence-malformed", "these bytes are not evidence"
+        )
 
 
 class Attester(Protocol):

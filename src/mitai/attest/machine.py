@@ -41,8 +41,9 @@ class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @staticmethod
     def decode(data: bytes) -> Hardware:
         """Parse the JSON form; raise `ParseError` on anything else or above 8 MiB."""
-        code = "attest.evidence-malformed"
-        return read_json(data, Hardware, MAX_HARDWARE_BYTES, code, "these bytes are not evidence")
+        return read_json(
+            data, Hardware, MAX_HARDWARE_BYTES, "attest.evidence-malformed", "these bytes are not evidence"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -166,8 +166,9 @@ def verify_nras(
 
 
 def _decode(data: bytes | str, kind: type[T]) -> T:
-    message = "the service's answer or its key set is not of the form that is known"
-    return read_json(data, kind, MAX_BYTES, _CODE, message)
+    return read_json(
+        data, kind, MAX_BYTES, _CODE, "the service's answer or its key set is not of the form that is known"
+    )
 
 
 def _verify_token(

@@ -210,8 +210,13 @@ def verify_bundle(
 
 
 def _decode(bundle: bytes) -> tuple[_Material, Envelope]:
-    message = "these bytes are not a sigstore bundle of version 0.3 with a certificate and a DSSE envelope"
-    raw = read_json(bundle, _Bundle, MAX_BUNDLE_BYTES, _MALFORMED, message)
+    raw = read_json(
+        bundle,
+        _Bundle,
+        MAX_BUNDLE_BYTES,
+        _MALFORMED,
+        "these bytes are not a sigstore bundle of version 0.3 with a certificate and a DSSE envelope",
+    )
     if raw.media_type not in _MEDIA_TYPES:
         raise ParseError(_MALFORMED, f"a bundle of the unsupported type {raw.media_type[:80]!r}")
     if len(raw.verification_material.timestamps) > MAX_ENTRIES:

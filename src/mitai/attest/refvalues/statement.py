@@ -41,5 +41,10 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @staticmethod
     def decode(payload: bytes) -> Statement:
         """Parse a statement; raise `ParseError` on anything else or above 4 MiB."""
-        message = "the signed payload is not an in-toto statement"
-        return read_json(payload, Statement, MAX_STATEMENT_BYTES, "attest.statement-malformed", message)
+        return read_json(
+            payload,
+            Statement,
+            MAX_STATEMENT_BYTES,
+            "attest.statement-malformed",
+            "the signed payload is not an in-toto statement",
+        )

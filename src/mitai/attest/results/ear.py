@@ -144,8 +144,9 @@ class AttestationResult:
     @staticmethod
     def decode(data: bytes) -> AttestationResult:
         """Parse a claims-set; raise `ParseError` on anything else or above 8 MiB."""
-        message = "an attestation result is not a JSON object"
-        claims = read_json(data, dict[str, object], MAX_RESULT_BYTES, _CODE, message)
+        claims = read_json(
+            data, dict[str, object], MAX_RESULT_BYTES, _CODE, "an attestation result is not a JSON object"
+        )
         profile = PROFILES.get(_get(claims, "eat_profile", str))
         if profile is None:
             raise ParseError(
