@@ -3,7 +3,7 @@
 Types say the rest (`forbid_unknown_fields`, constraints, `__post_init__`). A message never quotes what was read.
 
 Example:
-    >>> read_json(b'{"a": 1}', dict[str, int], 1 << 20, "doc.malformed", "these bytes are no table of numbers")
+    >>> parse_json(b'{"a": 1}', dict[str, int], 1 << 20, "doc.malformed", "these bytes are no table of numbers")
     {'a': 1}
 """
 
@@ -18,7 +18,7 @@ from mitai.errors import ParseError
 T = TypeVar("T")
 
 
-def read_json(data: bytes | str, kind: type[T], limit_bytes: int, code: str, message: str) -> T:
+def parse_json(data: bytes | str, kind: type[T], limit_bytes: int, code: str, message: str) -> T:
     """Parse `data` as `kind`; raise `ParseError` with `code` on anything else or above the limit."""
     if len(data) > limit_bytes:
         raise ParseError(code, f"{len(data)} bytes are above the limit of {limit_bytes}")

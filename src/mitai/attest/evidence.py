@@ -25,7 +25,7 @@ import msgspec
 from mitai.attest.dcap.collateral import Collateral
 from mitai.attest.machine import Hardware
 from mitai.errors import ParseError
-from mitai.wire import read_json
+from mitai.wire import parse_json
 
 MAX_EVIDENCE_BYTES = 4 << 20
 MAX_CLAIMS_BYTES = 1 << 20
@@ -96,7 +96,7 @@ class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @staticmethod
     def decode(data: bytes) -> Claims:
         """Parse claims; raise `ParseError` on anything else or above 1 MiB."""
-        return read_json(data, Claims, MAX_CLAIMS_BYTES, "attest.claims-malformed", "the claims are malformed")
+        return parse_json(data, Claims, MAX_CLAIMS_BYTES, "attest.claims-malformed", "the claims are malformed")
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -133,7 +133,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @staticmethod
     def decode(data: bytes) -> Evidence:
         """Parse evidence; raise `ParseError` on anything else or above 4 MiB."""
-        return read_json(
+        return parse_json(
             data, Evidence, MAX_EVIDENCE_BYTES, "attest.evidence-malformed", "these bytes are not evidence"
         )
 

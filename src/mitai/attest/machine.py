@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from mitai.attest.dcap.collateral import Collateral
-from mitai.wire import read_json
+from mitai.wire import parse_json
 
 MAX_HARDWARE_BYTES = 8 << 20
 Memory = Literal["encrypted", "isolated", "visible"]
@@ -41,7 +41,7 @@ class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @staticmethod
     def decode(data: bytes) -> Hardware:
         """Parse the JSON form; raise `ParseError` on anything else or above 8 MiB."""
-        return read_json(
+        return parse_json(
             data, Hardware, MAX_HARDWARE_BYTES, "attest.evidence-malformed", "these bytes are not evidence"
         )
 

@@ -26,7 +26,7 @@ import rfc8785
 
 from mitai.attest.eventlog.tcg import MAX_EVENT_LOG_BYTES
 from mitai.errors import AttestError, ParseError
-from mitai.wire import read_json
+from mitai.wire import parse_json
 
 DSTACK_RUNTIME_EVENT = 0x08000001
 _CODE = "attest.event-log-malformed"
@@ -68,7 +68,9 @@ class DstackEvent(msgspec.Struct, frozen=True):
 
 def parse_dstack(log: bytes) -> tuple[DstackEvent, ...]:
     """Parse the JSON array of events; raise `ParseError` on anything else."""
-    return read_json(log, tuple[DstackEvent, ...], MAX_EVENT_LOG_BYTES, _CODE, "these bytes are not dstack's event log")
+    return parse_json(
+        log, tuple[DstackEvent, ...], MAX_EVENT_LOG_BYTES, _CODE, "these bytes are not dstack's event log"
+    )
 
 
 def replay_dstack(events: Sequence[DstackEvent]) -> tuple[bytes, bytes, bytes, bytes]:

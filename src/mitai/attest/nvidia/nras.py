@@ -41,7 +41,7 @@ from mitai.attest.nvidia.verify import check_configuration, check_set
 from mitai.attest.results.tokens import TokenTrust, verify_jws
 from mitai.attest.x509 import P384, Certificate, Profile, parse_der
 from mitai.errors import AttestError, ParseError
-from mitai.wire import read_json
+from mitai.wire import parse_json
 
 MAX_BYTES = 1 << 20
 T = TypeVar("T")
@@ -166,7 +166,7 @@ def verify_nras(
 
 
 def _decode(data: bytes | str, kind: type[T]) -> T:
-    return read_json(
+    return parse_json(
         data, kind, MAX_BYTES, _CODE, "the service's answer or its key set is not of the form that is known"
     )
 

@@ -33,7 +33,7 @@ from mitai.attest.refvalues.trusted_root import TrustedRoot
 from mitai.attest.x509 import Certificate, parse_der
 from mitai.errors import AttestError, ParseError
 from mitai.identity import Envelope
-from mitai.wire import read_json
+from mitai.wire import parse_json
 
 GITHUB = "https://token.actions.githubusercontent.com"
 MAX_BUNDLE_BYTES = 16 << 20
@@ -210,7 +210,7 @@ def verify_bundle(
 
 
 def _decode(bundle: bytes) -> tuple[_Material, Envelope]:
-    raw = read_json(
+    raw = parse_json(
         bundle,
         _Bundle,
         MAX_BUNDLE_BYTES,

@@ -16,7 +16,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from mitai.wire import read_json
+from mitai.wire import parse_json
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_V1 = "https://in-toto.io/Statement/v1"
@@ -41,7 +41,7 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @staticmethod
     def decode(payload: bytes) -> Statement:
         """Parse a statement; raise `ParseError` on anything else or above 4 MiB."""
-        return read_json(
+        return parse_json(
             payload,
             Statement,
             MAX_STATEMENT_BYTES,

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from mitai.attest.x509 import Certificate, parse_der
 from mitai.errors import ParseError
-from mitai.wire import read_json
+from mitai.wire import parse_json
 
 MAX_ROOT_BYTES = 1 << 20
 _CODE = "attest.sigstore-root-malformed"
@@ -133,7 +133,7 @@ class TrustedRoot:
     @staticmethod
     def decode(data: bytes) -> TrustedRoot:
         """Parse `trusted_root.json`; raise `ParseError` on anything else."""
-        raw = read_json(data, _Root, MAX_ROOT_BYTES, _CODE, "these bytes are not a trusted root of sigstore")
+        raw = parse_json(data, _Root, MAX_ROOT_BYTES, _CODE, "these bytes are not a trusted root of sigstore")
         if raw.media_type not in _MEDIA_TYPES:
             raise ParseError(_CODE, f"a trusted root of the unknown type {raw.media_type[:80]!r}")
         return TrustedRoot(

@@ -31,7 +31,7 @@ from mitai.attest.machine import Machine
 from mitai.attest.results import ar4si
 from mitai.attest.results.ar4si import CATEGORIES, Tier
 from mitai.errors import MitaiError, ParseError
-from mitai.wire import read_json
+from mitai.wire import parse_json
 
 MAX_RESULT_BYTES: Final = 8 << 20
 _CODE: Final = "attest.result-malformed"
@@ -144,7 +144,7 @@ class AttestationResult:
     @staticmethod
     def decode(data: bytes) -> AttestationResult:
         """Parse a claims-set; raise `ParseError` on anything else or above 8 MiB."""
-        claims = read_json(
+        claims = parse_json(
             data, dict[str, object], MAX_RESULT_BYTES, _CODE, "an attestation result is not a JSON object"
         )
         profile = PROFILES.get(_get(claims, "eat_profile", str))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import msgspec
 
 from mitai.errors import ParseError
-from mitai.wire import read_json
+from mitai.wire import parse_json
 
 MAX_COMPOSITE_BYTES = 12 << 20  # an IMA list makes most of it
 _CODE = "attest.tpm-evidence-malformed"
@@ -47,7 +47,7 @@ class TpmEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     @staticmethod
     def decode(data: bytes) -> TpmEvidence:
         """Parse TPM evidence; raise `ParseError` on anything else or above 12 MiB."""
-        return read_json(data, TpmEvidence, MAX_COMPOSITE_BYTES, _CODE, "these bytes are not TPM evidence")
+        return parse_json(data, TpmEvidence, MAX_COMPOSITE_BYTES, _CODE, "these bytes are not TPM evidence")
 
 
 def signed_part(quote: bytes) -> bytes:

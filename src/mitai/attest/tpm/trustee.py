@@ -26,7 +26,7 @@ from mitai.attest.tpm.composite import MAX_COMPOSITE_BYTES, TpmEvidence
 from mitai.attest.tpm.structures import rsassa_signature
 from mitai.attest.x509 import parse_chain
 from mitai.errors import ParseError
-from mitai.wire import read_json
+from mitai.wire import parse_json
 
 _CODE = "attest.trustee-evidence-malformed"
 _Bytes = str | list[int]
@@ -51,7 +51,9 @@ class _Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def hardware_of_trustee(data: bytes) -> Hardware:
     """Turn Trustee's evidence into ours; raise `ParseError` on anything else."""
-    evidence = read_json(data, _Evidence, MAX_COMPOSITE_BYTES, _CODE, "these bytes are not Trustee's evidence of a TPM")
+    evidence = parse_json(
+        data, _Evidence, MAX_COMPOSITE_BYTES, _CODE, "these bytes are not Trustee's evidence of a TPM"
+    )
     quote = evidence.tpm_quote or evidence.quote
     hcl_report = _bytes(evidence.hcl_report or evidence.report)
     if quote is None or evidence.version not in {0, 1, 2}:
