@@ -68,9 +68,7 @@ class DstackEvent(msgspec.Struct, frozen=True):
 
 def parse_dstack(log: bytes) -> tuple[DstackEvent, ...]:
     """Parse the JSON array of events; raise `ParseError` on anything else."""
-    return parse_json(
-        log, tuple[DstackEvent, ...], MAX_EVENT_LOG_BYTES, _CODE, "these bytes are not dstack's event log"
-    )
+    return parse_json(log, tuple[DstackEvent, ...], MAX_EVENT_LOG_BYTES, _CODE, "this is not dstack's event log")
 
 
 def replay_dstack(events: Sequence[DstackEvent]) -> tuple[bytes, bytes, bytes, bytes]:

@@ -51,9 +51,7 @@ class _Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def hardware_of_trustee(data: bytes) -> Hardware:
     """Turn Trustee's evidence into ours; raise `ParseError` on anything else."""
-    evidence = parse_json(
-        data, _Evidence, MAX_COMPOSITE_BYTES, _CODE, "these bytes are not Trustee's evidence of a TPM"
-    )
+    evidence = parse_json(data, _Evidence, MAX_COMPOSITE_BYTES, _CODE, "this is not Trustee's evidence of a TPM")
     quote = evidence.tpm_quote or evidence.quote
     hcl_report = _bytes(evidence.hcl_report or evidence.report)
     if quote is None or evidence.version not in {0, 1, 2}:
