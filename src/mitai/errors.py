@@ -14,7 +14,8 @@ MitaiError
 │   └── RollbackError     stored state is older than what the ledger remembers
 ├── ServeError            the inference service refused or failed a request
 ├── ClientError           the client stopped before anything was sent
-└── FleetError            a process of the platform did not start or went away
+├── FleetError            a process of the platform did not start or went away
+└── WebError              the browser's page is not the one that was published
 ```
 
 Invariants:
@@ -119,3 +120,7 @@ class ClientError(MitaiError):
 
 class FleetError(MitaiError):
     """A process of the platform that did not start or went away."""
+
+
+class WebError(MitaiError):
+    """The browser's page is not the one that was published, or can't be read."""

@@ -3,6 +3,7 @@
 It forwards opaque bytes to replicas and broker and stores ciphertext objects. Nothing here holds a key: what it could
 read, drop or change is exactly what the threat model grants the host, so nobody's safety may rest on this module.
 
+- `/`, `/console` and the files beside them: the page for browsers, with `/mitai.json`, what the host offers to it.
 - `/objects/CAPSULE/NAME`: ciphertext, written once with the upload token, readable by all (also in ranges).
 - `/broker/…`: to the broker, prefix removed.  `/control/…`: to every replica, with the operator token only.
 - everything else: to a replica. An evidence answer names its replica in `mitai-replica`; a request that repeats
@@ -40,14 +41,18 @@ import structlog
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from mitai.errors import FleetError
+from mitai.errors import FleetError, MitaiError, WebError
+from mitai.fleet.cors import BrowserRules
 from mitai.problem import problem
 from mitai.process import log_to_stderr
+from mitai.web.page import Page
+from mitai.web.site import Offer, Site
 
 log = structlog.get_logger()
 
@@ -89,6 +94,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_object_bytes: int = 1 << 40  # of one object
     max_request_bytes: int = 64 << 20  # of one forwarded request; each is held in memory until it is sent
     read_timeout_s: float = 600.0  # how long a replica may be silent
+    page: str = ""  # a folder with the page for browsers; the installed one by default
+    policy: str = ""  # a file: the appraisal policy that the page is offered
+    broker_policy: str = ""  # a file: the one for the broker, where it differs
+    releases: tuple[str, ...] = ()  # files: signed release manifests that the page is offered
 
     @staticmethod
     def load(path: Path) -> GatewayConfig:
@@ -123,6 +132,7 @@ class Gateway:
         self._capture = _Capture(Path(config.capture)) if config.capture else None
         self._files, self._root = fsspec.core.url_to_fs(config.objects)
         self._storing: set[str] = set()  # paths that are being written now
+        self._site = _site(config)
 
     def app(self) -> Starlette:
         """Return the routes as one ASGI app."""
@@ -134,7 +144,12 @@ class Gateway:
             Route("/broker/{path:path}", self._broker, methods=_METHODS),
             Route("/{path:path}", self._replica, methods=_METHODS),
         ]
-        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers={HTTPException: _refused})
+        return Starlette(
+            routes=routes,
+            middleware=[Middleware(BrowserRules)],
+            lifespan=self._lifespan,
+            exception_handlers={HTTPException: _refused},
+        )
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -199,6 +214,8 @@ class Gateway:
         path = request.scope["path"]
         if path.split("/")[1] in _OWN_SEGMENTS:
             return problem(404, "fleet.not-found", "there is nothing at this address for this method")
+        if file := self._site.answer(request):
+            return file
         wanted = request.headers.get("mitai-replica")
         replicas = self._config.replicas
         if wanted is not None:
@@ -243,7 +260,9 @@ class Gateway:
                 return problem(502, "fleet.replica-failed", f"{name} did not answer: {type(error).__name__}")
             response = StreamingResponse(_relay(answer, exchange), answer.status_code)
             response.raw_headers = [
-                (key.lower(), value) for key, value in _forwarded(answer.headers.raw) if key.lower() != b"mitai-replica"
+                (key.lower(), value)
+                for key, value in _forwarded(answer.headers.raw)
+                if key.lower() != b"mitai-replica" and not key.lower().startswith(b"access-control-")
             ]
             response.raw_headers.append((b"mitai-replica", name.encode()))
             return response
@@ -346,6 +365,21 @@ class Gateway:
         if not (_NAME.fullmatch(capsule) and _NAME.fullmatch(name)):
             return None
         return f"{self._root}/{capsule}/{name}"
+
+
+def _site(config: GatewayConfig) -> Site:
+    """Return the page and what is offered to it; no files where none are built."""
+    try:
+        page = Page.load(Path(config.page)) if config.page else Page.load()
+    except WebError as error:
+        if error.code != "web.page-missing" or config.page:
+            raise
+        log.info("no page is built here: browsers are served nothing")
+        page = Page({})
+    if not config.policy:
+        return Site(page)
+    broker_policy = Path(config.broker_policy) if config.broker_policy else None
+    return Site(page, Offer.read(Path(config.policy), broker_policy, tuple(map(Path, config.releases))))
 
 
 class _TooLargeError(Exception):
@@ -457,7 +491,7 @@ def main() -> None:
     try:
         config = GatewayConfig.load(parser.parse_args().config)
         app: ASGIApp = create_app(config)
-    except FleetError as error:
+    except MitaiError as error:
         sys.exit(error.diagnostics())
     except OSError as error:
         sys.exit(f"the gateway can't start: {error}")

@@ -1,0 +1,144 @@
+"""The built page as a value: files by path, and the one digest that names all of them.
+
+The folder holds `page.sha256`, a list in the format of `sha256sum` whose first line is a label; its SHA-256 is the
+page's digest. Specified in `docs/spec/web.md`.
+
+Invariants:
+
+- A page is read whole and only when every file is exactly what the list says: none more, none less, none changed.
+- Paths are plain relative names, so that a list from a stranger can't lead out of a folder or to another host.
+
+Example:
+    >>> Page.load().digest
+    '3f1c…'
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mitai.errors import WebError
+
+INSTALLED = Path(__file__).parent / "page"
+LIST_NAME = "page.sha256"
+OFFER_NAME = "mitai.json"  # what a host offers: beside the page, never part of it
+SUBJECT = "mitai-page"  # the page's name in a release manifest
+MAX_LIST_BYTES = 64 << 10
+MAX_FILE_BYTES = 8 << 20
+
+_LABEL = "# mitai page v1"
+_LINE = re.compile(r"([0-9a-f]{64})  ((?:[A-Za-z0-9][A-Za-z0-9._-]*/){0,4}[A-Za-z0-9][A-Za-z0-9._-]*)")
+
+# What the page may do: nothing but its own files and its own host. `web/app/vite.config.ts` puts the same into each
+# page, where `frame-ancestors` has no effect.
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+)
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".ico": "image/x-icon",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".md": "text/plain; charset=utf-8",
+    ".png": "image/png",
+    ".sha256": "text/plain; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+    ".webmanifest": "application/manifest+json",
+    ".woff2": "font/woff2",
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """The files of a page by path, without their list."""
+
+    files: Mapping[str, bytes]
+
+    @staticmethod
+    def load(folder: Path = INSTALLED) -> Page:
+        """Read a page; raise `WebError` when there is none or when it is not what its list says."""
+        try:
+            listed = parse_list((folder / LIST_NAME).read_bytes())
+        except FileNotFoundError:
+            raise WebError(
+                "web.page-missing", f"no page is built in {folder}", hint="build it, which needs Node.js: make web"
+            ) from None
+        paths = (path for path in folder.rglob("*") if path.is_file())
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(paths)}
+        page = Page({path: data for path, data in files.items() if path not in {LIST_NAME, OFFER_NAME}})
+        if faults := page.faults(listed):
+            raise WebError(
+                "web.page-damaged", f"the page in {folder}: {'; '.join(faults[:5])}", hint="build it anew: make web"
+            )
+        return page
+
+    @property
+    def list_bytes(self) -> bytes:
+        """The list of its files: `page.sha256`."""
+        lines = (f"{hashlib.sha256(data).hexdigest()}  {path}" for path, data in sorted(self.files.items()))
+        return "\n".join((_LABEL, *lines, "")).encode()
+
+    @property
+    def digest(self) -> str:
+        """The page's digest in hex: what a release names."""
+        return hashlib.sha256(self.list_bytes).hexdigest()
+
+    def faults(self, listed: Mapping[str, str]) -> list[str]:
+        """Say in what the files differ from a list."""
+        own = {path: hashlib.sha256(data).hexdigest() for path, data in self.files.items()}
+        return list_faults(listed, own)
+
+
+def list_faults(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Say, a line for each file, in what a list of files differs from the expected one."""
+    named = dict.fromkeys(expected.keys() - found.keys(), "is missing")
+    named |= dict.fromkeys(found.keys() - expected.keys(), "is not part of the page")
+    named |= {path: "is changed" for path in expected.keys() & found.keys() if expected[path] != found[path]}
+    return [f"{path} {fault}" for path, fault in sorted(named.items())]
+
+
+def parse_list(data: bytes) -> dict[str, str]:
+    """Return the SHA-256 of every file by path; raise `WebError` on any other spelling than the one of the format."""
+    lines = data[: MAX_LIST_BYTES + 1].decode("latin-1").split("\n")
+    entries = [_LINE.fullmatch(line) for line in lines[1:-1]]
+    found = {entry[2]: entry[1] for entry in entries if entry}
+    if (
+        len(data) > MAX_LIST_BYTES
+        or lines[0] != _LABEL
+        or lines[-1] != ""
+        or [entry and entry[2] for entry in entries] != sorted(found)
+        or not found
+    ):
+        raise WebError("web.list-malformed", f"this is no {LIST_NAME}: a label, then digest and path, sorted")
+    return found
+
+
+def media_type(path: str) -> str:
+    """Return the content type of a page's file."""
+    return _TYPES.get(Path(path).suffix, "application/octet-stream")
+
+
+def page_headers(path: str, csp: str = CSP) -> dict[str, str]:
+    """Return the headers that a host must send with a page's file, beside its content type."""
+    headers = {
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-resource-policy": "same-origin",
+        "cache-control": "public, max-age=31536000, immutable" if path.startswith("assets/") else "no-cache",
+    }
+    if path == "badge.js":  # for pages of other sites, which check its integrity: that needs CORS
+        headers |= {"cross-origin-resource-policy": "cross-origin", "access-control-allow-origin": "*"}
+    if path.endswith(".html"):
+        headers |= {
+            "content-security-policy": f"{csp}; frame-ancestors 'none'",
+            "cross-origin-opener-policy": "same-origin",
+            "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+        }
+    return headers

@@ -1,0 +1,97 @@
+"""The page over HTTP, for the gateway: its files as they are, compressed once, with strict headers.
+
+The host is untrusted: a user who wants to know whether these are the published bytes asks `mitai web check`.
+
+Invariants:
+
+- Only the paths of the page's own files are answered, and only for GET and HEAD: no path of the API is hidden.
+- The bytes are those that `Page.load` found to be the list's; nothing is read from disk for a request.
+
+Example:
+    >>> Site(Page.load(), offer).answer(request)
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mitai.attest.policy import MAX_POLICY_BYTES
+from mitai.errors import WebError
+from mitai.web.page import LIST_NAME, OFFER_NAME, Page, media_type, page_headers
+
+_ALSO = {"/": "/index.html", "/console": "/console.html"}
+_MAX_RELEASE_BYTES = 1 << 20
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """`mitai.json`: where the gateway is and what the host offers. The page believes none of it unless it is pinned."""
+
+    gateway: str = ""  # its base URL; empty: where the page came from
+    policy: str = ""  # text of the appraisal policy for replicas
+    broker_policy: str = ""  # text of the appraisal policy for the broker
+    releases: tuple[str, ...] = ()  # signed release manifests, as text
+    v: int = 1
+
+    @staticmethod
+    def read(policy: Path, broker_policy: Path | None = None, releases: tuple[Path, ...] = (), url: str = "") -> Offer:
+        """Make an offer of files; without a policy of its own the broker is appraised with the replicas'."""
+        text = _text(policy, MAX_POLICY_BYTES)
+        broker = _text(broker_policy, MAX_POLICY_BYTES) if broker_policy else text
+        return Offer(url, text, broker, tuple(_text(path, _MAX_RELEASE_BYTES) for path in releases))
+
+    def encode(self) -> bytes:
+        """Return the file's bytes."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+
+def _text(path: Path, limit: int) -> str:
+    data = path.read_bytes()
+    if len(data) > limit:
+        raise WebError("web.offer-too-large", f"{path} has {len(data)} bytes; at most {limit} are offered")
+    return data.decode()
+
+
+class Site:
+    """Every address of the page: its files, their list and what the host offers."""
+
+    def __init__(self, page: Page, offer: Offer | None = None) -> None:
+        files = {**page.files} | ({LIST_NAME: page.list_bytes} if page.files else {})
+        files |= {OFFER_NAME: offer.encode()} if offer else {}
+        self._files = {f"/{path}": _File(path, data) for path, data in files.items()}
+        for address, path in _ALSO.items():
+            if path in self._files:
+                self._files[address] = self._files[path]
+
+    def answer(self, request: Request) -> Response | None:
+        """Answer with a file of the page; None where the address is not the page's."""
+        file = self._files.get(request.scope["path"])
+        return file.answer(request) if file and request.method in {"GET", "HEAD"} else None
+
+
+class _File:
+    """One file, as it is and compressed."""
+
+    def __init__(self, path: str, data: bytes) -> None:
+        self._data = data
+        self._small = gzip.compress(data, mtime=0)
+        self._headers = {
+            **page_headers(path),
+            "content-type": media_type(path),
+            "etag": f'"{hashlib.sha256(data).hexdigest()[:32]}"',
+            "vary": "accept-encoding",
+        }
+
+    def answer(self, request: Request) -> Response:
+        """Answer with the file, or that the browser's copy is still the same."""
+        if request.headers.get("if-none-match", "").removeprefix("W/") == self._headers["etag"]:
+            return Response(None, 304, self._headers)
+        codings = {part.strip() for part in request.headers.get("accept-encoding", "").split(",")}
+        if "gzip" in codings and len(self._small) < len(self._data):
+            return Response(self._small, 200, self._headers | {"content-encoding": "gzip"})
+        return Response(self._data, 200, self._headers)

@@ -1,0 +1,101 @@
+/**
+ * How the page is built: each entry (the chat, the console, the badge) becomes one script, so that the integrity of
+ * its one tag covers all code that runs. `build.mjs` runs this once for each; `vite` alone serves them for development.
+ *
+ * Spec: docs/spec/web.md. Invariants of what comes out:
+ * - no inline script or style, no import between scripts, no source map, no address of another site;
+ * - every script and style sheet carries its SHA-384; the Content-Security-Policy is in the page too;
+ * - the same sources give the same bytes, in any folder: no time, no path, names by content.
+ */
+
+import { createHash } from "node:crypto";
+import { defineConfig, type Plugin, type Rollup } from "vite";
+
+/** What the page may do. The gateway's header says the same, and `frame-ancestors`, which a page can't say of itself. */
+const CSP = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "img-src 'self' data: blob:",
+  "connect-src 'self'",
+  "font-src 'self'",
+  "manifest-src 'self'",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "require-trusted-types-for 'script'",
+].join("; ");
+
+const FIXED_NAMES = new Set(["badge", "sw"]); // other sites, or the browser, know these by name
+
+export default defineConfig(({ mode: entry, command }) => {
+  const html = entry === "index" || entry === "console";
+  return {
+    root: import.meta.dirname,
+    base: "./", // any folder of any host will do
+    envDir: false,
+    publicDir: entry === "index" || command === "serve" ? "public" : false,
+    appType: "mpa",
+    plugins: command === "build" ? [sealed()] : [],
+    define: command === "build" ? { "process.env.NODE_ENV": '"production"' } : {},
+    esbuild: { legalComments: "none" }, // the licences are in a file of their own
+    build: {
+      outDir: "../../src/mitai/web/page",
+      emptyOutDir: false, // build.mjs does it, once
+      target: "es2022",
+      sourcemap: false,
+      modulePreload: false,
+      cssCodeSplit: true,
+      reportCompressedSize: false,
+      license: { fileName: `licenses/${entry}.md` },
+      rollupOptions: {
+        input: html ? `${import.meta.dirname}/${entry}.html` : `${import.meta.dirname}/src/${entry}.ts`,
+        output: {
+          inlineDynamicImports: true,
+          entryFileNames: FIXED_NAMES.has(entry) ? "[name].js" : "assets/[name]-[hash].js",
+          assetFileNames: "assets/[name]-[hash][extname]",
+        },
+      },
+    },
+  };
+});
+
+/** Put integrity and policy into the page's HTML, and refuse to build what the invariants above forbid. */
+function sealed(): Plugin {
+  return {
+    name: "mitai:sealed",
+    enforce: "post",
+    generateBundle: {
+      order: "post", // after everyone who still changes a file
+      handler(_, bundle) {
+        for (const file of Object.values(bundle)) {
+          if (file.type === "chunk" && (file.imports.length > 0 || file.dynamicImports.length > 0)) {
+            this.error(`${file.fileName} imports another file, which its integrity would not cover`);
+          }
+          if (file.type === "asset" && file.fileName.endsWith(".html")) {
+            file.source = sealedHtml(String(file.source), bundle);
+          }
+        }
+      },
+    },
+  };
+}
+
+function sealedHtml(html: string, bundle: Rollup.OutputBundle): string {
+  if (/<style|\sstyle=|\son\w+=|javascript:|https?:\/\//i.test(html)) {
+    throw new Error("the page's HTML holds an inline style, a handler or another site's address");
+  }
+  const integral = html.replace(/<script\b[^>]*>|<link\b[^>]*>/g, (tag) => {
+    const source = /\s(?:src|href)="\.\/([^"]+)"/.exec(tag)?.[1];
+    if (tag.startsWith("<link") && !/rel="(?:stylesheet|modulepreload|preload)"/.test(tag)) return tag;
+    const file = source === undefined ? undefined : bundle[source];
+    if (file === undefined) throw new Error(`not a file of this build: ${tag}`);
+    const digest = createHash("sha384")
+      .update(file.type === "chunk" ? file.code : file.source)
+      .digest("base64");
+    return tag.replace(/ crossorigin(?:="[^"]*")?/, "").replace(/>$/, ` integrity="sha384-${digest}">`);
+  });
+  const policy = `<meta http-equiv="Content-Security-Policy" content="${CSP}">`;
+  const charset = /<meta charset="utf-8"\s*\/?>/i;
+  if (!charset.test(integral)) throw new Error('the page\'s HTML has no <meta charset="utf-8">');
+  return integral.replace(charset, (found) => `${found}\n    ${policy}`);
+}
