@@ -19,6 +19,7 @@ from mitai.errors import FleetError
 from mitai.fleet import platform as platforms
 from mitai.fleet.home import Home
 from mitai.fleet.processes import alive, stop
+from mitai.web.page import installed_page, page_link
 
 
 def up(
@@ -55,8 +56,12 @@ def up(
             capsule, _ = owner.seal_publish(out, home, found, platform.gateway, platform.upload_token)
             deploy_capsule(out, home, capsule)
         out.say(f"[green]✔[/] up at {platform.gateway}; the policy for your clients is {data(home.policy)}")
+        link = page_link(platform.gateway, home.policy.read_text()) if installed_page() else None
+        if link:
+            out.say(f"  in the browser, with that policy pinned: {link}")
         out.say("  next: mitai verify, mitai chat" if capsule else "  next: mitai seal, mitai publish, mitai deploy")
-        out.result({"gateway": platform.gateway, "policy": str(home.policy), "capsule": capsule, "simulated": True})
+        told = {"gateway": platform.gateway, "page": link, "policy": str(home.policy), "capsule": capsule}
+        out.result(told | {"simulated": True})
     except BaseException:
         platform.stop()
         raise

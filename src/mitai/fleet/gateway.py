@@ -47,11 +47,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from mitai.errors import FleetError, MitaiError, WebError
+from mitai.errors import FleetError, MitaiError
 from mitai.fleet.cors import BrowserRules
 from mitai.problem import problem
 from mitai.process import log_to_stderr
-from mitai.web.page import Page
+from mitai.web.page import Page, installed_page
 from mitai.web.site import Offer, Site
 
 log = structlog.get_logger()
@@ -369,13 +369,9 @@ class Gateway:
 
 def _site(config: GatewayConfig) -> Site:
     """Return the page and what is offered to it; no files where none are built."""
-    try:
-        page = Page.load(Path(config.page)) if config.page else Page.load()
-    except WebError as error:
-        if error.code != "web.page-missing" or config.page:
-            raise
+    page = Page.load(Path(config.page)) if config.page else installed_page()
+    if page is None:
         log.info("no page is built here: browsers are served nothing")
-        page = Page({})
     if not config.policy:
         return Site(page)
     broker_policy = Path(config.broker_policy) if config.broker_policy else None

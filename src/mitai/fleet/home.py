@@ -1,12 +1,13 @@
-"""Where mitai keeps its files: one folder for the operator's platform, one for an owner, one for a user.
+"""Where mitai keeps its files: one folder each for operator, owner, user and publisher.
 
-`$MITAI_HOME`, else `~/.mitai`. On one machine all three roles share it for trying things out; in earnest they are three
-people on three machines, and each has only its own part.
+`$MITAI_HOME`, else `~/.mitai`. On one machine all roles share it for trying things out; in earnest they are people on
+machines of their own, and each has only its own part.
 
 ```
 platform/   the operator's: platform.json (addresses, tokens), sim/, broker/, objects/, witness/, logs/
 owner/      a model owner's: identity.pem, keys/CAPSULE.key
 user/       a user's: policy.toml, witnesses, sessions/, receipts/, checkpoints/
+publisher/  a publisher's: key.pem, the newest signed release of each workload
 ```
 """
 
@@ -103,10 +104,15 @@ class Home:
 
     def owner(self) -> Identity:
         """Return the owner's identity; make it on first use."""
-        path = self.root / "owner" / "identity.pem"
-        if not path.exists():
-            Identity.generate().save(path)
-        return Identity.load(path)
+        return _identity(self.root / "owner" / "identity.pem")
+
+    def publisher(self) -> Identity:
+        """Return the identity that signs releases; make it on first use."""
+        return _identity(self.root / "publisher" / "key.pem")
+
+    def release(self, workload: str) -> Path:
+        """Return where the newest signed release of a workload lies."""
+        return self.root / "publisher" / f"{workload}.json"
 
     def data_key_path(self, capsule_id: str) -> Path:
         """Return where the owner keeps the data key of a capsule."""
@@ -153,6 +159,12 @@ class Home:
                 f"{path} is damaged",
                 hint="end processes named `python -m mitai.…` that still run, remove that file, then: mitai up",
             ) from error
+
+
+def _identity(path: Path) -> Identity:
+    if not path.exists():
+        Identity.generate().save(path)
+    return Identity.load(path)
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -22,6 +22,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,6 +30,7 @@ import httpx2
 import msgspec
 
 from mitai.attest import ClaimRules, Policy
+from mitai.attest.refvalues.trust import ReleaseTrust
 from mitai.attest.sim import SimPlatform, installed_workload, reference_values
 from mitai.bodies import PLAIN, bounded
 from mitai.capsule import MANIFEST_NAME, Manifest
@@ -37,9 +39,11 @@ from mitai.errors import FleetError, MitaiError
 from mitai.fleet.home import Home, PlatformFile, write_private
 from mitai.fleet.processes import Process, alive, free_port, stop
 from mitai.fleet.processes import start as start_process
+from mitai.fleet.releases import WORKLOADS, publish_installed
 from mitai.identity import MAX_ENVELOPE_BYTES, Envelope, Identity
 from mitai.ledger.note import COSIGNATURE, vkey
 from mitai.problem import error_from
+from mitai.web.page import installed_page
 
 _MAX_CONTROL_BYTES = 16 << 20  # of all replicas together
 
@@ -105,11 +109,11 @@ def start(home: Home, settings: Settings, say: Say = lambda _: None) -> Platform
     port = free_port(settings.port)
     platform = Platform(home, f"http://127.0.0.1:{port}", secrets.token_urlsafe(24), secrets.token_urlsafe(24))
     try:
-        ledger_vkey, witness = _start_all(platform, settings, policy, port, say)
+        users_policy, witness = _start_all(platform, settings, policy, port, say)
     except BaseException:
         platform.stop()
         raise
-    _write_users(home, policy, ledger_vkey, witness, say)
+    _write_users(home, users_policy, witness, say)
     platform.record()
     return platform
 
@@ -123,17 +127,21 @@ def open_sim(home: Home) -> SimPlatform:
 
 def installed_policy(sim: SimPlatform) -> Policy:
     """Return the appraisal policy that accepts a simulated root and the code installed here."""
-    values = tuple(reference_values(installed_workload(name)) for name in ("serve", "broker"))
+    values = tuple(reference_values(installed_workload(name)) for name in WORKLOADS)
     return Policy(allow_simulation=True, sim_roots=(sim.sim_root,), workloads=values)
 
 
-def _write_users(home: Home, policy: Policy, ledger_vkey: str, witness: str, say: Say) -> None:
-    """Give the user of this machine what a release would give: an appraisal policy, and the witness to ask for."""
-    pinned = msgspec.structs.replace(policy, claims=ClaimRules(ledger_vkey=ledger_vkey))
-    text = (
+def _users_policy(policy: Policy, ledger_vkey: str, releases: tuple[ReleaseTrust, ...]) -> str:
+    """Return the text of what a release would give to users: an appraisal policy that pins the ledger too."""
+    pinned = msgspec.structs.replace(policy, claims=ClaimRules(ledger_vkey=ledger_vkey), releases=releases)
+    return (
         "# Written by `mitai up`: accepts the SIMULATED hardware here, the code installed here, its ledger.\n"
         "# For real hardware take the policy from the release that you trust, and leave allow_simulation false.\n"
     ) + pinned.to_toml()
+
+
+def _write_users(home: Home, text: str, witness: str, say: Say) -> None:
+    """Give the user of this machine an appraisal policy, and the witness to ask for."""
     if home.policy.exists() and home.policy.read_text() != text:
         kept = home.policy.with_suffix(".toml.old")
         home.policy.replace(kept)
@@ -156,7 +164,7 @@ def _refuse_second(home: Home) -> None:
 
 
 def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int, say: Say) -> tuple[str, str]:
-    """Start the processes in their order; return the verifier keys of ledger and witness."""
+    """Start the processes in their order; return the users' policy and the witness's verifier key."""
     home, root = platform.home, platform.home.platform
     for folder in (home.objects, home.logs, root / "broker"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -210,6 +218,9 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
         }
         run(name, "mitai.serve", ["--config", str(_config(root / f"{name}.toml", serve))], f"{urls[name]}/healthz")
         replicas[name] = urls[name]
+    trusts, releases = publish_installed(home, installed_page(), now=datetime.now(UTC))
+    users_policy = _users_policy(policy, ledger.vkey, trusts)
+    write_private(root / "offer.toml", users_policy.encode())
     gateway = {
         "port": port,
         "broker": urls["broker"],
@@ -217,11 +228,13 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
         "upload_token": platform.upload_token,
         "operator_token": platform.operator_token,
         "capture": str(home.capture) if settings.capture else "",
+        "policy": str(root / "offer.toml"),
+        "releases": [str(path) for path in releases],
         "replicas": replicas,
     }
     path = _config(root / "gateway.toml", gateway)
     run("gateway", "mitai.fleet.gateway", ["--config", str(path)], f"{platform.gateway}/healthz")
-    return ledger.vkey, cosigner
+    return users_policy, cosigner
 
 
 def _config(path: Path, fields: Mapping[str, object]) -> Path:

@@ -96,6 +96,16 @@ class Page:
         return list_faults(listed, own)
 
 
+def installed_page() -> Page | None:
+    """Return the page that came with mitai; None where none is built."""
+    return Page.load() if (INSTALLED / LIST_NAME).exists() else None
+
+
+def page_link(base_url: str, policy: str) -> str:
+    """Return the address of a page that accepts one policy only: the one with the digest in the link."""
+    return f"{base_url}/#policy={hashlib.sha256(policy.encode()).hexdigest()}"
+
+
 def list_faults(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     """Say, a line for each file, in what a list of files differs from the expected one."""
     named = dict.fromkeys(expected.keys() - found.keys(), "is missing")

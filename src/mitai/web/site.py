@@ -60,8 +60,8 @@ def _text(path: Path, limit: int) -> str:
 class Site:
     """Every address of the page: its files, their list and what the host offers."""
 
-    def __init__(self, page: Page, offer: Offer | None = None) -> None:
-        files = {**page.files} | ({LIST_NAME: page.list_bytes} if page.files else {})
+    def __init__(self, page: Page | None, offer: Offer | None = None) -> None:
+        files = {**page.files, LIST_NAME: page.list_bytes} if page else {}
         files |= {OFFER_NAME: offer.encode()} if offer else {}
         self._files = {f"/{path}": _File(path, data) for path, data in files.items()}
         for address, path in _ALSO.items():
