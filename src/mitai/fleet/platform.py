@@ -105,7 +105,8 @@ def start(home: Home, settings: Settings, say: Say = lambda _: None) -> Platform
         FleetError: A platform of this home is up already, or a process did not come up.
     """
     _refuse_second(home)
-    policy = installed_policy(open_sim(home))
+    releases = publish_installed(home, installed_page(), now=datetime.now(UTC))
+    policy = installed_policy(open_sim(home), releases)
     port = free_port(settings.port)
     platform = Platform(home, f"http://127.0.0.1:{port}", secrets.token_urlsafe(24), secrets.token_urlsafe(24))
     try:
@@ -125,15 +126,15 @@ def open_sim(home: Home) -> SimPlatform:
     return SimPlatform.open(home.sim)
 
 
-def installed_policy(sim: SimPlatform) -> Policy:
-    """Return the appraisal policy that accepts a simulated root and the code installed here."""
+def installed_policy(sim: SimPlatform, releases: tuple[ReleaseTrust, ...]) -> Policy:
+    """Return the appraisal policy that accepts a simulated root, the code installed here and its publisher's releases."""
     values = tuple(reference_values(installed_workload(name)) for name in WORKLOADS)
-    return Policy(allow_simulation=True, sim_roots=(sim.sim_root,), workloads=values)
+    return Policy(allow_simulation=True, sim_roots=(sim.sim_root,), releases=releases, workloads=values)
 
 
-def _users_policy(policy: Policy, ledger_vkey: str, releases: tuple[ReleaseTrust, ...]) -> str:
+def _users_policy(policy: Policy, ledger_vkey: str) -> str:
     """Return the text of what a release would give to users: an appraisal policy that pins the ledger too."""
-    pinned = msgspec.structs.replace(policy, claims=ClaimRules(ledger_vkey=ledger_vkey), releases=releases)
+    pinned = msgspec.structs.replace(policy, claims=ClaimRules(ledger_vkey=ledger_vkey))
     return (
         "# Written by `mitai up`: accepts the SIMULATED hardware here, the code installed here, its ledger.\n"
         "# For real hardware take the policy from the release that you trust, and leave allow_simulation false.\n"
@@ -218,8 +219,7 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
         }
         run(name, "mitai.serve", ["--config", str(_config(root / f"{name}.toml", serve))], f"{urls[name]}/healthz")
         replicas[name] = urls[name]
-    trusts, releases = publish_installed(home, installed_page(), now=datetime.now(UTC))
-    users_policy = _users_policy(policy, ledger.vkey, trusts)
+    users_policy = _users_policy(policy, ledger.vkey)
     write_private(root / "offer.toml", users_policy.encode())
     gateway = {
         "port": port,
@@ -229,7 +229,7 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
         "operator_token": platform.operator_token,
         "capture": str(home.capture) if settings.capture else "",
         "policy": str(root / "offer.toml"),
-        "releases": [str(path) for path in releases],
+        "releases": [str(home.release(name)) for name in WORKLOADS],
         "replicas": replicas,
     }
     path = _config(root / "gateway.toml", gateway)

@@ -5,7 +5,7 @@ measurements and, as its subject, the page for browsers. It is written anew only
 next version number.
 
 Example:
-    >>> key, paths = publish_installed(Home.default(), page, now=datetime.now(UTC))
+    >>> trusts = publish_installed(Home.default(), page, now=datetime.now(UTC))
 """
 
 from __future__ import annotations
@@ -20,26 +20,25 @@ from mitai.attest.refvalues.trust import ReleaseTrust
 from mitai.attest.sim import installed_workload, reference_values
 from mitai.errors import MitaiError
 from mitai.fleet.home import Home, write_private
-from mitai.identity import Identity
 from mitai.web.page import SUBJECT, Page
 
 WORKLOADS = ("serve", "broker")
 
 
-def publish_installed(home: Home, page: Page | None, *, now: datetime) -> tuple[tuple[ReleaseTrust, ...], list[Path]]:
-    """Sign what is installed; return the trust that a policy puts into this publisher, and the manifests."""
+def publish_installed(home: Home, page: Page | None, *, now: datetime) -> tuple[ReleaseTrust, ...]:
+    """Sign what is installed, as `home.release(workload)`; return the trust that a policy puts into this publisher."""
     identity = home.publisher()
     images = (Subject(SUBJECT, {"sha256": page.digest}),) if page else ()
     trusts = tuple(ReleaseTrust(name, key=identity.public.raw.hex()) for name in WORKLOADS)
-    paths = [home.release(name) for name in WORKLOADS]
-    for trust, path in zip(trusts, paths, strict=True):
+    for trust in trusts:
+        path = home.release(trust.workload)
         values = reference_values(installed_workload(trust.workload))
         version = _next_version(path, trust, (values, images), now)
         if version is not None:
             measured = (Measurements(values.tee, values.registers),)
             release = Release(trust.workload, version, now, measured, builder="mitai up")
             write_private(path, sign_release(release, identity, images))
-    return trusts, paths
+    return trusts
 
 
 def _next_version(
