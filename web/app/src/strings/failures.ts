@@ -1,0 +1,324 @@
+/**
+ * What went wrong, why, and what next, in plain words: by code of docs/errors.md, the longest beginning that fits. The
+ * error's own (English) message is shown beside it as the technical detail.
+ */
+import { type Language, language } from "../i18n.ts";
+
+export interface Plain {
+  readonly what: string;
+  readonly why: string;
+  readonly next: string;
+}
+
+type Entry = Readonly<Record<Language, readonly [what: string, why: string, next: string]>>;
+
+const FAILURES: Readonly<Record<string, Entry>> = {
+  "attest.measurement-mismatch": {
+    en: [
+      "Another program runs there.",
+      "The machine's measured code is none of the builds that your policy lists. Either it was changed, or a release is newer than your policy.",
+      "Get the policy of the current release from its publisher. If there is none, do not use this machine.",
+    ],
+    zh: [
+      "那里运行的是另一个程序。",
+      "机器度量到的代码不是您的策略所列的任何版本。要么程序被改动过，要么发布的版本比您的策略新。",
+      "请向发布者获取当前版本的策略。如果没有，请不要使用这台机器。",
+    ],
+  },
+  "attest.simulation-refused": {
+    en: [
+      "The hardware is only simulated.",
+      "Your policy accepts genuine hardware alone, and this machine has none.",
+      "Do not use this machine for secrets. For a trial, use a policy that allows simulation.",
+    ],
+    zh: [
+      "硬件只是模拟的。",
+      "您的策略只接受真实硬件，而这台机器没有。",
+      "不要把机密交给这台机器。如需试用，请使用允许模拟的策略。",
+    ],
+  },
+  "attest.nonce-mismatch": {
+    en: [
+      "The evidence is not fresh.",
+      "It answers another question than your browser asked: somebody shows an old or a foreign statement.",
+      "Verify again. If it happens again, somebody between you and the machine interferes.",
+    ],
+    zh: [
+      "证据不是新的。",
+      "证据回应的不是您浏览器提出的问题：有人出示了旧的或别处的声明。",
+      "请重新验证。如果再次出现，说明中间有人干扰。",
+    ],
+  },
+  "attest.report-data-mismatch": {
+    en: [
+      "Somebody exchanged the key.",
+      "The hardware's statement does not cover the key that was offered with it. Whoever offered it could have read your question.",
+      "Do not use this address. Verify again from another network, and tell the operator.",
+    ],
+    zh: [
+      "有人替换了密钥。",
+      "硬件的声明没有涵盖随附的密钥。提供该密钥的人本可以读到您的问题。",
+      "不要使用这个地址。请换一个网络重新验证，并告知运营者。",
+    ],
+  },
+  "attest.workload-unknown": {
+    en: [
+      "Your policy does not know this program.",
+      "The policy has no reference values for this program on this kind of hardware.",
+      "Get a policy that covers this machine from its publisher, or use another machine.",
+    ],
+    zh: [
+      "您的策略不认识这个程序。",
+      "策略中没有这个程序在这类硬件上的参考值。",
+      "请向发布者获取涵盖这台机器的策略，或使用其他机器。",
+    ],
+  },
+  "attest.capsule": {
+    en: [
+      "It is not the model that you expect.",
+      "Your policy demands a certain model, and the machine has another one open, or none.",
+      "Wait if a model is just being deployed, then verify again. Else ask the operator.",
+    ],
+    zh: [
+      "不是您预期的模型。",
+      "您的策略要求特定的模型，而机器加载的是另一个，或尚未加载。",
+      "如果模型正在部署，请稍候再验证；否则请询问运营者。",
+    ],
+  },
+  "attest.ledger": {
+    en: [
+      "It writes to no ledger that you accept.",
+      "Your policy names the ledger in which every answer must be recorded; this machine names another one, or none.",
+      "A machine names its ledger once a model is deployed: verify again in a minute. Else ask the operator.",
+    ],
+    zh: [
+      "它没有写入您所接受的账本。",
+      "您的策略指定了记录每个回答的账本，而这台机器使用另一个账本，或没有账本。",
+      "机器在部署模型后才会声明账本：请一分钟后重新验证，否则请询问运营者。",
+    ],
+  },
+  "attest.release": {
+    en: [
+      "The signed release can't be used.",
+      "What the page offers as a signed release of the program is not signed by the publisher that your policy trusts, or is out of date.",
+      "Verify again later, or get a newer policy from the publisher.",
+    ],
+    zh: [
+      "无法使用已签名的发布。",
+      "页面提供的发布不是由您的策略所信任的发布者签名，或者已经过期。",
+      "请稍后重新验证，或向发布者获取新的策略。",
+    ],
+  },
+  "attest.policy": {
+    en: [
+      "The policy can't be used.",
+      "It is not a valid policy file, or demands something that the machine does not have.",
+      "Get the policy again from its publisher.",
+    ],
+    zh: ["无法使用该策略。", "它不是有效的策略文件，或者要求了机器不具备的内容。", "请向发布者重新获取策略。"],
+  },
+  "attest.tcb": {
+    en: [
+      "The machine's security level is too low.",
+      "Its processor's firmware is older than your policy accepts, or has known flaws.",
+      "Ask the operator for updates. Accepting less is your decision: it is written in the policy.",
+    ],
+    zh: [
+      "机器的安全级别过低。",
+      "处理器固件的版本低于策略的要求，或存在已知漏洞。",
+      "请让运营者更新固件。是否放宽要求由您在策略中决定。",
+    ],
+  },
+  "attest.advisory-refused": {
+    en: [
+      "The processor has known flaws.",
+      "Its vendor published security advisories for this level of firmware, and your policy does not accept them.",
+      "Ask the operator for updates. Accepting an advisory is your decision: it is written in the policy.",
+    ],
+    zh: [
+      "处理器存在已知漏洞。",
+      "厂商针对这一固件级别发布了安全公告，而您的策略不接受。",
+      "请让运营者更新固件。是否接受某个公告由您在策略中决定。",
+    ],
+  },
+  "attest.collateral": {
+    en: [
+      "The vendor's data about the processor is missing or out of date.",
+      "Without current data nobody can tell whether the processor was revoked or has known flaws.",
+      "Check this device's clock, then verify again. If it persists, the operator must fetch fresh data.",
+    ],
+    zh: [
+      "缺少厂商关于处理器的数据，或数据已过期。",
+      "没有最新数据，就无法判断处理器是否已被吊销或存在已知漏洞。",
+      "请检查本设备的时钟，然后重新验证。如仍不行，需由运营者获取最新数据。",
+    ],
+  },
+  attest: {
+    en: [
+      "The machine's evidence does not hold.",
+      "One of the checks failed, so it is not known who would read your question.",
+      "Verify again. If it fails again, do not use this machine, and tell its operator the code below.",
+    ],
+    zh: [
+      "机器的证据不成立。",
+      "有一项检查未通过，无法确定谁会读到您的问题。",
+      "请重新验证。如果再次失败，请不要使用这台机器，并将下面的代码告知运营者。",
+    ],
+  },
+  "client.unreachable": {
+    en: [
+      "The machine can't be reached.",
+      "The network is down, or the machine is switched off.",
+      "Check your connection, then try again.",
+    ],
+    zh: ["无法连接到机器。", "网络中断，或机器已关机。", "请检查网络连接，然后重试。"],
+  },
+  "client.answer": {
+    en: [
+      "The answer did not come to its end.",
+      "The server stopped early, or sent something that is no answer.",
+      "Ask again. What arrived until then did come from the verified machine.",
+    ],
+    zh: [
+      "回答没有完整结束。",
+      "服务器提前停止，或发送的内容不是回答。",
+      "请重新提问。此前收到的内容确实来自通过验证的机器。",
+    ],
+  },
+  "client.page": {
+    en: [
+      "The page's settings can't be read.",
+      "The host delivers a damaged or foreign mitai.json beside this page.",
+      "Reload the page. If it persists, tell the operator.",
+    ],
+    zh: [
+      "无法读取页面设置。",
+      "主机提供的 mitai.json 已损坏或不属于本页。",
+      "请重新加载页面。如仍不行，请告知运营者。",
+    ],
+  },
+  "client.receipt": {
+    en: [
+      "The receipt does not prove this answer.",
+      "A receipt came, but a check of it failed.",
+      "Keep the code below and tell the operator. Do not rely on this answer being recorded.",
+    ],
+    zh: ["回执不能证明这个回答。", "收到了回执，但核对未通过。", "请记下代码并告知运营者。不要认为这个回答已被记录。"],
+  },
+  "client.no-receipt": {
+    en: [
+      "No receipt came.",
+      "The ledger did not take the receipt in time, or the machine gave none.",
+      "The answer itself came from the verified machine. It has no place in the ledger that could be shown.",
+    ],
+    zh: [
+      "没有收到回执。",
+      "账本没有及时接收回执，或机器没有给出回执。",
+      "回答本身来自通过验证的机器，但无法证明它已写入账本。",
+    ],
+  },
+  "channel.truncated": {
+    en: [
+      "The answer was cut off on its way.",
+      "The connection ended before the authenticated end of the answer.",
+      "Do not rely on the part that arrived. Ask again.",
+    ],
+    zh: ["回答在途中被截断。", "连接在经认证的结尾之前中断。", "不要依赖已收到的部分，请重新提问。"],
+  },
+  "channel.keys-changed": {
+    en: [
+      "The machine changed its keys.",
+      "It restarted, or another model was deployed.",
+      "Verify again, then repeat the question.",
+    ],
+    zh: ["机器更换了密钥。", "机器已重启，或部署了另一个模型。", "请重新验证，然后再次提问。"],
+  },
+  "channel.replayed": {
+    en: [
+      "The request arrived twice.",
+      "Somebody on the way sent your encrypted request again; the machine answered it at most once.",
+      "Ask again.",
+    ],
+    zh: ["请求到达了两次。", "途中有人重发了您的加密请求；机器最多只回答一次。", "请重新提问。"],
+  },
+  "channel.date": {
+    en: [
+      "This device's clock and the machine's differ too much.",
+      "Requests carry their time, so that nobody can send them again later.",
+      "Set this device's clock, then ask again.",
+    ],
+    zh: ["本设备与机器的时钟相差过大。", "请求带有时间，以防日后被重发。", "请校准本设备的时钟，然后重新提问。"],
+  },
+  channel: {
+    en: [
+      "The encrypted connection failed.",
+      "What arrived was not from the verified machine, or was damaged on the way.",
+      "Ask again. If it persists, something between you and the machine interferes.",
+    ],
+    zh: [
+      "加密连接失败。",
+      "收到的内容不是来自通过验证的机器，或在途中损坏。",
+      "请重新提问。如仍不行，说明中间有干扰。",
+    ],
+  },
+  context_length_exceeded: {
+    en: [
+      "The conversation is too long for this model.",
+      "Question, files and all earlier turns together exceed what the model can read at once.",
+      "Begin a new chat, or attach less.",
+    ],
+    zh: [
+      "对话超出了模型的长度。",
+      "问题、文件和之前的全部内容加起来超过了模型一次能读取的长度。",
+      "请开始新对话，或减少附件。",
+    ],
+  },
+  model_not_found: {
+    en: [
+      "The machine does not serve this model.",
+      "Another model was deployed meanwhile.",
+      "Choose a model from the list, then ask again.",
+    ],
+    zh: ["机器没有提供这个模型。", "期间已部署了另一个模型。", "请从列表中选择模型，然后重新提问。"],
+  },
+  serve: {
+    en: ["The model could not answer.", "The verified machine reported an error.", "Wait a moment and ask again."],
+    zh: ["模型未能回答。", "通过验证的机器报告了错误。", "请稍候再试。"],
+  },
+  ledger: {
+    en: [
+      "The ledger's proof does not hold.",
+      "The entry, the proof or the ledger's signature is not what it should be.",
+      "Keep the code below and tell the operator or an auditor.",
+    ],
+    zh: ["账本的证明不成立。", "条目、证明或账本签名与应有的不符。", "请记下下面的代码并告知运营者或审计者。"],
+  },
+  store: {
+    en: [
+      "Conversations on this device can't be read or kept.",
+      "The browser refused its storage, or the key does not fit.",
+      "Free some space or unlock again. You can go on without keeping anything.",
+    ],
+    zh: [
+      "无法读取或保存本设备上的对话。",
+      "浏览器拒绝存储，或密钥不匹配。",
+      "请清理空间或重新解锁。您也可以不保存而继续使用。",
+    ],
+  },
+  "": {
+    en: [
+      "Something went wrong.",
+      "The page met an error that it does not know.",
+      "Try again. If it persists, tell the operator the code below.",
+    ],
+    zh: ["出现了问题。", "页面遇到了未知的错误。", "请重试。如仍不行，请将下面的代码告知运营者。"],
+  },
+};
+
+/** Say in plain words what a code means; the longest beginning (whole words) that is known. */
+export function plainly(code: string): Plain {
+  let key = code;
+  while (!Object.hasOwn(FAILURES, key)) key = key.replace(/(?:^|[.\-_])[^.\-_]*$/, "");
+  const [what, why, next] = (FAILURES[key] ?? FAILURES[""])?.[language()] ?? ["", "", ""];
+  return { what, why, next };
+}
