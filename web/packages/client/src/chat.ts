@@ -1,0 +1,175 @@
+/**
+ * A chat completion as a stream of words: the little of the OpenAI API that a chat needs.
+ *
+ * Port of `mitai/client/chat.py`, over the sealed channel.
+ *
+ * Invariants:
+ * - Every request is sealed to the key of a verification, which the end of the answer names.
+ * - An answer without its end is an error, never a short answer.
+ * - What comes in is bounded: an event, the whole answer, and the list of models.
+ *
+ * Example:
+ *     for await (const delta of chat(session, [{ role: "user", content: "2 + 2?" }], { model: "mitai-demo" })) {
+ *       if (delta.kind === "text") show(delta.text);
+ *       else keep(delta.exchange); // for `fetchReceipt`
+ *     }
+ */
+
+import { type Exchange, exchangeOf, type OnWire, type Peer, sealedFetch } from "@mitai/channel";
+import { type Bytes, MitaiError, utf8 } from "@mitai/verify";
+import { array, type Decoded, decodeJson, integer, nullable, optional, string, struct } from "@mitai/verify/json";
+import { bounded, pieces, refusal } from "./http.ts";
+import type { Session, Verified } from "./session.ts";
+import { events } from "./sse.ts";
+
+const MALFORMED = "client.answer-malformed";
+const MAX_MODELS_BYTES = 1 << 20;
+const MAX_REFUSAL_BYTES = 1 << 20;
+
+export interface Message {
+  readonly role: "system" | "user" | "assistant";
+  readonly content: string;
+}
+
+export interface Usage {
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+}
+
+/** The end of an answer: what it took, and what its receipt is fetched with. */
+export interface End {
+  readonly kind: "end";
+  readonly finishReason: string;
+  readonly usage: Usage;
+  readonly exchange: Readonly<Exchange>;
+  /** The verification whose key the exchange was sealed to. */
+  readonly verified: Verified;
+}
+
+export type Delta = { readonly kind: "text"; readonly text: string } | End;
+
+export interface ChatOptions {
+  readonly model: string;
+  readonly signal?: AbortSignal;
+  /** Told of the very bytes on the wire: what the server sees. */
+  readonly onWire?: OnWire;
+  /** Others of the OpenAI API, such as `max_tokens`. */
+  readonly parameters?: Readonly<Record<string, unknown>>;
+}
+
+/** Ask, and yield the answer as it arrives; the last delta is its end. Leaving the loop ends the exchange. */
+export async function* chat(
+  session: Session,
+  messages: readonly Message[],
+  { model, signal, onWire, parameters }: ChatOptions,
+): AsyncGenerator<Delta, void> {
+  const body = { model, messages, stream: true, stream_options: { include_usage: true }, ...parameters };
+  const view = new View(session);
+  const response = await view.fetch(
+    "/v1/chat/completions",
+    {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(body),
+      ...(signal && { signal }),
+    },
+    onWire,
+  );
+  if (response.status !== 200) throw refusal(response.status, await bounded(response, MAX_REFUSAL_BYTES));
+  let usage: Usage = { promptTokens: 0, completionTokens: 0 };
+  let finishReason = "";
+  for await (const event of events(pieces(response))) {
+    if (event === "[DONE]") continue; // the exchange has its digests only at its very end
+    const read = readChunk(utf8(event));
+    usage = read.usage ?? usage;
+    for (const choice of read.choices) {
+      finishReason = choice.finishReason || finishReason;
+      if (choice.delta.content) yield { kind: "text", text: choice.delta.content };
+    }
+  }
+  if (!finishReason) {
+    throw new MitaiError("client.answer-incomplete", "the server ended its answer before it was complete");
+  }
+  yield { kind: "end", finishReason, usage, exchange: exchangeOf(response), verified: view.verified };
+}
+
+/** The names of the models that the server offers. */
+export async function models(session: Session, signal?: AbortSignal): Promise<readonly string[]> {
+  const response = await new View(session).fetch("/v1/models", signal ? { signal } : {});
+  const body = await bounded(response, MAX_MODELS_BYTES);
+  if (response.status !== 200) throw refusal(response.status, body);
+  const list = decodeJson(body ?? utf8(""), modelList, MALFORMED, "the server's list of models can't be read");
+  return list.data.map((model) => model.id);
+}
+
+/**
+ * A session as one exchange sees it: key and replica are of one verification, whatever is renewed meanwhile.
+ *
+ * It begins with `verified` where that is given: the replica that holds the receipt of an earlier exchange.
+ */
+export class View implements Peer {
+  readonly baseUrl: string;
+  #used: Verified | undefined;
+
+  constructor(
+    private readonly session: Session,
+    private earlier?: Verified,
+  ) {
+    this.baseUrl = session.baseUrl;
+  }
+
+  /** What the last request was sealed to. */
+  get verified(): Verified {
+    return this.#used ?? this.session.verified;
+  }
+
+  async keyConfig(): Promise<Bytes> {
+    const earlier = this.earlier && this.session.now() < this.earlier.staleAt ? this.earlier : undefined;
+    this.#used = earlier ?? (await this.session.current());
+    return this.#used.appraisal.claims.keyConfig;
+  }
+
+  replica(): string | undefined {
+    return this.verified.replica;
+  }
+
+  async renew(): Promise<void> {
+    this.earlier = undefined;
+    await this.session.renew();
+  }
+
+  /** Seal a request for a path of the server, and open its answer. */
+  async fetch(path: string, init: RequestInit, onWire?: OnWire): Promise<Response> {
+    const send = sealedFetch(this, { fetch: this.session.fetch, ...(onWire && { onWire }) });
+    return await send(`${this.baseUrl}${path}`, init);
+  }
+}
+
+// What we read of a chunk; the error is there when the answer failed half-way.
+const count = integer();
+const chunk = struct(
+  {
+    choices: optional(
+      array(
+        struct(
+          {
+            delta: optional(struct({ content: optional(nullable(string), null) }, "ignored"), { content: null }),
+            finish_reason: optional(nullable(string), null),
+          },
+          "ignored",
+        ),
+      ),
+      [],
+    ),
+    usage: optional(nullable(struct({ prompt_tokens: count, completion_tokens: count }, "ignored")), null),
+    error: optional(nullable(struct({}, "ignored")), null),
+  },
+  "ignored",
+);
+const modelList = struct({ data: array(struct({ id: string }, "ignored")) }, "ignored");
+
+function readChunk(event: Bytes): Decoded<typeof chunk> {
+  const read = decodeJson(event, chunk, MALFORMED, "the server's stream is not a chat completion");
+  if (read.error) throw refusal(500, event);
+  return read;
+}
