@@ -127,7 +127,7 @@ def open_sim(home: Home) -> SimPlatform:
 
 
 def installed_policy(sim: SimPlatform, releases: tuple[ReleaseTrust, ...]) -> Policy:
-    """Return the appraisal policy that accepts a simulated root, the code installed here and its publisher's releases."""
+    """Return the appraisal policy that accepts a simulated root, and the code and releases of here."""
     values = tuple(reference_values(installed_workload(name)) for name in WORKLOADS)
     return Policy(allow_simulation=True, sim_roots=(sim.sim_root,), releases=releases, workloads=values)
 

@@ -32,18 +32,18 @@ _MAX_RELEASE_BYTES = 1 << 20
 class Offer(msgspec.Struct, frozen=True):
     """`mitai.json`: where the gateway is and what the host offers. The page believes none of it unless it is pinned."""
 
+    v: int = 1
     gateway: str = ""  # its base URL; empty: where the page came from
     policy: str = ""  # text of the appraisal policy for replicas
     broker_policy: str = ""  # text of the appraisal policy for the broker
     releases: tuple[str, ...] = ()  # signed release manifests, as text
-    v: int = 1
 
     @staticmethod
     def read(policy: Path, broker_policy: Path | None = None, releases: tuple[Path, ...] = (), url: str = "") -> Offer:
         """Make an offer of files; without a policy of its own the broker is appraised with the replicas'."""
         text = _text(policy, MAX_POLICY_BYTES)
         broker = _text(broker_policy, MAX_POLICY_BYTES) if broker_policy else text
-        return Offer(url, text, broker, tuple(_text(path, _MAX_RELEASE_BYTES) for path in releases))
+        return Offer(1, url, text, broker, tuple(_text(path, _MAX_RELEASE_BYTES) for path in releases))
 
     def encode(self) -> bytes:
         """Return the file's bytes."""

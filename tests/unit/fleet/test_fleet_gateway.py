@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import json
 import socket
 import subprocess
@@ -20,8 +21,9 @@ import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mitai.errors import FleetError
+from mitai.errors import FleetError, WebError
 from mitai.fleet.gateway import _OWN_SEGMENTS, GatewayConfig, _is_plain, create_app
+from mitai.web.page import Page, page_headers
 
 UPLOAD = "upload-token-0123456789"
 OPERATOR = "operator-token-0123456789"
@@ -715,3 +717,178 @@ def test_path_tricks_on_the_wire(live, target):
         )
         status = int(wire.makefile("rb").readline().split()[1])
     assert status in {400, 401}
+
+
+# -- the page for browsers -----------------------------------------------------------------------------------
+
+PAGE = {
+    "index.html": b"<!doctype html>" + b" " * 2000,
+    "console.html": b"<!doctype html><title>console</title>",
+    "assets/index-1.js": b"go()",
+    "badge.js": b"badge()",
+}
+
+
+@pytest.fixture
+def site(gate, tmp_path):
+    """A gateway with a page and something to offer."""
+    folder = tmp_path / "page"
+    for path, data in (PAGE | {"page.sha256": Page(PAGE).list_bytes}).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    (tmp_path / "policy.toml").write_text("version = 1\n# Grüße\n", "utf-8")
+    (tmp_path / "serve.json").write_text('{"payload": ""}')
+    return gate(
+        {"r1": well, "r2": well, "broker": well},
+        page=str(folder),
+        policy=str(tmp_path / "policy.toml"),
+        releases=(str(tmp_path / "serve.json"),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "path"), [("/", "index.html"), ("/console", "console.html"), *((f"/{path}", path) for path in PAGE)]
+)
+async def test_the_page_is_served_as_it_is(site, address, path):
+    got = await site.ask("GET", address)
+    assert (got.status, got.body) == (200, PAGE[path])
+    assert {name: got.headers[name] for name in page_headers(path)} == page_headers(path)
+    assert not site.replicas.seen
+    head = await site.ask("HEAD", address)
+    assert (head.headers["content-length"], head.headers["content-type"]) == (
+        str(len(PAGE[path])),
+        got.headers["content-type"],
+    )
+
+
+async def test_the_page_is_compressed_where_that_helps(site):
+    got = await site.ask("GET", "/", headers={"accept-encoding": "br, gzip"})
+    assert (got.headers["content-encoding"], got.headers["vary"]) == ("gzip", "accept-encoding")
+    assert gzip.decompress(got.body) == PAGE["index.html"]
+    plain = await site.ask("GET", "/badge.js", headers={"accept-encoding": "gzip"})
+    assert plain.body == PAGE["badge.js"]
+
+
+async def test_a_browser_keeps_what_has_not_changed(site):
+    tag = (await site.ask("GET", "/")).headers["etag"]
+    again = await site.ask("GET", "/", headers={"if-none-match": tag})
+    assert (again.status, again.body) == (304, b"")
+    assert (await site.ask("GET", "/console", headers={"if-none-match": tag})).status == 200
+
+
+async def test_the_offer_is_the_files_of_the_configuration(site):
+    got = await site.ask("GET", "/mitai.json")
+    policy = "version = 1\n# Grüße\n"
+    told = {"v": 1, "gateway": "", "policy": policy, "broker_policy": policy, "releases": ['{"payload": ""}']}
+    assert json.loads(got.body) == told
+    assert got.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize("path", ["/", "/index.html", "/badge.js", "/mitai.json"])
+async def test_what_is_posted_goes_to_a_replica_also_at_the_pages_addresses(site, path):
+    got = await site.ask("POST", path, b"sealed")
+    assert got.json["body"] == "sealed"
+
+
+async def test_no_address_of_the_api_is_the_pages(site):
+    for path in ("/ohttp", "/.well-known/mitai/evidence", "/v1/models", "/assets/other.js", "/page.sha25"):
+        assert (await site.ask("GET", path)).json["host"] in {"r1", "r2"}
+    assert (await site.ask("GET", "/broker/ledger/checkpoint")).json["host"] == "broker"
+
+
+async def test_without_a_page_there_is_still_an_offer(gate, tmp_path, monkeypatch):
+    monkeypatch.setattr("mitai.fleet.gateway.installed_page", lambda: None)
+    (tmp_path / "policy.toml").write_text("version = 1")
+    gateway = gate(policy=str(tmp_path / "policy.toml"))
+    assert (await gateway.ask("GET", "/mitai.json")).json["policy"] == "version = 1"
+    assert (await gateway.ask("GET", "/")).json["host"] == "r1"
+
+
+def test_a_gateway_refuses_to_serve_a_damaged_page(site, tmp_path):
+    (tmp_path / "page" / "badge.js").write_bytes(b"evil()")
+    with pytest.raises(WebError) as refused:
+        create_app(site.config)
+    assert refused.value.code == "web.page-damaged"
+
+
+# -- pages of other hosts ------------------------------------------------------------------------------------
+
+OPEN = [
+    "/ohttp",
+    "/broker/ohttp",
+    "/.well-known/mitai/evidence",
+    "/broker/.well-known/mitai/evidence",
+    "/broker/ledger/checkpoint",
+    "/broker/ledger/tile/0/000",
+    "/healthz",
+    "/mitai.json",
+]
+CLOSED = [
+    "/",
+    "/console",
+    "/control/status",
+    "/objects/c1/manifest",
+    "/v1/models",
+    "/broker/v1/decisions",
+    "/ohttp/",
+    "/broker/ledger",
+    "/.well-known/hpke-keys",
+]
+FROM = {"origin": "https://elsewhere.example"}
+
+
+@pytest.mark.parametrize("path", OPEN)
+async def test_pages_of_other_hosts_may_read_public_paths(site, path):
+    got = await site.ask("GET", path, headers=FROM)
+    assert (got.headers["access-control-allow-origin"], got.headers["access-control-expose-headers"]) == (
+        "*",
+        "mitai-replica",
+    )
+    assert "access-control-allow-credentials" not in got.headers
+    asked = FROM | {"access-control-request-method": "POST", "access-control-request-headers": "mitai-replica"}
+    preflight = await site.ask("OPTIONS", path, headers=asked)
+    assert (preflight.status, preflight.body) == (204, b"")
+    assert preflight.headers["access-control-allow-methods"] == "GET, POST"
+    assert "mitai-replica" in preflight.headers["access-control-allow-headers"].split(", ")
+    assert int(preflight.headers["access-control-max-age"]) >= 7200
+
+
+@pytest.mark.parametrize("path", CLOSED)
+async def test_pages_of_other_hosts_may_read_nothing_else(site, path):
+    for method, more in (("GET", {}), ("PUT", bearer(UPLOAD)), ("POST", bearer(OPERATOR))):
+        got = await site.ask(method, path, headers=FROM | more)
+        assert not [name for name in got.headers if name.startswith("access-control-")]
+    preflight = await site.ask("OPTIONS", path, headers=FROM | {"access-control-request-method": "PUT"})
+    assert not [name for name in preflight.headers if name.startswith("access-control-")]
+
+
+async def test_an_open_path_is_open_to_no_other_method(site):
+    for method in ("PUT", "DELETE"):
+        got = await site.ask(method, "/ohttp", headers=FROM)
+        assert "access-control-allow-origin" not in got.headers
+
+
+async def test_pages_of_other_hosts_may_read_why_a_request_failed(gate):
+    got = await gate({"r1": dead, "broker": well}).ask("POST", "/ohttp", b"sealed", FROM | {"mitai-replica": "r9"})
+    assert (got.status, got.json["code"]) == (421, "channel.keys-changed")
+    assert got.headers["access-control-allow-origin"] == "*"
+
+
+async def test_what_a_replica_says_of_other_sites_is_dropped(gate):
+    told = [(b"Access-Control-Allow-Origin", b"https://evil.example"), (b"access-control-allow-credentials", b"true")]
+    gateway = gate({"r1": answers(b"{}", headers=told), "broker": well})
+    assert "access-control-allow-origin" not in (await gateway.ask("GET", "/v1/models", headers=FROM)).headers
+    got = await gateway.ask("POST", "/ohttp", b"", FROM)
+    assert got.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in got.headers
+
+
+async def test_no_answer_is_guessed_to_be_a_script(site):
+    for path in ("/", "/ohttp", "/objects/c1/o1", "/healthz", "/control/x"):
+        assert (await site.ask("GET", path)).headers["x-content-type-options"] == "nosniff"
+    await site.ask("PUT", "/objects/c1/o1", b"<script>evil()</script>", bearer(UPLOAD))
+    got = await site.ask("GET", "/objects/c1/o1")
+    assert (got.headers["content-type"], got.headers["content-security-policy"]) == (
+        "application/octet-stream",
+        "default-src 'none'; sandbox",
+    )
