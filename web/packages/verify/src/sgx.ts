@@ -1,5 +1,5 @@
 /**
- * Intel SGX: what an enclave's report must look like beyond its signature, and the section `[sgx]` of an appraisal policy.
+ * Intel SGX: what an enclave's report must look like beyond its signature.
  *
  * Port of `mitai/attest/sgx`. Follows the Intel SDM, volume 3D, chapter 38 (ATTRIBUTES).
  */
@@ -7,25 +7,7 @@
 import { hex } from "./bytes.ts";
 import { type EnclaveReport, type Header, INTEL_QE_VENDOR } from "./dcap/quote.ts";
 import { MitaiError } from "./errors.ts";
-import { checkHex } from "./fields.ts";
-
-/** What an SGX enclave must look like; empty lists pin nothing. */
-export interface SgxRules {
-  readonly mrenclave: readonly string[];
-  readonly mrsigner: readonly string[];
-  readonly isvProdId: number | null;
-  readonly minIsvSvn: number;
-  readonly allowDebug: boolean;
-}
-
-const DEFAULTS: SgxRules = { mrenclave: [], mrsigner: [], isvProdId: null, minIsvSvn: 0, allowDebug: false };
-
-/** Return rules, those that are not given as they are by default; refuse values that can't be. */
-export function sgxRules(partial: Partial<SgxRules> = {}): SgxRules {
-  const rules = { ...DEFAULTS, ...partial };
-  for (const value of [...rules.mrenclave, ...rules.mrsigner]) checkHex("mrenclave or mrsigner", value, 32);
-  return rules;
-}
+import type { SgxRules } from "./sections.ts";
 
 const INIT = 0x01;
 const DEBUG = 0x02;

@@ -1,5 +1,5 @@
 /**
- * Intel TDX: what a TD's report must look like beyond its signature, and the section `[tdx]` of an appraisal policy.
+ * Intel TDX: what a TD's report must look like beyond its signature.
  *
  * Port of `mitai/attest/tdx`. Follows the "Intel TDX Module Base Architecture Specification", section 20 (ATTRIBUTES and
  * XFAM), and the appraisal steps of the "Intel TDX DCAP" guides: no debug, no reserved bit, SEPT_VE_DISABLE, an Intel TDX
@@ -7,61 +7,10 @@
  */
 
 import { type Bytes, fromHex, hex } from "./bytes.ts";
-import { type Header, INTEL_QE_VENDOR, type TdReport } from "./dcap/quote.ts";
+import type { Header, TdReport } from "./dcap/quote.ts";
 import { MitaiError } from "./errors.ts";
-import { ANY, checkHex } from "./fields.ts";
-
-/** What every TD must look like. Masks and registers in the byte order of the quote. */
-export interface TdxRules {
-  readonly tdAttributesRequired: string;
-  readonly tdAttributesAllowed: string;
-  readonly xfamRequired: string;
-  readonly xfamAllowed: string;
-  readonly mrsignerseam: string;
-  readonly seamAttributes: string;
-  readonly mrservicetd: string;
-  /** Allow-list; empty: any that Intel's TCB info accepts. */
-  readonly mrseam: readonly string[];
-  readonly mrconfigid: string;
-  readonly mrowner: string;
-  readonly mrownerconfig: string;
-  /** Per component. */
-  readonly minTeeTcbSvn: string;
-  readonly qeVendorId: string;
-}
-
-const DEFAULTS: TdxRules = {
-  tdAttributesRequired: "0000001000000000", // SEPT_VE_DISABLE
-  tdAttributesAllowed: "000000d000000080", // SEPT_VE_DISABLE, PKS, KL, PERFMON: no DEBUG, no reserved bit
-  xfamRequired: "0300000000000000", // FP and SSE
-  xfamAllowed: "e7db060000000000", // XFAM_FIXED0 of TDX module 1.x
-  mrsignerseam: "00".repeat(48), // the TDX module is Intel's
-  seamAttributes: "0000000000000000",
-  mrservicetd: "00".repeat(48), // no service TD, hence no migration
-  mrseam: [],
-  mrconfigid: ANY,
-  mrowner: ANY,
-  mrownerconfig: ANY,
-  minTeeTcbSvn: "00".repeat(16),
-  qeVendorId: INTEL_QE_VENDOR,
-};
-
-/** Return rules, those that are not given as they are by default; refuse values that can't be. */
-export function tdxRules(partial: Partial<TdxRules> = {}): TdxRules {
-  const rules = { ...DEFAULTS, ...partial };
-  checkHex("td_attributes_required", rules.tdAttributesRequired, 8);
-  checkHex("td_attributes_allowed", rules.tdAttributesAllowed, 8);
-  checkHex("xfam_required", rules.xfamRequired, 8);
-  checkHex("xfam_allowed", rules.xfamAllowed, 8);
-  for (const name of ["mrsignerseam", "mrservicetd", "mrconfigid", "mrowner", "mrownerconfig"] as const) {
-    checkHex(name, rules[name], 48, true);
-  }
-  for (const value of rules.mrseam) checkHex("mrseam", value, 48);
-  checkHex("seam_attributes", rules.seamAttributes, 8, true);
-  checkHex("min_tee_tcb_svn", rules.minTeeTcbSvn, 16);
-  checkHex("qe_vendor_id", rules.qeVendorId, 16);
-  return rules;
-}
+import { ANY } from "./fields.ts";
+import type { TdxRules } from "./sections.ts";
 
 const DEBUG = 1; // bit 0 of TUD; the other seven bits of that byte are reserved
 

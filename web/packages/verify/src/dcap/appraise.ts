@@ -8,41 +8,32 @@ import { type Bytes, hex, utf8 } from "../bytes.ts";
 import type { Verified, VerifiedCache } from "../cache.ts";
 import type { Checklist } from "../checks.ts";
 import { MitaiError } from "../errors.ts";
+import { checkRtmrLog } from "../eventlog.ts";
 import type { Collateral, Hardware, Machine } from "../machine.ts";
-import { checkEnclave, enclaveMeasurements, isDebugEnclave, type SgxRules } from "../sgx.ts";
-import { checkTd, isDebugTd, type TdxRules, tdMeasurements } from "../tdx.ts";
+import { type Policy, simRootFingerprints } from "../policy.ts";
+import type { TcbRules } from "../sections.ts";
+import { checkEnclave, enclaveMeasurements, isDebugEnclave } from "../sgx.ts";
+import { checkTd, isDebugTd, tdMeasurements } from "../tdx.ts";
 import { earliest, show } from "../time.ts";
 import { type VerifiedCollateral, verifyCollateral } from "./collateral.ts";
 import type { PckTcb } from "./pck.ts";
 import { parseQuote, type Quote } from "./quote.ts";
-import type { TcbRules } from "./rules.ts";
+import { INTEL_SGX_ROOT_CA_SHA256 } from "./roots.ts";
 import { evaluateTcb, type TcbResult } from "./tcb.ts";
 import { checkQe, checkRoot, findPckChain, verifyPckChain, verifyQuoteSignature } from "./verify.ts";
 
 type Facts = ReadonlyMap<string, string>;
-
-/** What a policy says of Intel's machines. */
-export interface IntelRules {
-  readonly tcb: TcbRules;
-  readonly tdx: TdxRules;
-  readonly sgx: SgxRules;
-  /** SHA-256 of each trusted root, and whether it is a simulated one. */
-  readonly roots: ReadonlyMap<string, boolean>;
-  readonly allowSimulation: boolean;
-  /** Checks the event log of a TD, which may be empty, against its registers; returns facts for people. */
-  readonly checkLog: (log: Bytes, rtmrs: readonly Bytes[]) => Facts | Promise<Facts>;
-}
 
 export interface AppraiseOptions {
   readonly now: Date;
   readonly cache?: VerifiedCache | undefined;
 }
 
-/** Verify a quote and its collateral; throw `MitaiError` with the code and the step of the first check that failed. */
+/** Verify a quote and its collateral under the sections `tcb`, `tdx`, `sgx` and `event_log` of the policy; throw `MitaiError` with the code and the step of the first check that failed. */
 export async function appraiseIntel(
   checks: Checklist,
   hardware: Hardware,
-  rules: IntelRules,
+  policy: Policy,
   { now, cache }: AppraiseOptions,
 ): Promise<Machine> {
   const quote = await checks.step("quote", (say) => {
@@ -60,18 +51,18 @@ export async function appraiseIntel(
       throw new MitaiError("attest.collateral-missing", "no collateral came with the evidence, and none was given");
     }
     const found = await findPckChain(quote, hardware.collateral.pckCertificateChain);
-    const isSimulated = checkRoot(found, rules.roots, rules.allowSimulation);
+    const isSimulated = checkRoot(found, await trustedRoots(policy), policy.allowSimulation);
     say(found.root.commonName);
     return { collateral: hardware.collateral, chain: found, simulated: isSimulated };
   });
   const verified = await checks.step("collateral", async (say) => {
-    const value = await remember(collateral, chain.root.fingerprint, rules.tcb, now, cache);
+    const value = await remember(collateral, chain.root.fingerprint, policy.tcb, now, cache);
     say(`current until ${show(value.notAfter)} UTC`);
     return value;
   });
   const platform = await checks.step("platform", async (say) => {
     const value = await verifyPckChain(chain, verified, now);
-    checkPlatform(value.tcb, rules.tcb);
+    checkPlatform(value.tcb, policy.tcb);
     say(`FMSPC ${hex(value.tcb.fmspc)}, not revoked`);
     return value;
   });
@@ -86,11 +77,11 @@ export async function appraiseIntel(
   });
   const result = await checks.step("tcb", (say) => {
     const evaluated = evaluateTcb(quote.body, platform.tcb, qeReport, verified.tcbInfo, verified.qeIdentity);
-    checkTcb(evaluated, rules.tcb);
+    checkTcb(evaluated, policy.tcb);
     say(`${evaluated.status}, evaluation ${evaluated.evaluationNumber}`);
     return evaluated;
   });
-  if (rules.tcb.secondOpinion) {
+  if (policy.tcb.secondOpinion) {
     await checks.step("second opinion", () => {
       throw new MitaiError(
         "attest.second-opinion-missing",
@@ -98,8 +89,8 @@ export async function appraiseIntel(
       );
     });
   }
-  const { debugged, measurements } = await checkBody(checks, quote, rules);
-  const facts = await checkEventLog(checks, quote, hardware.eventLog, rules);
+  const { debugged, measurements } = await checkBody(checks, quote, policy);
+  const facts = await checkEventLog(checks, quote, hardware.eventLog, policy);
   return {
     tee: quote.body.tee,
     title: `Intel ${quote.body.tee.toUpperCase()}`,
@@ -117,25 +108,31 @@ export async function appraiseIntel(
   };
 }
 
+/** Return the fingerprint of every trusted root, and whether it is a simulated one. */
+async function trustedRoots(policy: Policy): Promise<ReadonlyMap<string, boolean>> {
+  const roots = new Map([...(await simRootFingerprints(policy))].map((fingerprint) => [fingerprint, true]));
+  return roots.set(INTEL_SGX_ROOT_CA_SHA256, false);
+}
+
 /** Check the TD or enclave. */
 function checkBody(
   checks: Checklist,
   { header, body }: Quote,
-  rules: IntelRules,
+  policy: Policy,
 ): Promise<{ debugged: boolean; measurements: Facts }> {
   return checks.step(body.tee === "tdx" ? "td" : "enclave", (say) => {
-    if (body.tee === "tdx") checkTd(header, body, rules.tdx);
-    else checkEnclave(header, body, rules.sgx);
+    if (body.tee === "tdx") checkTd(header, body, policy.tdx);
+    else checkEnclave(header, body, policy.sgx);
     const debugged = body.tee === "tdx" ? isDebugTd(body) : isDebugEnclave(body);
     say(debugged ? "DEBUG MODE, which the policy allows" : "no debug, attributes as demanded");
     return { debugged, measurements: body.tee === "tdx" ? tdMeasurements(body) : enclaveMeasurements(body) };
   });
 }
 
-function checkEventLog(checks: Checklist, { body }: Quote, eventLog: Bytes, rules: IntelRules): Promise<Facts> {
+function checkEventLog(checks: Checklist, { body }: Quote, eventLog: Bytes, policy: Policy): Promise<Facts> {
   return checks.step("event log", async (say) => {
     if (body.tee === "tdx") {
-      const facts = await rules.checkLog(eventLog, body.rtmrs);
+      const facts = await checkRtmrLog(eventLog, body.rtmrs, policy.eventLog);
       say(facts.size ? "replays to RTMR0..3" : "none sent; the registers themselves are compared");
       return facts;
     }
