@@ -1,2 +1,10 @@
 export * from "./bytes.ts";
+export { VerifiedCache } from "./cache.ts";
+export { type Envelope, PublicKey } from "./dsse.ts";
 export { MitaiError } from "./errors.ts";
+export { Claims, Evidence } from "./evidence.ts";
+export type { Check, Collateral, Hardware, Machine } from "./machine.ts";
+export { Policy, type ReferenceValues } from "./policy.ts";
+export { withReleases } from "./release.ts";
+export { evidenceSha256 } from "./tees.ts";
+export { type Appraisal, type VerifyOptions, verify, verifyHardware, verifyQuote } from "./verify.ts";
