@@ -3,11 +3,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ONLY ?=
 export VENV
+NPM := PATH="$(abspath $(BIN)):$$PATH" MITAI_PYTHON="$(abspath $(BIN))/python" npm --prefix web
 
-.PHONY: help demo test coverage slow check lint types imports docs bench fuzz clean
+.PHONY: help demo test web web-test web-check e2e verdicts coverage slow check lint types imports docs bench fuzz clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 $(VENV)/.run: pyproject.toml constraints.txt scripts/setup
 	@scripts/setup serve,openai && touch $@
@@ -15,11 +16,29 @@ $(VENV)/.run: pyproject.toml constraints.txt scripts/setup
 $(VENV)/.dev: pyproject.toml constraints.txt scripts/setup
 	@scripts/setup serve,bench,dev && touch $@ $(VENV)/.run
 
+$(VENV)/.web: web/package-lock.json scripts/setup-web | $(VENV)/.dev
+	@scripts/setup-web && touch $@
+
 demo: $(VENV)/.run ## the whole story in simulation: seal, deploy, verify, chat, prove, and attacks refused
 	@$(BIN)/mitai demo
 
-test: $(VENV)/.dev ## the default tests (under 15 minutes)
+test: $(VENV)/.dev web-test ## the default tests (under 15 minutes)
 	$(BIN)/pytest
+
+web: $(VENV)/.web ## build the page for browsers into src/mitai/web/page
+	@$(NPM) run --silent build
+
+web-test: $(VENV)/.web ## the tests of web/ (npm test)
+	@$(NPM) test --silent
+
+web-check: $(VENV)/.web ## the page that is kept is what its sources build, byte for byte
+	@$(NPM) run --silent check
+
+verdicts: $(VENV)/.web ## the verifiers in Python and TypeScript give the same verdict on every entry of a table
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python scripts/verdicts.py --check
+
+e2e: $(VENV)/.web ## the page in a real browser, against a platform in simulation
+	@scripts/setup-browser && $(NPM) run --silent e2e
 
 coverage: $(VENV)/.dev ## branches of the security core that tests take: above 95 %
 	$(BIN)/pytest -q tests/unit tests/property tests/vectors tests/interop --ignore tests/unit/serve --ignore tests/unit/demo_model \
@@ -40,7 +59,7 @@ imports: $(VENV)/.dev ## the direction of imports
 docs: $(VENV)/.dev ## generated pages are up to date
 	$(BIN)/python scripts/docs.py --check
 
-check: lint types imports docs test ## all quality gates
+check: lint types imports docs web-check test ## all quality gates
 
 bench: $(VENV)/.dev ## benchmarks: JSON lines on stdout; ONLY=channel for one group
 	@$(BIN)/python -m benchmarks $(ONLY)
@@ -49,4 +68,4 @@ fuzz: $(VENV)/.dev ## every fuzz target for SECONDS (default 60)
 	@$(BIN)/pip install -q -c constraints.txt "atheris>=3" && $(BIN)/python scripts/fuzz.py $(or $(SECONDS),60)
 
 clean: ## forget the environment and all outputs
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
+	rm -rf $(VENV) web/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
