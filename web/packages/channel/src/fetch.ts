@@ -120,6 +120,7 @@ async function exchange(peer: Peer, options: Options, inner: Inner, keyConfig: B
   const outer = await post(peer, options, signal, await seal(outgoing, inner.content, options));
   const wire = new WireReader(outer, signal, options.onWire);
   try {
+    signal.throwIfAborted();
     if (!outgoing.isSealed(outer.status, outer.headers.get("content-type")))
       throw outgoing.refused(outer.status, await wire.readAtMost(MAX_REFUSAL_BYTES));
     const opened = open(outgoing, wire);
@@ -153,6 +154,7 @@ async function post(peer: Peer, options: Options, signal: AbortSignal, body: Con
     referrerPolicy: "no-referrer",
     ...(body instanceof ReadableStream && { duplex: "half" }),
   };
+  signal.throwIfAborted(); // whatever `fetch` makes of it
   return await (options.fetch ?? fetch)(`${base.origin}${prefixOf(base)}/ohttp`, init);
 }
 
