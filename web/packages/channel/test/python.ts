@@ -7,7 +7,8 @@ import { fileURLToPath } from "node:url";
 import { type Bytes, fromHex } from "@mitai/verify";
 import type { Peer } from "../src/index.ts";
 
-const PYTHON = process.env.MITAI_PYTHON ?? fileURLToPath(new URL("../../../../.venv/bin/python", import.meta.url));
+export const PYTHON =
+  process.env.MITAI_PYTHON ?? fileURLToPath(new URL("../../../../.venv/bin/python", import.meta.url));
 export const available = existsSync(PYTHON);
 
 export class PythonServer implements Peer {

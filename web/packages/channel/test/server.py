@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
+import threading
 import time
+from collections.abc import AsyncIterator
 
 import uvicorn
 from starlette.applications import Starlette
@@ -13,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mitai.channel import ChannelMiddleware, KeyRing, Limits
+from mitai.channel import ChannelMiddleware, Exchange, KeyRing, Limits
 
 RING = KeyRing.generate("x-wing" if sys.argv[1] == "x-wing" else "x25519")
 EXCHANGES: list[dict[str, object]] = []
@@ -31,7 +34,7 @@ async def events(request: Request) -> Response:
     """Stream as many events as the body says, with a pause after each."""
     count = int(await request.body())
 
-    async def stream():
+    async def stream() -> AsyncIterator[str]:
         for at in range(count):
             yield f"data: {at} é密态\n\n"
             await asyncio.sleep(0.05)
@@ -42,7 +45,7 @@ async def events(request: Request) -> Response:
 async def fail(_: Request) -> Response:
     """Break off in the middle of an answer."""
 
-    async def stream():
+    async def stream() -> AsyncIterator[bytes]:
         yield b"begun"
         raise RuntimeError
 
@@ -64,7 +67,7 @@ async def control(request: Request) -> Response:
     return JSONResponse({"key_config": RING.current_config().hex(), "exchanges": EXCHANGES})
 
 
-async def remember(exchange) -> None:
+async def remember(exchange: Exchange) -> None:
     """Keep what the server knows of an exchange."""
     EXCHANGES.append(
         {
@@ -95,18 +98,18 @@ def main() -> None:
         limits=Limits(idle_s=5),
         clock=lambda: time.time() + CLOCK_OFFSET_S,
     )
-    server = uvicorn.Server(uvicorn.Config(channel, port=0, log_level="critical", lifespan="off"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(channel, log_level="critical", lifespan="off"))
+    threading.Thread(target=stop_when_orphaned, args=(server,), daemon=True).start()
+    sys.stdout.write(f"http://127.0.0.1:{listener.getsockname()[1]}\n")
+    sys.stdout.flush()
+    server.run(sockets=[listener])
 
-    async def run() -> None:
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        print(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", flush=True)
-        await asyncio.to_thread(sys.stdin.read)  # until our parent goes away
-        server.should_exit = True
-        await serving
 
-    asyncio.run(run())
+def stop_when_orphaned(server: uvicorn.Server) -> None:
+    """Wait for the end of our input, which comes when our parent ends, however that happens."""
+    sys.stdin.read()
+    server.should_exit = True
 
 
 if __name__ == "__main__":
