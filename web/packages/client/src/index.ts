@@ -2,6 +2,6 @@
 
 export { type ChatOptions, chat, type Delta, type End, type Message, models, type Usage } from "./chat.ts";
 export type { Fetch } from "./http.ts";
-export { type CheckpointStore, type FetchResource, LedgerMemory, ledgerFetcher } from "./ledger.ts";
+export { type CheckpointStore, LedgerMemory, ledgerFetcher } from "./ledger.ts";
 export { type Answered, checkProof, fetchReceipt, MAX_PROOF_BYTES, Proof } from "./receipts.ts";
 export { EVIDENCE_PATH, type Options, Session, type Verified, webAddress } from "./session.ts";

@@ -15,6 +15,7 @@ import {
   type Bytes,
   type Checkpoint,
   equal,
+  type FetchResource,
   MitaiError,
   TileReader,
   text,
@@ -30,9 +31,6 @@ export interface CheckpointStore {
   get(vkey: string): Promise<string | undefined>;
   put(vkey: string, note: string): Promise<void>;
 }
-
-/** From a tlog-tiles path to its bytes, or nothing when there is no such resource. */
-export type FetchResource = (path: string) => Promise<Bytes | undefined>;
 
 export class LedgerMemory {
   constructor(private readonly store: CheckpointStore) {}
