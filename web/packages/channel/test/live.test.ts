@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { type Bytes, concat, text } from "@mitai/verify";
+import { type Bytes, concat, text, utf8 } from "@mitai/verify";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { exchangeOf, sealedFetch, type WirePiece } from "../src/index.ts";
 import { available, PythonServer } from "./python.ts";
@@ -45,5 +45,69 @@ describe.skipIf(!available).each(["x25519", "x-wing"] as const)("against the Pyt
     expect(lines.filter((line) => line.startsWith("data:"))).toEqual([0, 1, 2, 3, 4].map((n) => `data: ${n} é密态`));
     expect(arrived.length).toBeGreaterThanOrEqual(5);
     expect((arrived.at(-1)?.at ?? 0) - (arrived[0]?.at ?? 0)).toBeGreaterThan(150);
+  });
+
+  test("a stream goes up as it is written", async () => {
+    const body = new ReadableStream<Bytes>({
+      async start(controller) {
+        for (const part of ["a".repeat(300_000), "b"]) {
+          controller.enqueue(utf8(part));
+          await new Promise((resolve) => setTimeout(resolve, 20));
+        }
+        controller.close();
+      },
+    });
+    const response = await sealedFetch(server)("/v1/echo", { method: "PUT", body, duplex: "half" });
+    expect((await response.text()).length).toBe(300_001);
+    expect((await server.control({})).exchanges.at(-1)?.request).toBe(exchangeOf(response).requestSha256);
+  });
+
+  test("an answer that breaks off is an error, not an end", async () => {
+    const response = await sealedFetch(server)("/v1/fail");
+    await expect(response.text()).rejects.toThrow(expect.objectContaining({ code: "channel.truncated" }));
+  });
+
+  test.each([204, 304, 404, 500])("status %i", async (status) => {
+    const response = await sealedFetch(server)(`/v1/status/${status}`);
+    expect([response.status, await response.text()]).toEqual([status, ""]);
+    expect(exchangeOf(response).responseSha256).toBeDefined();
+  });
+
+  test("a rotated key is learnt anew, once", async () => {
+    server.renewals = 0;
+    await server.control({ rotate: true });
+    const fetch = sealedFetch(server);
+    for (const body of ["one", "two"]) {
+      const response = await fetch("/v1/echo", { method: "POST", body });
+      expect(await response.text()).toBe(body);
+    }
+    expect(server.renewals).toBe(1);
+  });
+
+  test("a request that is sent twice is refused", async () => {
+    const twice: typeof fetch = async (input, init) => {
+      await (await fetch(input, init)).arrayBuffer();
+      return await fetch(input, init);
+    };
+    const sending = sealedFetch(server, { fetch: twice })("/v1/echo", { method: "POST", body: "x" });
+    await expect(sending).rejects.toThrow(expect.objectContaining({ code: "channel.replayed" }));
+  });
+
+  test("a request that was changed on its way is refused, and not sent again", async () => {
+    let sent = 0;
+    const changing: typeof fetch = async (input, init) => {
+      sent += 1;
+      const body = new Uint8Array(await new Response(init?.body).arrayBuffer());
+      body[body.length - 1] = (body.at(-1) ?? 0) ^ 1;
+      return await fetch(input, { ...init, body });
+    };
+    const sending = sealedFetch(server, { fetch: changing })("/v1/echo", { method: "POST", body: "x" });
+    await expect(sending).rejects.toThrow(expect.objectContaining({ code: "channel.keys-changed" }));
+    expect(sent).toBe(1);
+  });
+
+  test("a clock that differs is told", async () => {
+    await server.control({ clock_offset_s: 200 });
+    await expect(sealedFetch(server)("/v1/echo")).rejects.toThrow(expect.objectContaining({ code: "channel.date" }));
   });
 });
