@@ -1,5 +1,5 @@
 /** What a conversation is, and how its turns become the request that is sealed. */
-import type { Turn } from "./backend.ts";
+import type { Message as Turn } from "@mitai/client";
 
 export interface Attachment {
   readonly name: string;
@@ -40,7 +40,7 @@ export interface AnswerMessage {
   readonly at: number;
   readonly model: string;
   readonly simulated: boolean;
-  readonly state: "writing" | "complete" | "stopped" | "failed";
+  readonly state: "writing" | "complete" | "stopped" | "interrupted" | "failed";
   /** The model ended because of a limit. */
   readonly limited?: boolean;
   readonly failure?: Failure;

@@ -5,8 +5,11 @@
  * - When a later verification is refused, the state is `refused` and the composer is closed.
  * - The bytes on the wire are kept in memory only, for the last exchanges.
  */
+
+import type { WirePiece } from "@mitai/channel";
+import type { End } from "@mitai/client";
 import { MitaiError } from "@mitai/verify";
-import type { Backend, Machine, PolicyFacts, Wire } from "./backend.ts";
+import type { Connect, Machine } from "./backend.ts";
 import {
   type AnswerMessage,
   type Attachment,
@@ -25,18 +28,15 @@ export type Status =
   | { readonly kind: "starting" }
   /** The user must first say which policy holds. */
   | { readonly kind: "undecided" }
-  | { readonly kind: "verifying"; readonly since: number }
+  | { readonly kind: "verifying" }
   | { readonly kind: "verified"; readonly machine: Machine }
-  | {
-      readonly kind: "refused";
-      readonly failure: Failure;
-      readonly passed: readonly { step: string; detail: string }[];
-    };
+  | { readonly kind: "refused"; readonly failure: Failure };
 
 /** What went over the network for one answer, and what it was before. */
 export interface Exchange {
   readonly plain: string;
-  readonly wire: readonly Wire[];
+  readonly wire: readonly WirePiece[];
+  /** As `performance.now()`. */
   readonly startedAt: number;
 }
 
@@ -59,8 +59,8 @@ export class ChatState extends EventTarget {
   private attempt = 0;
 
   constructor(
-    private readonly backend: Backend,
-    private store: ConversationStore,
+    private readonly connect: Connect,
+    private readonly store: ConversationStore,
     private readonly now: () => Date = () => new Date(),
   ) {
     super();
@@ -96,14 +96,6 @@ export class ChatState extends EventTarget {
     await this.settle(undefined);
   }
 
-  policyFacts(policy: Policy): PolicyFacts | Failure {
-    try {
-      return this.backend.readPolicy(policy.toml);
-    } catch (error) {
-      return failureOf(error);
-    }
-  }
-
   private async settle(pin: Pin | undefined): Promise<void> {
     this.standing = standing(this.offer?.policy, pin, this.link);
     this.pin = this.standing.kind === "use" ? this.standing.pin : pin;
@@ -120,10 +112,11 @@ export class ChatState extends EventTarget {
   async verify(): Promise<void> {
     if (this.standing.kind !== "use" || !this.offer) return;
     const attempt = ++this.attempt;
-    this.status = { kind: "verifying", since: this.now().getTime() };
+    this.status = { kind: "verifying" };
     this.changed();
     try {
-      const machine = await this.backend.connect(this.offer.gateway, this.standing.pin.toml, this.offer.releases);
+      const { gateway, releases } = this.offer;
+      const machine = await this.connect({ gateway, releases, policy: this.standing.pin.toml }, () => this.changed());
       if (attempt !== this.attempt) return;
       this.status = { kind: "verified", machine };
       this.changed();
@@ -135,12 +128,12 @@ export class ChatState extends EventTarget {
 
   /** Refuse everything from now on, for this reason. */
   refuse(error: unknown): void {
-    this.status = { kind: "refused", failure: failureOf(error), passed: passedOf(error) };
+    this.status = { kind: "refused", failure: failureOf(error) };
     this.changed();
   }
 
   get stale(): boolean {
-    return this.status.kind === "verified" && this.now() >= this.status.machine.staleAt;
+    return this.status.kind === "verified" && this.status.machine.stale;
   }
 
   private async listModels(machine: Machine): Promise<void> {
@@ -156,16 +149,29 @@ export class ChatState extends EventTarget {
 
   // -- conversations
 
-  /** Use another store (unlocked, or one that forgets), and show what it holds. */
-  async use(store: ConversationStore): Promise<void> {
-    this.store = store;
-    this.close();
+  /** The store shows other conversations than before: list them, and close the open one when it is not among them. */
+  async reload(): Promise<void> {
     await this.refresh();
+    const { conversation } = this;
+    if (!conversation || this.busy) return;
+    if (this.summaries.some(({ id }) => id === conversation.id)) await this.show(conversation.id);
+    else this.close();
   }
 
   async refresh(): Promise<void> {
-    this.summaries = await this.store.list();
+    await this.attempted(async () => {
+      this.summaries = await this.store.list();
+    });
     this.changed();
+  }
+
+  /** Do something with the store; what goes wrong there is told, and stops nothing else. */
+  private async attempted(work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      this.dispatchEvent(new Trouble(failureOf(error)));
+    }
   }
 
   /** Leave the conversation; the next message begins a new one. */
@@ -178,25 +184,34 @@ export class ChatState extends EventTarget {
   async open(id: string): Promise<void> {
     if (this.conversation?.id === id) return;
     this.stop();
-    this.conversation = await this.store.load(id);
+    await this.show(id);
+  }
+
+  private async show(id: string): Promise<void> {
+    await this.attempted(async () => {
+      const loaded = await this.store.load(id);
+      this.conversation = loaded && { ...loaded, messages: loaded.messages.map(interrupted) };
+    });
     this.changed();
   }
 
   async rename(id: string, title: string): Promise<void> {
-    const conversation = this.conversation?.id === id ? this.conversation : await this.store.load(id);
-    if (conversation) await this.keep({ ...conversation, title: title.trim() || conversation.title });
+    await this.attempted(async () => {
+      const conversation = this.conversation?.id === id ? this.conversation : await this.store.load(id);
+      if (conversation) await this.keep({ ...conversation, title: title.trim() || conversation.title });
+    });
   }
 
   async remove(id: string): Promise<void> {
     if (this.conversation?.id === id) this.close();
-    await this.store.remove(id);
+    await this.attempted(() => this.store.remove(id));
     await this.refresh();
   }
 
   private async keep(conversation: Conversation): Promise<void> {
     if (this.conversation?.id === conversation.id) this.conversation = conversation;
     this.changed();
-    await this.store.save(conversation);
+    await this.attempted(() => this.store.save(conversation));
     await this.refresh();
   }
 
@@ -245,7 +260,7 @@ export class ChatState extends EventTarget {
     const stop = new AbortController();
     let message: AnswerMessage = {
       ...{ id: crypto.randomUUID(), role: "assistant", text: "", at: this.now().getTime() },
-      ...{ model: this.model, simulated: machine.findings.simulated, state: "writing" },
+      ...{ model: this.model, simulated: machine.verified.appraisal.simulated, state: "writing" },
     };
     const put = (next: AnswerMessage): Conversation => {
       message = next;
@@ -257,22 +272,20 @@ export class ChatState extends EventTarget {
     this.answering = { id: message.id, stop };
     this.conversation = asked;
     await this.keep(put(message));
-    let answer: ReturnType<Machine["ask"]> | undefined;
+    let end: End | undefined;
     try {
-      answer = machine.ask(turns(asked.messages), {
-        model: this.model,
-        signal: stop.signal,
-        onPlain: (plain) => this.record(message.id, { plain }),
-        onWire: (wire) => this.record(message.id, { wire }),
-      });
+      const messages = turns(asked.messages);
+      this.exchanges.set(message.id, exchange(JSON.stringify({ model: this.model, messages }, null, 2)));
+      const onWire = (piece: WirePiece) => this.record(message.id, piece);
       let painted = 0;
-      for await (const delta of answer) {
-        put({ ...message, text: message.text + delta.text, ...(delta.finish === "length" && { limited: true }) });
+      for await (const delta of machine.ask(messages, { model: this.model, signal: stop.signal, onWire })) {
+        if (delta.kind === "end") end = delta;
+        else put({ ...message, text: message.text + delta.text });
         if (performance.now() - painted < PAINT_MS) continue;
         painted = performance.now();
         this.changed();
       }
-      put({ ...message, state: "complete" });
+      put({ ...message, state: "complete", ...(end?.finishReason === "length" && { limited: true }) });
     } catch (error) {
       const stopped = stop.signal.aborted;
       put(stopped ? { ...message, state: "stopped" } : { ...message, state: "failed", failure: failureOf(error) });
@@ -281,8 +294,7 @@ export class ChatState extends EventTarget {
       this.answering = undefined;
     }
     await this.keep(put(message));
-    if (answer && message.state === "complete")
-      await this.prove(answer, (receipt) => this.amend(asked.id, message.id, receipt));
+    if (end) await this.prove(machine, end, (receipt) => this.amend(asked.id, message.id, receipt));
   }
 
   /** Add what is known of an answer's receipt, wherever its conversation is by now. */
@@ -296,13 +308,10 @@ export class ChatState extends EventTarget {
     await this.keep({ ...conversation, messages });
   }
 
-  private async prove(
-    answer: ReturnType<Machine["ask"]>,
-    note: (receipt: ReceiptNote) => Promise<void>,
-  ): Promise<void> {
+  private async prove(machine: Machine, end: End, note: (receipt: ReceiptNote) => Promise<void>): Promise<void> {
     await note({ state: "waiting" });
     try {
-      const { index, exchange, requestSha256, responseSha256, ledger, file } = await answer.prove();
+      const { index, exchange, requestSha256, responseSha256, ledger, file } = await machine.prove(end);
       await note({ state: "proven", index, exchange, requestSha256, responseSha256, ledger, file });
     } catch (error) {
       const { code, message } = failureOf(error);
@@ -310,14 +319,30 @@ export class ChatState extends EventTarget {
     }
   }
 
-  private record(id: string, part: { plain?: string; wire?: Wire }): void {
-    const before = this.exchanges.get(id) ?? { plain: "", wire: [], startedAt: performance.now() };
-    const size = before.wire.reduce((sum, wire) => sum + wire.bytes.length, 0);
-    const wire = part.wire && size < KEPT_WIRE_BYTES ? [...before.wire, part.wire] : before.wire;
-    this.exchanges.set(id, { ...before, plain: part.plain ?? before.plain, wire });
-    const oldest = this.exchanges.keys().next().value;
+  private record(id: string, piece: WirePiece): void {
+    const before = this.exchanges.get(id);
+    const size = before?.wire.reduce((sum, { bytes }) => sum + bytes.length, 0) ?? 0;
+    if (!before || size > KEPT_WIRE_BYTES) return;
+    this.exchanges.set(id, { ...before, wire: [...before.wire, { ...piece, bytes: piece.bytes.slice() }] });
+    const [oldest] = this.exchanges.keys();
     if (this.exchanges.size > KEPT_EXCHANGES && oldest !== undefined) this.exchanges.delete(oldest);
   }
+}
+
+/** The store could not do something; the chat goes on. */
+export class Trouble extends Event {
+  constructor(readonly failure: Failure) {
+    super("trouble");
+  }
+}
+
+/** An answer that was being written when the page was closed. */
+function interrupted(message: Message): Message {
+  return message.role === "assistant" && message.state === "writing" ? { ...message, state: "interrupted" } : message;
+}
+
+function exchange(plain: string): Exchange {
+  return { plain, wire: [], startedAt: performance.now() };
 }
 
 /** An error as plain values that can be kept and shown. */
@@ -334,9 +359,5 @@ export function failureOf(error: unknown): Failure {
 
 /** Whether an error means that the machine itself was refused. */
 function isRefusal(error: unknown): boolean {
-  return error instanceof MitaiError && error.code.startsWith("attest.");
-}
-
-function passedOf(error: unknown): readonly { step: string; detail: string }[] {
-  return error instanceof MitaiError && "passed" in error && Array.isArray(error.passed) ? error.passed : [];
+  return error instanceof MitaiError && (error.code.startsWith("attest.") || error.code === "client.other-workload");
 }

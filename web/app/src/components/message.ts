@@ -108,7 +108,8 @@ export class ChatMessage extends View {
 
   private ending(message: AnswerMessage) {
     if (message.state === "failed" && message.failure) return failureCard(message.failure, "");
-    if (message.state === "stopped") return html`<p class="muted small">${t("stopped")}</p>`;
+    if (message.state === "stopped" || message.state === "interrupted")
+      return html`<p class="muted small">${t(message.state)}</p>`;
     if (message.state === "complete" && message.text === "") return html`<p class="muted">${t("emptyAnswer")}</p>`;
     return message.limited ? html`<p class="muted small">${t("limited")}</p>` : nothing;
   }

@@ -43,6 +43,7 @@ export class ChatSidebar extends View {
         padding-inline: 0.25rem;
       }
       li {
+        position: relative;
         display: flex;
         align-items: center;
         border-radius: var(--round);
@@ -57,15 +58,23 @@ export class ChatSidebar extends View {
         justify-content: flex-start;
         text-align: start;
       }
-      li .tiny {
-        opacity: 0;
-        color: var(--muted);
+      li:is(:hover, :focus-within, .here) {
+        padding-inline-end: 3.75rem;
       }
-      li:is(:hover, :focus-within, .here) .tiny {
+      .actions {
+        position: absolute;
+        inset-inline-end: 0.125rem;
+        color: var(--muted);
+        opacity: 0;
+      }
+      li:is(:hover, :focus-within, .here) .actions {
         opacity: 1;
       }
       @media (hover: none) {
-        li .tiny {
+        li {
+          padding-inline-end: 3.75rem;
+        }
+        .actions {
           opacity: 1;
         }
       }
@@ -81,13 +90,11 @@ export class ChatSidebar extends View {
 
   @property({ attribute: false }) accessor summaries: readonly Summary[] = [];
   @property() accessor here = "";
-  /** Where conversations are kept, in words. */
-  @property() accessor place = "";
   @state() private accessor query_ = "";
   @state() private accessor asked: { readonly what: "rename" | "remove"; readonly summary: Summary } | undefined;
   @query("#name") private accessor nameField!: HTMLInputElement | null;
 
-  private matches(): readonly Summary[] {
+  private found(): readonly Summary[] {
     const words = this.query_.toLowerCase().trim();
     return this.summaries.filter(({ title }) => title.toLowerCase().includes(words));
   }
@@ -106,7 +113,7 @@ export class ChatSidebar extends View {
   };
 
   protected override render() {
-    const found = this.matches();
+    const found = this.found();
     return html`
       <button class="new" @click=${() => this.tell("new-conversation")}>${icons.plus}${t("newChat")}</button>
       <label class="search">
@@ -131,7 +138,7 @@ export class ChatSidebar extends View {
             )}
           </ul>`
       }
-      <div class="place small muted"><slot name="place">${this.place}</slot></div>
+      <div class="place"><slot name="place"></slot></div>
       ${this.dialog()}
     `;
   }
@@ -153,7 +160,7 @@ export class ChatSidebar extends View {
       <button class="quiet" aria-current=${here ? "true" : nothing} title=${summary.title} @click=${() => this.tell("open-conversation", summary.id)}>
         <span class="clip">${summary.title}</span>
       </button>
-      ${action("rename", icons.pencil)} ${action("remove", icons.trash)}
+      <span class="actions">${action("rename", icons.pencil)}${action("remove", icons.trash)}</span>
     </li>`;
   }
 

@@ -1,5 +1,5 @@
 /**
- * `<m-dialog heading="…" open>`: a modal dialog; with `side`, a sheet at the page's edge. The browser's own `<dialog>`
+ * `<m-dialog heading="…" open>`: a modal dialog; with `side`, a sheet at the page's edge (`side="start"`: where lines begin). The browser's own `<dialog>`
  * keeps the focus inside, and gives it back. Slots: the content, and `actions`.
  *
  * Events: `m-close` when the user leaves it (button, Esc, or a click beside it). The owner then sets `open` to false.
@@ -51,8 +51,23 @@ export class Dialog extends View {
         border-width: 0 0 0 1px;
         border-radius: 0;
       }
+      :host([side][wide]) dialog {
+        width: min(46rem, 100vw);
+      }
       :host([side]) dialog[open] {
         animation: enter 180ms ease-out;
+      }
+      :host([side="start"]) dialog {
+        margin: 0 auto 0 0;
+        width: min(20rem, calc(100vw - 3rem));
+        border-width: 0 1px 0 0;
+      }
+      :host([side="start"]) dialog[open] {
+        animation-name: rise;
+      }
+      :host([side="start"]) .content {
+        display: flex;
+        flex-direction: column;
       }
       header {
         display: flex;
@@ -65,6 +80,7 @@ export class Dialog extends View {
         overflow-y: auto;
         overscroll-behavior: contain;
         flex: 1;
+        outline: none;
       }
       footer ::slotted(*) {
         padding: var(--gap) var(--gap-l);
@@ -101,11 +117,14 @@ export class Dialog extends View {
   /** Must be answered: Esc and clicks beside it do nothing. */
   @property({ type: Boolean }) accessor firm = false;
   @query("dialog") private accessor dialog!: HTMLDialogElement;
+  @query(".content") private accessor content!: HTMLElement;
 
   protected override updated(changed: PropertyValues<this>): void {
     if (!changed.has("open")) return;
-    if (this.open && !this.dialog.open) this.dialog.showModal();
-    else if (!this.open && this.dialog.open) this.dialog.close();
+    if (this.open && !this.dialog.open) {
+      this.dialog.showModal();
+      (this.querySelector<HTMLElement>("[autofocus]") ?? this.content).focus();
+    } else if (!this.open && this.dialog.open) this.dialog.close();
   }
 
   private leave(event: Event): void {

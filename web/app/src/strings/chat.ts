@@ -48,8 +48,6 @@ export const t = strings({
     cancel: "Cancel",
     removeTitle: "Delete this conversation?",
     removeText: "“{title}” is deleted from this device. There is no other copy, and no way back.",
-    onDevice: "Kept on this device only.",
-    notKept: "Nothing is kept: conversations end with this page.",
     // composer
     message: "Message",
     placeholder: "Ask anything",
@@ -101,7 +99,7 @@ export const t = strings({
     responseDigest: "Answer, SHA-256",
     download: "Download the proof",
     downloadText:
-      "The file holds the receipt, the ledger's proof and the machine's evidence. Anybody can check it later without asking us: mitai verify.",
+      "The file holds the receipt, the ledger's proof and the machine's evidence. Anybody can check it later without asking us: mitai receipt.",
     wireText:
       "On the left what your browser had, on the right the very bytes that left it. Between you and the verified machine nobody has more than the right side.",
     wireGone:
@@ -162,7 +160,7 @@ export const t = strings({
       "A policy says which machines you believe. This page came with one. Whoever gave you this page gave you this policy too: a dishonest host would give you a careless one. Compare the digest with the one that the publisher gives you in another way, or open a policy file from somewhere you trust.",
     acceptPolicy: "Use this policy",
     openFile: "Open a policy file",
-    dropPolicy: "or drop it on this page",
+    dropPolicy: "You can also drop a policy file on this page.",
     notNow: "Not now",
     changedTitle: "The host offers another policy",
     changedText:
@@ -205,7 +203,6 @@ export const t = strings({
     themeSystem: "As the system",
     themeLight: "Light",
     themeDark: "Dark",
-    keeping: "Conversations on this device",
     console: "Console for owners and operators",
     source: "About this page",
     sourceText:
@@ -252,8 +249,6 @@ export const t = strings({
     cancel: "取消",
     removeTitle: "删除这个对话？",
     removeText: "将从本设备删除“{title}”。没有其他副本，删除后无法恢复。",
-    onDevice: "仅保存在本设备上。",
-    notKept: "不保存任何内容：关闭页面后对话即消失。",
     message: "消息",
     placeholder: "请输入问题",
     placeholderShut: "机器通过验证之前无法发送任何内容",
@@ -301,7 +296,7 @@ export const t = strings({
     requestDigest: "请求的 SHA-256",
     responseDigest: "回答的 SHA-256",
     download: "下载证明",
-    downloadText: "文件包含回执、账本证明和机器的证据。任何人日后都可以用 mitai verify 自行核对，无需询问我们。",
+    downloadText: "文件包含回执、账本证明和机器的证据。任何人日后都可以用 mitai receipt 自行核对，无需询问我们。",
     wireText:
       "左边是您浏览器中的内容，右边是离开浏览器的实际字节。在您与通过验证的机器之间，任何人得到的都只有右边的内容。",
     wireGone: "这次交换的字节已不在内存中。只为最近的回答保留，页面关闭后即消失。",
@@ -358,7 +353,7 @@ export const t = strings({
       "策略规定您相信哪些机器。本页附带了一个策略。给您这个页面的人，也给了您这个策略：不诚实的主机会给您一个宽松的策略。请与发布者通过其他途径公布的摘要比对，或者从可信来源打开策略文件。",
     acceptPolicy: "使用这个策略",
     openFile: "打开策略文件",
-    dropPolicy: "或将文件拖到本页",
+    dropPolicy: "也可以将策略文件拖到本页。",
     notNow: "暂不决定",
     changedTitle: "主机提供了另一个策略",
     changedText:
@@ -398,7 +393,6 @@ export const t = strings({
     themeSystem: "跟随系统",
     themeLight: "浅色",
     themeDark: "深色",
-    keeping: "本设备上的对话",
     console: "所有者与运营者控制台",
     source: "关于本页",
     sourceText:
