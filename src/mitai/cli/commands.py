@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Group
 from rich.console import Console
 
 from mitai import __version__
-from mitai.cli import attest, chat, collateral, demo, deploy, ledger, measure, owner, platform, user, verify
+from mitai.cli import attest, chat, collateral, demo, deploy, ledger, measure, owner, platform, user, verify, web
 from mitai.cli.output import printable, to_json
 from mitai.errors import MitaiError
 from mitai.fleet.home import Home
@@ -43,11 +43,12 @@ for group, commands in {
 }.items():
     for command in commands:
         app.command(command, group=group, help_epilogue="")
-ledger.app.group = (_PROVE,)
+ledger.app.group = web.app.group = (_PROVE,)
 app.command(ledger.app)
 attest.app.group = collateral.app.group = (_PROVE,)
 app.command(collateral.app)
 app.command(attest.app)
+app.command(web.app)
 
 _NEXT = {  # where an error has no hint of its own
     "attest.ledger-mismatch": "either the platform began anew, or this is another one: take its policy anew",
@@ -61,6 +62,7 @@ _NEXT = {  # where an error has no hint of its own
     "identity.key-malformed": "put the file back from your copy",
     "ledger.index-out-of-range": "the newest entries: mitai ledger show",
     "ledger.checkpoint-missing": "give the folder with the file `checkpoint`, as the broker publishes it",
+    "web.unreachable": "check the address; a page is asked for without a file name",
     "ledger.vkey-malformed": "a witness's is in `$MITAI_HOME/user/witnesses`, a ledger's in the policy",
     "serve.model-not-found": "check the path; a hub id looks like OWNER/NAME",
 }

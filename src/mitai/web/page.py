@@ -27,18 +27,14 @@ INSTALLED = Path(__file__).parent / "page"
 LIST_NAME = "page.sha256"
 OFFER_NAME = "mitai.json"  # what a host offers: beside the page, never part of it
 SUBJECT = "mitai-page"  # the page's name in a release manifest
+ADDRESSES = {"/": "index.html", "/console": "console.html"}  # beside the files' own paths
 MAX_LIST_BYTES = 64 << 10
 MAX_FILE_BYTES = 8 << 20
 
 _LABEL = "# mitai page v1"
+_CSP = re.compile(rb'<meta http-equiv="Content-Security-Policy" content="([ !#-;=?-~]*)">')
 _LINE = re.compile(r"([0-9a-f]{64})  ((?:[A-Za-z0-9][A-Za-z0-9._-]*/){0,4}[A-Za-z0-9][A-Za-z0-9._-]*)")
 
-# What the page may do: nothing but its own files and its own host. `web/app/vite.config.ts` puts the same into each
-# page, where `frame-ancestors` has no effect.
-CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
-)
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -73,7 +69,7 @@ class Page:
         paths = (path for path in folder.rglob("*") if path.is_file())
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(paths)}
         page = Page({path: data for path, data in files.items() if path not in {LIST_NAME, OFFER_NAME}})
-        if faults := page.faults(listed):
+        if faults := list_faults(listed, sums_of(page.files)):
             raise WebError(
                 "web.page-damaged", f"the page in {folder}: {'; '.join(faults[:5])}", hint="build it anew: make web"
             )
@@ -82,7 +78,7 @@ class Page:
     @property
     def list_bytes(self) -> bytes:
         """The list of its files: `page.sha256`."""
-        lines = (f"{hashlib.sha256(data).hexdigest()}  {path}" for path, data in sorted(self.files.items()))
+        lines = (f"{digest}  {path}" for path, digest in sorted(sums_of(self.files).items()))
         return "\n".join((_LABEL, *lines, "")).encode()
 
     @property
@@ -90,10 +86,10 @@ class Page:
         """The page's digest in hex: what a release names."""
         return hashlib.sha256(self.list_bytes).hexdigest()
 
-    def faults(self, listed: Mapping[str, str]) -> list[str]:
-        """Say in what the files differ from a list."""
-        own = {path: hashlib.sha256(data).hexdigest() for path, data in self.files.items()}
-        return list_faults(listed, own)
+
+def sums_of(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the SHA-256 of every file by path."""
+    return {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
 
 
 def installed_page() -> Page | None:
@@ -130,14 +126,16 @@ def parse_list(data: bytes) -> dict[str, str]:
     return found
 
 
-def media_type(path: str) -> str:
-    """Return the content type of a page's file."""
-    return _TYPES.get(Path(path).suffix, "application/octet-stream")
+def content_policy(html: bytes) -> str:
+    """Return the Content-Security-Policy that a page states of itself; one that allows nothing where it states none."""
+    stated = _CSP.search(html)
+    return stated[1].decode() if stated else "default-src 'none'"
 
 
-def page_headers(path: str, csp: str = CSP) -> dict[str, str]:
-    """Return the headers that a host must send with a page's file, beside its content type."""
+def page_headers(path: str, data: bytes) -> dict[str, str]:
+    """Return the headers that a host must send with a page's file."""
     headers = {
+        "content-type": _TYPES.get(Path(path).suffix, "application/octet-stream"),
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
         "cross-origin-resource-policy": "same-origin",
@@ -147,7 +145,7 @@ def page_headers(path: str, csp: str = CSP) -> dict[str, str]:
         headers |= {"cross-origin-resource-policy": "cross-origin", "access-control-allow-origin": "*"}
     if path.endswith(".html"):
         headers |= {
-            "content-security-policy": f"{csp}; frame-ancestors 'none'",
+            "content-security-policy": f"{content_policy(data)}; frame-ancestors 'none'",
             "cross-origin-opener-policy": "same-origin",
             "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
         }

@@ -18,14 +18,16 @@ import hashlib
 from pathlib import Path
 
 import msgspec
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from mitai.attest.policy import MAX_POLICY_BYTES
 from mitai.errors import WebError
-from mitai.web.page import LIST_NAME, OFFER_NAME, Page, media_type, page_headers
+from mitai.problem import problem
+from mitai.web.page import ADDRESSES, LIST_NAME, OFFER_NAME, Page, page_headers
 
-_ALSO = {"/": "/index.html", "/console": "/console.html"}
 _MAX_RELEASE_BYTES = 1 << 20
 
 
@@ -64,14 +66,22 @@ class Site:
         files = {**page.files, LIST_NAME: page.list_bytes} if page else {}
         files |= {OFFER_NAME: offer.encode()} if offer else {}
         self._files = {f"/{path}": _File(path, data) for path, data in files.items()}
-        for address, path in _ALSO.items():
-            if path in self._files:
-                self._files[address] = self._files[path]
+        for address, path in ADDRESSES.items():
+            if f"/{path}" in self._files:
+                self._files[address] = self._files[f"/{path}"]
 
     def answer(self, request: Request) -> Response | None:
         """Answer with a file of the page; None where the address is not the page's."""
         file = self._files.get(request.scope["path"])
         return file.answer(request) if file and request.method in {"GET", "HEAD"} else None
+
+    def app(self) -> Starlette:
+        """Return an app that serves the page and nothing else."""
+
+        async def answer(request: Request) -> Response:
+            return self.answer(request) or problem(404, "web.not-found", "the page has no such file")
+
+        return Starlette(routes=[Route("/{path:path}", answer)])
 
 
 class _File:
@@ -81,8 +91,7 @@ class _File:
         self._data = data
         self._small = gzip.compress(data, mtime=0)
         self._headers = {
-            **page_headers(path),
-            "content-type": media_type(path),
+            **page_headers(path, data),
             "etag": f'"{hashlib.sha256(data).hexdigest()[:32]}"',
             "vary": "accept-encoding",
         }

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mitai.errors import WebError
-from mitai.web.page import LIST_NAME, MAX_LIST_BYTES, Page, media_type, page_headers, parse_list
+from mitai.web.page import LIST_NAME, MAX_LIST_BYTES, Page, list_faults, page_headers, page_link, parse_list, sums_of
 
 FILES = {"index.html": b"<!doctype html>", "assets/a-1.js": b"go()", "badge.js": b""}
 
@@ -101,8 +101,7 @@ def test_a_list_in_another_spelling_is_refused(data):
 @given(st.dictionaries(st.from_regex(r"[a-z0-9]{1,5}(/[a-z0-9]{1,5}){0,2}", fullmatch=True), st.binary(), min_size=1))
 def test_a_list_says_every_file(files):
     listed = parse_list(Page(files).list_bytes)
-    assert listed == {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
-    assert Page(files).faults(listed) == []
+    assert listed == {path: hashlib.sha256(data).hexdigest() for path, data in files.items()} == sums_of(files)
 
 
 @given(st.integers(0, 10_000), st.integers(0, 255))
@@ -118,17 +117,29 @@ def test_another_byte_in_the_list_is_another_page(at, byte):
 
 
 def _check(page: Page, listed: bytes) -> None:
-    if faults := page.faults(parse_list(listed)):
+    if faults := list_faults(parse_list(listed), sums_of(page.files)):
         raise WebError("web.page-damaged", faults[0])
 
 
+CSP = b"default-src 'none'; script-src 'self'; connect-src 'self'; require-trusted-types-for 'script'"
+HTML = b'<meta http-equiv="Content-Security-Policy" content="' + CSP + b'"><title>x</title>'
+
+
 def test_headers_keep_other_sites_out():
-    html, script, badge = map(page_headers, ("console.html", "assets/a.js", "badge.js"))
-    assert "frame-ancestors 'none'" in html["content-security-policy"]
-    assert "unsafe" not in html["content-security-policy"]
+    html, script, badge = page_headers("c.html", HTML), page_headers("assets/a.js", b""), page_headers("badge.js", b"")
+    assert html["content-security-policy"] == CSP.decode() + "; frame-ancestors 'none'"
     assert html["cache-control"] == badge["cache-control"] == "no-cache"
     assert "immutable" in script["cache-control"]
     assert script["cross-origin-resource-policy"] == "same-origin"
     assert (badge["cross-origin-resource-policy"], badge["access-control-allow-origin"]) == ("cross-origin", "*")
     assert {headers["x-content-type-options"] for headers in (html, script, badge)} == {"nosniff"}
-    assert media_type("x.exe") == "application/octet-stream"
+    assert page_headers("x.exe", b"")["content-type"] == "application/octet-stream"
+
+
+def test_a_page_that_states_no_policy_may_do_nothing():
+    assert page_headers("c.html", b"<html>")["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+
+
+def test_a_link_pins_the_policys_text():
+    digest = hashlib.sha256("Grüße\n".encode()).hexdigest()
+    assert page_link("https://host", "Grüße\n") == f"https://host/#policy={digest}"

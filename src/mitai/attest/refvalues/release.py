@@ -126,24 +126,24 @@ def verify_release(envelope: bytes, trust: ReleaseTrust, *, now: datetime) -> tu
 
 def reference_values(envelope: bytes, trust: ReleaseTrust, *, now: datetime) -> tuple[ReferenceValues, ...]:
     """Return what a trusted release pins, to be used as `workloads` of a policy."""
-    release, _ = verify_release(envelope, trust, now=now)
-    values = release.values()
-    if not values:
-        raise AttestError("attest.release-tee-unknown", "the release has values only for TEEs that are not known here")
-    return values
+    return _known_values(verify_release(envelope, trust, now=now)[0])
 
 
 def with_releases(policy: Policy, envelopes: Sequence[bytes], *, now: datetime) -> Policy:
     """Return the policy with what these releases pin among its workloads; each must be one that the policy trusts."""
-    added = [values for envelope in envelopes for values in _trusted(envelope, policy.releases, now)]
+    trusted = [trusted_release(envelope, policy.releases, now=now)[0] for envelope in envelopes]
+    added = [values for release in trusted for values in _known_values(release)]
     return msgspec.structs.replace(policy, workloads=(*policy.workloads, *added))
 
 
-def _trusted(envelope: bytes, trusts: Sequence[ReleaseTrust], now: datetime) -> tuple[ReferenceValues, ...]:
+def trusted_release(
+    envelope: bytes, trusts: Sequence[ReleaseTrust], *, now: datetime
+) -> tuple[Release, tuple[Subject, ...]]:
+    """Return a release, and its images, that one of these publishers vouches for."""
     refusals: list[MitaiError] = []
     for trust in trusts:
         try:
-            return reference_values(envelope, trust, now=now)
+            return verify_release(envelope, trust, now=now)
         except (AttestError, ParseError) as error:
             refusals.append(error)
     if not refusals:
@@ -154,6 +154,13 @@ def _trusted(envelope: bytes, trusts: Sequence[ReleaseTrust], now: datetime) -> 
         )
     # That the release is another workload's says less than why the trust for this one refused it.
     raise min(refusals, key=lambda error: error.code == "attest.release-workload-mismatch")
+
+
+def _known_values(release: Release) -> tuple[ReferenceValues, ...]:
+    values = release.values()
+    if not values:
+        raise AttestError("attest.release-tee-unknown", "the release has values only for TEEs that are not known here")
+    return values
 
 
 def _open(envelope: bytes, trust: ReleaseTrust, now: datetime) -> tuple[bytes, datetime | None]:
