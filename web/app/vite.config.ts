@@ -37,7 +37,7 @@ export default defineConfig(({ mode: entry, command }) => {
     appType: "mpa",
     plugins: command === "build" ? [sealed()] : [],
     define: command === "build" ? { "process.env.NODE_ENV": '"production"' } : {},
-    esbuild: { legalComments: "none" }, // the licences are in a file of their own
+    esbuild: { target: "es2022", legalComments: "none" }, // decorators are lowered; the licences are in a file of their own
     build: {
       outDir: "../../src/mitai/web/page",
       emptyOutDir: false, // build.mjs does it, once
