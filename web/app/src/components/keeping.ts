@@ -19,6 +19,15 @@ const LEAST_CHARACTERS = 10;
 
 @customElement("keeping-place")
 export class KeepingPlace extends View {
+  static override styles = [
+    View.styles,
+    css`
+      .words {
+        padding-inline: 0.5rem;
+      }
+    `,
+  ];
+
   @property({ attribute: false }) accessor store!: DeviceStore;
   @property({ type: Number }) accessor turn = 0; // shown anew
 
@@ -32,8 +41,8 @@ export class KeepingPlace extends View {
           : protection === "unlocked"
             ? ([k("unlockedShort"), "lock"] as const)
             : ([k("noneShort"), canKeep ? "keep" : undefined] as const);
-    return html`<div class="row wrap small muted">
-      <span class="grow">${words}</span>
+    return html`<div class="small muted">
+      <p class="words">${words}</p>
       ${wish ? html`<button class="quiet tiny" @click=${() => this.tell("keeping", wish)}>${icons.lock}${k(wish)}</button>` : nothing}
     </div>`;
   }
@@ -165,13 +174,13 @@ export class KeepingDialog extends View {
     return html`<p>${k("keepText")}</p>
       <section class="card stack">
         <h3>${k("withPassphrase")}</h3>
-        ${this.form(html`<button class="primary" ?disabled=${this.busy}>${k("withPassphrase")}</button>`, true)}
+        ${this.form(html`<button class="primary" ?disabled=${this.busy}>${k("keepPassphrase")}</button>`, true)}
       </section>
       <section class="card stack">
         <h3>${k("withPasskey")}</h3>
         <p class="small muted">${k("passkeyText")}</p>
         <div>
-          <button ?disabled=${this.busy} @click=${() => this.run(() => this.store.guardWithPasskey(), k("done"))}>${icons.lock}${k("withPasskey")}</button>
+          <button ?disabled=${this.busy} @click=${() => this.run(() => this.store.guardWithPasskey(), k("done"))}>${icons.lock}${k("keepPasskey")}</button>
         </div>
       </section>`;
   }

@@ -101,7 +101,7 @@ export const t = strings({
     downloadText:
       "The file holds the receipt, the ledger's proof and the machine's evidence. Anybody can check it later without asking us: mitai receipt.",
     wireText:
-      "On the left what your browser had, on the right the very bytes that left it. Between you and the verified machine nobody has more than the right side.",
+      "First what your browser had, then the very bytes that travelled. Between you and the verified machine, nobody has more than those bytes.",
     wireGone:
       "The bytes of this exchange are no longer in memory. They are kept for the last answers only, until the page is closed.",
     sentTitle: "Sent: {size}",
@@ -297,8 +297,7 @@ export const t = strings({
     responseDigest: "回答的 SHA-256",
     download: "下载证明",
     downloadText: "文件包含回执、账本证明和机器的证据。任何人日后都可以用 mitai receipt 自行核对，无需询问我们。",
-    wireText:
-      "左边是您浏览器中的内容，右边是离开浏览器的实际字节。在您与通过验证的机器之间，任何人得到的都只有右边的内容。",
+    wireText: "先是您浏览器中的内容，然后是实际传输的字节。在您与通过验证的机器之间，任何人得到的都只有这些字节。",
     wireGone: "这次交换的字节已不在内存中。只为最近的回答保留，页面关闭后即消失。",
     sentTitle: "已发送：{size}",
     receivedTitle: "已接收：{size}，共 {pieces} 段",
