@@ -27,7 +27,7 @@ const entries = [
 async function buildPage(folder) {
   rmSync(folder, { recursive: true, force: true });
   for (const [mode] of entries) {
-    await build({ configFile: join(app, "vite.config.ts"), mode, logLevel: "warn", build: { outDir: folder } });
+    await build({ configFile: join(app, "vite.config.ts"), mode, logLevel: "error", build: { outDir: folder } });
   }
   writeFileSync(join(folder, "page.sha256"), listOf(filesOf(folder)));
 }

@@ -25,6 +25,7 @@ const CSP = [
   "require-trusted-types-for 'script'",
 ].join("; ");
 
+const GATEWAY_PATHS = ["/mitai.json", "/ohttp", "/.well-known", "/broker", "/healthz"];
 const FIXED_NAMES = new Set(["badge", "sw"]); // other sites, or the browser, know these by name
 
 export default defineConfig(({ mode: entry, command }) => {
@@ -38,6 +39,12 @@ export default defineConfig(({ mode: entry, command }) => {
     plugins: command === "build" ? [sealed()] : [],
     define: command === "build" ? { "process.env.NODE_ENV": '"production"' } : {},
     esbuild: { target: "es2022", legalComments: "none" }, // decorators are lowered; the licences are in a file of their own
+    server: {
+      // for `npm run dev`: the rest of the gateway, from a running platform
+      proxy: Object.fromEntries(
+        GATEWAY_PATHS.map((path) => [path, process.env.MITAI_GATEWAY ?? "http://127.0.0.1:8700"]),
+      ),
+    },
     build: {
       outDir: "../../src/mitai/web/page",
       emptyOutDir: false, // build.mjs does it, once
