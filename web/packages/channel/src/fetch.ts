@@ -14,7 +14,8 @@
  */
 
 import { type Bytes, equal, MitaiError } from "@mitai/verify";
-import type { RequestHead, ResponseHead } from "./bhttp.ts";
+import type { RequestHead } from "./bhttp.ts";
+import { OpenedBody } from "./body.ts";
 import type { Exchange } from "./exchange.ts";
 import { REQUEST_TYPE } from "./ohttp.ts";
 import { MAX_REFUSAL_BYTES, Outgoing } from "./outgoing.ts";
@@ -38,7 +39,7 @@ export interface Options {
   readonly fetch?: typeof globalThis.fetch;
 }
 
-/** `duplex: "half"` streams a body that is a stream (browsers: over HTTP/2 only); else it is read whole first. */
+/** With `duplex: "half"` a body that is a stream is sent as it comes (browsers: over HTTP/2 only), else read whole first. */
 export type SealedInit = RequestInit & { readonly duplex?: "half" };
 export type SealedFetch = (input: Request | URL | string, init?: SealedInit) => Promise<Response>;
 
@@ -64,17 +65,31 @@ export function exchangeOf(response: Response): Readonly<Exchange> {
 export function sealedFetch(peer: Peer, options: Options = {}): SealedFetch {
   return async (input, init = {}) => {
     const { body, ...rest } = init;
-    const stream = body instanceof ReadableStream ? body : undefined; // not every browser's `Request` takes one
+    const stream = body instanceof ReadableStream ? body : undefined;
     const target = input instanceof Request ? input : new URL(input, peer.baseUrl);
     const request = new Request(target, stream ? rest : init);
     const head = headOf(request, new URL(peer.baseUrl));
-    const whole = async () => new Uint8Array(await (stream ? new Response(stream) : request).arrayBuffer());
-    const exchanged = async () => {
-      const content = stream && init.duplex ? stream : await whole();
+    const streamed = stream && init.duplex && takesStreams() ? stream : undefined;
+    const sealing = async () => {
+      const content = streamed ?? new Uint8Array(await (stream ? new Response(stream) : request).arrayBuffer());
       return await renewing(peer, options, { request, head, content });
     };
-    return await unlessAborted(request.signal, exchanged());
+    return await unlessAborted(request.signal, sealing());
   };
+}
+
+/** Whether this platform sends a stream as a request's body; those that don't would send its name as a text. */
+function takesStreams(): boolean {
+  let known = false;
+  const init: SealedInit = {
+    method: "POST",
+    body: new ReadableStream(),
+    get duplex() {
+      known = true;
+      return "half" as const;
+    },
+  };
+  return !new Request("https://localhost", init).headers.has("content-type") && known;
 }
 
 function headOf(request: Request, base: URL): RequestHead {
@@ -96,7 +111,7 @@ function headOf(request: Request, base: URL): RequestHead {
 }
 
 function prefixOf(base: URL): string {
-  return base.pathname.replace(/\/$/, "");
+  return base.pathname.replace(/\/+$/, "");
 }
 
 /** Exchange; verify again and retry once if the server's keys changed, and only with another key. */
@@ -126,7 +141,15 @@ async function exchange(peer: Peer, options: Options, inner: Inner, keyConfig: B
     const opened = open(outgoing, wire);
     const early: Bytes[] = [];
     while (!outgoing.head) early.push(...((await opened.next()).value ?? []));
-    return await respond(outgoing, outgoing.head, bodyOf(early, opened, wire, inner.request));
+    const { status, fields } = outgoing.head;
+    const empty = WITHOUT_CONTENT.includes(status);
+    while (empty && !(await opened.next()).done); // its end is checked all the same
+    const body = new OpenedBody(early, opened, wire, inner.request);
+    const headers = fields.map(([name, value]): [string, string] => [name, value]);
+    const response = new Response(empty ? null : body.stream(), { status, headers });
+    body.tellErrorsOf(response);
+    EXCHANGES.set(response, outgoing.exchange);
+    return response;
   } catch (error) {
     wire.cancel(error);
     throw error;
@@ -164,38 +187,4 @@ async function* open(outgoing: Outgoing, wire: WireReader): AsyncGenerator<Bytes
     yield await outgoing.feed(piece);
   }
   yield await outgoing.finish();
-}
-
-async function respond(outgoing: Outgoing, head: ResponseHead, body: ReadableStream<Bytes>): Promise<Response> {
-  const empty = WITHOUT_CONTENT.includes(head.status);
-  if (empty) await new Response(body).arrayBuffer(); // its end is checked all the same
-  const headers = head.fields.map(([name, value]): [string, string] => [name, value]);
-  const response = new Response(empty ? null : body, { status: head.status, headers });
-  EXCHANGES.set(response, outgoing.exchange);
-  return response;
-}
-
-/** The answer's body, opened as it is read: first what came with its head. */
-function bodyOf(early: Bytes[], opened: AsyncGenerator<Bytes[]>, wire: WireReader, request: Request) {
-  return new ReadableStream<Bytes>(
-    {
-      start(controller) {
-        for (const piece of early) controller.enqueue(piece);
-      },
-      async pull(controller) {
-        try {
-          let next: IteratorResult<Bytes[]>;
-          do next = await unlessAborted(request.signal, opened.next());
-          while (!next.done && !next.value.length);
-          if (next.done) return controller.close();
-          for (const piece of next.value) controller.enqueue(piece);
-        } catch (error) {
-          wire.cancel(error);
-          throw error;
-        }
-      },
-      cancel: (reason) => wire.cancel(reason),
-    },
-    { highWaterMark: 0 },
-  );
 }

@@ -6,8 +6,8 @@
  * - What an outer response says is not authenticated: it can make an exchange fail, or ask to verify again, no more.
  */
 
-import { type Bytes, concat, hex, MitaiError } from "@mitai/verify";
-import { sha256 } from "@noble/hashes/sha2.js";
+import { type Bytes, concat, hex, MitaiError, sha256 } from "@mitai/verify";
+import { sha256 as streamSha256 } from "@noble/hashes/sha2.js"; // WebCrypto digests whole messages only
 import {
   CONNECTION_FIELDS,
   chunkPrefix,
@@ -35,7 +35,7 @@ export class Outgoing {
   readonly exchange = new Exchange();
   head: ResponseHead | undefined; // of the answer, once it was opened
   readonly #decoder = new Decoder("response", LIMITS);
-  readonly #digest = sha256.create();
+  readonly #digest = streamSha256.create();
 
   private constructor(
     private readonly sealer: RequestSealer,
@@ -59,13 +59,13 @@ export class Outgoing {
     const message = concat(encoded, content, new Uint8Array(paddedSize(size) - size));
     for await (const piece of this.sealer.sealRest(message)) pieces.push(piece);
     const sealed = concat(...pieces);
-    this.exchange.requestSha256 = hex(sha256(sealed));
+    this.exchange.requestSha256 = hex(await sha256(sealed));
     return sealed;
   }
 
   /** Yield the sealed request piece by piece, as its content comes. */
   async *sealStream(content: AsyncIterable<Bytes>): AsyncGenerator<Bytes> {
-    const digest = sha256.create();
+    const digest = streamSha256.create();
     let size = 0;
     const seal = async (plaintext: Bytes) => {
       const sealed = await this.sealer.seal(plaintext);
