@@ -211,6 +211,11 @@ export function withWorkloads(policy: Policy, added: readonly ReferenceValues[])
   return policyOf({ ...policy, workloads: [...policy.workloads, ...added] });
 }
 
+/** Return the policy without what it asks of claims, which is each client's own matter: what brokers apply. */
+export function withoutClaimRules(policy: Policy): Policy {
+  return policyOf({ ...policy, claims: claims(new JsonObject([])) });
+}
+
 /** Return the fingerprints of the simulated roots that a policy names. */
 export async function simRootFingerprints({ simRoots }: Policy): Promise<ReadonlySet<string>> {
   const fingerprints = simRoots.map(async (root) =>
