@@ -16,7 +16,8 @@ import { type Bytes, Policy, withReleases } from "@mitai/verify";
 import type { Connect, Machine, Proven, Reference } from "./backend.ts";
 import { recall, remember } from "./preferences.ts";
 
-const ledgers: CheckpointStore = {
+/** What this device has seen of each ledger. */
+export const ledgers: CheckpointStore = {
   get: async (vkey) => recall(`mitai-ledger ${vkey}`),
   put: async (vkey, note) => remember(`mitai-ledger ${vkey}`, note),
 };
