@@ -316,9 +316,9 @@ const FAILURES: Readonly<Record<string, Entry>> = {
 };
 
 /** Say in plain words what a code means; the longest beginning (whole words) that is known. */
-export function plainly(code: string): Plain {
+export function plainly(code: string, shown: Language = language()): Plain {
   let key = code;
   while (!Object.hasOwn(FAILURES, key)) key = key.replace(/(?:^|[.\-_])[^.\-_]*$/, "");
-  const [what, why, next] = (FAILURES[key] ?? FAILURES[""])?.[language()] ?? ["", "", ""];
+  const [what, why, next] = (FAILURES[key] ?? FAILURES[""])?.[shown] ?? ["", "", ""];
   return { what, why, next };
 }

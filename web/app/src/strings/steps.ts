@@ -1,5 +1,5 @@
 /** What each step of a verification means, as `mitai verify --explain` says it; by step, or by TEE and step. */
-import { language } from "../i18n.ts";
+import { type Language, language } from "../i18n.ts";
 
 type Explanation = readonly [name: string, en: string, zh: string]; // the step's name in Chinese, then what it means
 
@@ -134,9 +134,9 @@ function find(tee: string, step: string): Explanation | undefined {
 }
 
 /** The step's name for people. */
-export function stepName(tee: string, step: string): string {
+export function stepName(tee: string, step: string, shown: Language = language()): string {
   const name = nameOf(step);
-  if (language() === "zh") return find(tee, step)?.[0] ?? name;
+  if (shown === "zh") return find(tee, step)?.[0] ?? name;
   return name.charAt(0).toUpperCase() + name.slice(1);
 }
 
