@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 ROOT = Path(__file__).resolve().parent.parent
-_PART = "attest|broker|capsule|channel|cli|client|demo|fleet|identity|ledger|serve|witness|workload"
+_PART = "attest|broker|capsule|channel|cli|client|demo|fleet|identity|ledger|serve|web|witness|workload"
 _CODE = re.compile(rf"(?:{_PART})\.[a-z0-9*]+(?:-[a-z0-9*]+)*")
-_NO_CODES = {"pem", "toml", "json", "local", "py"}  # file and host names look alike
+_NO_CODES = {"md", "pem", "toml", "json", "local", "py"}  # file and host names look alike
 _LOGGING = {"debug", "info", "warning", "error", "exception", "critical"}
 _GENERATED = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _INDEX = re.compile(r"(<!-- index: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -16,7 +16,7 @@ from mitai.attest.refvalues.release import trusted_release
 from mitai.attest.refvalues.trust import ReleaseTrust
 from mitai.cli.evidence import read_file
 from mitai.cli.options import JsonFlag, PolicyOption, Port, UrlArgument, platform_url, read_policy
-from mitai.cli.output import Output, data
+from mitai.cli.output import Output, data, plural
 from mitai.errors import ClientError, WebError
 from mitai.fleet.home import Home
 from mitai.fleet.processes import free_port
@@ -103,8 +103,7 @@ def check(
     if faults:
         raise WebError(
             "web.page-differs",
-            f"the page at {address} is not the published one: {faults[0]}"
-            + (f", and {len(faults) - 1} more" if len(faults) > 1 else ""),
+            f"the page at {address} is not the published one ({plural(len(faults), 'difference', 'differences')})",
             hint="don't use it; tell whoever runs it, and see docs/web.md",
         )
     out.say(f"[green]✔[/] {address} serves the published page")

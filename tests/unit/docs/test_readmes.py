@@ -40,4 +40,4 @@ def test_links():
 def test_every_target_of_make_is_explained():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split())
-    assert targets == set(re.findall(r"^([a-z]+):.*## \S", makefile, re.MULTILINE))
+    assert targets == set(re.findall(r"^([a-z0-9-]+):.*## \S", makefile, re.MULTILINE))
