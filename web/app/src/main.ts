@@ -13,22 +13,14 @@ installDesign(document);
 startTheme();
 startLanguage();
 const store = await DeviceStore.open();
-const chat = new ChatState(connect, store);
+const chat = new ChatState(connect, store, fetchOffer);
 const app = new ChatApp();
 app.chat = chat;
 app.store = store;
 document.body.append(app);
 store.watch(() => void app.kept());
-await chat.refresh();
-await begin();
-
-async function begin(): Promise<void> {
-  try {
-    await chat.start(await fetchOffer(), await keptPin(), linkDigest(location.hash));
-  } catch (error) {
-    chat.refuse(error);
-  }
-}
+window.addEventListener("hashchange", () => location.reload()); // another link
+await Promise.all([chat.refresh(), chat.start(await keptPin(), linkDigest(location.hash))]);
 
 async function fetchOffer(): Promise<Offer> {
   const answer = await fetch("./mitai.json", { cache: "no-store", credentials: "omit" }).catch(() => undefined);

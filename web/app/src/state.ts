@@ -43,6 +43,7 @@ export interface Exchange {
 const KEPT_EXCHANGES = 30;
 const KEPT_WIRE_BYTES = 8 << 20;
 const PAINT_MS = 50;
+const NO_MODEL: Failure = { code: "serve.no-model", message: "the machine lists no model", hint: "", step: "" };
 
 export class ChatState extends EventTarget {
   status: Status = { kind: "starting" };
@@ -54,13 +55,18 @@ export class ChatState extends EventTarget {
   summaries: readonly Summary[] = [];
   conversation: Conversation | undefined;
   readonly exchanges = new Map<string, Exchange>();
+  /** Why the verified machine can't be asked: it names no model. */
+  modelFailure: Failure | undefined;
   private link: string | undefined;
+  /** Conversations that must not be written any more. */
+  private readonly gone = new Set<string>();
   private answering: { readonly id: string; readonly stop: AbortController } | undefined;
   private attempt = 0;
 
   constructor(
     private readonly connect: Connect,
     private readonly store: ConversationStore,
+    private readonly fetchOffer: () => Promise<Offer>,
     private readonly now: () => Date = () => new Date(),
   ) {
     super();
@@ -72,10 +78,17 @@ export class ChatState extends EventTarget {
 
   // -- policy and verification
 
-  /** Begin with what the page was offered, what is pinned, and what the link says. */
-  async start(offer: Offer | undefined, pin: Pin | undefined, link: string | undefined): Promise<void> {
-    this.offer = offer;
+  /** Begin with what the host offers, what is pinned, and what the link says. */
+  async start(pin: Pin | undefined, link: string | undefined): Promise<void> {
+    this.pin = pin;
     this.link = link;
+    this.status = { kind: "starting" };
+    this.changed();
+    try {
+      this.offer = await this.fetchOffer();
+    } catch (error) {
+      return this.refuse(error);
+    }
     await this.settle(pin);
   }
 
@@ -101,6 +114,7 @@ export class ChatState extends EventTarget {
     this.pin = this.standing.kind === "use" ? this.standing.pin : pin;
     if (this.standing.kind !== "use") {
       this.attempt += 1;
+      this.stop();
       this.status = { kind: "undecided" };
       return this.changed();
     }
@@ -110,7 +124,8 @@ export class ChatState extends EventTarget {
 
   /** Fetch evidence and verify it, from the beginning. */
   async verify(): Promise<void> {
-    if (this.standing.kind !== "use" || !this.offer) return;
+    if (!this.offer) return this.start(this.pin, this.link);
+    if (this.standing.kind !== "use") return;
     const attempt = ++this.attempt;
     this.status = { kind: "verifying" };
     this.changed();
@@ -120,7 +135,7 @@ export class ChatState extends EventTarget {
       if (attempt !== this.attempt) return;
       this.status = { kind: "verified", machine };
       this.changed();
-      await this.listModels(machine);
+      await this.listModels();
     } catch (error) {
       if (attempt === this.attempt) this.refuse(error);
     }
@@ -136,8 +151,17 @@ export class ChatState extends EventTarget {
     return this.status.kind === "verified" && this.status.machine.stale;
   }
 
-  private async listModels(machine: Machine): Promise<void> {
-    this.models = await machine.models();
+  /** Ask the verified machine what it serves. */
+  async listModels(): Promise<void> {
+    if (this.status.kind !== "verified") return;
+    try {
+      this.models = await this.status.machine.models();
+      this.modelFailure = this.models.length === 0 ? NO_MODEL : undefined;
+    } catch (error) {
+      if (isRefusal(error)) return this.refuse(error);
+      this.models = [];
+      this.modelFailure = failureOf(error);
+    }
     if (!this.models.includes(this.model)) this.model = this.models[0] ?? "";
     this.changed();
   }
@@ -153,9 +177,11 @@ export class ChatState extends EventTarget {
   async reload(): Promise<void> {
     await this.refresh();
     const { conversation } = this;
-    if (!conversation || this.busy) return;
-    if (this.summaries.some(({ id }) => id === conversation.id)) await this.show(conversation.id);
-    else this.close();
+    if (!conversation) return;
+    if (!this.summaries.some(({ id }) => id === conversation.id)) {
+      this.gone.add(conversation.id);
+      this.close();
+    } else if (!this.busy) await this.show(conversation.id);
   }
 
   async refresh(): Promise<void> {
@@ -190,6 +216,7 @@ export class ChatState extends EventTarget {
   private async show(id: string): Promise<void> {
     await this.attempted(async () => {
       const loaded = await this.store.load(id);
+      this.gone.delete(id);
       this.conversation = loaded && { ...loaded, messages: loaded.messages.map(interrupted) };
     });
     this.changed();
@@ -203,12 +230,14 @@ export class ChatState extends EventTarget {
   }
 
   async remove(id: string): Promise<void> {
+    this.gone.add(id);
     if (this.conversation?.id === id) this.close();
     await this.attempted(() => this.store.remove(id));
     await this.refresh();
   }
 
   private async keep(conversation: Conversation): Promise<void> {
+    if (this.gone.has(conversation.id)) return;
     if (this.conversation?.id === conversation.id) this.conversation = conversation;
     this.changed();
     await this.attempted(() => this.store.save(conversation));
@@ -290,6 +319,7 @@ export class ChatState extends EventTarget {
       const stopped = stop.signal.aborted;
       put(stopped ? { ...message, state: "stopped" } : { ...message, state: "failed", failure: failureOf(error) });
       if (!stopped && isRefusal(error)) this.refuse(error);
+      if (failureOf(error).code === "model_not_found") void this.listModels();
     } finally {
       this.answering = undefined;
     }
@@ -299,13 +329,14 @@ export class ChatState extends EventTarget {
 
   /** Add what is known of an answer's receipt, wherever its conversation is by now. */
   private async amend(conversationId: string, messageId: string, receipt: ReceiptNote): Promise<void> {
-    const conversation =
-      this.conversation?.id === conversationId ? this.conversation : await this.store.load(conversationId);
-    if (!conversation) return;
-    const messages = conversation.messages.map((message) =>
-      message.id === messageId && message.role === "assistant" ? { ...message, receipt } : message,
-    );
-    await this.keep({ ...conversation, messages });
+    await this.attempted(async () => {
+      const open = this.conversation?.id === conversationId ? this.conversation : undefined;
+      const conversation = open ?? (await this.store.load(conversationId));
+      const messages = conversation?.messages.map((message) =>
+        message.id === messageId && message.role === "assistant" ? { ...message, receipt } : message,
+      );
+      if (conversation && messages) await this.keep({ ...conversation, messages });
+    });
   }
 
   private async prove(machine: Machine, end: End, note: (receipt: ReceiptNote) => Promise<void>): Promise<void> {

@@ -5,7 +5,7 @@ import { repeat } from "lit/directives/repeat.js";
 import type { UserMessage } from "../conversations.ts";
 import { icons, toast, View } from "../design/index.ts";
 import { type Policy, policyOf, type Source } from "../pinning.ts";
-import { type ChatState, failureOf, Trouble } from "../state.ts";
+import { type ChatState, failureOf, type Status, Trouble } from "../state.ts";
 import type { DeviceStore } from "../store/index.ts";
 import { t } from "../strings/chat.ts";
 import { plainly } from "../strings/failures.ts";
@@ -28,6 +28,7 @@ import { welcome, welcomeStyles } from "./welcome.ts";
 type Sheet = "verification" | "policy" | "settings" | "sidebar";
 
 const NEAR_END_PX = 96;
+const AGE_MS = 15_000; // how often it is looked whether a verification is out of date
 
 @customElement("chat-app")
 export class ChatApp extends View {
@@ -49,6 +50,8 @@ export class ChatApp extends View {
   private readonly room = matchMedia("(min-width: 900px)");
   private following = true;
   private asked: unknown;
+  private former: Status["kind"] = "starting";
+  private ageing = 0;
 
   override connectedCallback(): void {
     super.connectedCallback();
@@ -57,6 +60,7 @@ export class ChatApp extends View {
     window.addEventListener("keydown", this.key);
     this.chat.addEventListener("trouble", this.trouble);
     this.measured();
+    this.ageing = window.setInterval(() => this.requestUpdate(), AGE_MS);
     if (this.store?.protection === "locked") void this.updateComplete.then(() => this.keeping?.ask("unlock"));
   }
 
@@ -66,6 +70,7 @@ export class ChatApp extends View {
     this.chat.removeEventListener("trouble", this.trouble);
     this.room.removeEventListener("change", this.measured);
     window.removeEventListener("keydown", this.key);
+    clearInterval(this.ageing);
   }
 
   private readonly changed = (): void => {
@@ -75,8 +80,16 @@ export class ChatApp extends View {
       this.sheet = "policy";
     }
     if (status.kind === "verifying" && this.sheet === "policy") this.sheet = undefined;
+    if (status.kind === "verified" && this.former !== "verified") this.invite();
+    this.former = status.kind;
     this.requestUpdate();
   };
+
+  /** The field is open: put the cursor there, unless the user is elsewhere or would get a keyboard over the page. */
+  private invite(): void {
+    const free = !this.sheet && !this.shownAnswer && !this.shadowRoot?.activeElement;
+    if (free && matchMedia("(pointer: fine)").matches) void this.updateComplete.then(() => this.composer.focus());
+  }
 
   private readonly trouble = (event: Event): void => {
     const { what, next } = plainly(event instanceof Trouble ? event.failure.code : "");
@@ -110,6 +123,7 @@ export class ChatApp extends View {
 
   private begin(): void {
     this.chat.close();
+    this.composer.leave();
     this.sheet = undefined;
     this.following = true;
     void this.updateComplete.then(() => this.composer.focus());
@@ -118,6 +132,7 @@ export class ChatApp extends View {
   private async open(id: string): Promise<void> {
     if (!this.wide) this.sheet = undefined;
     this.following = true;
+    this.composer.leave();
     await this.chat.open(id);
   }
 
@@ -138,7 +153,13 @@ export class ChatApp extends View {
   private async choose(policy: Policy, source: Source): Promise<void> {
     this.sheet = undefined;
     toast(t("policyPinned"));
+    history.replaceState(null, "", location.pathname); // the link's word was overruled
     await this.chat.choose(policy, source);
+  }
+
+  private keepPinned(): void {
+    history.replaceState(null, "", location.pathname);
+    void this.chat.keepPinned();
   }
 
   private drop(event: DragEvent): void {
@@ -193,7 +214,7 @@ export class ChatApp extends View {
         @rename-conversation=${(event: CustomEvent<{ id: string; title: string }>) => this.chat.rename(event.detail.id, event.detail.title)}
         @remove-conversation=${(event: CustomEvent<string>) => this.chat.remove(event.detail)}
         @choose-policy=${(event: CustomEvent<{ policy: Policy; source: Source }>) => this.choose(event.detail.policy, event.detail.source)}
-        @keep-pinned=${() => this.chat.keepPinned()}
+        @keep-pinned=${this.keepPinned}
         @pick-policy-file=${() => this.picker.click()}
         @keeping=${(event: CustomEvent<Wish>) => this.keeping?.ask(event.detail)}
         @verify-again=${() => this.chat.verify()}
@@ -340,6 +361,15 @@ export class ChatApp extends View {
           </section>`
           : nothing
       }
+      ${
+        status.kind === "verified" && this.chat.modelFailure
+          ? failureCard(
+              this.chat.modelFailure,
+              "",
+              html`<button @click=${() => this.chat.listModels()}>${icons.retry}${t("tryAgain")}</button>`,
+            )
+          : nothing
+      }
       <chat-composer
         ?shut=${status.kind !== "verified"}
         ?busy=${busy}
@@ -368,6 +398,7 @@ export class ChatApp extends View {
         ?open=${this.sheet === "verification"}
         verdict=${verdict}
         .status=${status}
+        ?stale=${this.chat.stale}
         .verifiedAt=${verifiedAt}
         .pin=${standing.kind === "use" ? pin : undefined}
       ></verification-sheet>

@@ -49,6 +49,9 @@ export class ChatComposer extends View {
         font-size: max(1rem, var(--medium));
         overflow-y: auto;
       }
+      textarea:focus-visible {
+        outline: none;
+      }
       .send {
         border-radius: 99px;
       }
@@ -94,6 +97,11 @@ export class ChatComposer extends View {
     this.files = message.files;
     this.instead = message.id;
     void this.updateComplete.then(() => this.focus());
+  }
+
+  /** Another conversation is shown: what was meant for a message of the former one is dropped. */
+  leave(): void {
+    if (this.instead !== undefined) this.clear();
   }
 
   clear(): void {

@@ -100,6 +100,7 @@ export class VerificationSheet extends View {
   @property() accessor verdict: Verdict = "starting";
   @property({ attribute: false }) accessor status: Status = { kind: "starting" };
   @property({ attribute: false }) accessor verifiedAt: Date | undefined;
+  @property({ type: Boolean }) accessor stale = false;
   @property({ attribute: false }) accessor pin: Pin | undefined;
 
   protected override render() {
@@ -108,6 +109,7 @@ export class VerificationSheet extends View {
     return html`<m-dialog side ?open=${this.open} heading=${t("verification")}>
       <div class="stack">
         <p class="note verdict ${tone}" role="status">${t(words)}</p>
+        ${this.stale && tone === "stripes" ? html`<p class="note warn">${t("verdictStale")}</p>` : nothing}
         ${status.kind === "refused" ? failureCard(status.failure, "") : nothing} ${this.again()}
         ${status.kind === "verified" ? machine(status.machine) : nothing} ${this.pin ? this.policy(this.pin) : nothing}
       </div>
@@ -135,7 +137,10 @@ export class VerificationSheet extends View {
         <summary>${t("showPolicy")}</summary>
         <pre tabindex="0" lang="en">${pin.toml}</pre>
       </details>
-      <div><button class="quiet danger" @click=${() => this.tell("forget-policy")}>${icons.trash}${t("forgetPolicy")}</button></div>
+      <div class="row wrap">
+        <button @click=${() => this.tell("pick-policy-file")}>${icons.file}${t("openFile")}</button>
+        <button class="quiet danger" @click=${() => this.tell("forget-policy")}>${icons.trash}${t("forgetPolicy")}</button>
+      </div>
     </section>`;
   }
 }

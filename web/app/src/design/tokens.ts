@@ -74,9 +74,6 @@ const tokens = css`
   :root:lang(zh) {
     line-height: 1.7;
   }
-  :root:not([data-ready]) body > :not(noscript) {
-    visibility: hidden;
-  }
 
   @media (prefers-reduced-motion: reduce) {
     :root {
@@ -88,5 +85,4 @@ const tokens = css`
 /** Give a document these values; to be called once, before the first component is shown. */
 export function installDesign(target: Document): void {
   if (tokens.styleSheet) target.adoptedStyleSheets = [...target.adoptedStyleSheets, tokens.styleSheet];
-  target.documentElement.dataset.ready = "";
 }

@@ -273,6 +273,14 @@ const FAILURES: Readonly<Record<string, Entry>> = {
       "请开始新对话，或减少附件。",
     ],
   },
+  "serve.no-model": {
+    en: [
+      "No model is ready.",
+      "The machine was verified, but it has no model open yet, or is loading one.",
+      "Wait a minute, then try again.",
+    ],
+    zh: ["没有可用的模型。", "机器已通过验证，但尚未加载模型，或正在加载。", "请等待一分钟，然后重试。"],
+  },
   model_not_found: {
     en: [
       "The machine does not serve this model.",
