@@ -1,6 +1,6 @@
 /** The console signs the very bytes that the Python client signs; `tests/interop/test_web_owner.py` wrote the file. */
 import { readFileSync } from "node:fs";
-import { fromHex, text } from "@mitai/verify";
+import { fromHex, PublicKey, text } from "@mitai/verify";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { audience, commandRequest, Identity, type Order, queryHeader } from "../src/console/signing.ts";
@@ -21,7 +21,7 @@ const addressed = { broker: vectors.audience, sequence: vectors.sequence, timeS:
 
 describe("what an owner signs", () => {
   it("names the broker by its ledger's key", async () => {
-    expect(await audience(fromHex(vectors.ledger_key))).toBe(vectors.audience);
+    expect(await audience(new PublicKey(fromHex(vectors.ledger_key)))).toBe(vectors.audience);
   });
 
   it.each(Object.entries(vectors.commands))("%s: the same bytes as Python's", async (_, { order, body }) => {

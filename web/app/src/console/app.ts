@@ -23,7 +23,7 @@ const t = strings({
     usage: "Usage",
     language: "Language",
     theme: "Colours",
-    system: "As the system",
+    system: "Auto",
     light: "Light",
     dark: "Dark",
     simulated: "Simulation: no hardware protects anything here",
@@ -40,7 +40,7 @@ const t = strings({
     usage: "用量",
     language: "语言",
     theme: "配色",
-    system: "跟随系统",
+    system: "自动",
     light: "浅色",
     dark: "深色",
     simulated: "模拟环境：这里没有硬件保护",
@@ -50,7 +50,7 @@ const t = strings({
 
 const SECTIONS = ["overview", "capsules", "approvals", "ledger", "usage"] as const;
 type Section = (typeof SECTIONS)[number];
-const NAMES: Readonly<Record<Language, string>> = { en: "English", zh: "中文" };
+const NAMES: Readonly<Record<Language, string>> = { en: "EN", zh: "中文" };
 
 @customElement("mitai-console")
 export class MitaiConsole extends Page {
@@ -135,8 +135,12 @@ export class MitaiConsole extends Page {
           padding-inline: var(--gap);
         }
         .bar select {
-          width: 2.5rem;
-          padding-inline: 0.25rem;
+          padding-inline: 0.125rem;
+          font-size: var(--small);
+        }
+        nav a {
+          padding-inline: 0.4rem;
+          font-size: var(--small);
         }
       }
     `,

@@ -5,8 +5,8 @@ import { View } from "../design/index.ts";
 import { number, strings } from "../i18n.ts";
 
 const t = strings({
-  en: { table: "As a table", most: "most: {n}", total: "{n} in all", count: "Count" },
-  zh: { table: "以表格查看", most: "最多：{n}", total: "共 {n}", count: "数量" },
+  en: { table: "As a table", most: "most: {n}", total: "{n} in all", none: "none", count: "Count" },
+  zh: { table: "以表格查看", most: "最多：{n}", total: "共 {n}", none: "无", count: "数量" },
 });
 
 export interface Column {
@@ -60,9 +60,12 @@ export class BarChart extends View {
     return html`<figure class="card stack">
       <figcaption class="row wrap">
         <h3 class="grow">${this.heading}</h3>
-        <span class="muted small">${t("total", { n: number(total) })}${total > 0 ? ` · ${t("most", { n: number(most) })}` : ""}</span>
+        <span class="muted small">${total > 0 ? `${t("total", { n: number(total) })} · ${t("most", { n: number(most) })}` : t("none")}</span>
       </figcaption>
-      <div>
+      ${
+        total === 0
+          ? nothing
+          : html`<div>
         <svg class="bars" viewBox=${`0 0 ${this.columns.length * STEP} ${HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">
           ${this.columns.map((column, at) => bar(column, at, most))}
         </svg>
@@ -70,7 +73,8 @@ export class BarChart extends View {
           <span>${this.columns.at(0)?.label}</span><span>${this.columns.at(-1)?.label}</span>
         </div>
       </div>
-      ${total > 0 ? this.table() : nothing}
+      ${this.table()}`
+      }
     </figure>`;
   }
 

@@ -72,18 +72,35 @@ export class EntryList extends View {
       :host {
         display: block;
       }
-      details {
+      .entry {
         border-bottom: 1px solid var(--line);
       }
-      summary {
+      .entry > summary {
         display: flex;
-        flex-wrap: wrap;
         align-items: baseline;
-        gap: 0 var(--gap);
+        gap: 0 0.75rem;
         padding-block: 0.5rem;
       }
-      summary:hover {
+      .entry > summary:hover {
         background: var(--sunken);
+      }
+      .entry > summary > svg {
+        align-self: center;
+        color: var(--muted);
+        transform: rotate(-90deg);
+        transition: transform var(--quick);
+      }
+      .entry[open] > summary > svg {
+        transform: none;
+      }
+      @media (max-width: 480px) {
+        .entry > summary {
+          flex-wrap: wrap;
+        }
+        .entry > summary > .clip {
+          order: 1;
+          flex-basis: 100%;
+        }
       }
       .index {
         min-width: 4ch;
@@ -115,11 +132,12 @@ export class EntryList extends View {
     return repeat(
       this.entries,
       (entry) => entry.index,
-      (entry) => html`<details>
+      (entry) => html`<details class="entry">
         <summary>
+          ${icons.chevron}
           <span class="index">#${number(entry.index)}</span>
           <span class=${`tag ${TONES[entry.type] ?? ""}`}>${title(entry)}</span>
-          <span class="clip grow mono">${gist(entry)}</span>
+          <span class="clip grow mono small">${gist(entry)}</span>
           <time class="muted small" datetime=${entry.time.toISOString()}>${moment(entry.time)}</time>
         </summary>
         ${this.about(entry)}

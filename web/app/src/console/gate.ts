@@ -37,6 +37,8 @@ export class Gate extends Page {
       ${this.trouble ? failureCard(this.trouble, "") : nothing}
       <div><button class="primary" @click=${() => this.show(true)}>${t("decide")}</button></div>
       <policy-dialog
+        @dragover=${(event: DragEvent) => event.preventDefault()}
+        @drop=${this.drop}
         .standing=${standing}
         .open=${this.open}
         @m-close=${() => this.show(false)}
@@ -44,7 +46,7 @@ export class Gate extends Page {
         @keep-pinned=${() => (standing.kind === "changed" ? this.choose(standing.pinned, "file") : undefined)}
         @pick-policy-file=${() => this.file.click()}
       ></policy-dialog>
-      <input hidden type="file" accept=".toml,text/plain" @change=${this.pick} />`;
+      <input hidden type="file" accept=".toml,text/plain" @change=${() => this.take(this.file.files?.[0])} />`;
   }
 
   private show(open: boolean): void {
@@ -61,8 +63,12 @@ export class Gate extends Page {
     }
   }
 
-  private async pick(): Promise<void> {
-    const file = this.file.files?.[0];
+  private async drop(event: DragEvent): Promise<void> {
+    event.preventDefault();
+    await this.take(event.dataTransfer?.files[0]);
+  }
+
+  private async take(file: File | undefined): Promise<void> {
     if (file) await this.choose(await policyOf(await file.slice(0, MAX_POLICY_BYTES + 1).text()), "file");
   }
 }

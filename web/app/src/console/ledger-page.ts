@@ -1,5 +1,5 @@
 /** `<console-ledger>`: the signed head with its witnesses, what it extends, and the entries, all checked in this browser. */
-import { html, nothing, type TemplateResult } from "lit";
+import { css, html, nothing, type TemplateResult } from "lit";
 import { customElement, state } from "lit/decorators.js";
 import { failureCard } from "../components/failure.ts";
 import { icons } from "../design/index.ts";
@@ -69,6 +69,18 @@ const PER_PAGE = 20;
 
 @customElement("console-ledger")
 export class LedgerPage extends Page {
+  static override styles = [
+    Page.styles,
+    css`
+      .find button {
+        flex: none;
+      }
+      .find input {
+        width: 10rem;
+      }
+    `,
+  ];
+
   /** Of the newest entry that is shown, and one more; `undefined` follows the head. */
   @state() private accessor end: number | undefined;
   @state() private accessor entries: Found<readonly Entry[]> = { kind: "waiting" };
@@ -123,7 +135,7 @@ export class LedgerPage extends Page {
         <span class="muted small grow" role="status"
           >${t("range", { from: number(start), to: number(end - 1), size: number(size) })}</span
         >
-        <form class="row" @submit=${(event: SubmitEvent) => this.find(event, size)}>
+        <form class="row find" @submit=${(event: SubmitEvent) => this.find(event, size)}>
           <input
             name="index" type="number" min="0" max=${size - 1} required
             aria-label=${t("find")} placeholder=${t("find")}

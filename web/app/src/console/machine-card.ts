@@ -5,6 +5,7 @@ import { customElement, property } from "lit/decorators.js";
 import { failureCard } from "../components/failure.ts";
 import { icons, View } from "../design/index.ts";
 import { moment, strings } from "../i18n.ts";
+import { explain, stepName } from "../strings/steps.ts";
 import { save } from "./files.ts";
 import { BROKER, type Findings, type Machine } from "./model.ts";
 import { digest, Page, waiting } from "./page.ts";
@@ -40,9 +41,8 @@ const t = strings({
     measurements: "Measurements",
     register: "Register",
     value: "Value",
-    nonce: "Number that was asked for",
+    nonce: "Nonce",
     digest: "digest",
-    passed: "Passed before it was refused",
   },
   zh: {
     broker: "密钥代理",
@@ -73,9 +73,8 @@ const t = strings({
     measurements: "度量值",
     register: "寄存器",
     value: "值",
-    nonce: "所用随机数",
+    nonce: "随机数",
     digest: "摘要",
-    passed: "被拒绝之前已通过",
   },
 });
 
@@ -176,7 +175,7 @@ export class MachineCard extends View {
             <tr><th scope="col">${t("step")}</th><th scope="col">${t("found")}</th></tr>
           </thead>
           <tbody>
-            ${findings.checks.map(({ step, detail }) => html`<tr><td>${step}</td><td class="mono">${detail}</td></tr>`)}
+            ${findings.checks.map(({ step, detail }) => html`<tr><td>${stepName(findings.tee, step)}</td><td>${explain(findings.tee, step)}<div class="mono muted">${detail}</div></td></tr>`)}
           </tbody>
         </table>
       </details>
@@ -187,7 +186,7 @@ export class MachineCard extends View {
             <tr><th scope="col">${t("register")}</th><th scope="col">${t("value")}</th></tr>
           </thead>
           <tbody>
-            ${Object.entries(findings.measurements).map(
+            ${[...findings.measurements].map(
               ([name, value]) => html`<tr><td>${name}</td><td class="mono">${value}</td></tr>`,
             )}
             <tr><td>${t("nonce")}</td><td class="mono">${hex(nonce)}</td></tr>
@@ -197,7 +196,7 @@ export class MachineCard extends View {
   }
 
   private claims({ capsules, policies, ledger, extra, workload }: Findings) {
-    const witnesses = (extra.witnesses ?? "").split(" ").filter((witness) => witness !== "");
+    const witnesses = (extra.get("witnesses") ?? "").split(" ").filter((witness) => witness !== "");
     return html`${
       workload === BROKER
         ? fact(

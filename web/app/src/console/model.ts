@@ -14,7 +14,8 @@ export interface Findings {
   readonly tee: string;
   readonly simulated: boolean;
   readonly workload: string;
-  readonly measurements: Readonly<Record<string, string>>;
+  /** By register, in the verifier's order. */
+  readonly measurements: ReadonlyMap<string, string>;
   readonly tcbStatus: string;
   readonly advisoryIds: readonly string[];
   readonly evidenceSha256: string;
@@ -23,7 +24,9 @@ export interface Findings {
   readonly capsules: readonly { readonly id: string; readonly manifestSha256: string }[];
   readonly policies: readonly string[];
   readonly ledger: { readonly origin: string; readonly vkey: string } | undefined;
-  readonly extra: Readonly<Record<string, string>>;
+  readonly extra: ReadonlyMap<string, string>;
+  /** Of the channel's key: two machines with the same one are the same. */
+  readonly keySha256: string;
 }
 
 /** A machine that was verified: the broker, or a replica by the name that the gateway gives it. */

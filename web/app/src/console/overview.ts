@@ -17,6 +17,7 @@ const t = strings({
     again: "Verify all again",
     told: "Which replicas there are is what the gateway says; a host can leave some out. Each one that it names is verified.",
     none: "The gateway names no replicas.",
+    twice: "{names} have the same key: the gateway shows one machine under several names.",
   },
   zh: {
     heading: "机器",
@@ -24,6 +25,7 @@ const t = strings({
     again: "全部重新验证",
     told: "有哪些副本由网关说了算，主机可以隐瞒一些；它报出的每一个都会验证。",
     none: "网关没有报出任何副本。",
+    twice: "{names} 的密钥相同：网关把同一台机器报成了几个名字。",
   },
 });
 
@@ -59,10 +61,22 @@ export class Overview extends Page {
           ></machine-card>`,
         )}
       </div>
+      ${this.twice().map((names) => html`<p class="note warn" role="alert">${t("twice", { names: names.join(", ") })}</p>`)}
       ${replicas.kind === "waiting" ? waiting() : nothing}
       ${replicas.kind === "failed" ? failureCard(replicas.failure, "") : nothing}
       ${replicas.kind === "found" && replicas.value.length === 0 ? html`<p class="note warn">${t("none")}</p>` : nothing}
       ${[...machines.keys()].some((name) => name !== BROKER) ? html`<p class="muted small">${t("told")}</p>` : nothing}`;
+  }
+
+  /** Names of machines that have the same key. */
+  private twice(): readonly (readonly string[])[] {
+    const names = new Map<string, string[]>();
+    for (const [name, machine] of this.state.machines) {
+      if (machine.kind !== "found") continue;
+      const { keySha256 } = machine.value.findings;
+      names.set(keySha256, [...(names.get(keySha256) ?? []), name]);
+    }
+    return [...names.values()].filter(({ length }) => length > 1);
   }
 }
 

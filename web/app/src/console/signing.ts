@@ -6,7 +6,19 @@
  * - The private key stays in WebCrypto, not extractable; it is kept for as long as the page is open, and nowhere else.
  * - A signed command names its broker, its party and a sequence that only grows, and holds no secret.
  */
-import { type Bytes, base64, concat, equal, fromBase64, fromHex, hex, MitaiError, sha256, utf8 } from "@mitai/verify";
+import {
+  type Bytes,
+  base64,
+  equal,
+  fromBase64,
+  fromHex,
+  hex,
+  MitaiError,
+  PublicKey,
+  preAuthenticationEncoding,
+  sha256,
+  utf8,
+} from "@mitai/verify";
 
 export const COMMAND_TYPE = "application/vnd.mitai.command+json";
 export const QUERY_TYPE = "application/vnd.mitai.query+json";
@@ -17,7 +29,7 @@ const PEM = /^\s*-----BEGIN PRIVATE KEY-----([A-Za-z0-9+/=\s]+)-----END PRIVATE 
 const PKCS8 = fromHex("302e020100300506032b657004220420"); // RFC 8410, section 7: version 0, Ed25519, a seed of 32 bytes
 
 /** A DSSE envelope as it travels. */
-export interface Envelope {
+interface SignedEnvelope {
   readonly payload: string;
   readonly payloadType: string;
   readonly signatures: readonly { readonly sig: string; readonly keyid: string }[];
@@ -61,22 +73,21 @@ export class Identity {
     const { x } = await crypto.subtle.exportKey("jwk", once);
     const key = await crypto.subtle.importKey("pkcs8", der, "Ed25519", false, ["sign"]);
     der.fill(0);
-    const publicKey = fromBase64(`${(x ?? "").replaceAll("-", "+").replaceAll("_", "/")}=`);
-    return new Identity(key, publicKey, hex(await sha256(publicKey)));
+    const publicKey = new PublicKey(fromBase64(`${(x ?? "").replaceAll("-", "+").replaceAll("_", "/")}=`));
+    return new Identity(key, publicKey.raw, await publicKey.keyId());
   }
 
-  /** Sign a payload as of a type; DSSE protocol.md, "PAE". */
-  async sign(payload: Bytes, payloadType: string): Promise<Envelope> {
-    const kind = utf8(payloadType);
-    const message = concat(utf8(`DSSEv1 ${kind.length} `), kind, utf8(` ${payload.length} `), payload);
+  /** Sign a payload as of a type. */
+  async sign(payload: Bytes, payloadType: string): Promise<SignedEnvelope> {
+    const message = preAuthenticationEncoding(payloadType, payload);
     const sig = new Uint8Array(await crypto.subtle.sign("Ed25519", this.key, message));
     return { payload: base64(payload), payloadType, signatures: [{ sig: base64(sig), keyid: this.keyId }] };
   }
 }
 
 /** The name of a broker in what is signed for it: the digest of its ledger's public key. */
-export async function audience(ledgerKey: Bytes): Promise<string> {
-  return hex(await sha256(AUDIENCE_LABEL, ledgerKey));
+export async function audience(ledgerKey: PublicKey): Promise<string> {
+  return hex(await sha256(AUDIENCE_LABEL, ledgerKey.raw));
 }
 
 /** The body of `POST /v1/commands`. */

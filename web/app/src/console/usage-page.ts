@@ -121,7 +121,7 @@ export class UsagePage extends Page {
   private counts(entries: readonly Entry[]): TemplateResult {
     const { counts, denials, simulated } = usageOf(entries);
     return html`<ul class="counts">
-        ${KINDS.map((kind) => html`<li class="card"><b>${number(counts[kind])}</b>${t(kind)}</li>`)}
+        ${KINDS.map((kind) => html`<li class="card"><b>${number(counts[kind])}</b><span class="small">${t(kind)}</span></li>`)}
       </ul>
       ${simulated > 0 ? html`<p class="note warn">${t("simulated", { n: number(simulated) })}</p>` : nothing}
       ${

@@ -16,32 +16,32 @@ function findings(changes: Partial<Findings>): Findings {
     tee: "tdx",
     simulated: true,
     workload: "serve",
-    measurements: {
-      mrtd: digit(1) + digit(2).slice(32),
-      rtmr0: digit(3),
-      rtmr1: digit(4),
-      rtmr2: digit(5),
-      rtmr3: digit(6),
-    },
+    measurements: new Map(
+      Object.entries({
+        mrtd: digit(1) + digit(2).slice(32),
+        rtmr0: digit(3),
+        rtmr1: digit(4),
+        rtmr2: digit(5),
+        rtmr3: digit(6),
+      }),
+    ),
     tcbStatus: "UpToDate",
     advisoryIds: [],
     evidenceSha256: digit(7),
     checks: [
-      { step: "1 format", detail: "quote version 5, TDX 1.5, 5,006 bytes" },
-      {
-        step: "2 chain",
-        detail:
-          "signed up to the simulated root sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-      },
-      { step: "3 platform", detail: "TCB UpToDate, evaluation number 17" },
-      { step: "4 report data", detail: "covers the nonce and the claims" },
-      { step: "5 measurements", detail: "workload serve: 5 registers as in the policy" },
+      { step: "quote", detail: "TDX, version 5, 5,006 bytes" },
+      { step: "root", detail: `a simulated root, sha256:${digit(16)}` },
+      { step: "collateral", detail: "evaluation number 17, until 2026-12-22" },
+      { step: "signatures", detail: "4 signatures" },
+      { step: "report data", detail: "covers the nonce and the claims" },
+      { step: "workload", detail: "serve: 5 registers as in the policy" },
     ],
     notAfter: new Date("2026-12-22T12:00:00Z"),
     capsules: [{ id: "m-4f1c2ab0", manifestSha256: digit(8) }],
     policies: [digit(9)],
     ledger: { origin: "mitai.example/ledger", vkey: VKEY },
-    extra: {},
+    extra: new Map(),
+    keySha256: digit(15),
     ...changes,
   };
 }
@@ -109,7 +109,8 @@ async function entry(index: number, size: number): Promise<Entry> {
       command_sha256: digit(10),
     },
   ];
-  const { type, ...fields } = first[index] ?? KINDS[(index * index) % KINDS.length]?.(index) ?? { type: "receipt" };
+  const { type, ...fields } = first[index] ??
+    KINDS[(index * 7 + (index >> 2)) % KINDS.length]?.(index) ?? { type: "receipt" };
   const time = new Date(NOW.getTime() - (size - index) * 1_900_000);
   return { index, type, time, fields, bytes: utf8(JSON.stringify({ ...fields, time, type })) };
 }
@@ -229,7 +230,12 @@ export class FakeBackend implements Backend {
       );
     }
     return name === "broker"
-      ? machine(name, { workload: "broker", capsules: [], extra: { witnesses: WITNESS, audience: digit(14) } })
+      ? machine(name, {
+          workload: "broker",
+          capsules: [],
+          keySha256: digit(17),
+          extra: new Map(Object.entries({ witnesses: WITNESS, audience: digit(14) })),
+        })
       : machine(name, {});
   }
 
