@@ -231,6 +231,7 @@ function policyOf(decoded: Rules): Policy {
 
 /** Parse TOML into the values that decoders take. */
 function fromToml(text: string): Json {
+  if (text.startsWith("\ufeff")) throw new RangeError("a policy begins with a byte order mark");
   let table: unknown;
   try {
     table = parse(text, { integersAsBigInt: true });

@@ -175,6 +175,9 @@ export const nitro = struct({
 });
 
 const digest = hexOf(32, 48, 64);
+const noneOrFour = checked(array(digest), ({ length }) => {
+  if (length !== 0 && length !== 4) throw new RangeError("a realm has 4 extensible measurements");
+});
 
 export const cca = struct({
   trust_anchors: list(
@@ -216,7 +219,7 @@ export const cca = struct({
   realms: list(
     struct({
       initial_measurement: digest,
-      extensible_measurements: list(digest),
+      extensible_measurements: optional(noneOrFour, []),
       personalization_value: any(hexOrAny(64)),
       rak_hash_algorithm: any(string),
     }),

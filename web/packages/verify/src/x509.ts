@@ -377,7 +377,6 @@ export async function verifyCrl(
   const { algorithm } = list;
   const valid =
     equal(list.issuer.der, issuer.subject.der) &&
-    list.algorithmSigned &&
     profile.signatures.includes(algorithm.oid) &&
     issuer.key !== undefined &&
     (await holds(algorithm, issuer.key, list.signature, list.signed));
@@ -396,7 +395,7 @@ function readList(der: Bytes) {
   const { algorithm, signature } = readSignature(outer);
   const body = Der.only(signed);
   if (body.small() !== 1) throw new RangeError("not version 2");
-  const algorithmSigned = equal(readAlgorithm(body).whole, algorithm.whole);
+  if (!equal(readAlgorithm(body).whole, algorithm.whole)) throw new RangeError("it names two algorithms");
   const issuer = readName(body);
   const notBefore = body.time();
   const notAfter = body.has(SEQUENCE) || body.has(tagged(0)) || !body.has() ? undefined : body.time();
@@ -413,5 +412,5 @@ function readList(der: Bytes) {
   const extensions = body.has(tagged(0)) ? readExtensions(body.inside(tagged(0))) : [];
   body.end();
   if (new Set(extensions.map(({ oid }) => oid)).size !== extensions.length) throw new RangeError("twice");
-  return { signed, algorithm, algorithmSigned, signature, issuer, notBefore, notAfter, serials, extensions };
+  return { signed, algorithm, signature, issuer, notBefore, notAfter, serials, extensions };
 }
