@@ -173,6 +173,62 @@ const FAILURES: Readonly<Record<string, Entry>> = {
     ],
     zh: ["无法连接到机器。", "网络中断，或机器已关机。", "请检查网络连接，然后重试。"],
   },
+  "client.timeout": {
+    en: [
+      "The machine did not answer in time.",
+      "It is reachable, but slow, or somebody holds its answers back. Nothing was sent.",
+      "Try again in a moment. If it persists, ask the operator.",
+    ],
+    zh: [
+      "机器没有及时响应。",
+      "它可以连通，但响应缓慢，或者有人扣留了它的响应。没有发送任何内容。",
+      "请稍后重试。如仍不行，请询问运营者。",
+    ],
+  },
+  "client.no-evidence": {
+    en: [
+      "The machine shows no evidence.",
+      "What answers at this address does not prove what it is. Nothing was sent.",
+      "Check the address, and try again in a moment. If it persists, ask the operator.",
+    ],
+    zh: [
+      "机器没有出示证据。",
+      "该地址的响应方没有证明自己是什么。没有发送任何内容。",
+      "请检查地址并稍后重试。如仍不行，请询问运营者。",
+    ],
+  },
+  "client.other-workload": {
+    en: [
+      "It is another kind of machine.",
+      "The machine is genuine, but it runs another part of the platform than the one that should answer here.",
+      "Check the address. Nothing was sent.",
+    ],
+    zh: [
+      "这是另一种机器。",
+      "机器是真实的，但它运行的是平台的另一个部分，而不是应在此响应的部分。",
+      "请检查地址。没有发送任何内容。",
+    ],
+  },
+  "client.no-policy": {
+    en: [
+      "There is no policy to verify with.",
+      "Without a policy that somebody you trust has named, no machine can be trusted.",
+      "Ask the operator of this site for it.",
+    ],
+    zh: ["没有可用于验证的策略。", "没有您所信任的人指定的策略，任何机器都不可信。", "请向本网站的运营者索取策略。"],
+  },
+  "client.policy-mismatch": {
+    en: [
+      "The policy is not the one that was named.",
+      "The policy that arrived has another digest: it was replaced, or renewed without changing the digest here.",
+      "Ask the operator of this site.",
+    ],
+    zh: [
+      "策略与指定的不符。",
+      "收到的策略摘要不同：它被替换了，或者更新后没有在此更改摘要。",
+      "请询问本网站的运营者。",
+    ],
+  },
   "client.answer": {
     en: [
       "The answer did not come to its end.",
