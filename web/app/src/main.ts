@@ -4,6 +4,7 @@ import { ChatApp } from "./components/app.ts";
 import { installDesign } from "./design/index.ts";
 import { startLanguage } from "./i18n.ts";
 import { connect } from "./live.ts";
+import { keepPage } from "./offline.ts";
 import { keptPin, linkDigest, type Offer, readOffer } from "./pinning.ts";
 import { ChatState } from "./state.ts";
 import { DeviceStore } from "./store/index.ts";
@@ -19,6 +20,7 @@ app.chat = chat;
 app.store = store;
 document.body.append(app);
 store.watch(() => void app.kept());
+void keepPage();
 window.addEventListener("hashchange", () => location.reload()); // another link
 await Promise.all([chat.refresh(), chat.start(await keptPin(), linkDigest(location.hash))]);
 
