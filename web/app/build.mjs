@@ -5,7 +5,7 @@
  */
 
 import { createHash } from "node:crypto";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -23,9 +23,8 @@ const entries = [
   ["sw", "src/sw.ts"],
 ].filter(([, file]) => existsSync(join(app, file)));
 
-/** Build every entry into a folder, then write the list of its files. */
+/** Build every entry into an empty folder, then write the list of its files. */
 async function buildPage(folder) {
-  rmSync(folder, { recursive: true, force: true });
   for (const [mode] of entries) {
     await build({ configFile: join(app, "vite.config.ts"), mode, logLevel: "error", build: { outDir: folder } });
   }
@@ -49,25 +48,24 @@ function listOf(files) {
   return `# mitai page v1\n${[...files].map(line).join("")}`;
 }
 
-if (!values.check) {
-  const folder = resolve(values.out ?? kept);
-  await buildPage(folder);
-  process.stdout.write(`${[...filesOf(folder).keys()].join("\n")}\n`);
-} else {
-  const folder = mkdtempSync(join(tmpdir(), "mitai-page-"));
-  try {
-    await buildPage(folder);
-    const [fresh, old] = [filesOf(folder), existsSync(kept) ? filesOf(kept) : new Map()];
-    const differ = [...new Set([...fresh.keys(), ...old.keys()])].filter(
-      (path) => !fresh.get(path)?.equals(old.get(path) ?? Buffer.alloc(0)),
-    );
-    if (differ.length > 0) {
-      process.stderr.write(
-        `src/mitai/web/page is not what the sources build: ${differ.join(", ")}\nUpdate: make web\n`,
-      );
-      process.exitCode = 1;
-    }
-  } finally {
+const built = mkdtempSync(join(tmpdir(), "mitai-page-"));
+try {
+  await buildPage(built);
+  if (values.check) check(filesOf(built), existsSync(kept) ? filesOf(kept) : new Map());
+  else {
+    const folder = resolve(values.out ?? kept);
     rmSync(folder, { recursive: true, force: true });
+    cpSync(built, folder, { recursive: true });
   }
+} finally {
+  rmSync(built, { recursive: true, force: true });
+}
+
+/** Say which files of the kept page differ from a fresh build, and how to make them the same. */
+function check(fresh, old) {
+  const paths = [...new Set([...fresh.keys(), ...old.keys()])];
+  const differ = paths.filter((path) => !fresh.get(path)?.equals(old.get(path) ?? Buffer.alloc(0)));
+  if (differ.length === 0) return;
+  process.stderr.write(`src/mitai/web/page is not what the sources build: ${differ.join(", ")}\nUpdate it: make web\n`);
+  process.exitCode = 1;
 }
