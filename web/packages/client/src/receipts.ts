@@ -28,7 +28,6 @@ import {
   utf8,
   verify,
   verifyReceipt,
-  withReleases,
 } from "@mitai/verify";
 import {
   bytes,
@@ -43,7 +42,7 @@ import {
 } from "@mitai/verify/json";
 import { type End, View } from "./chat.ts";
 import { bounded, errorFrom } from "./http.ts";
-import type { Session } from "./session.ts";
+import { type Session, withOffered } from "./session.ts";
 
 export const MAX_PROOF_BYTES = 12 << 20;
 const MAX_GAP_MS = 86_400_000; // a session, a long answer, a ledger that was away for a while, clocks that differ
@@ -154,7 +153,7 @@ export async function checkProof(
   releases: readonly Bytes[] = [],
 ): Promise<{ receipt: Receipt; appraisal: Appraisal }> {
   // 1. the machine
-  const rules = releases.length ? await withReleases(policy, releases, verifiedAt) : policy;
+  const rules = await withOffered(policy, releases, verifiedAt);
   const appraisal = await verify(evidence, rules, { nonce, now: verifiedAt });
   const { ledger, receiptKey, capsules } = appraisal.claims;
   if (!ledger || !receiptKey.length) {

@@ -34,7 +34,7 @@ const MAX_AGE_MS = 600_000;
 export interface Options {
   /** The workload that must answer; another one, however genuine, is refused. */
   readonly workload?: string;
-  /** Signed release manifests, for a policy that names their signers. */
+  /** Signed release manifests, whoever brought them: they count where the policy names their signers. */
   readonly releases?: readonly Bytes[];
   /** Carries all requests of the session. */
   readonly fetch?: Fetch;
@@ -157,7 +157,7 @@ export class Session implements Peer {
     const evidence = Evidence.decode(body);
     const verifiedAt = this.now();
     const { workload = "serve", releases = [], maxAgeMs = MAX_AGE_MS } = this.options;
-    const policy = await withReleases(this.policy, releases, verifiedAt);
+    const policy = await withOffered(this.policy, releases, verifiedAt);
     const appraisal = await verify(evidence, policy, { nonce, now: verifiedAt });
     if (appraisal.workload !== workload) {
       throw new MitaiError(
@@ -168,6 +168,11 @@ export class Session implements Peer {
     const staleAt = new Date(Math.min(verifiedAt.getTime() + maxAgeMs, appraisal.notAfter.getTime()));
     return { appraisal, evidence, evidenceBytes: body, nonce, verifiedAt, replica, staleAt };
   }
+}
+
+/** The policy with what offered releases pin; one that trusts nobody's releases stays as it is. */
+export async function withOffered(policy: Policy, releases: readonly Bytes[], now: Date): Promise<Policy> {
+  return policy.releases.length ? await withReleases(policy, releases, now) : policy;
 }
 
 /** A server's address without a slash at its end; throw `client.url-malformed` for anything but a plain one. */

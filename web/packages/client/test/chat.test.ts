@@ -40,7 +40,9 @@ let session: Session;
 
 beforeEach(async () => {
   server = new Server();
-  session = await Session.connect("http://gateway.test/llm", {} as Policy, { fetch: server.fetch });
+  session = await Session.connect("http://gateway.test/llm", { releases: [] } as unknown as Policy, {
+    fetch: server.fetch,
+  });
   wire.sent = [];
   wire.beforeAnswer = async () => undefined;
 });

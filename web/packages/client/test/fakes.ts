@@ -15,7 +15,7 @@ export interface Said {
 /** What stands in for the parts of `@mitai/verify` that need real evidence. */
 export const believing = {
   Evidence: { decode: (data: Bytes): Said => JSON.parse(text(data)) },
-  withReleases: async (policy: object, releases: readonly Bytes[]) => ({ ...policy, releases }),
+  withReleases: async (policy: object, releases: readonly Bytes[]) => ({ ...policy, given: releases }),
   verify: async (said: Said, policy: object, { nonce }: { nonce: Bytes }) => {
     if (said.nonce !== String(nonce)) throw new MitaiError("attest.nonce-mismatch", "another nonce", "", "2 nonce");
     return {

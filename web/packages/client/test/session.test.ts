@@ -11,7 +11,7 @@ vi.mock("@mitai/verify", async (original) => {
 });
 
 const URL_ = "http://gateway.test";
-const POLICY = Object.freeze({}) as Policy; // the believing verifier reads none
+const POLICY = { releases: [] } as unknown as Policy; // the believing verifier reads no more
 let server: Server;
 let now: Date;
 
@@ -107,9 +107,12 @@ describe("Session", () => {
     expect(onVerified).toHaveBeenLastCalledWith(session.verified);
   });
 
-  it("verifies under the policy with the releases", async () => {
-    const release = utf8("{}");
-    expect((await connect({ releases: [release] })).appraisal).toMatchObject({ policy: { releases: [release] } });
+  it("counts releases only where the policy names their signers", async () => {
+    const releases = [utf8("{}")];
+    expect((await connect({ releases })).appraisal).toMatchObject({ policy: POLICY });
+    const trusting = { releases: ["a signer"] } as unknown as Policy;
+    const session = await Session.connect(URL_, trusting, { fetch: server.fetch, releases });
+    expect(session.appraisal).toMatchObject({ policy: { given: releases } });
   });
 
   it.each([
