@@ -149,4 +149,6 @@ def page_headers(path: str, data: bytes) -> dict[str, str]:
             "cross-origin-opener-policy": "same-origin",
             "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
         }
+    if path == "sw.js":  # it keeps the page's files on the device, and may do nothing else
+        headers["content-security-policy"] = "default-src 'none'; connect-src 'self'"
     return headers

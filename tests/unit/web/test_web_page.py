@@ -133,6 +133,7 @@ def test_headers_keep_other_sites_out():
     assert script["cross-origin-resource-policy"] == "same-origin"
     assert (badge["cross-origin-resource-policy"], badge["access-control-allow-origin"]) == ("cross-origin", "*")
     assert {headers["x-content-type-options"] for headers in (html, script, badge)} == {"nosniff"}
+    assert page_headers("sw.js", b"")["content-security-policy"] == "default-src 'none'; connect-src 'self'"
     assert page_headers("x.exe", b"")["content-type"] == "application/octet-stream"
 
 
