@@ -106,6 +106,7 @@ export class ChatState extends EventTarget {
   /** Forget the pinned policy: everything starts with the question again. */
   async forget(): Promise<void> {
     keepPin(undefined);
+    this.link = undefined;
     await this.settle(undefined);
   }
 

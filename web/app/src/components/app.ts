@@ -157,6 +157,12 @@ export class ChatApp extends View {
     await this.chat.choose(policy, source);
   }
 
+  private forgetPolicy(): void {
+    this.sheet = undefined;
+    history.replaceState(null, "", location.pathname);
+    void this.chat.forget();
+  }
+
   private keepPinned(): void {
     history.replaceState(null, "", location.pathname);
     void this.chat.keepPinned();
@@ -218,10 +224,7 @@ export class ChatApp extends View {
         @pick-policy-file=${() => this.picker.click()}
         @keeping=${(event: CustomEvent<Wish>) => this.keeping?.ask(event.detail)}
         @verify-again=${() => this.chat.verify()}
-        @forget-policy=${() => {
-          this.sheet = undefined;
-          void this.chat.forget();
-        }}
+        @forget-policy=${this.forgetPolicy}
         @decide-policy=${() => {
           this.sheet = "policy";
         }}
