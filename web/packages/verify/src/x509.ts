@@ -91,7 +91,7 @@ export interface Certificate {
   readonly signature: Bytes;
 }
 
-/** A distinguished name: its exact bytes, and its attributes as far as they are text. */
+/** A distinguished name: its exact bytes, and its attributes; those of a name that can't be read are none. */
 export interface Name {
   readonly der: Bytes;
   readonly attributes: readonly { readonly oid: string; readonly value: string }[];
@@ -125,7 +125,7 @@ export async function parseChain(pem: Bytes, code: string): Promise<readonly Cer
     throw new MitaiError(code, `a certificate chain of ${pem.length} bytes is above the limit`);
   }
   const ended = pem.at(-1) === 0 && pem.at(-2) === 0x0a ? pem.subarray(0, -1) : pem;
-  const whole = new TextDecoder("latin1").decode(ended); // a character each byte
+  const whole = ascii(ended);
   const certificates: Certificate[] = [];
   for (let offset = 0; offset < whole.length; ) {
     PEM.lastIndex = offset;
@@ -143,6 +143,11 @@ export async function parseChain(pem: Bytes, code: string): Promise<readonly Cer
     );
   }
   return certificates;
+}
+
+/** One character each byte; those above ASCII are none that anything here looks for. */
+function ascii(data: Bytes): string {
+  return new TextDecoder("latin1").decode(data);
 }
 
 const MALFORMED = "a certificate of the chain is malformed";
@@ -214,6 +219,7 @@ const TEXTS = [0x0c, PRINTABLE_STRING, 0x14, 0x16];
 function readName(from: Der): Name {
   const { whole: der } = from.element(SEQUENCE);
   const attributes: { oid: string; value: string }[] = [];
+  let readable = true;
   for (const names = Der.only(der); names.has(); ) {
     const single = names.inside(SET);
     const pair = single.inside();
@@ -221,11 +227,16 @@ function readName(from: Der): Name {
     const oid = pair.oid();
     const { tag, content } = pair.element();
     pair.end();
-    const value = TEXTS.includes(tag) ? text(content) : "";
-    if (tag === PRINTABLE_STRING && !/^[A-Za-z0-9 '()+,\-./:=?]*$/.test(value)) throw new RangeError("not printable");
-    attributes.push({ oid, value });
+    if (tag === PRINTABLE_STRING && !/^[A-Za-z0-9 '()+,\-./:=?]*$/.test(ascii(content))) {
+      throw new RangeError("not printable");
+    }
+    try {
+      attributes.push({ oid, value: TEXTS.includes(tag) ? text(content) : "" });
+    } catch {
+      readable = false;
+    }
   }
-  return { der, attributes };
+  return { der, attributes: readable ? attributes : [] };
 }
 
 /** Read the list inside an explicit tag. */

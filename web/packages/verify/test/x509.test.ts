@@ -114,8 +114,10 @@ describe("PEM", () => {
     ["base64url", (pem) => pem.replace(/[A-Za-z](?=\n-----E|=)/, "_")],
     ["a byte above ASCII", (pem) => pem.replace("M", "\u00cd")],
   ])("is refused with %s", async (_, spoil) => {
-    const pem = spoil(lab.pem(caDer));
-    expect(pem).not.toBe(lab.pem(caDer));
+    let right = lab.pem(caDer);
+    while (!right.includes("=")) right = lab.pem(await lab.certificate(leaf, ca)); // a signature is as long as it is
+    const pem = spoil(right);
+    expect(pem).not.toBe(right);
     expect(await refused(parseChain(utf8(pem), CODE))).toBe(CODE);
   });
 
@@ -188,6 +190,7 @@ describe("a certificate", () => {
       [lab.sequence(), ""],
       [lab.sequence(attribute(0x0c, utf8("a")), attribute(0x0c, utf8("b"))), ""],
       [lab.sequence(attribute(0x1e, fromHex("0061"))), ""],
+      [lab.sequence(attribute(0x0c, fromHex("ff"))), ""],
       [lab.sequence(attribute(0x13, utf8("A b'()+,-./:=?"))), "A b'()+,-./:=?"],
       [lab.sequence(attribute(0x0c, utf8("ä".repeat(70)))), "ä".repeat(64)],
     ];
@@ -218,10 +221,6 @@ describe("a certificate", () => {
     [
       "a name that is not printable",
       () => ({ subject: lab.sequence(lab.der(0x31, lab.sequence(lab.oid("2.5.4.3"), lab.der(0x13, utf8("a@b"))))) }),
-    ],
-    [
-      "a name that is not UTF-8",
-      () => ({ subject: lab.sequence(lab.der(0x31, lab.sequence(lab.oid("2.5.4.3"), lab.der(0x0c, fromHex("ff"))))) }),
     ],
     ["ends before it begins", () => ({ validity: lab.validity(2, 1) })],
     ["the year 0", () => ({ validity: lab.sequence(lab.der(0x18, utf8("00000101000000Z")), lab.time(NOW)) })],
@@ -594,7 +593,7 @@ describe("a revocation list", () => {
     [
       "algorithm in the signed part",
       () => ({ algorithm: lab.sequence(lab.oid("1.2.840.10045.4.3.3")) }),
-      "attest.root-crl-signature-invalid",
+      "attest.root-crl-malformed",
     ],
     [
       "algorithm",
