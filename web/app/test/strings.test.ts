@@ -39,7 +39,7 @@ describe("failures in plain words", () => {
 
   it("exist for every code of the parts that the page uses", () => {
     const codes = readFileSync(new URL("docs/errors.md", root), "utf8").matchAll(
-      /^\| `((?:attest|channel|ledger|serve)\.[^`]+)`/gm,
+      /^\| `((?:attest|broker|channel|identity|ledger|serve)\.[^`]+)`/gm,
     );
     const unknown = [...codes]
       .map(([, code = ""]) => code)

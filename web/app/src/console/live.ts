@@ -5,7 +5,8 @@
  *   that itself appraises workloads by that policy.
  */
 import { errorFrom, type Fetch, get, ledgerFetcher, Session, type Verified } from "@mitai/client";
-import { hex, json, MitaiError, Policy, sha256, withoutClaimRules } from "@mitai/verify";
+import { hex, MitaiError, Policy, sha256, withoutClaimRules } from "@mitai/verify";
+import * as json from "@mitai/verify/json";
 import { ledgers } from "../live.ts";
 import type { Offer, Pin } from "../pinning.ts";
 import { openLedger } from "./ledger.ts";

@@ -13,7 +13,6 @@ import {
   type Bytes,
   type Checkpoint,
   hex,
-  json,
   leafHash,
   MitaiError,
   parseVkey,
@@ -22,6 +21,7 @@ import {
   verifyCheckpoint,
   verifyInclusion,
 } from "@mitai/verify";
+import * as json from "@mitai/verify/json";
 import { entryOf } from "./entries.ts";
 import type { Capsule, Entry, Owner, Party } from "./model.ts";
 import { audience, type Budget, commandRequest, type Identity, type Order, queryHeader } from "./signing.ts";

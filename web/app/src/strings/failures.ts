@@ -369,6 +369,74 @@ const FAILURES: Readonly<Record<string, Entry>> = {
       "请清理空间或重新解锁。您也可以不保存而继续使用。",
     ],
   },
+  broker: {
+    en: [
+      "The key broker refused.",
+      "It did not accept what was asked of it, or can't do it now. The technical details say more.",
+      "Look at the state here before you try again: an order may have been carried out.",
+    ],
+    zh: [
+      "密钥代理拒绝了请求。",
+      "它没有接受所请求的内容，或暂时无法执行。详情见技术信息。",
+      "重试之前请先查看这里的状态：命令可能已经执行。",
+    ],
+  },
+  "broker.policy-invalid": {
+    en: [
+      "The broker does not understand this policy.",
+      "It is not valid Cedar, or names facts that the broker does not know. Nothing was changed.",
+      "The technical details name the place. Correct the text and sign it again.",
+    ],
+    zh: [
+      "密钥代理不理解这份策略。",
+      "它不是有效的 Cedar 策略，或引用了密钥代理不知道的事实。没有任何改动。",
+      "技术信息中写明了位置。请更正后重新签名。",
+    ],
+  },
+  "broker.stale": {
+    en: [
+      "The clocks differ.",
+      "What you signed carries this device's time, and the broker's clock is more than five minutes away from it.",
+      "Set this device's clock, then try again.",
+    ],
+    zh: [
+      "时钟不一致。",
+      "您签署的内容带有本设备的时间，与密钥代理的时钟相差超过五分钟。",
+      "请校准本设备的时钟，然后重试。",
+    ],
+  },
+  "broker.revoked": {
+    en: [
+      "This was revoked, for good.",
+      "After a revocation no order for it is accepted any more.",
+      "To offer the model again, seal and publish it anew.",
+    ],
+    zh: ["这已被永久撤销。", "撤销之后，不再接受与之有关的命令。", "要再次提供这个模型，请重新密封并发布。"],
+  },
+  "client.broker-policy": {
+    en: [
+      "The broker judges by another policy than yours.",
+      "It is genuine, but it would release keys to machines that your policy does not name. No order was sent.",
+      "Ask its operator to configure the policy that you trust.",
+    ],
+    zh: [
+      "密钥代理采用的策略与您的不同。",
+      "它是真实的，但可能把密钥放给您的策略没有列出的机器。没有发送任何命令。",
+      "请让其运营者配置您所信任的策略。",
+    ],
+  },
+  identity: {
+    en: [
+      "This key can't be used.",
+      "The file is not an Ed25519 key as mitai keeps it, or a signature does not fit.",
+      "Choose the file owner/identity.pem from the home folder of mitai. Use a current browser.",
+    ],
+    zh: [
+      "无法使用这个密钥。",
+      "文件不是 mitai 保存的 Ed25519 密钥，或签名不符。",
+      "请从 mitai 的主文件夹选择 owner/identity.pem，并使用新版浏览器。",
+    ],
+  },
   "": {
     en: [
       "Something went wrong.",
