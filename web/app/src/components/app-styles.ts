@@ -39,7 +39,7 @@ export const appStyles = css`
   .frame.with-sidebar {
     grid-template-columns: 17rem minmax(0, 1fr);
   }
-  nav {
+  .sidebar {
     min-height: 0;
     padding: 0.625rem;
     background: var(--surface);

@@ -199,8 +199,8 @@ export class ChatApp extends View {
   protected override render() {
     const { verdict } = this;
     return html`
-      <a class="skip" href="#message" @click=${this.skip}>${t("skip")}</a>
-      ${verdict === "simulated" ? html`<p class="bar stripes" role="note">${icons.warning}${t("simulationBar")}</p>` : nothing}
+      <nav aria-label=${t("skip")}><a class="skip" href="#message" @click=${this.skip}>${t("skip")}</a></nav>
+      ${verdict === "simulated" ? html`<section class="bar stripes" aria-label=${t("simulated")}>${icons.warning}${t("simulationBar")}</section>` : nothing}
       <div
         class="frame ${this.wide && this.sidebar ? "with-sidebar" : ""}"
         @show-verification=${() => {
@@ -229,7 +229,7 @@ export class ChatApp extends View {
           this.sheet = "policy";
         }}
       >
-        ${this.wide && this.sidebar ? html`<nav aria-label=${t("conversations")}>${this.list()}</nav>` : nothing}
+        ${this.wide && this.sidebar ? html`<nav class="sidebar" aria-label=${t("conversations")}>${this.list()}</nav>` : nothing}
         <div class="column">${this.header(verdict)} ${this.body(verdict)} ${this.foot(verdict)}</div>
         ${this.sheets(verdict)}
         ${this.dropping ? html`<div class="drop">${t(this.chat.status.kind === "verified" ? "dropHere" : "dropPolicy")}</div>` : nothing}

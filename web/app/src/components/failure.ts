@@ -23,7 +23,8 @@ export const failureStyles = css`
     display: grid;
     gap: 0.375rem;
   }
-  .failure h3 {
+  .failure h2 {
+    font-size: var(--medium);
     color: var(--bad);
   }
   .failure details {
@@ -37,7 +38,7 @@ export function failureCard(failure: Failure, sent: "nothing-sent" | "", actions
   return html`<section class="failure" role="alert">
     ${icons.cross}
     <div class="body">
-      <h3>${what} ${sent ? t("nothingSent") : nothing}</h3>
+      <h2>${what} ${sent ? t("nothingSent") : nothing}</h2>
       <p>${why}</p>
       <p>${next}</p>
       <details>

@@ -69,7 +69,7 @@ export class Dialog extends View {
         display: flex;
         flex-direction: column;
       }
-      header {
+      .head {
         display: flex;
         align-items: center;
         gap: var(--gap);
@@ -82,18 +82,18 @@ export class Dialog extends View {
         flex: 1;
         outline: none;
       }
-      footer ::slotted(*) {
+      .foot ::slotted(*) {
         padding: var(--gap) var(--gap-l);
         border-top: 1px solid var(--line);
       }
       @media (max-width: 480px) {
-        header {
+        .head {
           padding-left: var(--gap);
         }
         .content {
           padding-inline: var(--gap);
         }
-        footer ::slotted(*) {
+        .foot ::slotted(*) {
           padding-inline: var(--gap);
         }
       }
@@ -138,16 +138,16 @@ export class Dialog extends View {
 
   protected override render() {
     return html`<dialog aria-labelledby="heading" @cancel=${this.leave} @click=${this.beside}>
-      <header>
+      <div class="head">
         <h2 id="heading" class="grow">${this.heading}</h2>
         ${
           this.firm
             ? nothing
             : html`<button class="quiet icon" aria-label=${t("close")} @click=${this.leave}>${icons.close}</button>`
         }
-      </header>
+      </div>
       <div class="content" tabindex="-1"><slot></slot></div>
-      <footer><slot name="actions"></slot></footer>
+      <div class="foot"><slot name="actions"></slot></div>
     </dialog>`;
   }
 }
