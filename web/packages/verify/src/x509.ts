@@ -91,16 +91,16 @@ export interface Certificate {
   readonly signature: Bytes;
 }
 
-/** A distinguished name: its exact bytes, and its attributes; those of a name that can't be read are none. */
+/** A distinguished name: its exact bytes, and its attributes where all of them can be read. */
 export interface Name {
   readonly der: Bytes;
-  readonly attributes: readonly { readonly oid: string; readonly value: string }[];
+  readonly attributes: readonly { readonly oid: string; readonly value: string }[] | undefined;
 }
 
 /** Return the one attribute of this type; nothing where there is none or more. */
 export function attributeOf(name: Name, oid: string): string {
-  const found = name.attributes.filter((attribute) => attribute.oid === oid);
-  return found.length === 1 ? (found[0]?.value ?? "") : "";
+  const found = name.attributes?.filter((attribute) => attribute.oid === oid);
+  return found?.length === 1 ? (found[0]?.value ?? "") : "";
 }
 
 /** Return an extension's value; ask after `verifyChain`, which refuses an extension that is there twice. */
@@ -236,7 +236,7 @@ function readName(from: Der): Name {
       readable = false;
     }
   }
-  return { der, attributes: readable ? attributes : [] };
+  return { der, attributes: readable ? attributes : undefined };
 }
 
 /** Read the list inside an explicit tag. */
@@ -408,6 +408,7 @@ function readList(der: Bytes) {
   if (body.small() !== 1) throw new RangeError("not version 2");
   if (!equal(readAlgorithm(body).whole, algorithm.whole)) throw new RangeError("it names two algorithms");
   const issuer = readName(body);
+  if (issuer.attributes === undefined) throw new RangeError("its issuer can't be read");
   const notBefore = body.time();
   const notAfter = body.has(SEQUENCE) || body.has(tagged(0)) || !body.has() ? undefined : body.time();
   const serials = new Set<string>();

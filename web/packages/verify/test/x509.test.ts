@@ -589,6 +589,11 @@ describe("a revocation list", () => {
       () => ({ revoked: [lab.sequence(lab.integer(1), lab.time(NOW), lab.sequence(), lab.integer(1))] }),
       "attest.root-crl-malformed",
     ],
+    [
+      "issuer's name that can't be read",
+      () => ({ issuer: lab.sequence(lab.der(0x31, lab.sequence(lab.oid(COMMON_NAME), lab.der(0x0c, fromHex("ff"))))) }),
+      "attest.root-crl-malformed",
+    ],
     ["issuer's name", () => ({ issuer: lab.name("another") }), "attest.root-crl-signature-invalid"],
     [
       "algorithm in the signed part",

@@ -19,9 +19,10 @@ import { type Bytes, equal, fromHex, hex } from "../bytes.ts";
 import { MitaiError } from "../errors.ts";
 import {
   array,
+  bigint,
   type Decoded,
+  type Decoder,
   decodeJson,
-  integer,
   type Json,
   moment,
   nullable,
@@ -48,23 +49,25 @@ export type TcbStatus = (typeof TCB_STATUSES)[number];
 const TCB_INFO_MALFORMED = "attest.tcb-info-malformed";
 const QE_IDENTITY_MALFORMED = "attest.qe-identity-malformed";
 
+// Of any size: they are compared with numbers below 2^16.
+const number: Decoder<number> = (value) => Number(bigint(value));
 // Members that are not named here are ignored: Intel adds some.
-const COMPONENTS = array(struct({ svn: integer() }, "ignored"));
+const COMPONENTS = array(struct({ svn: number }, "ignored"));
 const LEVEL = { tcbStatus: oneOf(...TCB_STATUSES), tcbDate: moment, advisoryIDs: optional(array(string), []) };
-const ISV_LEVEL = struct({ ...LEVEL, tcb: struct({ isvsvn: integer() }, "ignored") }, "ignored");
+const ISV_LEVEL = struct({ ...LEVEL, tcb: struct({ isvsvn: number }, "ignored") }, "ignored");
 const PLATFORM_TCB = struct(
-  { sgxtcbcomponents: COMPONENTS, pcesvn: integer(), tdxtcbcomponents: optional(nullable(COMPONENTS), null) },
+  { sgxtcbcomponents: COMPONENTS, pcesvn: number, tdxtcbcomponents: optional(nullable(COMPONENTS), null) },
   "ignored",
 );
 const PLATFORM_LEVEL = struct({ ...LEVEL, tcb: PLATFORM_TCB }, "ignored");
 const MODULE = { mrsigner: string, attributes: string, attributesMask: string };
-const SIGNED = { id: string, version: integer(), issueDate: utc, nextUpdate: utc, tcbEvaluationDataNumber: integer() };
+const SIGNED = { id: string, version: number, issueDate: utc, nextUpdate: utc, tcbEvaluationDataNumber: number };
 const TCB_INFO = struct(
   {
     ...SIGNED,
     fmspc: string,
     pceId: string,
-    tcbType: integer(),
+    tcbType: number,
     tcbLevels: array(PLATFORM_LEVEL),
     tdxModule: optional(nullable(struct(MODULE, "ignored")), null),
     tdxModuleIdentities: optional(array(struct({ ...MODULE, id: string, tcbLevels: array(ISV_LEVEL) }, "ignored")), []),
@@ -79,12 +82,12 @@ const QE_IDENTITY = struct(
     attributes: string,
     attributesMask: string,
     mrsigner: string,
-    isvprodid: integer(),
+    isvprodid: number,
     tcbLevels: array(ISV_LEVEL),
   },
   "ignored",
 );
-const VERSION = struct({ version: integer() }, "ignored");
+const VERSION = struct({ version: number }, "ignored");
 
 /** TCB info version 3. */
 export type TcbInfo = Decoded<typeof TCB_INFO>;
