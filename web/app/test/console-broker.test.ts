@@ -1,0 +1,158 @@
+/** The console's backend against a live broker: verified, sealed, signed, logged, proven. */
+import { MitaiError } from "@mitai/verify";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { connect } from "../src/console/live.ts";
+import { type Backend, BROKER, type Owner } from "../src/console/model.ts";
+import { Identity } from "../src/console/signing.ts";
+import { type Policy, policyOf } from "../src/pinning.ts";
+import { available, PythonBroker } from "./broker.ts";
+
+const UNLIMITED = { uses: null, not_after_s: null };
+
+describe.skipIf(!available)("a live broker (needs the Python package in .venv)", () => {
+  let broker: PythonBroker;
+  let backend: Backend;
+  let owner: Owner;
+
+  beforeAll(async () => {
+    broker = await PythonBroker.start();
+    backend = await over(await policyOf(broker.told.policy));
+    owner = await backend.owner(await Identity.open(broker.told.identity));
+  }, 60_000);
+  afterAll(() => broker?.stop());
+
+  async function over(policy: Policy): Promise<Backend> {
+    return connect({ gateway: broker.told.url, policy, releases: [] }, { ...policy, source: "file" });
+  }
+
+  const refused = (promise: Promise<unknown>) =>
+    promise.then(
+      () => "nothing was refused",
+      (error) => (error instanceof MitaiError ? error.code : String(error)),
+    );
+
+  it("is verified, with every check", async () => {
+    const { findings, evidence, nonce } = await backend.verify(BROKER);
+    expect(findings).toMatchObject({ workload: "broker", simulated: true, tee: "tdx" });
+    expect(findings.checks.length).toBeGreaterThan(10);
+    expect(findings.ledger?.origin).toBe("test.mitai/ledger");
+    expect(nonce).toHaveLength(32);
+    expect(JSON.parse(new TextDecoder().decode(evidence))).toHaveProperty("quote");
+    const again = await backend.verify(BROKER);
+    expect(again.nonce).not.toEqual(nonce);
+  });
+
+  it("names the replicas, which stand for themselves", async () => {
+    expect(await backend.replicas()).toEqual(["replica-0", "replica-1"]);
+    expect((await backend.verify("replica-0")).findings).toMatchObject({ workload: "serve", simulated: true });
+    expect(await refused(backend.verify("replica-1"))).toBe("attest.measurement-mismatch");
+  });
+
+  it("lists one's own capsules, and those that one co-owns", async () => {
+    const { model, shared, foreign } = broker.told;
+    expect(await owner.party(0)).toMatchObject({ name: "alice", revoked: false, capsules: [model, shared], total: 2 });
+    expect(await owner.capsule(model)).toMatchObject({
+      id: model,
+      owner: broker.told.key_id,
+      grants: [{ party: broker.told.key_id, version: 1, budget: { uses: 20, not_after_s: null }, revoked: false }],
+    });
+    const grants = (await owner.capsule(shared)).grants;
+    expect(grants.map(({ policy, policySha256 }) => [policy, policySha256?.length])).toEqual([
+      [undefined, 64], // its owner's, whose text is its own affair
+      [undefined, undefined],
+    ]);
+    expect(await refused(owner.capsule(foreign))).toBe("broker.capsule-unknown");
+    expect(await refused(owner.decisions(foreign))).toBe("broker.capsule-unknown");
+  });
+
+  it("logs decisions, which are proven here", async () => {
+    await broker.order("release");
+    await broker.order("deny");
+    const decisions = await owner.decisions(broker.told.model);
+    expect(decisions.map(({ type }) => type)).toEqual(["denial", "release", "policy-set", "capsule-registered"]);
+    expect(decisions[0]?.fields).toMatchObject({ code: "broker.policy-denied", simulated: true });
+    expect((await owner.capsule(broker.told.model)).grants[0]?.uses).toBe(1);
+  });
+
+  it("takes a new policy, and refuses one that it does not understand", async () => {
+    const { model } = broker.told;
+    const text = 'permit(principal == Workload::"serve", action, resource); // 只限 serve';
+    const index = await owner.setPolicy(model, text, { uses: 3, not_after_s: 1_900_000_000 });
+    const [own] = (await owner.capsule(model)).grants;
+    expect(own).toMatchObject({ policy: text, version: 2, budget: { uses: 3, not_after_s: 1_900_000_000 } });
+    const [newest] = await owner.decisions(model);
+    expect(newest).toMatchObject({ index, type: "policy-set", fields: { policy_sha256: own?.policySha256 } });
+    expect(await refused(owner.setPolicy(model, "permit(", UNLIMITED))).toBe("broker.policy-invalid");
+    expect(await refused(owner.setPolicy(broker.told.foreign, text, UNLIMITED))).toBe("broker.capsule-unknown");
+  });
+
+  it("publishes a ledger that is read, proven, and remembered", async () => {
+    await broker.order("quiet");
+    const ledger = await backend.ledger();
+    const { size } = ledger.head;
+    const entries = await ledger.entries(0, size);
+    expect(entries.map(({ index }) => index)).toEqual(Array.from({ length: size }, (_, at) => at));
+    expect(entries[0]).toMatchObject({ type: "party-registered", fields: { name: "alice" } });
+    expect(await ledger.entries(2, 4)).toEqual(entries.slice(2, 4));
+    for (const { index } of entries) expect(await ledger.prove(index)).toMatchObject({ index, size });
+    expect(await refused(ledger.prove(size))).toBe("ledger.index-out-of-range");
+    const grown = await broker.order("release");
+    await vi.waitFor(async () => {
+      const { head } = await backend.ledger();
+      expect(head).toMatchObject({ size: grown });
+      expect(head.before?.size).toBeGreaterThanOrEqual(size);
+    }, 5000);
+  });
+
+  it("revokes, for good", async () => {
+    const { shared, model } = broker.told;
+    await owner.revoke(shared);
+    expect((await owner.capsule(shared)).grants.map(({ revoked }) => revoked)).toEqual([false, true]);
+    expect(await refused(owner.setPolicy(shared, "permit(principal, action, resource);", UNLIMITED))).toBe(
+      "broker.revoked",
+    );
+    expect((await owner.capsule(model)).grants[0]?.revoked).toBe(false);
+  });
+
+  it("gets no order where it judges by another policy", async () => {
+    const lax = await policyOf(broker.told.policy.replace("min_evaluation_number = 0", "min_evaluation_number = 1"));
+    const identity = await Identity.open(broker.told.identity);
+    expect(await refused((await over(lax)).owner(identity))).toBe("client.broker-policy");
+  });
+
+  it("is refused under a policy without simulation, and nothing is asked of it", async () => {
+    const strict = await policyOf(broker.told.policy.replace("allow_simulation = true", "allow_simulation = false"));
+    const identity = await Identity.open(broker.told.identity);
+    const strictly = await over(strict);
+    const asked = vi.spyOn(globalThis, "fetch");
+    expect(await refused(strictly.owner(identity))).toMatch(/^attest\./);
+    expect(await refused(strictly.ledger())).toMatch(/^attest\./);
+    const addresses = asked.mock.calls.map(([input]) => String(input));
+    expect(addresses.every((address) => address.includes("/.well-known/mitai/evidence?"))).toBe(true);
+    asked.mockRestore();
+  });
+
+  it("does not know a stranger", async () => {
+    const pem = broker.told.identity.replace(/\n(.{40}).{4}/, "\n$1AAAA");
+    const stranger = await backend.owner(await Identity.open(pem));
+    expect(await refused(stranger.party(0))).toBe("broker.party-unknown");
+    expect(await refused(stranger.capsule(broker.told.model))).toBe("broker.capsule-unknown");
+  });
+
+  it("is not believed when the host changes what is published", async () => {
+    const honest = globalThis.fetch;
+    for (const resource of ["checkpoint", "tile/0/", "tile/entries/"]) {
+      const lying = vi.spyOn(globalThis, "fetch").mockImplementation(async (input, init) => {
+        const answer = await honest(input, init);
+        if (!String(input).includes(`/broker/ledger/${resource}`)) return answer;
+        const bytes = new Uint8Array(await answer.arrayBuffer());
+        const at = Math.floor(bytes.length / 2);
+        bytes[at] = (bytes[at] ?? 0) ^ 1;
+        return new Response(bytes);
+      });
+      const read = backend.ledger().then((ledger) => ledger.entries(0, ledger.head.size));
+      expect(await refused(read)).toMatch(/^ledger\./);
+      lying.mockRestore();
+    }
+  }, 30_000);
+});
