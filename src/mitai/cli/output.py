@@ -72,6 +72,7 @@ class Output:
         """Print the machine-readable result, with `--json` only."""
         if self.as_json:
             sys.stdout.write(to_json(fields))
+            sys.stdout.flush()  # some commands go on running
 
     def simulated(self, simulated: bool | None) -> None:
         """Say on standard error that what was shown is of a simulated platform; None: nobody knows."""

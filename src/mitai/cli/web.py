@@ -53,12 +53,12 @@ def digest(
     The digest is the SHA-256 of the list `page.sha256`, so `sha256sum page.sha256` gives the same, and
     `sha256sum --check page.sha256` checks the files.
     """
-    out, page = Output(json), _page(folder)
+    out, page = Output(json), Page.load(folder)
     badge = page.files.get("badge.js")
     integrity = f"sha384-{b64encode(hashlib.sha384(badge).digest()).decode()}" if badge is not None else None
     out.table(("file", "sha256"), sorted(sums_of(page.files).items()))
     if integrity:
-        out.say(f'\n<script src="badge.js" integrity="{integrity}" crossorigin="anonymous"> for pages that embed it')
+        out.say(f'\n<script src="badge.js" integrity="{integrity}" crossorigin="anonymous"></script>')
     out.say(f"\npage {page.digest}")
     out.result({"digest": page.digest, "files": sums_of(page.files), "badge_integrity": integrity})
 
@@ -185,10 +185,6 @@ def open_page(
     out.result({"page": link})
     if browser:
         webbrowser.open(link)
-
-
-def _page(folder: Path | None) -> Page:
-    return Page.load(folder) if folder else Page.load()
 
 
 def _elsewhere(gateway: str, policy: Path | None, releases: tuple[Path, ...]) -> tuple[Page, Offer]:

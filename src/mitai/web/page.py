@@ -58,8 +58,9 @@ class Page:
     files: Mapping[str, bytes]
 
     @staticmethod
-    def load(folder: Path = INSTALLED) -> Page:
-        """Read a page; raise `WebError` when there is none or when it is not what its list says."""
+    def load(folder: Path | None = None) -> Page:
+        """Read a page, by default the installed one; raise `WebError` when it is missing or not what its list says."""
+        folder = folder or INSTALLED
         try:
             listed = parse_list((folder / LIST_NAME).read_bytes())
         except FileNotFoundError:
