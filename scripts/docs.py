@@ -1,6 +1,7 @@
 """Keep the pages true: `python scripts/docs.py` writes what is generated, `--check` only compares.
 
-- `docs/errors.md`: every error code in the source, with its class, its message and where it is raised.
+- `docs/errors.md`: every error code in the source, with its class, its message and where it is raised; of `web/`
+  those that only the browser has.
 - `docs/cli.md`: `--help` of every command.
 - `docs/configuration.md`: the tables between `<!-- generated: MODULE.CLASS -->` and `<!-- end -->`, from the structs
   that read those files; a struct or a `MITAI_…` variable that the page does not mention fails the check.
@@ -33,6 +34,9 @@ ROOT = Path(__file__).resolve().parent.parent
 _PART = "attest|broker|capsule|channel|cli|client|demo|fleet|identity|ledger|serve|web|witness|workload"
 _CODE = re.compile(rf"(?:{_PART})\.[a-z0-9*]+(?:-[a-z0-9*]+)*")
 _NO_CODES = {"md", "pem", "toml", "json", "local", "py"}  # file and host names look alike
+_IN_BROWSER = re.compile(
+    rf"""(?:MitaiError\(|code:)\s*"((?:{_PART})\.[a-z0-9]+(?:-[a-z0-9]+)*)"(?:,\s*(?:"([^"]*)"|`([^`]*)`))?"""
+)
 _LOGGING = {"debug", "info", "warning", "error", "exception", "critical"}
 _GENERATED = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _INDEX = re.compile(r"(<!-- index: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -176,7 +180,7 @@ def errors_page(uses: list[Use]) -> str:
         _NOTE,
         "",
         "Every error has a stable code. On the command line it follows the message (and is in `--json`); over HTTP it",
-        "is the member `code` of a problem document (RFC 9457); in Python it is `MitaiError.code`. `…` stands for a",
+        "is the member `code` of a problem document (RFC 9457); in Python and TypeScript it is `MitaiError.code`. `…` stands for a",
         "name, a size, a digest or a number, `*` for what a check is about. No message ever holds a key, a prompt or",
         "an answer.",
     ]
@@ -193,9 +197,23 @@ def errors_page(uses: list[Use]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def browser_uses(root: Path, uses: list[Use]) -> list[Use]:
+    """Return the uses of codes that only the TypeScript below `web/` has; the others are the same in both."""
+    shared = {use.code for use in uses}
+    found = set()
+    for path in sorted(root.glob("web/**/src/**/*.ts")):
+        if not _SKIPPED.intersection(path.parts):
+            where = path.relative_to(root).as_posix()
+            for code, *words in _IN_BROWSER.findall(path.read_text()):
+                if code not in shared:
+                    found.add(Use(code, where, "MitaiError", re.sub(r"\$\{[^}]*\}", "…", "".join(words))))
+    return sorted(found)
+
+
 def unknown_codes(root: Path, uses: list[Use]) -> list[str]:
     """Return a line for each code that a page mentions and the source does not have."""
-    known = [re.compile(re.escape(code).replace(r"\*", r"[a-z0-9-]+")) for code in {use.code for use in uses}]
+    codes = {use.code for use in uses} | typescript_codes(root)
+    known = [re.compile(re.escape(code).replace(r"\*", r"[a-z0-9-]+")) for code in codes]
     unknown = []
     for page in pages(root):
         for code in sorted({found[1:-1] for found in re.findall(r"`[a-z]+\.[a-z0-9-]+`", page.read_text())}):
@@ -203,6 +221,12 @@ def unknown_codes(root: Path, uses: list[Use]) -> list[str]:
             if is_code and not any(pattern.fullmatch(code) for pattern in known):
                 unknown.append(f"{page.relative_to(root)}: no error has the code {code}")
     return unknown
+
+
+def typescript_codes(root: Path) -> set[str]:
+    """Return the codes that the packages for browsers name; few of them are not Python's too."""
+    sources = [path.read_text() for path in sorted(root.glob("web/packages/*/src/**/*.ts"))]
+    return {code for source in sources for code in re.findall(rf'"({_CODE.pattern})"', source)}
 
 
 def _cell(text: str) -> str:
@@ -442,6 +466,7 @@ def main() -> int:
     trees = parse_sources(ROOT / "src")
     configuration = (ROOT / "docs/configuration.md").read_text()
     uses = error_uses(trees, ROOT)
+    uses = sorted([*uses, *browser_uses(ROOT, uses)])
     generated = {
         "docs/errors.md": errors_page(uses),
         "docs/configuration.md": configuration_page(configuration, ROOT),

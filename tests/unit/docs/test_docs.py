@@ -115,6 +115,24 @@ def test_the_real_tree_has_the_codes_that_everybody_relies_on():
     assert {"identity.signature-invalid", "fleet.replica-failed", "workload.nonce", "client.unreachable"} <= found
 
 
+def test_codes_that_only_the_browser_has(tmp_path):
+    source = tmp_path / "web" / "packages" / "a" / "src" / "x.ts"
+    source.parent.mkdir(parents=True)
+    source.write_text(
+        'throw new MitaiError("attest.shared", "both");\n'
+        'throw new MitaiError(\n  "attest.not-here",\n  `no ${tee} here`,\n);\n'
+        'const code = { code: "client.odd-one", message: "…" };\nconst words = { "serve.no-code": 1 };\n'
+    )
+    (tmp_path / "web" / "node_modules" / "b" / "src").mkdir(parents=True)
+    (tmp_path / "web" / "node_modules" / "b" / "src" / "x.ts").write_text('new MitaiError("attest.theirs")')
+    shared = [docs.Use("attest.shared", "src/a.py", "AttestError", "both")]
+    where = "web/packages/a/src/x.ts"
+    assert docs.browser_uses(tmp_path, shared) == [
+        docs.Use("attest.not-here", where, "MitaiError", "no … here"),
+        docs.Use("client.odd-one", where, "MitaiError", ""),
+    ]
+
+
 def test_codes_that_a_page_invents_are_found(project):
     root = project(
         docs__a_md="`attest.real` `attest.tcb-info-expired` `attest.dreamt` `broker.toml` `identity.py` attest.prose"
