@@ -256,7 +256,8 @@ function readExtensions(from: Der): Extension[] {
   return extensions;
 }
 
-function quoted(certificate: Certificate): string {
+/** The subject's name as a message shows it: whoever made the certificate chose its letters. */
+export function quoted(certificate: Certificate): string {
   return JSON.stringify(certificate.commonName);
 }
 

@@ -17,7 +17,7 @@ import { decodeJson, type Json, nullable, optional, string, struct } from "../js
 import { verifySignature } from "../keys.ts";
 import type { Collateral } from "../machine.ts";
 import { earliest, latest, show, within } from "../time.ts";
-import { type Certificate, ecKey, parseChain, type RevocationList, verifyChain, verifyCrl } from "../x509.ts";
+import { type Certificate, ecKey, parseChain, quoted, type RevocationList, verifyChain, verifyCrl } from "../x509.ts";
 import type { PckTcb } from "./pck.ts";
 import { parseQeIdentity, parseTcbInfo, type QeIdentity, type TcbInfo } from "./tcb.ts";
 
@@ -103,7 +103,7 @@ export async function verifyCollateral(
   checkWindow("root-crl", rootCrl.notBefore, later(rootCrl.notAfter, graceS), now);
   const crlChain = await readChain(collateral.pckCrlIssuerChain, "pck-crl", rootFingerprint, now);
   if (!isPckCa(crlChain.issuer)) {
-    throw new MitaiError("attest.pck-crl-chain-invalid", `"${crlChain.issuer.commonName}" is no PCK CA`);
+    throw new MitaiError("attest.pck-crl-chain-invalid", `${quoted(crlChain.issuer)} is no PCK CA`);
   }
   const pckCrl = await verifyCrl(collateral.pckCrl, crlChain.issuer, "pck-crl");
   checkWindow("pck-crl", pckCrl.notBefore, later(pckCrl.notAfter, graceS), now);
@@ -160,13 +160,13 @@ async function readChain(pem: string, what: string, rootFingerprint: string, now
 async function signingChain(pem: string, what: string, rootFingerprint: string, now: Date): Promise<Chain> {
   const chain = await readChain(pem, what, rootFingerprint, now);
   if (!chain.issuer.commonName.includes("SGX TCB Signing")) {
-    throw new MitaiError(`attest.${what}-chain-invalid`, `"${chain.issuer.commonName}" is no TCB signing certificate`);
+    throw new MitaiError(`attest.${what}-chain-invalid`, `${quoted(chain.issuer)} is no TCB signing certificate`);
   }
   return chain;
 }
 
 async function checkSignature(issuer: Certificate, signature: Bytes, message: Bytes, what: string): Promise<void> {
-  const why = `the ${what} is not signed by "${issuer.commonName}"`;
+  const why = `the ${what} is not signed by ${quoted(issuer)}`;
   await verifySignature(ecKey(issuer), signature, message, `attest.${what}-signature-invalid`, why);
 }
 

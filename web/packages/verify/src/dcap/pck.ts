@@ -13,7 +13,7 @@ import type { Bytes } from "../bytes.ts";
 import { refusing } from "../checks.ts";
 import { Der, OCTET_STRING, SEQUENCE } from "../der.ts";
 import { MitaiError } from "../errors.ts";
-import { type Certificate, extensionOf } from "../x509.ts";
+import { type Certificate, extensionOf, quoted } from "../x509.ts";
 
 const SGX = "1.2.840.113741.1.13.1";
 const MALFORMED = "attest.pck-extension-malformed";
@@ -33,7 +33,7 @@ export interface PckTcb {
 /** Read the SGX extension of a PCK certificate. */
 export function pckTcb(leaf: Certificate): PckTcb {
   const value = extensionOf(leaf, SGX);
-  if (value === undefined) throw new MitaiError(MALFORMED, `"${leaf.commonName}" has no SGX extension`);
+  if (value === undefined) throw new MitaiError(MALFORMED, `${quoted(leaf)} has no SGX extension`);
   return parseSgxExtension(value);
 }
 

@@ -15,7 +15,7 @@ import { type Bytes, concat, equal, hex, sha256, utf8 } from "../bytes.ts";
 import { MitaiError } from "../errors.ts";
 import { publicKey, verifySignature } from "../keys.ts";
 import { earliest, latest, within } from "../time.ts";
-import { type Certificate, ecKey, parseChain, verifyChain } from "../x509.ts";
+import { type Certificate, ecKey, parseChain, quoted, verifyChain } from "../x509.ts";
 import { isPckCa, type VerifiedChain, type VerifiedCollateral } from "./collateral.ts";
 import { pckTcb } from "./pck.ts";
 import { CERT_PCK_CHAIN, type EnclaveReport, parseEnclaveReport, type Quote } from "./quote.ts";
@@ -62,7 +62,7 @@ export async function findPckChain(quote: Quote, outOfBand: string | null): Prom
 export function checkRoot(chain: PckChain, roots: ReadonlyMap<string, boolean>, allowSimulation: boolean): boolean {
   const { fingerprint, commonName } = chain.root;
   const simulated = roots.get(fingerprint);
-  const name = JSON.stringify(commonName);
+  const name = quoted(chain.root);
   if (simulated === undefined && !commonName.includes("Simulation")) {
     throw new MitaiError(
       "attest.root-untrusted",
@@ -99,16 +99,13 @@ export async function verifyPckChain(
     throw new MitaiError(CHAIN_INVALID, "the PCK chain and the collateral end in different roots");
   }
   if (!leaf.commonName.includes("SGX PCK Certificate") || !isPckCa(intermediate)) {
-    throw new MitaiError(CHAIN_INVALID, `"${leaf.commonName}" under "${intermediate.commonName}" is no PCK chain`);
+    throw new MitaiError(CHAIN_INVALID, `${quoted(leaf)} under ${quoted(intermediate)} is no PCK chain`);
   }
   const certificates = [leaf, intermediate, root];
   await verifyChain(certificates, "pck", now);
   const issuer = collateral.pckCrlIssuer;
   if (!equal(intermediate.subject.der, issuer.subject.der) || !equal(intermediate.spki, issuer.spki)) {
-    throw new MitaiError(
-      "attest.pck-crl-issuer-mismatch",
-      `the PCK revocation list is not of "${intermediate.commonName}"`,
-    );
+    throw new MitaiError("attest.pck-crl-issuer-mismatch", `the PCK revocation list is not of ${quoted(intermediate)}`);
   }
   collateral.rootCrl.refuseRevoked(intermediate, "attest.intermediate-revoked");
   collateral.pckCrl.refuseRevoked(leaf, "attest.pck-revoked");
