@@ -80,9 +80,9 @@ export class ChatApp extends View {
       this.sheet = "policy";
     }
     if (status.kind === "verifying" && this.sheet === "policy") this.sheet = undefined;
+    this.requestUpdate();
     if (status.kind === "verified" && this.former !== "verified") this.invite();
     this.former = status.kind;
-    this.requestUpdate();
   };
 
   /** The field is open: put the cursor there, unless the user is elsewhere or would get a keyboard over the page. */

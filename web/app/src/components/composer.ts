@@ -87,8 +87,9 @@ export class ChatComposer extends View {
   @query("textarea") private accessor field!: HTMLTextAreaElement;
   @query("input") private accessor picker!: HTMLInputElement;
 
+  /** Put the cursor into the field, once it is open. */
   override focus(): void {
-    this.field?.focus();
+    void this.updateComplete.then(() => this.field.focus());
   }
 
   /** Put a message that was sent back into the field. */
@@ -96,7 +97,7 @@ export class ChatComposer extends View {
     this.text = message.text;
     this.files = message.files;
     this.instead = message.id;
-    void this.updateComplete.then(() => this.focus());
+    this.focus();
   }
 
   /** Another conversation is shown: what was meant for a message of the former one is dropped. */

@@ -176,29 +176,29 @@ function machine({ verified, references }: Machine): TemplateResult {
   `;
 }
 
-/** Each register as measured, and who expects it so. */
+/** Each register as measured, and who expects it so; first those that somebody pins. */
 function program({ workload, tee, measurements }: Appraisal, references: readonly Reference[]) {
   const candidates = references.filter((values) => values.name === workload && values.tee === tee);
+  const pinned = (register: string) => candidates.some(({ registers }) => registers.has(register));
+  const show = ([register, value]: readonly [string, string]) => {
+    const words = (from: Reference["from"]) =>
+      candidates.filter((values) => values.from === from).map(({ registers }) => registers.get(register));
+    return html`<div class="register">
+      <div class="row wrap">
+        <b class="small grow">${register.toUpperCase()}</b>
+        ${comparison("policy", value, words("policy"))} ${comparison("release", value, words("release"))}
+      </div>
+      <code>${value}</code>
+    </div>`;
+  };
+  const all = [...measurements];
   return html`<section>
     <h3>${t("code")}: ${workload}</h3>
-    <div>
-      ${[...measurements].map(([register, value]) => {
-        const words = candidates.map((values) => [values.from, values.registers.get(register)] as const);
-        return html`<div class="register">
-          <div class="row wrap">
-            <b class="small grow">${register.toUpperCase()}</b>
-            ${(["policy", "release"] as const).map((from) =>
-              comparison(
-                from,
-                value,
-                words.filter(([who]) => who === from).map(([, word]) => word),
-              ),
-            )}
-          </div>
-          <code>${value}</code>
-        </div>`;
-      })}
-    </div>
+    <div>${all.filter(([register]) => pinned(register)).map(show)}</div>
+    <details>
+      <summary>${t("otherRegisters")}</summary>
+      ${all.filter(([register]) => !pinned(register)).map(show)}
+    </details>
   </section>`;
 }
 
