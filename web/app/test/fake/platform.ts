@@ -216,11 +216,11 @@ class FakeOwner implements Owner {
 export class FakeBackend implements Backend {
   constructor(private readonly size = 60) {}
 
-  async replicas() {
+  async replicas(): Promise<readonly string[]> {
     return ["replica-0", "replica-1"];
   }
 
-  async verify(name: string) {
+  async verify(name: string): Promise<Machine> {
     if (name === "replica-1") {
       throw new MitaiError(
         "attest.measurement-mismatch",
