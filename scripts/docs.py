@@ -180,9 +180,9 @@ def errors_page(uses: list[Use]) -> str:
         _NOTE,
         "",
         "Every error has a stable code. On the command line it follows the message (and is in `--json`); over HTTP it",
-        "is the member `code` of a problem document (RFC 9457); in Python and TypeScript it is `MitaiError.code`. `…` stands for a",
-        "name, a size, a digest or a number, `*` for what a check is about. No message ever holds a key, a prompt or",
-        "an answer.",
+        "is the member `code` of a problem document (RFC 9457); in Python and TypeScript it is `MitaiError.code`.",
+        "`…` stands for a name, a size, a digest or a number, `*` for what a check is about. No message ever holds a",
+        "key, a prompt or an answer.",
     ]
     for part in sorted({use.code.split(".")[0] for use in uses}):
         lines += ["", f"## {part}", "", "| code | error | what it says | from |", "| --- | --- | --- | --- |"]
