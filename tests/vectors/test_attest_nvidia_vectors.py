@@ -140,11 +140,8 @@ def test_manifests(vector):
         verify_rim(parse_rim(data), NVIDIA.rim, vector_time(vector))
 
 
-def test_eight_gpus():
-    vector_folder()
-    vector = ENTRIES["nvidia/mpt-blackwell-json"]
-    gpus = json.loads(vector_file(vector, "test_mpt_data.json"))["gpus"]
-    devices = [
+def eight_gpus(vector: dict) -> list[DeviceEvidence]:
+    return [
         DeviceEvidence(
             kind="gpu",
             report=base64.b64decode(gpu["AttestationReport"]["py/b64"]),
@@ -153,8 +150,14 @@ def test_eight_gpus():
                 for certificate in gpu["CertificateChains"]["GpuAttestationCertificateChain"]
             ),
         )
-        for gpu in gpus
+        for gpu in json.loads(vector_file(vector, "test_mpt_data.json"))["gpus"]
     ]
+
+
+def test_eight_gpus():
+    vector_folder()
+    vector = ENTRIES["nvidia/mpt-blackwell-json"]
+    gpus, devices = json.loads(vector_file(vector, "test_mpt_data.json"))["gpus"], eight_gpus(vector)
     rules = msgspec.structs.replace(SIGNATURE_ONLY, min_gpus=8, modes=("mpt",), chips=("GB100",))
     found = verify(*devices, now=vector_time(vector), rules=rules)
     assert len({device.pdi for device in found}) == 8
