@@ -133,7 +133,7 @@ async function exchange(peer: Peer, options: Options, inner: Inner, keyConfig: B
   const { signal } = inner.request;
   const outgoing = await Outgoing.start(keyConfig, inner.head, new Date());
   const outer = await post(peer, options, signal, await seal(outgoing, inner.content, options));
-  const wire = new WireReader(outer, signal, options.onWire);
+  const wire = new WireReader(outer, options.onWire);
   try {
     signal.throwIfAborted();
     if (!outgoing.isSealed(outer.status, outer.headers.get("content-type")))

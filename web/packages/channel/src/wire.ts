@@ -21,7 +21,6 @@ export class WireReader {
 
   constructor(
     outer: Response,
-    private readonly signal: AbortSignal,
     private readonly onWire: OnWire | undefined,
   ) {
     this.#reader = outer.body?.getReader();
@@ -53,7 +52,6 @@ export class WireReader {
     try {
       return (await this.#reader?.read())?.value;
     } catch {
-      this.signal.throwIfAborted();
       throw new MitaiError(
         "channel.truncated",
         "the connection broke within the answer",
@@ -82,12 +80,13 @@ export function upload(sealed: AsyncGenerator<Bytes>, onWire: OnWire | undefined
   });
 }
 
-/** Wait for `work`, but no longer than until the signal says so. */
+/** Wait for `work`, but no longer than until the signal says so; what fails after that fails for its reason. */
 export function unlessAborted<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     const abort = () => reject(signal.reason);
     signal.addEventListener("abort", abort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
+    const fail = (error: unknown) => reject(signal.aborted ? signal.reason : error);
+    work.then(resolve, fail).finally(() => signal.removeEventListener("abort", abort));
     if (signal.aborted) abort();
   });
 }

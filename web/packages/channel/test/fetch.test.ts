@@ -46,7 +46,7 @@ describe("a request", () => {
     const send = sealedFetch(new TestPeer(gateway.keyConfig, [], "https://gateway.example/mitai/", "one"), { fetch });
     await send(`${URL_}?q=%C3%A9#fragment`, {
       method: "PUT",
-      headers: { Authorization: "Bearer s", connection: "close", date: "never", te: "x" },
+      headers: { Authorization: "Bearer s", connection: "close", date: "never", te: "x", host: "elsewhere" },
       body: "hello",
     });
     const [{ head, content } = { head: undefined, content: undefined }] = requests;
@@ -57,7 +57,7 @@ describe("a request", () => {
       path: "/v1/echo?q=%C3%A9",
     });
     const fields = new Map(head?.fields);
-    expect([...fields.keys()].sort()).toEqual(["authorization", "content-type", "date"]);
+    expect(head?.fields.map(([name]) => name).sort()).toEqual(["authorization", "content-type", "date"]);
     expect(fields.get("authorization")).toBe("Bearer s");
     expect(Math.abs(Date.parse(fields.get("date") ?? "") - Date.now())).toBeLessThan(5000);
     expect(content).toEqual(utf8("hello"));
@@ -78,7 +78,11 @@ describe("a request", () => {
     const { fetch, calls } = answering({});
     const send = sealedFetch(new TestPeer(gateway.keyConfig), { fetch });
     for (const size of [1, 500]) await send(URL_, { method: "POST", body: new Uint8Array(size) });
-    expect(calls[0]?.body.length).toBe(calls[1]?.body.length);
+    for (const size of [100, 500])
+      await send(URL_, { method: "POST", body: streamOf(new Uint8Array(size)), duplex: "half" });
+    const lengths = calls.map(({ body }) => body.length);
+    expect(lengths[0]).toBe(lengths[1]);
+    expect(lengths[2]).toBe(lengths[3]);
   });
 
   test.each<[string, () => [Request | URL | string, RequestInit?], string]>([
@@ -172,6 +176,35 @@ describe("an answer", () => {
     expect(exchangeOf(response).responseSha256).toBeDefined();
     const cut = answering({ status }, (sealed) => sealed.slice(0, -1));
     await expect(sealedFetch(new TestPeer(gateway.keyConfig), cut)(URL_)).rejects.toThrow(code("channel.unopenable"));
+  });
+
+  test("with status 204 must end, too", async () => {
+    const { fetch } = streaming(async (seal) => streamOf(await seal(encodeResponse({ status: 204, fields: [] }))));
+    const sending = sealedFetch(new TestPeer(gateway.keyConfig), { fetch })(URL_);
+    await expect(sending).rejects.toThrow(code("channel.truncated"));
+  });
+
+  test("is the one after the informational responses", async () => {
+    const head = encodeResponse({ status: 200, fields: [] }, 0, [{ status: 103, fields: [["mitai-refusal", "x"]] }]);
+    const { fetch } = streaming(async (seal) => streamOf(await seal(head, true)));
+    expect((await sealedFetch(new TestPeer(gateway.keyConfig), { fetch })(URL_)).status).toBe(200);
+  });
+
+  test("is not read ahead", async () => {
+    let read = 0;
+    const { fetch } = streaming(async (seal) => {
+      const pieces = [await seal(concat(STREAM_HEAD, chunk("0")))];
+      for (let at = 1; at < 10; at++) pieces.push(await seal(chunk(`${at}`)));
+      const pull = (wire: ReadableStreamDefaultController<Bytes>) => wire.enqueue(pieces[read++] ?? new Uint8Array());
+      return new ReadableStream<Bytes>({ pull }, { highWaterMark: 0 });
+    });
+    const response = await sealedFetch(new TestPeer(gateway.keyConfig), { fetch })(URL_);
+    const reader = response.body?.getReader();
+    for (const at of [0, 1, 2]) {
+      expect(text((await reader?.read())?.value ?? new Uint8Array())).toBe(`${at}`);
+      expect(read).toBe(at + 1);
+    }
+    await reader?.cancel();
   });
 
   test("streams: each chunk is there before the next was sent", async () => {
@@ -440,6 +473,19 @@ describe("an abort", () => {
     controller.abort(new Error("enough"));
     await expect(next).rejects.toThrow("enough");
     expect(reason).toMatchObject({ message: "enough" });
+  });
+
+  test("between two pieces errors the next", async () => {
+    const controller = new AbortController();
+    const { fetch } = streaming(async (seal) => {
+      const one = await seal(concat(STREAM_HEAD, chunk("one")));
+      return new ReadableStream<Bytes>({ start: (wire) => wire.enqueue(one) });
+    });
+    const response = await sealedFetch(new TestPeer(gateway.keyConfig), { fetch })(URL_, { signal: controller.signal });
+    const reader = response.body?.getReader();
+    await reader?.read();
+    controller.abort(new Error("enough"));
+    await expect(reader?.read()).rejects.toThrow("enough");
   });
 
   test("by cancelling the body lets go of the connection, also while it waits", async () => {

@@ -61,6 +61,26 @@ describe("key configurations", () => {
     await expect(RequestSealer.start(config)).rejects.toThrow(code("channel.key-malformed"));
   });
 
+  test("AES-256-GCM is preferred", async () => {
+    const { keyConfig } = await Gateway.create();
+    const config = concat(keyConfig.slice(0, 35), bytes("0008 0001 0001 0001 0002"));
+    const sealed = await (await RequestSealer.start(KeyConfig.decode(config))).seal(HEAD, true);
+    expect(sealed.slice(0, 7)).toEqual(bytes("07 0020 0001 0002"));
+  });
+
+  test.each([
+    [0, 1],
+    [MAX_CHUNK_BYTES - 1, 1],
+    [MAX_CHUNK_BYTES, 1],
+    [MAX_CHUNK_BYTES + 1, 2],
+    [2 * MAX_CHUNK_BYTES, 2],
+  ])("a message of %i bytes makes %i chunks", async (size, chunks) => {
+    const sealer = await RequestSealer.start(KeyConfig.decode((await Gateway.create()).keyConfig));
+    let count = 0;
+    for await (const _ of sealer.sealRest(new Uint8Array(size))) count += 1;
+    expect(count).toBe(chunks);
+  });
+
   test("any bytes are a configuration or an error", () => {
     const near = fc
       .tuple(fc.uint8Array({ maxLength: 40 }), fc.constantFrom("0020", "647a"))
@@ -148,6 +168,7 @@ describe.each([
   test("after its end an opener takes nothing more", async () => {
     const opener = await sealer.responseOpener();
     await openAll(opener, wire);
+    await expect(opener.finish()).rejects.toThrow(code("channel.truncated"));
     await expect(openAll(opener, wire)).rejects.toThrow(code("channel.unopenable"));
   });
 
