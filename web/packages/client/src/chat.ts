@@ -15,12 +15,13 @@
  *     }
  */
 
-import { type Exchange, exchangeOf, type OnWire, type Peer, sealedFetch } from "@mitai/channel";
+import { type Exchange, exchangeOf, type OnWire } from "@mitai/channel";
 import { type Bytes, MitaiError, utf8 } from "@mitai/verify";
 import { array, type Decoded, decodeJson, integer, nullable, optional, string, struct } from "@mitai/verify/json";
 import { bounded, pieces, refusal } from "./http.ts";
 import type { Session, Verified } from "./session.ts";
 import { events } from "./sse.ts";
+import { View } from "./view.ts";
 
 const MALFORMED = "client.answer-malformed";
 const MAX_MODELS_BYTES = 1 << 20;
@@ -95,54 +96,10 @@ export async function* chat(
 
 /** The names of the models that the server offers. */
 export async function models(session: Session, signal?: AbortSignal): Promise<readonly string[]> {
-  const response = await new View(session).fetch("/v1/models", signal ? { signal } : {});
-  const body = await bounded(response, MAX_MODELS_BYTES);
-  if (response.status !== 200) throw refusal(response.status, body);
+  const { status, body } = await new View(session).get("/v1/models", MAX_MODELS_BYTES, signal);
+  if (status !== 200) throw refusal(status, body);
   const list = decodeJson(body ?? utf8(""), modelList, MALFORMED, "the server's list of models can't be read");
   return list.data.map((model) => model.id);
-}
-
-/**
- * A session as one exchange sees it: key and replica are of one verification, whatever is renewed meanwhile.
- *
- * It begins with `verified` where that is given: the replica that holds the receipt of an earlier exchange.
- */
-export class View implements Peer {
-  readonly baseUrl: string;
-  #used: Verified | undefined;
-
-  constructor(
-    private readonly session: Session,
-    private earlier?: Verified,
-  ) {
-    this.baseUrl = session.baseUrl;
-  }
-
-  /** What the last request was sealed to. */
-  get verified(): Verified {
-    return this.#used ?? this.session.verified;
-  }
-
-  async keyConfig(): Promise<Bytes> {
-    const earlier = this.earlier && this.session.now() < this.earlier.staleAt ? this.earlier : undefined;
-    this.#used = earlier ?? (await this.session.current());
-    return this.#used.appraisal.claims.keyConfig;
-  }
-
-  replica(): string | undefined {
-    return this.verified.replica;
-  }
-
-  async renew(): Promise<void> {
-    this.earlier = undefined;
-    await this.session.renew();
-  }
-
-  /** Seal a request for a path of the server, and open its answer. */
-  async fetch(path: string, init: RequestInit, onWire?: OnWire): Promise<Response> {
-    const send = sealedFetch(this, { fetch: this.session.fetch, ...(onWire && { onWire }) });
-    return await send(`${this.baseUrl}${path}`, init);
-  }
 }
 
 // What we read of a chunk; the error is there when the answer failed half-way.

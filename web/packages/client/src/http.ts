@@ -29,12 +29,12 @@ export interface Answer {
 export async function get(fetcher: Fetch, url: string, limit: number, signal?: AbortSignal): Promise<Answer> {
   const who = new URL(url).origin;
   const slow = new AbortController();
-  const late = () => slow.abort();
-  const whole = setTimeout(late, WHOLE_MS);
-  let idle = setTimeout(late, IDLE_MS);
+  const end = () => slow.abort();
+  const whole = setTimeout(end, WHOLE_MS);
+  let idle = setTimeout(end, IDLE_MS);
   const heard = () => {
     clearTimeout(idle);
-    idle = setTimeout(late, IDLE_MS);
+    idle = setTimeout(end, IDLE_MS);
   };
   try {
     const response = await fetcher(url, {
@@ -49,14 +49,31 @@ export async function get(fetcher: Fetch, url: string, limit: number, signal?: A
   } catch (error) {
     if (error instanceof MitaiError) throw error;
     signal?.throwIfAborted();
-    if (slow.signal.aborted) {
-      throw new MitaiError("client.timeout", `${who} did not answer in time`, "try again, or ask the operator");
-    }
+    if (slow.signal.aborted) throw late(who);
     throw new MitaiError("client.unreachable", `${who} can't be reached`, "is the platform up? are you online?");
   } finally {
     clearTimeout(whole);
     clearTimeout(idle);
   }
+}
+
+/** Do what ends with a signal, in two minutes at most; throw `client.timeout`, or what the caller's signal was aborted with. */
+export async function inTime<T>(
+  who: string,
+  signal: AbortSignal | undefined,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const slow = AbortSignal.timeout(WHOLE_MS);
+  try {
+    return await work(signal ? AbortSignal.any([signal, slow]) : slow);
+  } catch (error) {
+    if (error instanceof MitaiError || signal?.aborted || !slow.aborted) throw error;
+    throw late(who);
+  }
+}
+
+function late(who: string): MitaiError {
+  return new MitaiError("client.timeout", `${who} did not answer in time`, "try again, or ask the operator");
 }
 
 /** Read a body, or return nothing when it is above `limit` bytes. */

@@ -40,9 +40,10 @@ import {
   string,
   struct,
 } from "@mitai/verify/json";
-import { type End, View } from "./chat.ts";
-import { bounded, errorFrom } from "./http.ts";
+import type { End } from "./chat.ts";
+import { errorFrom } from "./http.ts";
 import { type Session, withOffered } from "./session.ts";
+import { View } from "./view.ts";
 
 export const MAX_PROOF_BYTES = 12 << 20;
 const MAX_GAP_MS = 86_400_000; // a session, a long answer, a ledger that was away for a while, clocks that differ
@@ -112,9 +113,12 @@ export async function fetchReceipt(
   const view = new View(session, verified);
   const deadline = performance.now() + waitMs;
   for (;;) {
-    const answer = await view.fetch(`/v1/receipts/${encodeURIComponent(exchange.id)}`, signal ? { signal } : {});
-    const body = await bounded(answer, MAX_BUNDLE_BYTES);
-    if (answer.status === 200) {
+    const { status, body } = await view.get(
+      `/v1/receipts/${encodeURIComponent(exchange.id)}`,
+      MAX_BUNDLE_BYTES,
+      signal,
+    );
+    if (status === 200) {
       const bundle = body ?? utf8("");
       ReceiptBundle.decode(bundle);
       return Proof.decode(
@@ -129,8 +133,8 @@ export async function fetchReceipt(
 }`),
       );
     }
-    if (![202, 404, 503].includes(answer.status) || performance.now() > deadline) {
-      throw errorFrom(answer.status, body, "client.no-receipt", "the replica");
+    if (![202, 404, 503].includes(status) || performance.now() > deadline) {
+      throw errorFrom(status, body, "client.no-receipt", "the replica");
     }
     await new Promise((wake) => setTimeout(wake, 100));
   }

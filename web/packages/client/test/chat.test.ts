@@ -178,4 +178,17 @@ describe("models", () => {
       await expect(models(session)).rejects.toMatchObject({ code: "client.answer-malformed" });
     },
   );
+
+  it("does not wait for ever", async () => {
+    const slow = AbortSignal.abort(new DOMException("late", "TimeoutError"));
+    vi.spyOn(AbortSignal, "timeout").mockReturnValueOnce(slow);
+    wire.beforeAnswer = async () => slow.throwIfAborted();
+    await expect(models(session)).rejects.toMatchObject({ code: "client.timeout" });
+  });
+
+  it("ends with the caller's reason when the caller ends it", async () => {
+    const stop = AbortSignal.abort(new Error("enough"));
+    wire.beforeAnswer = async () => stop.throwIfAborted();
+    await expect(models(session, stop)).rejects.toThrow("enough");
+  });
 });
