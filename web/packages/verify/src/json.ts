@@ -18,6 +18,8 @@ import { utc } from "./time.ts";
 
 const MAX_DEPTH = 900;
 const MAX_DIGITS = 4300;
+const NUMBER = /^-?(?:0|[1-9][0-9]*)((?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)$/;
+const LENIENT = new TextDecoder("utf-8", { ignoreBOM: true });
 const NOT_UTF8 = Symbol("a text that is not UTF-8");
 
 /** A parsed value: `bigint` for integers, `number` for what has a fraction or an exponent, `Date` from TOML alone. */
@@ -140,7 +142,7 @@ class Reader {
     const token = this.data.subarray(start, this.#at);
     let value: unknown;
     try {
-      value = JSON.parse(new TextDecoder("utf-8", { ignoreBOM: true }).decode(token));
+      value = JSON.parse(LENIENT.decode(token));
     } catch {
       throw new RangeError("a malformed text");
     }
@@ -156,18 +158,24 @@ class Reader {
   }
 
   #number(): bigint | number {
-    const start = this.#at;
-    while (isNumeric(this.data[this.#at])) this.#at++;
-    const token = String.fromCharCode(...this.data.subarray(start, Math.min(this.#at, start + MAX_DIGITS)));
-    if (this.#at - start > MAX_DIGITS || !/^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$/.test(token)) {
-      throw new RangeError("a malformed value");
+    let written = "";
+    for (
+      let byte = this.data[this.#at];
+      isNumeric(byte) && written.length <= MAX_DIGITS;
+      byte = this.data[++this.#at]
+    ) {
+      written += String.fromCharCode(byte);
     }
-    return /^-?[0-9]+$/.test(token) ? BigInt(token) : Number(token);
+    const [token, fraction] = NUMBER.exec(written) ?? [];
+    if (token === undefined || token.length > MAX_DIGITS) throw new RangeError("a malformed value");
+    return fraction === "" ? BigInt(token) : Number(token);
   }
 }
 
-function isNumeric(byte: number | undefined): boolean {
-  return byte !== undefined && ((byte >= 0x30 && byte <= 0x39) || [0x2b, 0x2d, 0x2e, 0x45, 0x65].includes(byte));
+/** Whether a byte is one of `0123456789+-.eE`. */
+function isNumeric(byte: number | undefined): byte is number {
+  if (byte === undefined) return false;
+  return (byte >= 0x30 && byte <= 0x39) || byte === 0x2d || byte === 0x2e || (byte | 0x20) === 0x65 || byte === 0x2b;
 }
 
 function isUtf8(data: Uint8Array): boolean {

@@ -232,13 +232,11 @@ function policyOf(decoded: Rules): Policy {
 /** Parse TOML into the values that decoders take. */
 function fromToml(text: string): Json {
   if (text.startsWith("\ufeff")) throw new RangeError("a policy begins with a byte order mark");
-  let table: unknown;
   try {
-    table = parse(text, { integersAsBigInt: true });
+    return json(parse(text, { integersAsBigInt: true }));
   } catch (error) {
-    throw new RangeError(error instanceof Error ? error.message : "not TOML");
+    throw new RangeError(error instanceof Error ? error.message : "not TOML"); // or nested too deeply
   }
-  return json(table);
 }
 
 function json(value: unknown): Json {
