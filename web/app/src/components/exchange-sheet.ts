@@ -1,6 +1,6 @@
 /** `<exchange-sheet>`: one answer's receipt, and what the server sees of it: the very bytes beside the text. */
 import { concat } from "@mitai/verify";
-import { css, html, nothing } from "lit";
+import { css, html } from "lit";
 import { customElement, property } from "lit/decorators.js";
 import type { AnswerMessage, ReceiptNote } from "../conversations.ts";
 import "../design/copy.ts";
@@ -42,6 +42,10 @@ export class ExchangeSheet extends View {
         font: 0.75rem/1.5 var(--mono);
         white-space: pre-wrap;
         overflow-wrap: anywhere;
+      }
+      ol {
+        padding-inline-start: 2em;
+        columns: 12em;
       }
       section + section {
         border-top: 1px solid var(--line);
@@ -99,11 +103,13 @@ export class ExchangeSheet extends View {
   private wire({ plain, wire, startedAt }: Exchange) {
     const sent = wire.filter(({ direction }) => direction === "sent");
     const received = wire.filter(({ direction }) => direction === "received");
-    const times = received.map(
-      ({ at, bytes }) => `${t("afterMs", { ms: number(Math.round(at - startedAt)) })}: ${size(bytes.length)}`,
-    );
-    const pair = (before: string, pieces: typeof wire, title: string, note: string) => html`<div class="stack">
-      <p><b>${title}</b> ${note ? html`<span class="muted small">${note}</span>` : nothing}</p>
+    const time = ({ at, bytes }: (typeof wire)[number]) =>
+      html`<li>${t("afterMs", { ms: number(Math.round(at - startedAt)) })}: ${size(bytes.length)}</li>`;
+    const pair = (before: string, pieces: typeof wire, title: string) => html`<div class="stack">
+      <details>
+        <summary><b>${title}</b></summary>
+        <ol class="small muted">${pieces.map(time)}</ol>
+      </details>
       <div class="beside">
         <div>
           <h4>${t("typed")}</h4>
@@ -117,13 +123,8 @@ export class ExchangeSheet extends View {
     </div>`;
     const sum = (pieces: typeof wire) => size(pieces.reduce((total, { bytes }) => total + bytes.length, 0));
     return html`<p>${t("wireText")}</p>
-      ${pair(plain, sent, t("sentTitle", { size: sum(sent) }), "")}
-      ${pair(
-        this.message?.text ?? "",
-        received,
-        t("receivedTitle", { size: sum(received), pieces: number(received.length) }),
-        times.length > 6 ? `${times.slice(0, 3).join(", ")} … ${times.at(-1)}` : times.join(", "),
-      )}`;
+      ${pair(plain, sent, t("sentTitle", { size: sum(sent) }))}
+      ${pair(this.message?.text ?? "", received, t("receivedTitle", { size: sum(received), pieces: number(received.length) }))}`;
   }
 }
 
