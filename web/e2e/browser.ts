@@ -39,6 +39,7 @@ export async function visit(
   const { viewport = DESKTOP, locale = "en-US", colorScheme = "light" } = options;
   const context = options.context ?? (await browser.newContext({ viewport, locale, colorScheme }));
   const page = await context.newPage();
+  page.setDefaultTimeout(10_000);
   const errors: string[] = [];
   const strangers: string[] = [];
   page.on("console", (message) => message.type() === "error" && errors.push(message.text()));

@@ -22,6 +22,7 @@ export interface Seen {
 export class Host {
   readonly seen: Seen[] = [];
   tricks: Trick[] = [];
+  url = "";
   readonly #server: Server;
 
   private constructor(server: Server) {
@@ -63,11 +64,8 @@ export class Host {
       }
     });
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    host.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
     return host;
-  }
-
-  get url(): string {
-    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
   /** The sealed requests for an answer: what a user typed is in one of these. */
