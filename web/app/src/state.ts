@@ -269,7 +269,10 @@ export class ChatState extends EventTarget {
     const index = before.messages.findIndex(({ id }) => id === instead);
     const kept = index < 0 ? before.messages : before.messages.slice(0, index);
     const question: Message = { id: crypto.randomUUID(), role: "user", text, files, at };
-    await this.answer({ ...before, messages: [...kept, question] });
+    const [first] = before.messages;
+    const named = first?.role === "user" && before.title !== titleOf(first.text, first.files); // by the user
+    const title = index === 0 && !named ? titleOf(text, files) : before.title;
+    await this.answer({ ...before, title, messages: [...kept, question] });
   }
 
   /** Ask for the last answer once more. */

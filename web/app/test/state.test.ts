@@ -148,6 +148,17 @@ describe("a conversation", () => {
     expect(chat.conversation?.messages).toHaveLength(4);
   });
 
+  it("is named after its first question, until somebody names it", async () => {
+    const { chat } = await verified();
+    const id = () => chat.conversation?.messages[0]?.id;
+    await chat.send("One", []);
+    await chat.send("Uno", [], id());
+    expect(chat.conversation?.title).toBe("Uno");
+    await chat.rename(chat.conversation?.id ?? "", "Mine");
+    await chat.send("Un", [], id());
+    expect(chat.conversation?.title).toBe("Mine");
+  });
+
   it("takes no second question while it answers", async () => {
     const { chat, machine } = await verified({ delayMs: 5 });
     const first = chat.send("One", []);

@@ -59,6 +59,7 @@ export class ChatApp extends View {
     this.room.addEventListener("change", this.measured);
     window.addEventListener("keydown", this.key);
     this.chat.addEventListener("trouble", this.trouble);
+    window.addEventListener("online", this.online);
     this.measured();
     this.ageing = window.setInterval(() => this.requestUpdate(), AGE_MS);
     if (this.store?.protection === "locked") void this.updateComplete.then(() => this.keeping?.ask("unlock"));
@@ -70,6 +71,7 @@ export class ChatApp extends View {
     this.chat.removeEventListener("trouble", this.trouble);
     this.room.removeEventListener("change", this.measured);
     window.removeEventListener("keydown", this.key);
+    window.removeEventListener("online", this.online);
     clearInterval(this.ageing);
   }
 
@@ -83,6 +85,12 @@ export class ChatApp extends View {
     this.requestUpdate();
     if (status.kind === "verified" && this.former !== "verified") this.invite();
     this.former = status.kind;
+  };
+
+  /** The network is back: try again what it made fail. */
+  private readonly online = (): void => {
+    const { status } = this.chat;
+    if (status.kind === "refused" && status.failure.code === "client.unreachable") void this.chat.verify();
   };
 
   /** The field is open: put the cursor there, unless the user is elsewhere or would get a keyboard over the page. */

@@ -22,7 +22,7 @@ export class Toasts extends View {
     css`
       :host {
         position: fixed;
-        inset: auto 0 5.5rem;
+        inset: auto 0 8.5rem;
         z-index: 10;
         display: grid;
         justify-items: center;

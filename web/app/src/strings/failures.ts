@@ -357,6 +357,54 @@ const FAILURES: Readonly<Record<string, Entry>> = {
     ],
     zh: ["账本的证明不成立。", "条目、证明或账本签名与应有的不符。", "请记下下面的代码并告知运营者或审计者。"],
   },
+  "store.passphrase-wrong": {
+    en: [
+      "This passphrase does not fit.",
+      "It does not open the key of the conversations on this device.",
+      "Try again. Without it the conversations can only be deleted.",
+    ],
+    zh: ["口令不对。", "它打不开本设备上对话的密钥。", "请重试。没有口令，这些对话只能删除。"],
+  },
+  "store.passkey": {
+    en: [
+      "The passkey did not open anything.",
+      "It was refused or cancelled, it is another one, or this device's passkeys can't guard conversations.",
+      "Try again, or use a passphrase.",
+    ],
+    zh: [
+      "通行密钥未能打开。",
+      "操作被拒绝或取消、密钥不是同一个，或本设备的通行密钥不支持保护对话。",
+      "请重试，或使用口令。",
+    ],
+  },
+  "store.full": {
+    en: [
+      "This device has no space left.",
+      "The browser refused to keep the conversation. Nothing else was lost.",
+      "Delete old conversations, or free space on the device.",
+    ],
+    zh: ["本设备空间不足。", "浏览器拒绝保存该对话，其他内容没有丢失。", "请删除旧对话，或清理设备空间。"],
+  },
+  "store.changed-elsewhere": {
+    en: [
+      "Another tab changed this.",
+      "The same conversations are open in another tab or window of this browser.",
+      "Look at what is shown now, then repeat what you did.",
+    ],
+    zh: [
+      "另一个标签页作了更改。",
+      "同样的对话也在此浏览器的其他标签页或窗口中打开。",
+      "请查看现在的内容，然后重复刚才的操作。",
+    ],
+  },
+  "store.record-damaged": {
+    en: [
+      "This conversation is damaged.",
+      "What lies on the device is not what this page wrote.",
+      "It can only be deleted. The others are not affected.",
+    ],
+    zh: ["这个对话已损坏。", "设备上的内容与本页写入的不一致。", "只能删除它，其他对话不受影响。"],
+  },
   store: {
     en: [
       "Conversations on this device can't be read or kept.",
