@@ -224,7 +224,9 @@ export const bytes: Decoder<Bytes> = (value) => {
     throw new RangeError("not base64");
   }
   const binary = atob(encoded);
-  return Uint8Array.from({ length: binary.length }, (_, at) => binary.charCodeAt(at));
+  const data = new Uint8Array(binary.length);
+  for (let at = 0; at < data.length; at++) data[at] = binary.charCodeAt(at);
+  return data;
 };
 
 export function pattern(form: RegExp): Decoder<string> {
@@ -313,8 +315,8 @@ export function struct<const F extends Fields>(fields: F, unknownMembers: "refus
     const found = new Map<string, unknown>();
     for (const [name, member] of value.members) {
       const field = Object.hasOwn(fields, name) ? fields[name] : undefined;
-      if (field) found.set(name, (typeof field === "function" ? field : field.decoder)(member));
-      else if (unknownMembers === "refused") throw new RangeError("a member that is not known");
+      if (field) found.set(name, inside(name, typeof field === "function" ? field : field.decoder, member));
+      else if (unknownMembers === "refused") throw new RangeError(`${JSON.stringify(name.slice(0, 40))} is not known`);
     }
     const whole = Object.entries(fields).map(([name, field]) => {
       if (!found.has(name) && typeof field === "function") throw new RangeError(`${name} is missing`);
@@ -322,6 +324,15 @@ export function struct<const F extends Fields>(fields: F, unknownMembers: "refus
     });
     return Object.freeze(Object.fromEntries(whole)) as Struct<F>;
   };
+}
+
+/** Decode a member; an error says which. */
+function inside<T>(name: string, decoder: Decoder<T>, member: Json): T {
+  try {
+    return decoder(member);
+  } catch (error) {
+    throw error instanceof RangeError ? new RangeError(`${name}: ${error.message}`) : error;
+  }
 }
 
 function camel(name: string): string {

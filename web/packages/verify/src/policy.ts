@@ -14,7 +14,6 @@
 
 import { parse } from "smol-toml";
 import { fromHex, hex, sha256, utf8 } from "./bytes.ts";
-import { refusing } from "./checks.ts";
 import { PublicKey } from "./dsse.ts";
 import { MitaiError } from "./errors.ts";
 import { ANY, POLICY_MALFORMED } from "./fields.ts";
@@ -139,34 +138,52 @@ const releaseTrust = checked(
 /** Who may say what a workload measures, and from which version on. */
 export type ReleaseTrust = Decoded<typeof releaseTrust>;
 
-const rules = struct({
-  version: optional(bigint, 1n),
-  allow_simulation: optional(boolean, false),
-  sim_roots: optional(array(string), []), // "sha256:" and the fingerprint, or the DER certificate in base64
-  tcb: sections.section(sections.tcb),
-  tdx: sections.section(sections.tdx),
-  sgx: sections.section(sections.sgx),
-  snp: sections.section(sections.snp),
-  nitro: sections.section(sections.nitro),
-  cca: sections.section(sections.cca),
-  csv: sections.section(sections.csv),
-  tpm: sections.section(sections.tpm),
-  azure: sections.section(sections.azure),
-  gcp: sections.section(sections.gcp),
-  nvidia: sections.section(sections.nvidia),
-  event_log: sections.section(sections.eventLog),
-  claims: sections.section(claims),
-  releases: optional(array(releaseTrust), []), // who may add to `workloads`: see `release.ts`
-  workloads: optional(
-    array(
-      checked(
-        struct({ name: string, registers: dictionary(string), tee: optional(string, "tdx") }),
-        checkReferenceValues,
+const rules = checked(
+  struct({
+    version: optional(bigint, 1n),
+    allow_simulation: optional(boolean, false),
+    sim_roots: optional(array(string), []), // "sha256:" and the fingerprint, or the DER certificate in base64
+    tcb: sections.section(sections.tcb),
+    tdx: sections.section(sections.tdx),
+    sgx: sections.section(sections.sgx),
+    snp: sections.section(sections.snp),
+    nitro: sections.section(sections.nitro),
+    cca: sections.section(sections.cca),
+    csv: sections.section(sections.csv),
+    tpm: sections.section(sections.tpm),
+    azure: sections.section(sections.azure),
+    gcp: sections.section(sections.gcp),
+    nvidia: sections.section(sections.nvidia),
+    event_log: sections.section(sections.eventLog),
+    claims: sections.section(claims),
+    releases: optional(array(releaseTrust), []), // who may add to `workloads`: see `release.ts`
+    workloads: optional(
+      array(
+        checked(
+          struct({ name: string, registers: dictionary(string), tee: optional(string, "tdx") }),
+          checkReferenceValues,
+        ),
       ),
+      [],
     ),
-    [],
-  ),
-});
+  }),
+  ({ version, simRoots, workloads, nitro }) => {
+    if (version !== 1n) {
+      throw new MitaiError("attest.policy-version-unsupported", `an appraisal policy of version ${version}`);
+    }
+    for (const simRoot of simRoots) {
+      if (simRoot.startsWith("sha256:")) sections.hexOf(32)(simRoot.slice(7));
+      else bytes(simRoot);
+    }
+    for (const { name, tee, registers } of workloads) {
+      // An instance's registers: those of its boot chain are others than an enclave's.
+      const isInstance = tee === "nitro" && nitro.source === "nitrotpm";
+      if (isInstance && !(registers.has("pcr4") && registers.has("pcr7"))) {
+        throw new RangeError(`the reference values of "${name}" on a NitroTPM leave out pcr4 or pcr7`);
+      }
+    }
+  },
+);
 
 type Rules = Decoded<typeof rules>;
 
@@ -182,27 +199,12 @@ export const Policy = {
     if (text.length > MAX_POLICY_CHARACTERS) {
       throw new MitaiError(POLICY_MALFORMED, `a policy of ${text.length} characters is above the limit`);
     }
-    return refusing(POLICY_MALFORMED, "the appraisal policy is malformed", () => {
-      const decoded = rules(fromToml(text));
-      if (decoded.version !== 1n) {
-        throw new MitaiError("attest.policy-version-unsupported", `an appraisal policy of version ${decoded.version}`);
-      }
-      for (const simRoot of decoded.simRoots) {
-        if (simRoot.startsWith("sha256:")) sections.hexOf(32)(simRoot.slice(7));
-        else bytes(simRoot);
-      }
-      for (const { name, tee, registers } of decoded.workloads) {
-        // An instance's registers: those of its boot chain are others than an enclave's.
-        if (
-          tee === "nitro" &&
-          decoded.nitro.source === "nitrotpm" &&
-          !(registers.has("pcr4") && registers.has("pcr7"))
-        ) {
-          throw new RangeError(`the reference values of "${name}" on a NitroTPM leave out pcr4 or pcr7`);
-        }
-      }
-      return policyOf(decoded);
-    });
+    try {
+      return policyOf(rules(fromToml(text)));
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      throw new MitaiError(POLICY_MALFORMED, `the appraisal policy is malformed: ${error.message}`);
+    }
   },
 };
 
@@ -235,7 +237,7 @@ function fromToml(text: string): Json {
   try {
     return json(parse(text, { integersAsBigInt: true }));
   } catch (error) {
-    throw new RangeError(error instanceof Error ? error.message : "not TOML"); // or nested too deeply
+    throw new RangeError(error instanceof Error ? error.message.split("\n")[0] : "not TOML"); // or nested too deeply
   }
 }
 
