@@ -152,6 +152,16 @@ describe.each([1, 2, 7, 10_000])("%i bytes at once", (step) => {
   });
 });
 
+test("names are lower case", () => {
+  const data = encodeResponse({ status: 200, fields: [["X-Y", "Z"]] }, 0);
+  expect(decode("response", data).heads).toEqual([{ status: 200, fields: [["x-y", "Z"]] }]);
+});
+
+test("an informational response is no end, whole or not", () => {
+  const interim = encodeResponse({ status: 103, fields: [] });
+  for (const data of [interim, interim.slice(0, -1)]) refuses("response", data, "channel.bhttp-truncated");
+});
+
 test("a stream must have its terminator once it has content", () => {
   const head = encodeRequest(REQUEST);
   expect(decode("request", head).heads).toEqual([REQUEST]);
@@ -195,6 +205,7 @@ describe("limits", () => {
     ["fields of a stream", encodeResponse({ status: 200, fields: fields(3) })],
     ["a head", encodeResponse({ status: 200, fields: [["a", "b".repeat(100)]] }, 0)],
     ["a head of a stream", encodeResponse({ status: 200, fields: [["a", "b".repeat(100)]] })],
+    ["a name that is announced", concat(Uint8Array.of(3), varint(200), varint(2 ** 40))],
     ["a head that is announced", concat(Uint8Array.of(1), varint(200), varint(2 ** 40))],
     [
       "informational responses",
@@ -217,7 +228,8 @@ describe("limits", () => {
 });
 
 test("after an error everything is refused", () => {
-  for (const bad of [Uint8Array.of(9), concat(Uint8Array.of(1), varint(200), varint(2 ** 40))]) {
+  const padded = concat(encodeResponse(RESPONSE, 0), Uint8Array.of(0, 1));
+  for (const bad of [Uint8Array.of(9), concat(Uint8Array.of(1), varint(200), varint(2 ** 40)), padded]) {
     const decoder = new Decoder("response");
     expect(() => decoder.feed(bad)).toThrow(MitaiError);
     expect(() => decoder.feed(encodeResponse(RESPONSE, 0))).toThrow(MitaiError);
