@@ -45,7 +45,7 @@ describe.skipIf(!available || !existsSync(CHROMIUM)).each(["x25519", "x-wing"] a
       },
       hex(await server.keyConfig()),
     );
-  });
+  }, 60_000);
   afterAll(async () => {
     await browser?.close();
     server?.stop();

@@ -10,7 +10,7 @@ describe.skipIf(!available)("the stock EHBP client", () => {
   beforeAll(async () => {
     server = await PythonServer.start("x25519");
     transport = await createTransport(server.baseUrl);
-  });
+  }, 60_000);
   afterAll(() => server.stop());
 
   test.each([1, 1000, 2 << 20])("%i bytes and back", async (size) => {

@@ -1,5 +1,6 @@
 import { type Bytes, concat, equal, hex, MitaiError, sha256, text, utf8 } from "@mitai/verify";
-import { beforeAll, describe, expect, test } from "vitest";
+import fc from "fast-check";
+import { beforeAll, describe, expect, test, vi } from "vitest";
 import { encodeResponse } from "../src/bhttp.ts";
 import { exchangeOf, sealedFetch, type WirePiece } from "../src/index.ts";
 import { type Answer, carrying, Gateway, type Opened, SEALED, streamOf, TestPeer } from "./gateway.ts";
@@ -34,6 +35,11 @@ function streaming(
   return carrying(async (body) => {
     return new Response(await pieces(await gateway.sealer(await gateway.open(body))), SEALED);
   });
+}
+
+/** Cut into pieces of these sizes, over and over. */
+function cut(data: Bytes, [size = 1, ...sizes]: readonly number[]): Bytes[] {
+  return data.length <= size ? [data] : [data.slice(0, size), ...cut(data.slice(size), [...sizes, size])];
 }
 
 const STREAM_HEAD = encodeResponse({ status: 200, fields: [["content-type", "text/event-stream"]] });
@@ -138,6 +144,22 @@ describe("a request", () => {
     expect(calls).toEqual([]);
   });
 
+  test("with a stream is sent whole where the platform takes none", async () => {
+    const Platform = Request;
+    class Older extends Platform {
+      constructor(input: RequestInfo | URL, init?: RequestInit) {
+        super(input, init?.body instanceof ReadableStream ? { ...init, body: String(init.body) } : init);
+      }
+    }
+    vi.stubGlobal("Request", Older);
+    const { fetch, requests, calls } = answering({});
+    const init = { method: "POST", body: streamOf(utf8("a"), utf8("b")), duplex: "half" } as const;
+    await sealedFetch(new TestPeer(gateway.keyConfig), { fetch })(URL_, init);
+    vi.unstubAllGlobals();
+    expect(requests[0]?.content).toEqual(utf8("ab"));
+    expect(calls[0]?.init).not.toHaveProperty("duplex");
+  });
+
   test("to a malformed key is not sent", async () => {
     const { fetch, calls } = answering({});
     const peer = new TestPeer(gateway.keyConfig.slice(1));
@@ -239,6 +261,25 @@ describe("an answer", () => {
     const response = await sealedFetch(new TestPeer(gateway.keyConfig), { fetch })(URL_);
     expect(response.headers.get("content-type")).toBe("text/event-stream");
     await response.body?.cancel();
+  });
+
+  test("is the same however it was cut, sealed and carried", async () => {
+    const sizes = fc.array(fc.integer({ min: 1, max: 400 }), { minLength: 1, maxLength: 6 });
+    await fc.assert(
+      fc.asyncProperty(sizes, sizes, fc.uint8Array({ maxLength: 1000 }), async (chunks, pieces, content) => {
+        const body = Uint8Array.from(content);
+        const message = concat(encodeResponse({ status: 200, fields: [["x", "y"]] }, body.length), body);
+        const { fetch } = streaming(async (seal) => {
+          const sealed: Bytes[] = [];
+          for (const part of cut(message, chunks).slice(0, -1)) sealed.push(await seal(part));
+          sealed.push(await seal(cut(message, chunks).at(-1) ?? message, true));
+          return streamOf(...cut(concat(...sealed), pieces));
+        });
+        const response = await sealedFetch(new TestPeer(gateway.keyConfig), { fetch })(URL_);
+        expect(new Uint8Array(await response.arrayBuffer())).toEqual(body);
+      }),
+      { numRuns: 50 },
+    );
   });
 
   test.each<[string, string, (one: Bytes, two: Bytes, end: Bytes) => (Bytes | Error)[]]>([

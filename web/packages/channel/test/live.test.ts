@@ -10,7 +10,7 @@ describe.skipIf(!available).each(["x25519", "x-wing"] as const)("against the Pyt
   let server: PythonServer;
   beforeAll(async () => {
     server = await PythonServer.start(kem);
-  });
+  }, 60_000);
   afterAll(() => server.stop());
 
   test.each([0, 1, 1000, 262_100, 262_144, 300_000, 2 << 20])("%i bytes and back", async (size) => {
