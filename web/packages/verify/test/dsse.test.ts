@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { type Bytes, base64, fromHex, hex, text, utf8 } from "../src/bytes.ts";
 import { decodeEnvelope, openEnvelope, PublicKey, preAuthenticationEncoding } from "../src/dsse.ts";
 import { MitaiError } from "../src/errors.ts";
-import { latin1 } from "./fixtures.ts";
+import { latin1 } from "./verdicts.ts";
 
 const KIND = "application/vnd.mitai.example+json";
 

@@ -19,7 +19,7 @@ import {
   string,
   struct,
 } from "../src/json.ts";
-import { latin1 } from "./fixtures.ts";
+import { latin1 } from "./verdicts.ts";
 
 const thing = struct({
   v: optional(bigint, 1n),
