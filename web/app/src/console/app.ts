@@ -164,9 +164,9 @@ export class MitaiConsole extends Page {
   protected override render() {
     document.title = `${t(this.section)} · mitai`;
     const open = this.state.backend !== undefined;
-    return html`<a class="skip button" href="#content" @click=${this.skip}>${t("skip")}</a>
-      ${this.state.simulated ? html`<p class="stripes" role="status">${t("simulated")}</p>` : nothing}
+    return html`${this.state.simulated ? html`<p class="stripes" role="status">${t("simulated")}</p>` : nothing}
       <header>
+        <a class="skip button" href="#content" @click=${this.skip}>${t("skip")}</a>
         <div class="bar">
           <h1 class="grow">mitai <span class="muted">${t("title")}</span></h1>
           <a class="button" href="./">${t("chat")}</a>
