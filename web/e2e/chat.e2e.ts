@@ -34,6 +34,7 @@ async function arrive(path = PINNED, options: Parameters<typeof visit>[2] = {}):
 }
 
 async function ask(page: Page, words = SECRET): Promise<void> {
+  await page.getByRole("combobox", { name: "Model" }).waitFor();
   const field = page.getByRole("textbox", { name: "Message" });
   await field.fill(words);
   await field.press("Enter");
