@@ -42,6 +42,15 @@ describe("LedgerMemory", () => {
     expect((await memory.recall(vkey))?.size).toBe(302n);
   });
 
+  it("does not overwrite what another tab has kept meanwhile", async () => {
+    const meanwhile = async (path: string) => {
+      kept.set(vkey, head("grown"));
+      return published("short")(path);
+    };
+    await memory.observe(head("short"), vkey, meanwhile);
+    expect(kept.get(vkey)).toBe(head("grown"));
+  });
+
   it("waits for what is published to catch up", async () => {
     let asked = 0;
     const late = async (path: string) => published(path === "checkpoint" && ++asked < 3 ? "short" : "grown")(path);

@@ -33,7 +33,7 @@ describe("events", () => {
   ])("reads %j", async (text, expected) => expect(await read(text)).toEqual(expected));
 
   it("reads the same however the bytes are cut", async () => {
-    const bytes = utf8("data: 一\r\n\r\n: x\ndata: b\rdata: c\r\r\ndata: d\n\n\r\n");
+    const bytes = utf8("data: 一\r\n\r\n: x\ndata: b\r\ndata: c\r\r\ndata: d\n\n\r\n");
     const whole = await read(bytes);
     expect(whole).toEqual(["一", "b\nc", "d"]);
     await fc.assert(
