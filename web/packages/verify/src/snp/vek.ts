@@ -15,7 +15,6 @@ import { earliest, latest, show, within } from "../time.ts";
 import {
   attributeOf,
   type Certificate,
-  type Name,
   ORGANIZATION_NAME,
   parseChain,
   parseDer,
@@ -130,7 +129,7 @@ async function certificates(code: string, ...blobs: readonly Bytes[]): Promise<r
 
 async function verify(given: Given, signingKey: SigningKey, now: Date, trust: Trust): Promise<Verified<Endorsed>> {
   let chain = [...(await certificates(MALFORMED, given.vek)), ...(await certificates(CHAIN_MALFORMED, ...given.chain))];
-  if (chain.length === 1) chain = [...chain, ...(await publishedIssuers(chain[0]))];
+  if (chain[0] && chain.length === 1) chain = [chain[0], ...(await publishedIssuers(chain[0]))];
   const [leaf, signer, root] = chain;
   if (!leaf || !signer || !root || chain.length !== 3) {
     throw new MitaiError(CHAIN_MALFORMED, "the chain is not three certificates: VCEK or VLEK, ASK or ASVK, ARK");
@@ -163,18 +162,16 @@ async function verifyList(
 }
 
 /** Return AMD's own ASK or ASVK, and ARK, by the name that the leaf gives its issuer. */
-async function publishedIssuers(leaf: Certificate | undefined): Promise<readonly Certificate[]> {
+async function publishedIssuers(leaf: Certificate): Promise<readonly Certificate[]> {
+  if (!leaf.issuer.attributes) throw new MitaiError(MALFORMED, "the key's certificate has a malformed issuer");
+  const named = JSON.stringify(leaf.issuer.attributes);
   const known = await published();
-  const signer = known.find(({ subject }) => leaf && sameName(subject, leaf.issuer));
+  const signer = known.find(({ subject }) => JSON.stringify(subject.attributes) === named);
   const root = known.find(({ commonName }) => commonName === `ARK-${signer?.commonName.split("-").at(-1)}`);
   if (!signer || !root) {
     throw new MitaiError("attest.snp-root-untrusted", "no key of AMD's is named as the issuer of the report's key");
   }
   return [signer, root];
-}
-
-function sameName(a: Name, b: Name): boolean {
-  return JSON.stringify(a.attributes) === JSON.stringify(b.attributes);
 }
 
 /** Check that each certificate of the chain is what its place demands, by the names that AMD gives. */
