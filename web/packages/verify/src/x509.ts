@@ -15,7 +15,7 @@
 
 import { type Bytes, equal, fromBase64, hex, sha256, text } from "./bytes.ts";
 import { refusing } from "./checks.ts";
-import { Der, OCTET_STRING, PRINTABLE_STRING, SEQUENCE, SET, tagged } from "./der.ts";
+import { Der, GENERALIZED_TIME, OCTET_STRING, PRINTABLE_STRING, SEQUENCE, SET, tagged, UTC_TIME } from "./der.ts";
 import { MitaiError } from "./errors.ts";
 import {
   type Algorithm,
@@ -411,7 +411,7 @@ function readList(der: Bytes) {
   const issuer = readName(body);
   if (issuer.attributes === undefined) throw new RangeError("its issuer can't be read");
   const notBefore = body.time();
-  const notAfter = body.has(SEQUENCE) || body.has(tagged(0)) || !body.has() ? undefined : body.time();
+  const notAfter = body.has(UTC_TIME) || body.has(GENERALIZED_TIME) ? body.time() : undefined;
   const serials = new Set<string>();
   if (body.has(SEQUENCE)) {
     for (const entries = body.inside(); entries.has(); ) {

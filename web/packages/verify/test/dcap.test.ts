@@ -270,6 +270,14 @@ describe("a root is refused", () => {
     ]);
   });
 
+  test("behind more or fewer certificates than there are", async () => {
+    const { pck, ca, root } = lab.certificates;
+    for (const certificates of [[pck], [pck, ca], [pck, ca, root, root]]) {
+      const quote = await lab.quote(4, { chain: x509.pem(...certificates) });
+      expect(await refused(lab.appraise({ quote }))).toEqual(["attest.pck-chain-incomplete", "2 root"]);
+    }
+  });
+
   test("one under which the collateral is not", async () => {
     const policy = { ...lab.policy, simRoots: [...lab.policy.simRoots, ...other.policy.simRoots] };
     const collateral = await other.collateral("tdx");
@@ -323,6 +331,21 @@ describe("a PCK chain is refused", () => {
       "attest.pck-crl-issuer-mismatch",
       "4 platform",
     ]);
+    // By its name, or by its key.
+    for (const another of [
+      { ...lab.ca, name: processorCa.name },
+      { ...processorCa, name: lab.ca.name },
+    ]) {
+      const certificate = await x509.certificate(another, lab.root, { extensions: x509.roles(0) });
+      const forged = {
+        pckCrl: await x509.revocationList(another),
+        pckCrlIssuerChain: x509.pem(certificate, lab.certificates.root),
+      };
+      expect(await refused(lab.appraise({ collateral: await lab.collateral("tdx", { parts: forged }) }))).toEqual([
+        "attest.pck-crl-issuer-mismatch",
+        "4 platform",
+      ]);
+    }
     const revoked = {
       ...parts,
       rootCaCrl: await x509.revocationList(lab.root, { revoked: [x509.revoked(x509.integer(5))] }),
@@ -355,10 +378,7 @@ describe("the SGX extension", () => {
     ["CPUSVN too short", sgxExtension({}, { 18: octets(new Uint8Array(15)) })],
     ["a field twice", sequence(sgxExtension().slice(4), pair("4", octets(new Uint8Array(6))))],
     ["a field of another family", sgxExtension({ 4: sequence() })],
-    [
-      "a field with three parts",
-      sequence(sequence(oid("1.2.840.113741.1.13.1.4"), octets(new Uint8Array(6)), integer(1))),
-    ],
+    ["a field with three parts", sgxExtension({ 4: concat(octets(fromHex("00a51b000000")), integer(1)) })],
     ["an identifier outside", sequence(sequence(oid("1.2.840.113741.1.13.2.4"), octets(new Uint8Array(6))))],
   ])("is refused: %s", async (_, sgx) => {
     const quote = await lab.quote(4, { chain: await lab.chain({ sgx }) });
@@ -389,6 +409,18 @@ describe("collateral is refused", () => {
       "QE identity's signature",
       async () => ({ qeIdentitySignature: new Uint8Array(64) }),
       "attest.qe-identity-signature-invalid",
+    ],
+    [
+      "TCB info's chain with more",
+      async () => ({
+        tcbInfoIssuerChain: x509.pem(lab.certificates.signer, lab.certificates.root, lab.certificates.root),
+      }),
+      "attest.tcb-info-chain-invalid",
+    ],
+    [
+      "TCB info's chain without its root",
+      async () => ({ tcbInfoIssuerChain: x509.pem(lab.certificates.signer) }),
+      "attest.tcb-info-chain-invalid",
     ],
     ["TCB info's chain", async () => ({ tcbInfoIssuerChain: "" }), "attest.tcb-info-chain-invalid"],
     ["QE identity's chain", async () => ({ qeIdentityIssuerChain: "" }), "attest.qe-identity-chain-invalid"],
@@ -607,6 +639,8 @@ describe("TCB levels", () => {
     expect(await status("tdx", levels([5, 0, 2, ...Array(13).fill(0)]), { td })).toEqual(["UpToDate"]);
     expect(await status("tdx", levels([6, 0, 2, ...Array(13).fill(0)]), { td })).toEqual(behind);
     expect(await status("tdx", levels([5, 1, 2, ...Array(13).fill(0)]), { td })).toEqual(behind);
+    const tdxModuleIdentities = [{ id: "TDX_00", ...MODULE, tcbLevels: [isvLevel(5, "Revoked")] }];
+    expect(await status("tdx", { tcb: { tdxModuleIdentities, tcbLevels: [second] } }, { td })).toEqual(behind);
     const attempt = status("tdx", { tcb: { tdxModule: null, tcbLevels: [second] } }, { td });
     expect(await refused(attempt)).toEqual(["attest.tdx-module-unknown", "7 tcb"]);
   });

@@ -30,6 +30,7 @@ describe("elements", () => {
     ["truncated", "0402aa"],
     ["truncated length", "0482ff"],
     ["indefinite length", "0480aa0000"],
+    ["indefinite length, with much behind it", `0480${"00".repeat(128)}`],
     ["length that fits in one byte", "04810100"],
     ["length with a zero in front", `048200ff${"00".repeat(255)}`],
     ["length of five bytes", "048500000000010000"],

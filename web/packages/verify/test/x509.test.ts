@@ -236,6 +236,10 @@ describe("a certificate", () => {
       "an extension of three parts",
       () => ({ extensions: [lab.sequence(lab.oid("1.2.3"), lab.octets(new Uint8Array()), lab.integer(1))] }),
     ],
+    [
+      "an algorithm of three parts",
+      () => ({ outer: lab.sequence(lab.oid(ECDSA_WITH_SHA256), lab.der(5), lab.der(5)) }),
+    ],
     ["ECDSA with parameters", () => ({ outer: lab.sequence(lab.oid(ECDSA_WITH_SHA256), lab.integer(1)) })],
   ])("is refused: %s", async (_, parts) => {
     expect(await refused(parse(await lab.certificate(leaf, ca, parts())))).toBe(CODE);
@@ -501,7 +505,7 @@ describe("ECDSA", () => {
       sequence(integer(1)),
       sequence(integer(1), integer(1), integer(1)),
       sequence(der(2, fromHex("0001")), integer(1)),
-      sequence(der(2, fromHex("81")), integer(1)),
+      sequence(der(2, fromHex("80")), integer(1)),
       sequence(integer(1n << 256n), integer(1)),
       new Uint8Array(),
     ]) {
@@ -613,6 +617,9 @@ describe("a revocation list", () => {
   });
 
   test("is refused when another signed it in the issuer's name", async () => {
+    expect(await refused(verify({ times: [lab.time(NOW)] }, { ...ca, name: "root" }))).toBe(
+      "attest.root-crl-signature-invalid",
+    );
     expect(await refused(verify({}, { ...ca, name: "root" }))).toBe("attest.root-crl-signature-invalid");
   });
 

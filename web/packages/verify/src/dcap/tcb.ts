@@ -219,7 +219,7 @@ function platformLevel(body: TdReport | EnclaveReport, pck: PckTcb, info: TcbInf
 function moduleLevel(body: TdReport, info: TcbInfo): IsvLevel[] {
   const version = moduleVersion(body);
   const id = `TDX_${version.toString(16).padStart(2, "0")}`.toUpperCase();
-  const versioned = info.tdxModuleIdentities.find((known) => known.id.toUpperCase() === id);
+  const versioned = version > 0 ? info.tdxModuleIdentities.find((known) => known.id.toUpperCase() === id) : undefined;
   const identity = version > 0 ? versioned : info.tdxModule;
   if (!identity) {
     throw new MitaiError(
@@ -237,7 +237,7 @@ function moduleLevel(body: TdReport, info: TcbInfo): IsvLevel[] {
       "the TDX module's signer or attributes are not those that Intel lists",
     );
   }
-  return version > 0 && versioned ? [isvLevel(versioned.tcbLevels, body.teeTcbSvn[0] ?? 0, "TDX module")] : [];
+  return versioned ? [isvLevel(versioned.tcbLevels, body.teeTcbSvn[0] ?? 0, "TDX module")] : [];
 }
 
 function moduleVersion(body: TdReport): number {
