@@ -9,6 +9,7 @@
  */
 
 import { createHash } from "node:crypto";
+import { resolve } from "node:path";
 import { defineConfig, type Plugin, type Rollup } from "vite";
 
 /** What the page may do. The gateway's header says the same, and `frame-ancestors`, which a page can't say of itself. */
@@ -25,13 +26,14 @@ const CSP = [
   "require-trusted-types-for 'script'",
 ].join("; ");
 
+const root = import.meta.dirname;
 const GATEWAY_PATHS = ["/mitai.json", "/ohttp", "/.well-known", "/broker", "/healthz"];
 const FIXED_NAMES = new Set(["badge", "sw"]); // other sites, or the browser, know these by name
 
 export default defineConfig(({ mode: entry, command }) => {
-  const html = entry === "index" || entry === "console";
+  const file = entry === "index" || entry === "console" ? `${entry}.html` : `src/${entry}.ts`;
   return {
-    root: import.meta.dirname,
+    root,
     base: "./", // any folder of any host will do
     envDir: false,
     publicDir: entry === "index" || command === "serve" ? "public" : false,
@@ -55,7 +57,7 @@ export default defineConfig(({ mode: entry, command }) => {
       reportCompressedSize: false,
       license: { fileName: `licenses/${entry}.md` },
       rollupOptions: {
-        input: html ? `${import.meta.dirname}/${entry}.html` : `${import.meta.dirname}/src/${entry}.ts`,
+        input: (command === "serve" ? ["index.html", "console.html"] : [file]).map((name) => resolve(root, name)),
         output: {
           inlineDynamicImports: true,
           entryFileNames: FIXED_NAMES.has(entry) ? "[name].js" : "assets/[name]-[hash].js",
