@@ -2,7 +2,7 @@ export * from "./bytes.ts";
 export { VerifiedCache } from "./cache.ts";
 export { type Envelope, PublicKey, preAuthenticationEncoding } from "./dsse.ts";
 export { MitaiError } from "./errors.ts";
-export { Claims, Evidence } from "./evidence.ts";
+export { Claims, decodeHardware, Evidence } from "./evidence.ts";
 export { decodeEntry, type Entry } from "./ledger/entry.ts";
 export { type Checkpoint, type Cosignature, parseVkey, verifyCheckpoint } from "./ledger/note.ts";
 export { type Proof, verifyConsistency, verifyInclusion } from "./ledger/proof.ts";

@@ -64,11 +64,7 @@ export interface VerifyOptions {
 export async function verify(
   evidence: Evidence,
   policy: Policy,
-  {
-    nonce,
-    collateral = evidence.collateral,
-    ...options
-  }: VerifyOptions & { nonce: Bytes; collateral?: Collateral | null },
+  { nonce, collateral, ...options }: VerifyOptions & { nonce: Bytes; collateral?: Collateral | null },
 ): Promise<Appraisal> {
   const checks = new Checklist();
   const expected = await checks.step("nonce", async (say) => {
@@ -81,7 +77,12 @@ export async function verify(
     say("answers ours");
     return reportData(nonce, evidence.claims, evidence.devices);
   });
-  const machine = await appraise(checks, { ...evidence, collateral }, policy, options);
+  const machine = await appraise(
+    checks,
+    { ...evidence, collateral: collateral ?? evidence.collateral },
+    policy,
+    options,
+  );
   await checks.step("report data", (say) => {
     if (!equal(machine.reportData, expected)) {
       throw new MitaiError(
