@@ -27,9 +27,7 @@ beforeAll(async () => {
   server = createServer((request, response) => {
     const isScript = request.url === "/page.js";
     const type = isScript ? "text/javascript" : "text/html";
-    const found = isScript || request.url?.startsWith("/?");
-    response.writeHead(found ? 200 : 204, { "content-type": type, "content-security-policy": CSP });
-    response.end(isScript ? script : found ? PAGE : "");
+    response.writeHead(200, { "content-type": type, "content-security-policy": CSP }).end(isScript ? script : PAGE);
   });
   await new Promise<void>((resolve) => server.listen(0, "localhost", resolve));
 });
@@ -63,7 +61,7 @@ async function bundled(): Promise<string> {
 
 async function arrive(play: Play, options: Parameters<typeof visit>[2] = {}): Promise<Page> {
   const { port } = server.address() as AddressInfo;
-  here = await visit(browser, `http://localhost:${port}/?play=${encodeURIComponent(JSON.stringify(play))}`, options);
+  here = await visit(browser, `http://localhost:${port}/#play=${encodeURIComponent(JSON.stringify(play))}`, options);
   return here.page;
 }
 
@@ -81,7 +79,6 @@ it("shows an answer that attacks the page as text and harmless elements", async 
     "[a]: https://evil.example/c.png\n![a]",
     "```html\n<img src=https://evil.example/d.png>\n```",
     `<b id="heading" class="note" title="x">bold</b>`,
-    `${"> ".repeat(3000)}deep`,
   ];
   const page = await arrive({ ...HERE, ask: "Attack me", pieces: attacks.map((attack) => `${attack}\n\n`) });
   page.on("dialog", () => here.errors.push("a dialog was opened"));

@@ -85,6 +85,9 @@ export const appStyles = css`
     padding-inline: var(--gap);
     scrollbar-gutter: stable;
   }
+  main:focus-visible {
+    outline-offset: -2px;
+  }
   .messages {
     width: 100%;
     max-width: 46rem;

@@ -312,7 +312,7 @@ export class ChatApp extends View {
     const messages = conversation?.messages ?? [];
     const lastQuestion = messages.findLast(({ role }) => role === "user")?.id;
     const lastAnswer = messages.at(-1)?.id;
-    return html`<main tabindex="-1" @scroll=${this.scrolled}>
+    return html`<main tabindex="0" aria-label=${t("messages")} @scroll=${this.scrolled}>
       ${
         messages.length === 0
           ? welcome(verdict)

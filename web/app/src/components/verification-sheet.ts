@@ -104,16 +104,20 @@ export class VerificationSheet extends View {
   @property({ attribute: false }) accessor pin: Pin | undefined;
 
   protected override render() {
+    return html`<m-dialog side ?open=${this.open} heading=${t("verification")}>
+      ${this.open ? this.content() : nothing}
+    </m-dialog>`;
+  }
+
+  private content() {
     const [words, tone] = VERDICTS[this.verdict];
     const { status } = this;
-    return html`<m-dialog side ?open=${this.open} heading=${t("verification")}>
-      <div class="stack">
-        <p class="note verdict ${tone}" role="status">${t(words)}</p>
-        ${this.stale && tone === "stripes" ? html`<p class="note warn">${t("verdictStale")}</p>` : nothing}
-        ${status.kind === "refused" ? failureCard(status.failure, "") : nothing} ${this.again()}
-        ${status.kind === "verified" ? machine(status.machine) : nothing} ${this.pin ? this.policy(this.pin) : nothing}
-      </div>
-    </m-dialog>`;
+    return html`<div class="stack">
+      <p class="note verdict ${tone}" role="status">${t(words)}</p>
+      ${this.stale && tone === "stripes" ? html`<p class="note warn">${t("verdictStale")}</p>` : nothing}
+      ${status.kind === "refused" ? failureCard(status.failure, "") : nothing} ${this.again()}
+      ${status.kind === "verified" ? machine(status.machine) : nothing} ${this.pin ? this.policy(this.pin) : nothing}
+    </div>`;
   }
 
   private again() {

@@ -65,6 +65,7 @@ export const t = strings({
     fileTooMany: "At most {limit} files go into one message.",
     dropHere: "Drop text files to attach them",
     // messages
+    messages: "Messages",
     you: "You",
     answer: "Answer",
     writing: "Writing the answer",
@@ -265,6 +266,7 @@ export const t = strings({
     fileNotText: "“{name}”不是 UTF-8 文本。只有文本才能放入提示词。",
     fileTooMany: "一条消息最多添加 {limit} 个文件。",
     dropHere: "将文本文件拖到此处即可添加",
+    messages: "消息列表",
     you: "您",
     answer: "回答",
     writing: "正在回答",
