@@ -95,11 +95,15 @@ export class EntryList extends View {
       }
       @media (max-width: 480px) {
         .entry > summary {
-          flex-wrap: wrap;
+          display: grid;
+          grid-template-columns: auto auto minmax(0, 1fr) auto;
+        }
+        .entry > summary > .tag {
+          grid-column: 3 / -1;
+          justify-self: start;
         }
         .entry > summary > .clip {
-          order: 1;
-          flex-basis: 100%;
+          grid-column: 1 / 4;
         }
       }
       .index {

@@ -23,7 +23,7 @@ const t = strings({
     cosigned: "Cosigned by",
     witness: "{witness}, {at}",
     uncosigned: "nobody: only a witness notices when different readers are shown different logs",
-    missing: "{n} of the {all} witnesses that the broker names have not cosigned this head yet.",
+    missing: "Of the witnesses that the broker names, {n} of {all} did not cosign this head yet.",
     first: "This device sees this ledger for the first time.",
     extends: "It extends the {n} entries that this device saw before: proven with {proof} hashes.",
     same: "It is the head that this device saw before.",
@@ -72,6 +72,9 @@ export class LedgerPage extends Page {
   static override styles = [
     Page.styles,
     css`
+      .range {
+        flex: 1 0 auto;
+      }
       .find button {
         flex: none;
       }
@@ -132,7 +135,7 @@ export class LedgerPage extends Page {
         <button class="tiny" ?disabled=${end >= size} @click=${() => this.turn(Math.min(size, end + PER_PAGE))}>
           ${t("newer")}
         </button>
-        <span class="muted small grow" role="status"
+        <span class="range muted small grow" role="status"
           >${t("range", { from: number(start), to: number(end - 1), size: number(size) })}</span
         >
         <form class="row find" @submit=${(event: SubmitEvent) => this.find(event, size)}>
