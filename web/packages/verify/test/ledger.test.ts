@@ -1,9 +1,12 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { type Bytes, concat, fromBase64, hex, sha256, text, utf8 } from "../src/bytes.ts";
+import { type Bytes, concat, fromBase64, fromHex, hex, sha256, text, utf8 } from "../src/bytes.ts";
+import { PublicKey } from "../src/dsse.ts";
 import { MitaiError } from "../src/errors.ts";
+import { decodeEntry } from "../src/ledger/entry.ts";
 import { type Checkpoint, parseCheckpoint, parseNote, verifyCheckpoint } from "../src/ledger/note.ts";
 import { consistencyProof, inclusionProof, verifyConsistency, verifyInclusion } from "../src/ledger/proof.ts";
+import { ReceiptBundle, verifyReceipt } from "../src/ledger/receipt.ts";
 import { decodeBundle, TileReader, tilePath } from "../src/ledger/tiles.ts";
 import { EMPTY_ROOT, leafHash, nodeHash, rangeHash } from "../src/ledger/tree.ts";
 import { verifyLog } from "../src/ledger/verify.ts";
@@ -245,5 +248,52 @@ describe("notes", () => {
 
   test("are at most 128 KiB", () => {
     expect(() => parseNote(new Uint8Array((128 << 10) + 1))).toThrow(MitaiError);
+  });
+});
+
+describe("receipts", () => {
+  const BUNDLE = fromBase64(bases.bundle ?? "");
+  const { receipt_key, ledger_vkey, request_sha256, response_sha256, witnesses } = settings["receipt plain"];
+  const check = async (data: Bytes) =>
+    verifyReceipt(ReceiptBundle.decode(data), {
+      receiptKey: new PublicKey(fromHex(receipt_key)),
+      ledgerVkey: ledger_vkey,
+      requestSha256: request_sha256,
+      responseSha256: response_sha256,
+      witnesses,
+      threshold: 2,
+    });
+  const puts = fc.oneof(fc.nat(255), fc.constantFrom(0, 0x0a, 0x0d, 0x20, 0x3d, 0x22));
+
+  test("hold, and flip any byte: it throws", async () => {
+    expect(await check(BUNDLE)).toMatchObject({ exchange: "exchange-1", usage: { promptTokens: 7 } });
+    await fc.assert(
+      fc.asyncProperty(fc.nat(BUNDLE.length - 1), puts, async (at, byte) => {
+        fc.pre(BUNDLE[at] !== byte);
+        await expect(check(BUNDLE.with(at, byte))).rejects.toBeInstanceOf(MitaiError);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  test("flip any byte of an entry: it throws, or says something else", () => {
+    const entry = fromBase64(bases.entry ?? "");
+    const decoded = decodeEntry(entry);
+    fc.assert(
+      fc.property(fc.nat(entry.length - 1), puts, (at, byte) => {
+        fc.pre(entry[at] !== byte);
+        try {
+          expect(decodeEntry(entry.with(at, byte))).not.toEqual(decoded);
+        } catch (error) {
+          expect(error).toBeInstanceOf(MitaiError);
+        }
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test("are bounded", () => {
+    expect(() => ReceiptBundle.decode(new Uint8Array((1 << 20) + 1))).toThrow(MitaiError);
+    expect(() => decodeEntry(new Uint8Array(65536))).toThrow(MitaiError);
   });
 });
