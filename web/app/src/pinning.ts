@@ -82,6 +82,13 @@ export function keepPin(pin: Pin | undefined): void {
   remember(KEPT, pin && JSON.stringify({ toml: pin.toml, source: pin.source }));
 }
 
+/** Read what the host offers, beside the page. */
+export async function fetchOffer(): Promise<Offer> {
+  const answer = await fetch("./mitai.json", { cache: "no-store", credentials: "omit" }).catch(() => undefined);
+  if (!answer?.ok) throw new MitaiError("client.unreachable", "mitai.json, beside this page, can't be read");
+  return readOffer(new Uint8Array(await answer.arrayBuffer()), location.href);
+}
+
 /** Read `mitai.json`; throws `MitaiError` for anything that is not one. `page` is the page's own address. */
 export async function readOffer(bytes: Bytes, page: string): Promise<Offer> {
   if (bytes.length > MAX_OFFER_BYTES) throw malformed("mitai.json is too large");

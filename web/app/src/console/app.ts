@@ -2,6 +2,7 @@
 import { css, html, nothing, type TemplateResult } from "lit";
 import { customElement, state } from "lit/decorators.js";
 import { LANGUAGES, type Language, language, setLanguage, strings } from "../i18n.ts";
+import { linkDigest } from "../pinning.ts";
 import { setTheme, THEMES, type Theme, theme } from "../theme.ts";
 import { Page } from "./page.ts";
 import "./approvals.ts";
@@ -148,6 +149,7 @@ export class MitaiConsole extends Page {
 
   @state() private accessor section: Section = sectionOf(location.hash);
   private readonly turn = () => {
+    if (linkDigest(location.hash) !== undefined) location.reload(); // another link
     this.section = sectionOf(location.hash);
   };
 
