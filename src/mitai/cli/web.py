@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 
 from mitai.attest.refvalues.release import trusted_release
 from mitai.attest.refvalues.trust import ReleaseTrust
-from mitai.cli.evidence import read_file
+from mitai.cli.evidence import from_hex, read_file
 from mitai.cli.options import JsonFlag, PolicyOption, Port, UrlArgument, platform_url, read_policy
 from mitai.cli.output import Output, data, plural
 from mitai.errors import ClientError, WebError
@@ -95,7 +95,7 @@ def check(
         trusts = (ReleaseTrust(workload, key=key),) if key is not None else read_policy(home, policy).releases
         expected = page_digest(*trusted_release(read_file(release), trusts, now=datetime.now(UTC)))
     else:
-        expected = page if page is not None else Page.load().digest
+        expected = from_hex("--digest", page).hex() if page is not None else Page.load().digest
     address = platform_url(home, url)
     faults = host_faults(address, expected, headers=not files_only)
     for fault in faults:

@@ -130,6 +130,7 @@ def test_a_release_must_be_the_publishers_and_name_the_page(refused, tmp_path):
     assert other.code == "attest.release-workload-mismatch"
     assert refused("check", url, "--release", manifest(tmp_path, None)).code == "web.release-without-page"
     assert refused("check", url, "--release", release, "--digest", "00").code == "client.option-malformed"
+    assert refused("check", url, "--digest", "page").code == "client.option-malformed"
     assert refused("check", url, "--release", manifest(tmp_path, PAGE)).code == "web.unreachable"
 
 
