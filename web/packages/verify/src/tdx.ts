@@ -1,9 +1,9 @@
 /**
  * Intel TDX: what a TD's report must look like beyond its signature.
  *
- * Port of `mitai/attest/tdx`. Follows the "Intel TDX Module Base Architecture Specification", section 20 (ATTRIBUTES and
- * XFAM), and the appraisal steps of the "Intel TDX DCAP" guides: no debug, no reserved bit, SEPT_VE_DISABLE, an Intel TDX
- * module, no service TD.
+ * Port of `mitai/attest/tdx`. Follows the "Intel TDX Module Base Architecture Specification", section 20 (ATTRIBUTES
+ * and XFAM), and the appraisal steps of the "Intel TDX DCAP" guides: no debug, no reserved bit, SEPT_VE_DISABLE, an
+ * Intel TDX module, no service TD.
  */
 
 import { type Bytes, fromHex, hex } from "./bytes.ts";

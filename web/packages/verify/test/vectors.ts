@@ -1,4 +1,4 @@
-/** The public vectors, where they are: `MITAI_VECTORS`, or `shared/vectors` beside the repository. They are no part of it. */
+/** The public vectors, which are no part of the repository: in `MITAI_VECTORS`, or in `shared/vectors` beside it. */
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";

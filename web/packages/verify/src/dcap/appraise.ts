@@ -29,7 +29,10 @@ export interface AppraiseOptions {
   readonly cache?: VerifiedCache | undefined;
 }
 
-/** Verify a quote and its collateral under the sections `tcb`, `tdx`, `sgx` and `event_log` of the policy; throw `MitaiError` with the code and the step of the first check that failed. */
+/**
+ * Verify a quote and its collateral under the sections `tcb`, `tdx`, `sgx` and `event_log` of the policy; throw
+ * `MitaiError` with the code and the step of the first check that failed.
+ */
 export async function appraiseIntel(
   checks: Checklist,
   hardware: Hardware,

@@ -1,9 +1,9 @@
 /**
  * Collateral: what Intel says about a platform on a given day, and the proof that Intel said it.
  *
- * Port of `mitai/attest/dcap/collateral.py`. Follows "Intel SGX and TDX Provisioning Certification Service API" version 4
- * (TCB info version 3, enclave identity version 2, CRLs) and Intel's QuoteVerificationLibrary for the order and meaning
- * of the checks.
+ * Port of `mitai/attest/dcap/collateral.py`. Follows "Intel SGX and TDX Provisioning Certification Service API" version
+ * 4 (TCB info version 3, enclave identity version 2, CRLs) and Intel's QuoteVerificationLibrary for the order and
+ * meaning of the checks.
  *
  * Invariants:
  * - Signatures are checked over the exact bytes received; JSON is parsed only afterwards.
@@ -74,8 +74,8 @@ export function fromQuoteCollateralV3(data: Bytes): Collateral {
 /**
  * Check chains, signatures and windows of all parts.
  *
- * `rootFingerprint` is SHA-256 of the root certificate in which every chain must end, in hex; `graceS` says for how many
- * seconds TCB info, QE identity and CRLs may be past their end.
+ * `rootFingerprint` is SHA-256 of the root certificate in which every chain must end, in hex; `graceS` says for how
+ * many seconds TCB info, QE identity and CRLs may be past their end.
  */
 export async function verifyCollateral(
   collateral: Collateral,

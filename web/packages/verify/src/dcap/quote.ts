@@ -1,8 +1,8 @@
 /**
  * Intel DCAP quotes: SGX version 3, TDX versions 4 and 5, as bytes and as values.
  *
- * Port of `mitai/attest/dcap/quote.py`. Follows "Intel TDX DCAP Quoting Library API", appendix 3 (versions 4 and 5), and
- * "Intel SGX ECDSA QuoteLibReference DCAP API", appendix A (version 3).
+ * Port of `mitai/attest/dcap/quote.py`. Follows "Intel TDX DCAP Quoting Library API", appendix 3 (versions 4 and 5),
+ * and "Intel SGX ECDSA QuoteLibReference DCAP API", appendix A (version 3).
  *
  * Invariants:
  * - Unknown versions, TEE types, key types, body types and certification data types are refused.

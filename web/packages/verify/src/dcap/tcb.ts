@@ -4,9 +4,9 @@
  * Port of `mitai/attest/dcap/tcb.py`. Follows the "Intel PCS API" version 4 for the JSON and Intel's
  * QuoteVerificationLibrary for matching:
  *
- * 1. The first TCB level is taken whose sixteen SGX component SVNs and PCE SVN are not above those of the PCK certificate
- *    and, for TDX, whose TDX component SVNs are not above the quote's TEE_TCB_SVN. Components 0 and 1 name the TDX module
- *    and are skipped when the module has a version of its own (TEE_TCB_SVN[1] > 0).
+ * 1. The first TCB level is taken whose sixteen SGX component SVNs and PCE SVN are not above those of the PCK
+ *    certificate and, for TDX, whose TDX component SVNs are not above the quote's TEE_TCB_SVN. Components 0 and 1 name
+ *    the TDX module and are skipped when the module has a version of its own (TEE_TCB_SVN[1] > 0).
  * 2. In that case the module is looked up by its version, and its own level (by TEE_TCB_SVN[0]) pulls the status down.
  * 3. The quoting enclave's level (by ISVSVN) pulls it down in the same way.
  *

@@ -5,8 +5,8 @@
  * Intel's QuoteVerificationLibrary: attestation key → QE report → PCK certificate → PCK CA → root.
  *
  * Invariants:
- * - The attestation key is used only because the QE's report data is SHA-256(attestation key ‖ authentication data), and
- *   that report is signed by the PCK key, and that key's chain ends in a root that the caller trusts and is on no
+ * - The attestation key is used only because the QE's report data is SHA-256(attestation key ‖ authentication data),
+ *   and that report is signed by the PCK key, and that key's chain ends in a root that the caller trusts and is on no
  *   revocation list.
  * - Nothing of the quote is reported before its signature was checked.
  */
