@@ -6,6 +6,7 @@ import type { AnswerMessage, ReceiptNote } from "../conversations.ts";
 import "../design/copy.ts";
 import "../design/dialog.ts";
 import { icons, View } from "../design/index.ts";
+import { save } from "../files.ts";
 import { number, size } from "../i18n.ts";
 import type { Exchange } from "../state.ts";
 import { t } from "../strings/chat.ts";
@@ -97,7 +98,7 @@ export class ExchangeSheet extends View {
         ${digest(receipt.responseSha256)}
       </dl>
       <p class="muted small">${t("downloadText")}</p>
-      <div><button @click=${() => download(receipt)}>${icons.download}${t("download")}</button></div>`;
+      <div><button @click=${() => save(`mitai-proof-${receipt.index}.json`, receipt.file ?? "")}>${icons.download}${t("download")}</button></div>`;
   }
 
   private wire({ plain, wire, startedAt }: Exchange) {
@@ -126,15 +127,6 @@ export class ExchangeSheet extends View {
       ${pair(plain, sent, t("sentTitle", { size: sum(sent) }))}
       ${pair(this.message?.text ?? "", received, t("receivedTitle", { size: sum(received), pieces: number(received.length) }))}`;
   }
-}
-
-/** Save the proof as a file. */
-function download({ file = "", index }: ReceiptNote): void {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([file], { type: "application/json" }));
-  link.download = `mitai-proof-${index}.json`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
 declare global {

@@ -99,7 +99,7 @@ export class Capsules extends Page {
           ? waiting()
           : html`<div>
               <label class="button">
-                ${icons.lock}${t("choose")}<input class="hidden" type="file" accept=".pem" @change=${this.open} />
+                ${icons.lock}${t("choose")}<input class="hidden" type="file" @change=${this.open} />
               </label>
             </div>`
       }
