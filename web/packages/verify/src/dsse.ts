@@ -16,7 +16,7 @@ import { type Bytes, concat, equal, fromHex, hex, sha256, utf8 } from "./bytes.t
 import { MitaiError } from "./errors.ts";
 import { array, bytes, type Decoded, decodeJson, optional, string, struct } from "./json.ts";
 
-export const MAX_ENVELOPE_BYTES = 64 << 20;
+const MAX_ENVELOPE_BYTES = 64 << 20;
 const MAX_SIGNATURES = 16; // that are tried
 
 // Points of order 8 and below, sign bit cleared, canonical or not: under such a "key" one signature fits any message

@@ -31,8 +31,8 @@ import {
 } from "./json.ts";
 
 export const MAX_EVIDENCE_BYTES = 4 << 20;
-export const MAX_CLAIMS_BYTES = 1 << 20;
-export const MAX_HARDWARE_BYTES = 8 << 20;
+const MAX_CLAIMS_BYTES = 1 << 20;
+const MAX_HARDWARE_BYTES = 8 << 20;
 export const NONCE_BYTES = 32;
 export const NO_DEVICES = utf8("[]");
 const NOTHING = new Uint8Array();

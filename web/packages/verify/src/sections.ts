@@ -9,6 +9,7 @@
  * - Not checked here: that a key under `[cca]` is a point of its curve.
  */
 
+import { INTEL_QE_VENDOR } from "./dcap/quote.ts";
 import { ANY } from "./fields.ts";
 import {
   array,
@@ -32,7 +33,6 @@ import {
 import { snpRules, snpTcb } from "./snp/rules.ts";
 
 const ZERO_48 = "00".repeat(48);
-const INTEL_QE_VENDOR = "939a7233f79c4ca9940a0db3957f0607";
 
 const flag = (value: boolean) => optional(boolean, value);
 const number = (value: number, least = Number.MIN_SAFE_INTEGER) => optional(integer(least), value);
@@ -47,7 +47,7 @@ export function hexOf(...sizes: readonly number[]): Decoder<string> {
   });
 }
 
-export function hexOrAny(...sizes: readonly number[]): Decoder<string> {
+function hexOrAny(...sizes: readonly number[]): Decoder<string> {
   return (value) => (value === ANY ? ANY : hexOf(...sizes)(value));
 }
 

@@ -81,7 +81,7 @@ export const ReceiptBundle = {
 };
 
 /** Return the receipt that `receiptKey` signed; throw otherwise. */
-export async function openReceipt(envelope: Bytes, receiptKey: PublicKey): Promise<Receipt> {
+async function openReceipt(envelope: Bytes, receiptKey: PublicKey): Promise<Receipt> {
   const code = "ledger.receipt-malformed";
   if (envelope.length > MAX_RECEIPT_BYTES) {
     throw new MitaiError(code, `a receipt of ${envelope.length} bytes is above the limit`);
