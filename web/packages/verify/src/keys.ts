@@ -40,6 +40,7 @@ export const ECDSA_WITH_SHA384 = "1.2.840.10045.4.3.3";
 export const RSASSA_PSS = "1.2.840.113549.1.1.10";
 const EC_PUBLIC_KEY = "1.2.840.10045.2.1";
 const RSA_ENCRYPTION = "1.2.840.113549.1.1.1";
+const PKCS1 = /^1\.2\.840\.113549\.1\.1\.(?:1|5|1[1-4])$/; // RSA keys, and the signatures before PSS
 const MGF1 = "1.2.840.113549.1.1.8";
 
 const COORDINATE_BYTES = { "P-256": 32, "P-384": 48 } as const;
@@ -60,12 +61,20 @@ const SHA2 = new Map([
 
 /** Read an AlgorithmIdentifier; throw `RangeError` on malformed ones. */
 export function readAlgorithm(from: Der): Algorithm {
+  const algorithm = readIdentifier(from);
+  if (algorithm.oid === RSASSA_PSS && algorithm.parameters) readPss(algorithm.parameters);
+  return algorithm;
+}
+
+function readIdentifier(from: Der): Algorithm {
   const { whole } = from.element(SEQUENCE);
   const inner = Der.only(whole);
   const oid = inner.oid();
   const parameters = inner.has() ? inner.element() : undefined;
   inner.end();
-  if (ECDSA_HASHES.has(oid) && !isNothing(parameters)) throw new RangeError("an ECDSA signature has no parameters");
+  if ((ECDSA_HASHES.has(oid) || SHA2.has(oid) || PKCS1.test(oid)) && !isNothing(parameters)) {
+    throw new RangeError("an algorithm that has no parameters has some");
+  }
   return { oid, parameters, whole };
 }
 
@@ -165,19 +174,35 @@ function unsigned(integer: Bytes, size: number): Bytes {
   return concat(new Uint8Array(size - digits.length), digits);
 }
 
-/** Read RSASSA-PSS-params (RFC 4055, section 3.1); one hash for both places, and never the default SHA-1. */
-function pssParameters(parameters: Element): { hash: string; saltLength: number } {
+/** Read RSASSA-PSS-params (RFC 4055, section 3.1), of any kind. */
+function readPss(parameters: Element) {
   const body = Der.only(parameters.whole);
-  const hash = sha2(readAlgorithm(body.inside(tagged(0))));
-  const mask = readAlgorithm(body.inside(tagged(1)));
-  const saltLength = body.has(tagged(2)) ? body.inside(tagged(2)).small() : 20;
-  const trailer = body.has(tagged(3)) ? body.inside(tagged(3)).small() : 1;
+  const member = <T>(number: number, read: (from: Der) => T): T | undefined => {
+    if (!body.has(tagged(number))) return undefined;
+    const inner = body.inside(tagged(number));
+    const value = read(inner);
+    inner.end();
+    return value;
+  };
+  const hash = member(0, readIdentifier);
+  const mask = member(1, (inner) => {
+    const generator = inner.inside();
+    const found = { oid: generator.oid(), hash: readIdentifier(generator) };
+    generator.end();
+    return found;
+  });
+  const saltLength = member(2, (inner) => inner.small()) ?? 20;
+  const trailer = member(3, (inner) => inner.small()) ?? 1;
   body.end();
-  const masked = mask.oid === MGF1 && mask.parameters && sha2(readAlgorithm(new Der(mask.parameters.whole)));
-  if (hash === undefined || masked !== hash || trailer !== 1) throw new RangeError("RSASSA-PSS of another kind");
-  return { hash, saltLength };
+  return { hash, mask, saltLength, trailer };
 }
 
-function sha2({ oid, parameters }: Algorithm): string | undefined {
-  return isNothing(parameters) ? SHA2.get(oid) : undefined;
+/** Return what WebCrypto needs: one hash for both places, and never the default SHA-1. */
+function pssParameters(parameters: Element): { hash: string; saltLength: number } {
+  const { hash, mask, saltLength, trailer } = readPss(parameters);
+  const name = hash && SHA2.get(hash.oid);
+  if (!name || mask?.oid !== MGF1 || mask.hash.oid !== hash.oid || trailer !== 1) {
+    throw new RangeError("RSASSA-PSS of another kind");
+  }
+  return { hash: name, saltLength };
 }

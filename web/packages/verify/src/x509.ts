@@ -1,11 +1,13 @@
 /**
  * Certificate chains and revocation lists of hardware vendors, walked step by step against one given root.
  *
- * Port of `mitai/attest/x509.py`. Follows RFC 5280, section 6, for what these chains use: a fixed order, leaf first, each
- * the issuer of the one before. What differs between vendors (curves, signatures, critical extensions) is a `Profile`.
+ * Port of `mitai/attest/x509.py`. Follows RFC 5280, section 6, for what these chains use: a fixed order, leaf first,
+ * each the issuer of the one before. What differs between vendors (curves, signatures, critical extensions) is a
+ * `Profile`.
  *
  * Invariants:
- * - The root is trusted because it is byte for byte the one that the caller gave (by SHA-256), never because of its name.
+ * - The root is trusted because it is byte for byte the one that the caller gave (by SHA-256), never because of its
+ *   name.
  * - Every certificate: a key and a signature of its profile, inside its validity, no unknown critical extension; an
  *   issuer has CA, keyCertSign and a sufficient path length.
  * - PEM and DER are read strictly: one value has one encoding, and nothing is before, between or after them.
@@ -35,6 +37,8 @@ export const COMMON_NAME = "2.5.4.3";
 export const ORGANIZATION_NAME = "2.5.4.10";
 export const KEY_USAGE = "2.5.29.15";
 export const BASIC_CONSTRAINTS = "2.5.29.19";
+const CRL_NUMBER = "2.5.29.20";
+const AUTHORITY_KEY_IDENTIFIER = "2.5.29.35";
 const PEM =
   /-----BEGIN CERTIFICATE-----\r?\n((?:[A-Za-z0-9+/=]{1,76}\r?\n){1,200})-----END CERTIFICATE-----(?:\r?\n)?/y;
 
@@ -213,8 +217,9 @@ function readSignature(outer: Der): { algorithm: Algorithm; signature: Bytes } {
   return { algorithm, signature };
 }
 
-// UTF8String, PrintableString, TeletexString, IA5String
-const TEXTS = [0x0c, PRINTABLE_STRING, 0x14, 0x16];
+// OCTET STRING, UTF8String, NumericString, PrintableString, TeletexString, IA5String, times, VisibleString: read as UTF-8
+const TEXTS = [OCTET_STRING, 0x0c, 0x12, PRINTABLE_STRING, 0x14, 0x16, 0x17, 0x18, 0x1a];
+const BMP_STRING = 0x1e; // known, and in no name that counts
 
 function readName(from: Der): Name {
   const { whole: der } = from.element(SEQUENCE);
@@ -231,6 +236,7 @@ function readName(from: Der): Name {
       throw new RangeError("not printable");
     }
     try {
+      if (!TEXTS.includes(tag) && tag !== BMP_STRING) throw new RangeError("no text");
       attributes.push({ oid, value: TEXTS.includes(tag) ? text(content) : "" });
     } catch {
       readable = false;
@@ -425,5 +431,20 @@ function readList(der: Bytes) {
   const extensions = body.has(tagged(0)) ? readExtensions(body.inside(tagged(0))) : [];
   body.end();
   if (new Set(extensions.map(({ oid }) => oid)).size !== extensions.length) throw new RangeError("twice");
+  extensions.forEach(checkListExtension);
   return { signed, algorithm, signature, issuer, notBefore, notAfter, serials, extensions };
+}
+
+/** Throw `RangeError` unless the list's number and its issuer's key identifier (RFC 5280, 5.2.3 and 4.2.1.1) are read. */
+function checkListExtension({ oid, value }: Extension): void {
+  if (oid === CRL_NUMBER) {
+    const number = new Der(value);
+    if ((number.integer()[0] ?? 0) >= 0x80) throw new RangeError("a negative number");
+    number.end();
+  }
+  if (oid === AUTHORITY_KEY_IDENTIFIER) {
+    const identifier = Der.only(value);
+    for (const tag of [0x80, 0xa1, 0x82]) if (identifier.has(tag)) identifier.element();
+    identifier.end();
+  }
 }
