@@ -56,7 +56,7 @@ def up(
             capsule, _ = owner.seal_publish(out, home, found, platform.gateway, platform.upload_token)
             deploy_capsule(out, home, capsule)
         out.say(f"[green]✔[/] up at {platform.gateway}; the policy for your clients is {data(home.policy)}")
-        link = page_link(platform.gateway, home.policy.read_text()) if installed_page() else None
+        link = page_link(platform.gateway, home.policy.read_bytes()) if installed_page() else None
         if link:
             out.say(f"  in the browser, with that policy pinned: {link}")
         out.say("  next: mitai verify, mitai chat" if capsule else "  next: mitai seal, mitai publish, mitai deploy")

@@ -58,7 +58,7 @@ def digest(
     integrity = f"sha384-{b64encode(hashlib.sha384(badge).digest()).decode()}" if badge is not None else None
     out.table(("file", "sha256"), sorted(sums_of(page.files).items()))
     if integrity:
-        out.say(f'\n<script src="badge.js" integrity="{integrity}" crossorigin="anonymous"></script>')
+        out.say(f'\n<script type="module" src="badge.js" integrity="{integrity}" crossorigin="anonymous"></script>')
     out.say(f"\npage {page.digest}")
     out.result({"digest": page.digest, "files": sums_of(page.files), "badge_integrity": integrity})
 
@@ -131,7 +131,7 @@ def export(
     page, offer = _elsewhere(gateway, policy, release)
     write_folder(page, folder, offer)
     headers = page_headers("index.html", page.files["index.html"])
-    link = page_link("https://HOST", offer.policy)
+    link = page_link("https://HOST", offer.policy.encode())
     out.say(f"[green]✔[/] {len(page.files)} files in {data(folder)}; once hosted, open {link}")
     out.say("\nLet the host send these headers with its HTML:")
     for name, value in headers.items():
@@ -158,7 +158,7 @@ def serve(
     page, offer = _elsewhere(gateway, policy, release)
     site = Site(page, offer)
     at = free_port(port)
-    link = page_link(f"http://127.0.0.1:{at}", offer.policy)
+    link = page_link(f"http://127.0.0.1:{at}", offer.policy.encode())
     out.say(f"[green]✔[/] the installed page, for {offer.gateway}: {link}")
     out.result({"page": link, "gateway": offer.gateway, "digest": page.digest})
     if browser:
@@ -180,7 +180,7 @@ def open_page(
     """
     out, home = Output(json), Home.default()
     read_policy(home, policy)  # a link to a policy that is none would help nobody
-    link = page_link(platform_url(home, url), (policy or home.policy).read_text(encoding="utf-8"))
+    link = page_link(platform_url(home, url), read_file(policy or home.policy))
     out.say(link)
     out.result({"page": link})
     if browser:

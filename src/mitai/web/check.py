@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import httpx2
 
@@ -96,11 +97,13 @@ def _list_differences(expected: Mapping[str, str], told: bytes | None) -> Iterat
         yield from (f"{LIST_NAME}: {fault}" for fault in list_faults(expected, listed))
 
 
+@dataclass(frozen=True)
 class _Got:
     """A host's answer; `body` is None above the limit."""
 
-    def __init__(self, status: int, headers: httpx2.Headers, body: bytes | None) -> None:
-        self.status, self.headers, self.body = status, headers, body
+    status: int
+    headers: httpx2.Headers
+    body: bytes | None
 
 
 def _get(client: httpx2.Client, url: str, limit: int) -> _Got:
@@ -118,10 +121,11 @@ def _file_faults(got: _Got, path: str, sha256: str, headers: bool) -> Iterator[s
     if got.body is None or hashlib.sha256(got.body).hexdigest() != sha256:
         yield f"{path} is changed"
         return
-    kind, _, parameters = got.headers.get("content-type", "").lower().partition(";")
+    given = got.headers.get("content-type", "")
+    kind, _, parameters = given.lower().partition(";")
     charset = parameters.strip().removeprefix("charset=").strip('"')
     if charset not in {"", "utf-8"} or (path.endswith(".html") and kind.strip() != "text/html"):
-        yield f"{path} is to be read as something else: content-type {got.headers['content-type'][:80]!r}"
+        yield f"{path} is to be read as something else: content-type {given[:80]!r}"
     yield from (f"{path} comes with a header {name}" for name in _FORBIDDEN if name in got.headers)
     for name, value in page_headers(path, got.body).items() if headers else ():
         if name not in {"cache-control", "content-type"} and got.headers.get(name, "").lower() != value.lower():

@@ -98,9 +98,9 @@ def installed_page() -> Page | None:
     return Page.load() if (INSTALLED / LIST_NAME).exists() else None
 
 
-def page_link(base_url: str, policy: str) -> str:
-    """Return the address of a page that accepts one policy only: the one with the digest in the link."""
-    return f"{base_url}/#policy={hashlib.sha256(policy.encode()).hexdigest()}"
+def page_link(base_url: str, policy: bytes) -> str:
+    """Return the address of a page that accepts one policy file only: the one with the digest in the link."""
+    return f"{base_url}/#policy={hashlib.sha256(policy).hexdigest()}"
 
 
 def list_faults(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:

@@ -55,8 +55,11 @@ class Offer(msgspec.Struct, frozen=True):
 def _text(path: Path, limit: int) -> str:
     data = path.read_bytes()
     if len(data) > limit:
-        raise WebError("web.offer-too-large", f"{path} has {len(data)} bytes; at most {limit} are offered")
-    return data.decode()
+        raise WebError("web.offer-malformed", f"{path} has {len(data)} bytes; at most {limit} are offered")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise WebError("web.offer-malformed", f"{path} is not text") from error
 
 
 class Site:
@@ -92,13 +95,13 @@ class _File:
         self._small = gzip.compress(data, mtime=0)
         self._headers = {
             **page_headers(path, data),
-            "etag": f'"{hashlib.sha256(data).hexdigest()[:32]}"',
+            "etag": f'W/"{hashlib.sha256(data).hexdigest()[:32]}"',  # weak: the same for both encodings
             "vary": "accept-encoding",
         }
 
     def answer(self, request: Request) -> Response:
         """Answer with the file, or that the browser's copy is still the same."""
-        if request.headers.get("if-none-match", "").removeprefix("W/") == self._headers["etag"]:
+        if request.headers.get("if-none-match") == self._headers["etag"]:
             return Response(None, 304, self._headers)
         codings = {part.strip() for part in request.headers.get("accept-encoding", "").split(",")}
         if "gzip" in codings and len(self._small) < len(self._data):

@@ -797,6 +797,14 @@ async def test_no_address_of_the_api_is_the_pages(site):
     assert (await site.ask("GET", "/broker/ledger/checkpoint")).json["host"] == "broker"
 
 
+def test_a_gateway_refuses_to_offer_what_is_no_text(site, tmp_path):
+    for content in (b"\xff", bytes((1 << 20) + 1)):
+        (tmp_path / "policy.toml").write_bytes(content)
+        with pytest.raises(WebError) as refused:
+            create_app(site.config)
+        assert refused.value.code == "web.offer-malformed"
+
+
 async def test_without_a_page_there_is_still_an_offer(gate, tmp_path, monkeypatch):
     monkeypatch.setattr("mitai.fleet.gateway.installed_page", lambda: None)
     (tmp_path / "policy.toml").write_text("version = 1")

@@ -135,7 +135,7 @@ def test_a_header_that_adds_to_the_page_is_named(name, value):
     assert host.faults() == host.faults(headers=False) == [f"index.html comes with a header {name}"]
 
 
-@pytest.mark.parametrize("kind", ["text/html; charset=utf-16", "text/html;charset=utf-7", "application/xhtml+xml"])
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-16", "text/html;charset=utf-7", "application/xhtml+xml", ""])
 def test_a_page_that_is_to_be_read_in_another_way_is_refused(kind):
     assert Host(headers={"/": {"content-type": kind}}).faults(headers=False) == [
         f"/: index.html is to be read as something else: content-type {kind!r}"

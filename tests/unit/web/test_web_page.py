@@ -143,4 +143,4 @@ def test_a_page_that_states_no_policy_may_do_nothing():
 
 def test_a_link_pins_the_policys_text():
     digest = hashlib.sha256("Grüße\n".encode()).hexdigest()
-    assert page_link("https://host", "Grüße\n") == f"https://host/#policy={digest}"
+    assert page_link("https://host", "Grüße\n".encode()) == f"https://host/#policy={digest}"
