@@ -25,8 +25,6 @@ export interface Machine {
   /** It is too old to be relied upon; the next request verifies again first. */
   readonly stale: boolean;
   readonly references: readonly Reference[];
-  /** Verify again; throws when it is refused. */
-  renew(): Promise<void>;
   models(): Promise<readonly string[]>;
   ask(messages: readonly Message[], options: ChatOptions): AsyncIterable<Delta>;
   prove(end: End): Promise<Proven>;

@@ -50,10 +50,6 @@ class LiveMachine implements Machine {
     return this.session.stale;
   }
 
-  renew(): Promise<void> {
-    return this.session.renew();
-  }
-
   models(): Promise<readonly string[]> {
     return models(this.session);
   }

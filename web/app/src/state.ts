@@ -2,6 +2,7 @@
  * The chat's state and everything that changes it; components show it and call it. It tells `onChange` after each change.
  *
  * - Nothing is sent unless the machine was verified under the pinned policy: `send` does nothing in any other state.
+ * - What was told to genuine hardware is never sent to a simulated machine.
  * - When a later verification is refused, the state is `refused` and the composer is closed.
  * - The bytes on the wire are kept in memory only, for the last exchanges.
  */
@@ -42,7 +43,7 @@ export interface Exchange {
 
 const KEPT_EXCHANGES = 30;
 const KEPT_WIRE_BYTES = 8 << 20;
-const PAINT_MS = 50;
+const PAINT_MS = 40;
 const NO_MODEL: Failure = { code: "serve.no-model", message: "the machine lists no model", hint: "", step: "" };
 
 export class ChatState extends EventTarget {
@@ -60,8 +61,9 @@ export class ChatState extends EventTarget {
   private link: string | undefined;
   /** Conversations that must not be written any more. */
   private readonly gone = new Set<string>();
-  private answering: { readonly id: string; readonly stop: AbortController } | undefined;
+  private answering: { readonly simulated: boolean; readonly stop: AbortController } | undefined;
   private attempt = 0;
+  private soon: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
     private readonly connect: Connect,
@@ -73,7 +75,14 @@ export class ChatState extends EventTarget {
   }
 
   private changed(): void {
+    clearTimeout(this.soon);
+    this.soon = undefined;
     this.dispatchEvent(new Event("change"));
+  }
+
+  /** For what changes often. */
+  private changedSoon(): void {
+    this.soon ??= setTimeout(() => this.changed(), PAINT_MS);
   }
 
   // -- policy and verification
@@ -132,7 +141,7 @@ export class ChatState extends EventTarget {
     this.changed();
     try {
       const { gateway, releases } = this.offer;
-      const machine = await this.connect({ gateway, releases, policy: this.standing.pin.toml }, () => this.changed());
+      const machine = await this.connect({ gateway, releases, policy: this.standing.pin.toml }, () => this.renewed());
       if (attempt !== this.attempt) return;
       this.status = { kind: "verified", machine };
       this.changed();
@@ -140,6 +149,13 @@ export class ChatState extends EventTarget {
     } catch (error) {
       if (attempt === this.attempt) this.refuse(error);
     }
+  }
+
+  /** The machine was verified anew, perhaps within an exchange: what this throws ends it before anything is sent. */
+  private renewed(): void {
+    this.changed();
+    if (this.answering && !this.answering.simulated && this.simulated)
+      throw new MitaiError("client.simulated", "another machine answers now, and its hardware is simulated");
   }
 
   /** Refuse everything from now on, for this reason. */
@@ -159,9 +175,10 @@ export class ChatState extends EventTarget {
       this.models = await this.status.machine.models();
       this.modelFailure = this.models.length === 0 ? NO_MODEL : undefined;
     } catch (error) {
-      if (isRefusal(error)) return this.refuse(error);
+      const failure = failureOf(error);
+      if (isRefusal(failure.code)) return this.refuse(error);
       this.models = [];
-      this.modelFailure = failureOf(error);
+      this.modelFailure = failure;
     }
     if (!this.models.includes(this.model)) this.model = this.models[0] ?? "";
     this.changed();
@@ -253,7 +270,20 @@ export class ChatState extends EventTarget {
 
   /** Nothing is sent unless this is true. */
   get ready(): boolean {
-    return this.status.kind === "verified" && !this.busy && this.model !== "";
+    return this.status.kind === "verified" && !this.busy && !this.downgrade && this.model !== "";
+  }
+
+  get simulated(): boolean {
+    return this.status.kind === "verified" && this.status.machine.verified.appraisal.simulated;
+  }
+
+  /** What was told to genuine hardware would go to a simulated machine. */
+  get downgrade(): boolean {
+    const { conversation, simulated } = this;
+    const genuine = conversation?.messages.some(
+      (message) => message.role === "assistant" && message.state !== "writing" && !message.simulated,
+    );
+    return genuine === true && simulated;
   }
 
   /** Ask; with `instead`, this replaces that message of the user and all that follows it. */
@@ -293,7 +323,7 @@ export class ChatState extends EventTarget {
     const stop = new AbortController();
     let message: AnswerMessage = {
       ...{ id: crypto.randomUUID(), role: "assistant", text: "", at: this.now().getTime() },
-      ...{ model: this.model, simulated: machine.verified.appraisal.simulated, state: "writing" },
+      ...{ model: this.model, simulated: this.simulated, state: "writing" },
     };
     const put = (next: AnswerMessage): Conversation => {
       message = next;
@@ -302,7 +332,7 @@ export class ChatState extends EventTarget {
       if (this.conversation?.id === asked.id) this.conversation = conversation;
       return conversation;
     };
-    this.answering = { id: message.id, stop };
+    this.answering = { simulated: message.simulated, stop };
     this.conversation = asked;
     await this.keep(put(message));
     let end: End | undefined;
@@ -310,20 +340,20 @@ export class ChatState extends EventTarget {
       const messages = turns(asked.messages);
       this.exchanges.set(message.id, exchange(JSON.stringify({ model: this.model, messages }, null, 2)));
       const onWire = (piece: WirePiece) => this.record(message.id, piece);
-      let painted = 0;
       for await (const delta of machine.ask(messages, { model: this.model, signal: stop.signal, onWire })) {
-        if (delta.kind === "end") end = delta;
-        else put({ ...message, text: message.text + delta.text });
-        if (performance.now() - painted < PAINT_MS) continue;
-        painted = performance.now();
-        this.changed();
+        if (delta.kind === "end") {
+          end = delta;
+          put({ ...message, simulated: delta.verified.appraisal.simulated });
+        } else put({ ...message, text: message.text + delta.text });
+        this.changedSoon();
       }
       put({ ...message, state: "complete", ...(end?.finishReason === "length" && { limited: true }) });
     } catch (error) {
       const stopped = stop.signal.aborted;
       put(stopped ? { ...message, state: "stopped" } : { ...message, state: "failed", failure: failureOf(error) });
-      if (!stopped && isRefusal(error)) this.refuse(error);
-      if (failureOf(error).code === "model_not_found") void this.listModels();
+      const { code } = failureOf(error);
+      if (!stopped && isRefusal(code)) this.refuse(error);
+      if (code === "model_not_found") void this.listModels();
     } finally {
       this.answering = undefined;
     }
@@ -392,7 +422,7 @@ export function failureOf(error: unknown): Failure {
   };
 }
 
-/** Whether an error means that the machine itself was refused. */
-function isRefusal(error: unknown): boolean {
-  return error instanceof MitaiError && (error.code.startsWith("attest.") || error.code === "client.other-workload");
+/** Whether a code means that the machine itself was refused. */
+export function isRefusal(code: string): boolean {
+  return code.startsWith("attest.") || code === "client.other-workload";
 }

@@ -101,10 +101,15 @@ export class MadeUpMachine implements Machine {
 
   constructor(
     readonly script: Script,
-    readonly verified: Verified,
+    public verified: Verified,
+    private readonly onVerified: () => void,
   ) {}
 
-  async renew(): Promise<void> {}
+  /** Be verified anew, as another kind of machine. */
+  become(simulated: boolean): void {
+    this.verified = { ...this.verified, appraisal: appraisal(simulated) };
+    this.onVerified();
+  }
 
   async models(): Promise<readonly string[]> {
     return this.script.models ?? ["mitai-demo"];
@@ -139,15 +144,16 @@ export function madeUp(script: Script): {
 } {
   const asked: Where[] = [];
   const machines: MadeUpMachine[] = [];
-  const connect: Connect = async (where) => {
+  const connect: Connect = async (where, onVerified) => {
     asked.push(where);
     if (script.refusal) throw script.refusal;
     const judged = appraisal(script.simulated ?? false);
     const verifiedAt = new Date();
-    const machine = new MadeUpMachine(script, {
+    const verified: Verified = {
       ...{ appraisal: judged, verifiedAt, staleAt: new Date(verifiedAt.getTime() + 600_000), replica: "r1" },
       ...{ nonce: new Uint8Array(32), evidenceBytes: new Uint8Array(), evidence: EVIDENCE },
-    });
+    };
+    const machine = new MadeUpMachine(script, verified, onVerified);
     machines.push(machine);
     return machine;
   };

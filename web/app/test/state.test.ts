@@ -159,6 +159,45 @@ describe("a conversation", () => {
     expect(chat.conversation?.title).toBe("Mine");
   });
 
+  it("with genuine hardware is not continued on a simulated machine", async () => {
+    const { chat, store } = await verified();
+    await chat.send("secret", []);
+    const simulated = madeUp({ simulated: true });
+    const later = new ChatState(simulated.connect, store, async () => OFFER);
+    await later.start(undefined, mine.sha256);
+    await later.open(chat.conversation?.id ?? "");
+    expect([later.downgrade, later.ready]).toEqual([true, false]);
+    await later.send("more", []);
+    await later.retry();
+    expect(simulated.machines[0]?.sent).toEqual([]);
+    later.close();
+    await later.send("anew", []);
+    expect(simulated.machines[0]?.sent).toHaveLength(1);
+  });
+
+  it("meant for genuine hardware is not sent when a simulated machine takes its place within the exchange", async () => {
+    const { chat, machine } = await verified();
+    const ask: MadeUpMachine["ask"] = machine.ask.bind(machine);
+    machine.ask = async function* (messages, options) {
+      machine.become(true); // as a session does that verifies again before it sends
+      yield* ask(messages, options);
+    };
+    await chat.send("secret", []);
+    expect(machine.sent).toEqual([]);
+    expect(lastAnswer(chat.conversation)).toMatchObject({ state: "failed", failure: { code: "client.simulated" } });
+  });
+
+  it("says of which kind the machine was that answered, whatever it was before", async () => {
+    const { chat, machine } = await verified({ simulated: true });
+    const ask: MadeUpMachine["ask"] = machine.ask.bind(machine);
+    machine.ask = async function* (messages, options) {
+      machine.become(false);
+      yield* ask(messages, options);
+    };
+    await chat.send("hello", []);
+    expect(lastAnswer(chat.conversation)).toMatchObject({ state: "complete", simulated: false });
+  });
+
   it("takes no second question while it answers", async () => {
     const { chat, machine } = await verified({ delayMs: 5 });
     const first = chat.send("One", []);

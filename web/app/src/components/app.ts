@@ -5,7 +5,7 @@ import { repeat } from "lit/directives/repeat.js";
 import type { UserMessage } from "../conversations.ts";
 import { icons, toast, View } from "../design/index.ts";
 import { type Policy, policyOf, type Source } from "../pinning.ts";
-import { type ChatState, failureOf, type Status, Trouble } from "../state.ts";
+import { type ChatState, failureOf, isRefusal, type Status, Trouble } from "../state.ts";
 import type { DeviceStore } from "../store/index.ts";
 import { t } from "../strings/chat.ts";
 import { plainly } from "../strings/failures.ts";
@@ -117,9 +117,9 @@ export class ChatApp extends View {
 
   get verdict(): Verdict {
     const { status, stale } = this.chat;
-    if (status.kind === "refused") return status.failure.code.startsWith("attest.") ? "refused" : "unverified";
+    if (status.kind === "refused") return isRefusal(status.failure.code) ? "refused" : "unverified";
     if (status.kind !== "verified") return status.kind;
-    if (status.machine.verified.appraisal.simulated) return "simulated";
+    if (this.chat.simulated) return "simulated";
     return stale ? "stale" : "verified";
   }
 
@@ -373,6 +373,14 @@ export class ChatApp extends View {
           : nothing
       }
       ${
+        this.chat.downgrade
+          ? html`<section class="note warn row wrap">
+            <span class="grow">${t("downgrade")}</span>
+            <button @click=${this.begin}>${icons.plus}${t("newChat")}</button>
+          </section>`
+          : nothing
+      }
+      ${
         status.kind === "verified" && this.chat.modelFailure
           ? failureCard(
               this.chat.modelFailure,
@@ -382,7 +390,7 @@ export class ChatApp extends View {
           : nothing
       }
       <chat-composer
-        ?shut=${status.kind !== "verified"}
+        ?shut=${status.kind !== "verified" || this.chat.downgrade}
         ?busy=${busy}
         ?ready=${ready}
         @send-message=${(event: CustomEvent<Draft>) => this.send(event.detail)}

@@ -57,6 +57,8 @@ export const t = strings({
     attach: "Attach text files",
     detach: "Remove {name}",
     keys: "Enter sends, Shift+Enter starts a new line",
+    downgrade:
+      "This conversation was held with genuine hardware. It is not continued on a simulated machine, which would get to read it all.",
     editing: "You are editing your last message. What follows it is replaced.",
     model: "Model",
     noModel: "No model",
@@ -259,6 +261,7 @@ export const t = strings({
     attach: "添加文本文件",
     detach: "移除 {name}",
     keys: "Enter 发送，Shift+Enter 换行",
+    downgrade: "这个对话是与真实硬件进行的。不会在模拟机器上继续，否则模拟机器会读到全部内容。",
     editing: "正在修改您的上一条消息，其后的内容将被替换。",
     model: "模型",
     noModel: "没有模型",

@@ -165,6 +165,18 @@ const FAILURES: Readonly<Record<string, Entry>> = {
       "请重新验证。如果再次失败，请不要使用这台机器，并将下面的代码告知运营者。",
     ],
   },
+  "client.simulated": {
+    en: [
+      "Now a simulated machine answers.",
+      "The question was meant for genuine hardware. A simulated machine's owner would get to read it.",
+      "Begin a new chat, and tell it nothing secret.",
+    ],
+    zh: [
+      "现在应答的是模拟机器。",
+      "问题是要发给真实硬件的，而模拟机器的主人会读到它。",
+      "请开始新对话，且不要透露机密。",
+    ],
+  },
   "client.unreachable": {
     en: [
       "The machine can't be reached.",
