@@ -2,10 +2,11 @@
 
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { type Bytes, concat, equal, fromHex, hex, utf8 } from "../src/bytes.ts";
+import { type Bytes, concat, equal, fromHex, hex, sha256, utf8 } from "../src/bytes.ts";
 import { VerifiedCache } from "../src/cache.ts";
-import { fromQuoteCollateralV3 } from "../src/dcap/collateral.ts";
+import { fromQuoteCollateralV3, verifyCollateral } from "../src/dcap/collateral.ts";
 import { MAX_QUOTE_BYTES, parseEnclaveReport, parseQuote, parseTdReport, splitQuote } from "../src/dcap/quote.ts";
+import { findPckChain, verifyPckChain } from "../src/dcap/verify.ts";
 import { MitaiError } from "../src/errors.ts";
 import type { Collateral } from "../src/machine.ts";
 import { Policy } from "../src/policy.ts";
@@ -313,6 +314,15 @@ describe("a PCK chain is refused", () => {
     ).toEqual([code, step]);
   });
 
+  test("under another root than the collateral is", async () => {
+    const fingerprint = hex(await sha256(other.certificates.root));
+    const collateral = await verifyCollateral(await other.collateral("tdx"), fingerprint, NOW);
+    const chain = await findPckChain(parseQuote(await lab.quote(4)), null);
+    expect((await refusal(verifyPckChain(chain, collateral, NOW))).code).toBe("attest.pck-chain-invalid");
+    const own = await findPckChain(parseQuote(await other.quote(4)), null);
+    expect((await verifyPckChain(own, collateral, NOW)).leaf.fingerprint).toBe(own.leaf.fingerprint);
+  });
+
   test("whose CA was revoked, or is not that of the list", async () => {
     const rootCaCrl = await x509.revocationList(lab.root, { revoked: [x509.revoked(x509.integer(2))] });
     const collateral = await lab.collateral("tdx", { parts: { rootCaCrl } });
@@ -521,7 +531,7 @@ describe("collateral is refused", () => {
       encode(["pck_crl", "0"]),
       encode(["pck_crl", "xx"]),
       utf8("[]"),
-      new Uint8Array(2 << 20),
+      concat(encode(), new Uint8Array(1 << 20).fill(0x20)),
     ]) {
       expect(() => fromQuoteCollateralV3(data)).toThrowError(
         expect.objectContaining({ code: "attest.collateral-malformed" }),

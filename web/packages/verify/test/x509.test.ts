@@ -165,6 +165,8 @@ describe("a certificate", () => {
       keyCertSign: false,
     });
     expect(ecKey(certificate).curve).toBe("P-256");
+    const ofCa = { ca: true, pathLength: 0, digitalSignature: false, keyCertSign: true };
+    expect(readRole(only(await parse(caDer)), CODE)).toEqual(ofCa);
   });
 
   test("may have a serial number of 0, or below", async () => {
@@ -222,6 +224,7 @@ describe("a certificate", () => {
       "a name that is not printable",
       () => ({ subject: lab.sequence(lab.der(0x31, lab.sequence(lab.oid("2.5.4.3"), lab.der(0x13, utf8("a@b"))))) }),
     ],
+    ["something behind the extensions", () => ({ more: lab.integer(1) })],
     ["ends before it begins", () => ({ validity: lab.validity(2, 1) })],
     ["the year 0", () => ({ validity: lab.sequence(lab.der(0x18, utf8("00000101000000Z")), lab.time(NOW)) })],
     ["three times", () => ({ validity: lab.sequence(lab.time(NOW), lab.time(NOW), lab.time(NOW)) })],
@@ -271,6 +274,11 @@ describe("a chain", () => {
     for (const now of [new Date(NOW.getTime() - 1), new Date(lab.days(1).getTime() + 1)]) {
       expect(await refused(verifyChain(parsed, "pck", now))).toBe(EXPIRED);
     }
+  });
+
+  test("holds for the one moment of its validity", async () => {
+    const parsed = await parse(await lab.certificate(leaf, ca, { validity: lab.validity(0, 0) }), caDer, rootDer);
+    await verifyChain(parsed, "pck", NOW);
   });
 
   test("is refused where a certificate is not in its place", async () => {
@@ -435,12 +443,12 @@ describe("a chain", () => {
 describe("RSASSA-PSS", () => {
   const HASHES = { "SHA-256": "2.16.840.1.101.3.4.2.1", "SHA-384": "2.16.840.1.101.3.4.2.2" } as const;
   const hash = (id: string) => lab.sequence(lab.oid(id), lab.der(5));
-  const parameters = (digest: string, mask: string, salt: Bytes, trailer?: Bytes) =>
+  const parameters = (digest: string, mask: string, salt: Bytes, ...more: Bytes[]) =>
     lab.sequence(
       lab.explicit(0, hash(digest)),
       lab.explicit(1, lab.sequence(lab.oid("1.2.840.113549.1.1.8"), hash(mask))),
       lab.explicit(2, salt),
-      ...(trailer ? [lab.explicit(3, trailer)] : []),
+      ...more,
     );
   const algorithm = (given: Bytes) => readAlgorithm(new Der(lab.sequence(lab.oid(RSASSA_PSS), given)));
   const { "SHA-256": sha2, "SHA-384": sha3 } = HASHES;
@@ -458,7 +466,7 @@ describe("RSASSA-PSS", () => {
     expect(key.bits).toBe(2048);
     for (const right of [
       parameters(sha3, sha3, lab.integer(48)),
-      parameters(sha3, sha3, lab.integer(48), lab.integer(1)),
+      parameters(sha3, sha3, lab.integer(48), lab.explicit(3, lab.integer(1))),
     ]) {
       expect(await holds(algorithm(right), key, signature, message)).toBe(true);
     }
@@ -466,7 +474,8 @@ describe("RSASSA-PSS", () => {
       parameters(sha2, sha2, lab.integer(48)),
       parameters(sha3, sha2, lab.integer(48)),
       parameters(sha3, sha3, lab.integer(32)),
-      parameters(sha3, sha3, lab.integer(48), lab.integer(2)),
+      parameters(sha3, sha3, lab.integer(48), lab.explicit(3, lab.integer(2))),
+      parameters(sha3, sha3, lab.integer(48), lab.integer(1)),
       parameters("1.3.14.3.2.26", "1.3.14.3.2.26", lab.integer(48)),
       concat(parameters(sha3, sha3, lab.integer(48)).slice(0, 2)),
       lab.sequence(),
@@ -484,12 +493,27 @@ describe("RSASSA-PSS", () => {
     expect(await holds(ecdsa, key, signature, message)).toBe(false);
   });
 
+  const spki = (...numbers: Bytes[]) =>
+    lab.sequence(lab.sequence(lab.oid("1.2.840.113549.1.1.1"), lab.der(5)), lab.bits(lab.sequence(...numbers)));
+
   test("keys are measured by their modulus", async () => {
     for (const bits of [1024, 1031, 3072]) {
-      const key = lab.sequence(lab.integer(1n << BigInt(bits - 1)), lab.integer(65537));
-      const spki = lab.sequence(lab.sequence(lab.oid("1.2.840.113549.1.1.1"), lab.der(5)), lab.bits(key));
-      expect(await readKey(spki)).toMatchObject({ kind: "rsa", bits });
+      const key = await readKey(spki(lab.integer(1n << BigInt(bits - 1)), lab.integer(65537)));
+      expect(key).toMatchObject({ kind: "rsa", bits });
     }
+  });
+
+  test("keys of another form are none", async () => {
+    const [modulus, exponent] = [lab.integer(1n << 2047n), lab.integer(65537)];
+    const negative = lab.der(2, concat(Uint8Array.of(0x80), new Uint8Array(255)));
+    for (const other of [spki(modulus), spki(modulus, exponent, exponent), spki(negative, exponent), spki()]) {
+      expect(await readKey(other)).toBeUndefined();
+    }
+  });
+
+  test("keys are none of a profile of curves", async () => {
+    const key = spki(lab.integer(1n << 4095n), lab.integer(65537));
+    expect(await why({ leaf: { spki: key } })).toBe(UNSUPPORTED);
   });
 });
 
@@ -587,6 +611,7 @@ describe("a revocation list", () => {
       () => ({ extensions: [lab.extension("1.2.3", new Uint8Array()), lab.extension("1.2.3", new Uint8Array())] }),
       "attest.root-crl-malformed",
     ],
+    ["something behind the extensions", () => ({ more: lab.integer(1) }), "attest.root-crl-malformed"],
     ["malformed entry", () => ({ revoked: [lab.sequence(lab.integer(1))] }), "attest.root-crl-malformed"],
     [
       "entry with more",

@@ -102,6 +102,8 @@ export interface Parts {
   readonly subject?: Bytes;
   readonly spki?: Bytes;
   readonly extensions?: readonly Bytes[];
+  /** What follows the extensions: nothing may. */
+  readonly more?: Bytes;
   /** The algorithm beside the signature. */
   readonly outer?: Bytes;
 }
@@ -118,6 +120,7 @@ export function certificate(subject: Party, issuer: Party, parts: Parts = {}): P
     parts.subject ?? name(subject.name),
     parts.spki ?? subject.spki,
     ...(list.length ? [explicit(3, sequence(...list))] : []),
+    parts.more ?? new Uint8Array(),
   ];
   return signed(fields, issuer, parts.outer);
 }
@@ -138,6 +141,7 @@ export interface ListParts {
   readonly times?: readonly Bytes[];
   readonly revoked?: readonly Bytes[];
   readonly extensions?: readonly Bytes[];
+  readonly more?: Bytes;
   readonly outer?: Bytes;
 }
 
@@ -150,6 +154,7 @@ export function revocationList(issuer: Party, parts: ListParts = {}): Promise<By
     ...(parts.times ?? [time(days(-1)), time(days(30))]),
     ...(parts.revoked?.length ? [sequence(...parts.revoked)] : []),
     ...(parts.extensions?.length ? [explicit(0, sequence(...parts.extensions))] : []),
+    parts.more ?? new Uint8Array(),
   ];
   return signed(fields, issuer, parts.outer);
 }
