@@ -192,4 +192,4 @@ def _elsewhere(gateway: str, policy: Path | None, releases: tuple[Path, ...]) ->
     home = Home.default()
     read_policy(home, policy)
     url = platform_url(home, gateway)
-    return connected(Page.load(), url), Offer.read(policy or home.policy, releases=releases, url=url)
+    return connected(Page.load(), url), Offer.read(policy or home.policy, releases, url)

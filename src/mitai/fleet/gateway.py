@@ -96,7 +96,6 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read_timeout_s: float = 600.0  # how long a replica may be silent
     page: str = ""  # a folder with the page for browsers; the installed one by default
     policy: str = ""  # a file: the appraisal policy that the page is offered
-    broker_policy: str = ""  # a file: the one for the broker, where it differs
     releases: tuple[str, ...] = ()  # files: signed release manifests that the page is offered
 
     @staticmethod
@@ -372,10 +371,8 @@ def _site(config: GatewayConfig) -> Site:
     page = Page.load(Path(config.page)) if config.page else installed_page()
     if page is None:
         log.info("no page is built here: browsers are served nothing")
-    if not config.policy:
-        return Site(page)
-    broker_policy = Path(config.broker_policy) if config.broker_policy else None
-    return Site(page, Offer.read(Path(config.policy), broker_policy, tuple(map(Path, config.releases))))
+    offer = Offer.read(Path(config.policy), tuple(map(Path, config.releases))) if config.policy else None
+    return Site(page, offer)
 
 
 class _TooLargeError(Exception):

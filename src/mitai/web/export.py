@@ -4,7 +4,7 @@ The only thing that changes is where the page may connect to: its own host, and 
 an exported page has a digest of its own.
 
 Example:
-    >>> export(connected(Page.load(), url), Path("site"), Offer.read(policy, url=url))
+    >>> export(connected(Page.load(), url), Path("site"), Offer.read(policy, gateway=url))
 """
 
 from __future__ import annotations

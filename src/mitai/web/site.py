@@ -36,16 +36,14 @@ class Offer(msgspec.Struct, frozen=True):
 
     v: int = 1
     gateway: str = ""  # its base URL; empty: where the page came from
-    policy: str = ""  # text of the appraisal policy for replicas
-    broker_policy: str = ""  # text of the appraisal policy for the broker
+    policy: str = ""  # text of the appraisal policy
     releases: tuple[str, ...] = ()  # signed release manifests, as text
 
     @staticmethod
-    def read(policy: Path, broker_policy: Path | None = None, releases: tuple[Path, ...] = (), url: str = "") -> Offer:
-        """Make an offer of files; without a policy of its own the broker is appraised with the replicas'."""
-        text = _text(policy, MAX_POLICY_BYTES)
-        broker = _text(broker_policy, MAX_POLICY_BYTES) if broker_policy else text
-        return Offer(1, url, text, broker, tuple(_text(path, _MAX_RELEASE_BYTES) for path in releases))
+    def read(policy: Path, releases: tuple[Path, ...] = (), gateway: str = "") -> Offer:
+        """Make an offer of files."""
+        manifests = tuple(_text(path, _MAX_RELEASE_BYTES) for path in releases)
+        return Offer(gateway=gateway, policy=_text(policy, MAX_POLICY_BYTES), releases=manifests)
 
     def encode(self) -> bytes:
         """Return the file's bytes."""

@@ -142,7 +142,7 @@ def test_export(run, refused, home, tmp_path):
     assert told["link"].endswith(hashlib.sha256(policy.encode()).hexdigest())
     assert "connect-src 'self' https://gateway.example;" in told["headers"]["content-security-policy"]
     offer = json.loads((tmp_path / "site" / "mitai.json").read_bytes())
-    assert (offer["gateway"], offer["policy"], offer["broker_policy"]) == ("https://gateway.example", policy, policy)
+    assert (offer["gateway"], offer["policy"]) == ("https://gateway.example", policy)
     with hosting(page) as url:
         assert run("check", url, "--digest", page.digest)["verdict"] == "published"
     assert refused("export", tmp_path / "site", "--gateway", "https://x").code == "web.folder-in-use"

@@ -780,7 +780,7 @@ async def test_a_browser_keeps_what_has_not_changed(site):
 async def test_the_offer_is_the_files_of_the_configuration(site):
     got = await site.ask("GET", "/mitai.json")
     policy = "version = 1\n# Grüße\n"
-    told = {"v": 1, "gateway": "", "policy": policy, "broker_policy": policy, "releases": ['{"payload": ""}']}
+    told = {"v": 1, "gateway": "", "policy": policy, "releases": ['{"payload": ""}']}
     assert json.loads(got.body) == told
     assert got.headers["access-control-allow-origin"] == "*"
 
