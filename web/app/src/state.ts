@@ -56,6 +56,8 @@ export class ChatState extends EventTarget {
   summaries: readonly Summary[] = [];
   conversation: Conversation | undefined;
   readonly exchanges = new Map<string, Exchange>();
+  /** How the receipt of an answer is asked for, while the page is open. */
+  private readonly provers = new Map<string, () => Promise<void>>();
   /** Why the verified machine can't be asked: it names no model. */
   modelFailure: Failure | undefined;
   private link: string | undefined;
@@ -358,7 +360,21 @@ export class ChatState extends EventTarget {
       this.answering = undefined;
     }
     await this.keep(put(message));
-    if (end) await this.prove(machine, end, (receipt) => this.amend(asked.id, message.id, receipt));
+    if (!end) return;
+    const ended = end;
+    this.provers.set(message.id, () =>
+      this.prove(machine, ended, (receipt) => this.amend(asked.id, message.id, receipt)),
+    );
+    await this.proveAgain(message.id);
+  }
+
+  /** Ask for an answer's receipt, and check it. */
+  async proveAgain(messageId: string): Promise<void> {
+    await this.provers.get(messageId)?.();
+  }
+
+  canProve(messageId: string): boolean {
+    return this.provers.has(messageId);
   }
 
   /** Add what is known of an answer's receipt, wherever its conversation is by now. */
@@ -401,9 +417,12 @@ export class Trouble extends Event {
   }
 }
 
-/** An answer that was being written when the page was closed. */
+/** An answer that was being written, or whose receipt was awaited, when the page was closed. */
 function interrupted(message: Message): Message {
-  return message.role === "assistant" && message.state === "writing" ? { ...message, state: "interrupted" } : message;
+  if (message.role !== "assistant") return message;
+  const { receipt, ...rest } = message;
+  if (message.state === "writing") return { ...rest, state: "interrupted" };
+  return receipt?.state === "waiting" ? rest : message;
 }
 
 function exchange(plain: string): Exchange {

@@ -229,11 +229,17 @@ describe("a conversation", () => {
     expect([chat.status.kind, chat.ready]).toEqual(["verified", true]);
   });
 
-  it("says when a receipt does not hold", async () => {
+  it("says when a receipt does not hold, and asks for it again", async () => {
     const { chat, machine } = await verified();
+    const prove = machine.prove.bind(machine);
     machine.prove = async () => Promise.reject(new MitaiError("ledger.inclusion-invalid", "not in the tree"));
     await chat.send("Go", []);
     expect(lastAnswer(chat.conversation).receipt).toMatchObject({ state: "failed", code: "ledger.inclusion-invalid" });
+    const { id } = lastAnswer(chat.conversation);
+    expect(chat.canProve(id)).toBe(true);
+    machine.prove = prove;
+    await chat.proveAgain(id);
+    expect(lastAnswer(chat.conversation).receipt).toMatchObject({ state: "proven", index: 17 });
   });
 
   it("gets its receipt also when another one is open by then", async () => {

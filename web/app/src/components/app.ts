@@ -231,6 +231,7 @@ export class ChatApp extends View {
         @keep-pinned=${this.keepPinned}
         @pick-policy-file=${() => this.picker.click()}
         @keeping=${(event: CustomEvent<Wish>) => this.keeping?.ask(event.detail)}
+        @prove-again=${(event: CustomEvent<string>) => this.chat.proveAgain(event.detail)}
         @verify-again=${() => this.chat.verify()}
         @forget-policy=${this.forgetPolicy}
         @decide-policy=${() => {
@@ -421,7 +422,7 @@ export class ChatApp extends View {
         .verifiedAt=${verifiedAt}
         .pin=${standing.kind === "use" ? pin : undefined}
       ></verification-sheet>
-      <exchange-sheet .message=${answer?.role === "assistant" ? answer : undefined} .exchange=${answer && exchanges.get(answer.id)}></exchange-sheet>
+      <exchange-sheet .message=${answer?.role === "assistant" ? answer : undefined} ?provable=${answer && this.chat.canProve(answer.id)} .exchange=${answer && exchanges.get(answer.id)}></exchange-sheet>
       <policy-dialog ?open=${this.sheet === "policy"} .standing=${standing}></policy-dialog>
       <settings-dialog ?open=${this.sheet === "settings"}>
         ${this.store ? html`<keeping-settings slot="keeping" .store=${this.store} turn=${this.turn}></keeping-settings>` : nothing}

@@ -61,6 +61,8 @@ export class ExchangeSheet extends View {
   ];
 
   @property({ attribute: false }) accessor message: AnswerMessage | undefined;
+  /** A receipt that failed can be asked for again. */
+  @property({ type: Boolean }) accessor provable = false;
   @property({ attribute: false }) accessor exchange: Exchange | undefined;
 
   protected override render() {
@@ -81,8 +83,11 @@ export class ExchangeSheet extends View {
   private receipt(receipt: ReceiptNote | undefined) {
     if (!receipt) return html`<p class="muted">${t("receiptNone")}</p>`;
     if (receipt.state === "waiting") return html`<p class="muted" role="status">${t("receiptWaitingText")}</p>`;
-    if (receipt.state === "failed")
-      return failureCard({ code: receipt.code ?? "", message: receipt.message ?? "", hint: "", step: "" }, "");
+    if (receipt.state === "failed") {
+      const again = html`<button @click=${() => this.tell("prove-again", this.message?.id)}>${icons.retry}${t("tryAgain")}</button>`;
+      const failure = { code: receipt.code ?? "", message: receipt.message ?? "", hint: "", step: "" };
+      return failureCard(failure, "", this.provable ? again : undefined);
+    }
     const digest = (value = "") => html`<dd><code>${value}</code></dd>`;
     return html`<p>${t("receiptText")}</p>
       <dl class="facts">

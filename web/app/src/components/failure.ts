@@ -33,7 +33,7 @@ export const failureStyles = css`
   }
 `;
 
-export function failureCard(failure: Failure, sent: "nothing-sent" | "", actions: unknown = nothing): TemplateResult {
+export function failureCard(failure: Failure, sent: "nothing-sent" | "", actions?: unknown): TemplateResult {
   const { what, why, next } = plainly(failure.code);
   return html`<section class="failure" role="alert">
     ${icons.cross}
@@ -46,7 +46,7 @@ export function failureCard(failure: Failure, sent: "nothing-sent" | "", actions
         <p lang="en">${failure.message}${failure.hint ? html` (${failure.hint})` : nothing}</p>
         ${failure.step ? html`<p>${t("failedStep")}: ${failure.step}</p>` : nothing}
       </details>
-      ${actions === nothing ? nothing : html`<div class="row wrap">${actions}</div>`}
+      ${actions === undefined ? nothing : html`<div class="row wrap">${actions}</div>`}
     </div>
   </section>`;
 }
