@@ -120,8 +120,9 @@ export class UsagePage extends Page {
 
   private counts(entries: readonly Entry[]): TemplateResult {
     const { counts, denials, simulated } = usageOf(entries);
+    const kinds = KINDS.filter((kind) => kind !== "deployment" || counts[kind] > 0); // not every platform logs them
     return html`<ul class="counts">
-        ${KINDS.map((kind) => html`<li class="card"><b>${number(counts[kind])}</b><span class="small">${t(kind)}</span></li>`)}
+        ${kinds.map((kind) => html`<li class="card"><b>${number(counts[kind])}</b><span class="small">${t(kind)}</span></li>`)}
       </ul>
       ${simulated > 0 ? html`<p class="note warn">${t("simulated", { n: number(simulated) })}</p>` : nothing}
       ${
