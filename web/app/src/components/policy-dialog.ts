@@ -18,10 +18,26 @@ const WORDS: Readonly<Record<Exclude<Standing["kind"], "use">, readonly [title: 
   none: ["noneTitle", "noneText"],
 };
 
+/** For `summary`. */
+export const summaryStyles = css`
+  .accepted ul {
+    padding-inline-start: 1.1em;
+  }
+  .accepted li::marker {
+    color: var(--muted);
+  }
+  .kind {
+    padding: 0.375rem 0.75rem;
+    border-radius: var(--round);
+    font-weight: 600;
+  }
+`;
+
 @customElement("policy-dialog")
 export class PolicyDialog extends View {
   static override styles = [
     View.styles,
+    summaryStyles,
     css`
       :host {
         display: contents;
@@ -30,17 +46,6 @@ export class PolicyDialog extends View {
         background: var(--ground);
         display: grid;
         gap: var(--gap-s);
-      }
-      ul {
-        padding-inline-start: 1.1em;
-      }
-      li::marker {
-        color: var(--muted);
-      }
-      .stripes {
-        padding: 0.375rem 0.75rem;
-        border-radius: var(--round);
-        font-weight: 600;
       }
     `,
   ];
@@ -53,7 +58,7 @@ export class PolicyDialog extends View {
     if (standing.kind === "use") return nothing;
     const [title, words] = WORDS[standing.kind];
     const offered = "offered" in standing ? standing.offered : undefined;
-    return html`<m-dialog ?open=${this.open} heading=${t(title)}>
+    return html`<m-dialog ?wide=${standing.kind === "changed"} ?open=${this.open} heading=${t(title)}>
       <div class="stack">
         <p>${t(words)}</p>
         ${
@@ -109,8 +114,8 @@ export function summary(policy: Policy) {
     }),
   );
   const accepted = [...names, ...publishers];
-  return html`<p class="small ${simulated ? "stripes" : "note good"}">${t(simulated ? "acceptsSimulated" : "acceptsReal")}</p>
-    <div class="small">
+  return html`<p class="small kind ${simulated ? "stripes" : "note good"}">${t(simulated ? "acceptsSimulated" : "acceptsReal")}</p>
+    <div class="small accepted">
       <span class="muted">${t("accepts")}</span>
       <ul>
         ${accepted.length > 0 ? accepted.map((item) => html`<li>${item}</li>`) : html`<li>${t("acceptsNothing")}</li>`}

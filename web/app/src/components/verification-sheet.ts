@@ -16,7 +16,7 @@ import { t, type Word } from "../strings/chat.ts";
 import { explain, stepName } from "../strings/steps.ts";
 import type { Verdict } from "./badge.ts";
 import { failureCard, failureStyles } from "./failure.ts";
-import { summary } from "./policy-dialog.ts";
+import { summary, summaryStyles } from "./policy-dialog.ts";
 
 const VERDICTS: Readonly<Record<Verdict, readonly [text: Word, tone: string]>> = {
   starting: ["verdictVerifying", ""],
@@ -39,6 +39,7 @@ export class VerificationSheet extends View {
   static override styles = [
     View.styles,
     failureStyles,
+    summaryStyles,
     css`
       :host {
         display: contents;
@@ -62,12 +63,12 @@ export class VerificationSheet extends View {
         display: grid;
         gap: 0.875rem;
       }
-      li {
+      ol > li {
         display: grid;
         grid-template-columns: 1.5rem minmax(0, 1fr);
         gap: 0.125rem 0.5rem;
       }
-      li > svg {
+      ol > li > svg {
         color: var(--good);
         margin-top: 0.15em;
       }
@@ -132,7 +133,7 @@ export class VerificationSheet extends View {
       <h3>${t("policyTitle")}</h3>
       <dl class="facts">
         <dt>${t("policyDigest")}</dt>
-        <dd><code>${pin.sha256}</code> <m-copy bare .text=${pin.sha256}></m-copy></dd>
+        <dd class="row"><code>${pin.sha256}</code><m-copy bare .text=${pin.sha256}></m-copy></dd>
         <dt>${t("policySource")}</dt>
         <dd>${t(SOURCES[pin.source])}</dd>
       </dl>
@@ -220,7 +221,7 @@ function platform({ machine, tee, tcbStatus, advisoryIds, tcbEvaluationNumber, n
     <h3>${t("platform")}</h3>
     <dl class="facts">
       <dt>${t("tee")}</dt>
-      <dd>${machine.title || tee.toUpperCase()}</dd>
+      <dd>${machine.title || tee.toUpperCase()}${machine.simulated ? ` (${t("simulated")})` : nothing}</dd>
       <dt>${t("tcb")}</dt>
       <dd>${tcbStatus || t("none")}</dd>
       <dt>${t("advisories")}</dt>
