@@ -219,6 +219,7 @@ function readSignature(outer: Der): { algorithm: Algorithm; signature: Bytes } {
 
 // OCTET STRING, UTF8String, NumericString, PrintableString, TeletexString, IA5String, times, VisibleString: read as UTF-8
 const TEXTS = [OCTET_STRING, 0x0c, 0x12, PRINTABLE_STRING, 0x14, 0x16, 0x17, 0x18, 0x1a];
+const UNIVERSAL_STRING = 0x1c;
 const BMP_STRING = 0x1e; // known, and in no name that counts
 
 function readName(from: Der): Name {
@@ -235,6 +236,7 @@ function readName(from: Der): Name {
     if (tag === PRINTABLE_STRING && !/^[A-Za-z0-9 '()+,\-./:=?]*$/.test(ascii(content))) {
       throw new RangeError("not printable");
     }
+    if (tag === UNIVERSAL_STRING) throw new RangeError("characters of four bytes");
     try {
       if (!TEXTS.includes(tag) && tag !== BMP_STRING) throw new RangeError("no text");
       attributes.push({ oid, value: TEXTS.includes(tag) ? text(content) : "" });
