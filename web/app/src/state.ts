@@ -8,7 +8,7 @@
  */
 
 import type { WirePiece } from "@mitai/channel";
-import type { End } from "@mitai/client";
+import type { End, Verified } from "@mitai/client";
 import { MitaiError } from "@mitai/verify";
 import type { Connect, Machine } from "./backend.ts";
 import {
@@ -63,7 +63,8 @@ export class ChatState extends EventTarget {
   private link: string | undefined;
   /** Conversations that must not be written any more. */
   private readonly gone = new Set<string>();
-  private answering: { readonly simulated: boolean; readonly stop: AbortController } | undefined;
+  /** Stops the answer that is being written. */
+  private answering: AbortController | undefined;
   private attempt = 0;
   private soon: ReturnType<typeof setTimeout> | undefined;
 
@@ -122,11 +123,11 @@ export class ChatState extends EventTarget {
   }
 
   private async settle(pin: Pin | undefined): Promise<void> {
+    this.stop(); // what is on its way was meant for the policy before
     this.standing = standing(this.offer?.policy, pin, this.link);
     this.pin = this.standing.kind === "use" ? this.standing.pin : pin;
     if (this.standing.kind !== "use") {
       this.attempt += 1;
-      this.stop();
       this.status = { kind: "undecided" };
       return this.changed();
     }
@@ -143,7 +144,7 @@ export class ChatState extends EventTarget {
     this.changed();
     try {
       const { gateway, releases } = this.offer;
-      const machine = await this.connect({ gateway, releases, policy: this.standing.pin.toml }, () => this.renewed());
+      const machine = await this.connect({ gateway, releases, policy: this.standing.pin.toml }, () => this.changed());
       if (attempt !== this.attempt) return;
       this.status = { kind: "verified", machine };
       this.changed();
@@ -151,13 +152,6 @@ export class ChatState extends EventTarget {
     } catch (error) {
       if (attempt === this.attempt) this.refuse(error);
     }
-  }
-
-  /** The machine was verified anew, perhaps within an exchange: what this throws ends it before anything is sent. */
-  private renewed(): void {
-    this.changed();
-    if (this.answering && !this.answering.simulated && this.simulated)
-      throw new MitaiError("client.simulated", "another machine answers now, and its hardware is simulated");
   }
 
   /** Refuse everything from now on, for this reason. */
@@ -316,7 +310,7 @@ export class ChatState extends EventTarget {
   }
 
   stop(): void {
-    this.answering?.stop.abort();
+    this.answering?.abort();
   }
 
   private async answer(asked: Conversation): Promise<void> {
@@ -334,7 +328,7 @@ export class ChatState extends EventTarget {
       if (this.conversation?.id === asked.id) this.conversation = conversation;
       return conversation;
     };
-    this.answering = { simulated: message.simulated, stop };
+    this.answering = stop;
     this.conversation = asked;
     await this.keep(put(message));
     let end: End | undefined;
@@ -342,7 +336,12 @@ export class ChatState extends EventTarget {
       const messages = turns(asked.messages);
       this.exchanges.set(message.id, exchange(JSON.stringify({ model: this.model, messages }, null, 2)));
       const onWire = (piece: WirePiece) => this.record(message.id, piece);
-      for await (const delta of machine.ask(messages, { model: this.model, signal: stop.signal, onWire })) {
+      const { simulated } = message;
+      const accept = ({ appraisal }: Verified) => {
+        if (appraisal.simulated && !simulated)
+          throw new MitaiError("client.simulated", "another machine answers now, and its hardware is simulated");
+      };
+      for await (const delta of machine.ask(messages, { model: this.model, signal: stop.signal, accept, onWire })) {
         if (delta.kind === "end") {
           end = delta;
           put({ ...message, simulated: delta.verified.appraisal.simulated });

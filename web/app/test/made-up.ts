@@ -115,7 +115,9 @@ export class MadeUpMachine implements Machine {
     return this.script.models ?? ["mitai-demo"];
   }
 
-  async *ask(messages: readonly Message[], { signal, onWire }: ChatOptions): AsyncGenerator<Delta> {
+  async *ask(messages: readonly Message[], { signal, onWire, accept }: ChatOptions): AsyncGenerator<Delta> {
+    signal?.throwIfAborted();
+    accept?.(this.verified);
     this.sent.push(messages);
     const bytes = (size: number) => crypto.getRandomValues(new Uint8Array(size));
     onWire?.({ direction: "sent", bytes: bytes(1024), at: performance.now() });

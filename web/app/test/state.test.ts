@@ -187,6 +187,44 @@ describe("a conversation", () => {
     expect(lastAnswer(chat.conversation)).toMatchObject({ state: "failed", failure: { code: "client.simulated" } });
   });
 
+  it("meant for genuine hardware is not sent when the machine asked becomes simulated while another one is verified", async () => {
+    const { chat, machine } = await verified();
+    const ask: MadeUpMachine["ask"] = machine.ask.bind(machine);
+    machine.ask = async function* (messages, options) {
+      await chat.verify(); // a genuine one, too late for this question
+      machine.become(true);
+      yield* ask(messages, options);
+    };
+    await chat.send("secret", []);
+    expect(machine.sent).toEqual([]);
+    expect(lastAnswer(chat.conversation)).toMatchObject({ state: "failed", failure: { code: "client.simulated" } });
+  });
+
+  it("meant for genuine hardware is not sent when a receipt's request has met a simulated machine before it", async () => {
+    const { chat, machine, store } = await verified();
+    const save = store.save.bind(store);
+    store.save = async (conversation) => {
+      if (conversation.messages.length === 2) expect(() => machine.become(true)).not.toThrow();
+      await save(conversation);
+    };
+    await chat.send("secret", []);
+    expect(machine.sent).toEqual([]);
+    expect(lastAnswer(chat.conversation)).toMatchObject({ state: "failed", failure: { code: "client.simulated" } });
+  });
+
+  it("is not sent when the user decides for another policy meanwhile", async () => {
+    const { chat, machine, store } = await verified();
+    const save = store.save.bind(store);
+    store.save = async (conversation) => {
+      store.save = save;
+      await chat.choose(other, "file");
+      await save(conversation);
+    };
+    await chat.send("secret", []);
+    expect(machine.sent).toEqual([]);
+    expect(lastAnswer(chat.conversation).state).toBe("stopped");
+  });
+
   it("says of which kind the machine was that answered, whatever it was before", async () => {
     const { chat, machine } = await verified({ simulated: true });
     const ask: MadeUpMachine["ask"] = machine.ask.bind(machine);

@@ -52,6 +52,8 @@ export type Delta = { readonly kind: "text"; readonly text: string } | End;
 export interface ChatOptions {
   readonly model: string;
   readonly signal?: AbortSignal;
+  /** Told of the verification before anything is sealed to its key; what this throws ends the exchange. */
+  readonly accept?: (verified: Verified) => void;
   /** Told of the very bytes on the wire: what the server sees. */
   readonly onWire?: OnWire;
   /** Others of the OpenAI API, such as `max_tokens`. */
@@ -62,10 +64,10 @@ export interface ChatOptions {
 export async function* chat(
   session: Session,
   messages: readonly Message[],
-  { model, signal, onWire, parameters }: ChatOptions,
+  { model, signal, accept, onWire, parameters }: ChatOptions,
 ): AsyncGenerator<Delta, void> {
   const body = { model, messages, stream: true, stream_options: { include_usage: true }, ...parameters };
-  const view = new View(session);
+  const view = new View(session, undefined, accept);
   const response = await view.fetch(
     "/v1/chat/completions",
     {

@@ -10,7 +10,10 @@ import type { Bytes } from "@mitai/verify";
 import { type Answer, bounded, inTime } from "./http.ts";
 import type { Session, Verified } from "./session.ts";
 
-/** Begins with the verification `earlier`, where it is given and not stale: its replica holds what is asked for. */
+/**
+ * Begins with the verification `earlier`, where it is given and not stale: its replica holds what is asked for.
+ * `accept` is asked before anything is sealed to a key, and throws.
+ */
 export class View implements Peer {
   readonly baseUrl: string;
   #used: Verified | undefined;
@@ -18,6 +21,7 @@ export class View implements Peer {
   constructor(
     private readonly session: Session,
     private earlier?: Verified,
+    private readonly accept?: (verified: Verified) => void,
   ) {
     this.baseUrl = session.baseUrl;
   }
@@ -29,8 +33,10 @@ export class View implements Peer {
 
   async keyConfig(): Promise<Bytes> {
     const earlier = this.earlier && this.session.now() < this.earlier.staleAt ? this.earlier : undefined;
-    this.#used = earlier ?? (await this.session.current());
-    return this.#used.appraisal.claims.keyConfig;
+    const verified = earlier ?? (await this.session.current());
+    this.accept?.(verified);
+    this.#used = verified;
+    return verified.appraisal.claims.keyConfig;
   }
 
   replica(): string | undefined {

@@ -1,11 +1,11 @@
 /** Chat: what the server could not finish is not shown as an answer. */
 
 import type { Peer } from "@mitai/channel";
-import type { Policy } from "@mitai/verify";
+import { MitaiError, type Policy } from "@mitai/verify";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import { chat, type Delta, models } from "../src/chat.ts";
-import { Session } from "../src/session.ts";
+import { Session, type Verified } from "../src/session.ts";
 import { Server } from "./fakes.ts";
 
 const wire = vi.hoisted(() => ({
@@ -68,6 +68,22 @@ describe("chat", () => {
         verified: session.verified,
       },
     ]);
+  });
+
+  it("sends nothing to a machine that the caller does not accept, not even after a renewal within the exchange", async () => {
+    const accept = vi.fn(({ appraisal }: Verified) => {
+      if (appraisal.claims.keyConfig[0] !== 1) throw new MitaiError("test.not-this-one", "another");
+    });
+    const asked = async () => {
+      for await (const _ of chat(session, [], { model: "m", accept }));
+    };
+    wire.answer = () => new Response(PIECE + END);
+    await asked();
+    expect(accept).toHaveBeenCalledExactlyOnceWith(session.verified);
+    server.key = 2;
+    await session.renew();
+    await expect(asked()).rejects.toMatchObject({ code: "test.not-this-one" });
+    expect(wire.sent).toHaveLength(1);
   });
 
   it("sends an OpenAI request to the server's own address", async () => {
