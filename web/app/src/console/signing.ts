@@ -64,7 +64,13 @@ export class Identity {
       throw malformed();
     }
     if (der.length !== PKCS8.length + 32 || !equal(der.subarray(0, PKCS8.length), PKCS8)) throw malformed();
-    return Identity.fromPkcs8(der);
+    return Identity.fromPkcs8(der).catch(() => {
+      throw new MitaiError(
+        "identity.ed25519-unsupported",
+        "this browser can't sign with Ed25519",
+        "use a newer version of it",
+      );
+    });
   }
 
   private static async fromPkcs8(der: Bytes): Promise<Identity> {
