@@ -89,11 +89,13 @@ function sealed(): Plugin {
   };
 }
 
-function sealedHtml(html: string, bundle: Rollup.OutputBundle): string {
+type Built = Pick<Rollup.OutputChunk, "type" | "code"> | Pick<Rollup.OutputAsset, "type" | "source">;
+
+export function sealedHtml(html: string, bundle: Readonly<Record<string, Built>>): string {
   if (/<style|\sstyle=|\son\w+=|javascript:|https?:\/\//i.test(html)) {
     throw new Error("the page's HTML holds an inline style, a handler or another site's address");
   }
-  const integral = html.replace(/<script\b[^>]*>|<link\b[^>]*>/g, (tag) => {
+  const integral = html.replace(/<script\b[^>]*>|<link\b[^>]*>/gi, (tag) => {
     const source = /\s(?:src|href)="\.\/([^"]+)"/.exec(tag)?.[1];
     if (tag.startsWith("<link") && !/rel="(?:stylesheet|modulepreload|preload)"/.test(tag)) return tag;
     const file = source === undefined ? undefined : bundle[source];
