@@ -106,8 +106,13 @@ export const appStyles = css`
     max-width: 48rem;
     margin: 0 auto;
     padding: var(--gap-s) var(--gap) max(var(--gap), env(safe-area-inset-bottom));
-    max-height: 70dvh;
+  }
+  .notices {
+    max-height: 45dvh;
     overflow-y: auto;
+  }
+  .notices:empty {
+    display: none;
   }
   .to-end {
     position: absolute;

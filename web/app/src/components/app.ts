@@ -1,4 +1,5 @@
 /** `<chat-app>`: the whole page. It shows the state, and turns what its parts tell into calls of the state. */
+import { Policy as Rules } from "@mitai/verify";
 import { html, nothing, type PropertyValues } from "lit";
 import { customElement, property, query, state } from "lit/decorators.js";
 import { repeat } from "lit/directives/repeat.js";
@@ -17,8 +18,9 @@ import "./composer.ts";
 import "./exchange-sheet.ts";
 import type { KeepingDialog, Wish } from "./keeping.ts";
 import "./keeping.ts";
-import { failureCard, failureStyles } from "./failure.ts";
+import { failureStyles } from "./failure.ts";
 import "./message.ts";
+import { notices } from "./notices.ts";
 import "./policy-dialog.ts";
 import "./settings-dialog.ts";
 import "./sidebar.ts";
@@ -152,6 +154,7 @@ export class ChatApp extends View {
   private async readPolicy(file: File): Promise<void> {
     try {
       const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+      Rules.fromToml(text);
       await this.choose(await policyOf(text), "file");
     } catch (error) {
       toast(t("fileBroken", { message: failureOf(error).message }), "bad");
@@ -214,6 +217,7 @@ export class ChatApp extends View {
         @show-verification=${() => {
           this.sheet = "verification";
         }}
+        @list-models=${() => this.chat.listModels()}
         @show-exchange=${(event: CustomEvent<string>) => {
           this.shownAnswer = event.detail;
         }}
@@ -239,7 +243,7 @@ export class ChatApp extends View {
         }}
       >
         ${this.wide && this.sidebar ? html`<nav class="sidebar" aria-label=${t("conversations")}>${this.list()}</nav>` : nothing}
-        <div class="column">${this.header(verdict)} ${this.body(verdict)} ${this.foot(verdict)}</div>
+        <div class="column">${this.header(verdict)} ${this.body(verdict)} ${this.foot()}</div>
         ${this.sheets(verdict)}
         ${this.dropping ? html`<div class="drop">${t(this.chat.status.kind === "verified" ? "dropHere" : "dropPolicy")}</div>` : nothing}
       </div>
@@ -336,62 +340,18 @@ export class ChatApp extends View {
     </main>`;
   }
 
-  private foot(_verdict: Verdict) {
-    const { status, busy, ready } = this.chat;
-    const checks = html`<button @click=${() => this.tellSheet("verification")}>${t("showChecks")}</button>`;
+  private foot() {
+    const { status, busy, ready, downgrade } = this.chat;
     return html`<footer>
       <p class="hidden" role="status">${busy ? t("writing") : ""}</p>
       ${
         this.following
           ? nothing
-          : html`<button
-            class="to-end icon"
-            title=${t("toEnd")}
-            aria-label=${t("toEnd")}
-            @click=${() => {
-              this.following = true;
-              this.requestUpdate();
-            }}
-          >
-            ${icons.chevron}
-          </button>`
+          : html`<button class="to-end icon" title=${t("toEnd")} aria-label=${t("toEnd")} @click=${this.toEnd}>${icons.chevron}</button>`
       }
-      ${
-        status.kind === "refused"
-          ? failureCard(
-              status.failure,
-              "nothing-sent",
-              html`<button class="primary" @click=${() => this.chat.verify()}>${icons.retry}${t("tryAgain")}</button>${checks}`,
-            )
-          : nothing
-      }
-      ${
-        status.kind === "undecided"
-          ? html`<section class="note warn row wrap">
-            <span class="grow">${t("verdictUndecided")}</span>
-            <button class="primary" @click=${() => this.tellSheet("policy")}>${t("decide")}</button>
-          </section>`
-          : nothing
-      }
-      ${
-        this.chat.downgrade
-          ? html`<section class="note warn row wrap">
-            <span class="grow">${t("downgrade")}</span>
-            <button @click=${this.begin}>${icons.plus}${t("newChat")}</button>
-          </section>`
-          : nothing
-      }
-      ${
-        status.kind === "verified" && this.chat.modelFailure
-          ? failureCard(
-              this.chat.modelFailure,
-              "",
-              html`<button @click=${() => this.chat.listModels()}>${icons.retry}${t("tryAgain")}</button>`,
-            )
-          : nothing
-      }
+      <div class="notices">${notices(this.chat)}</div>
       <chat-composer
-        ?shut=${status.kind !== "verified" || this.chat.downgrade}
+        ?shut=${status.kind !== "verified" || downgrade}
         ?busy=${busy}
         ?ready=${ready}
         @send-message=${(event: CustomEvent<Draft>) => this.send(event.detail)}
@@ -400,9 +360,10 @@ export class ChatApp extends View {
     </footer>`;
   }
 
-  private tellSheet(sheet: Sheet): void {
-    this.sheet = sheet;
-  }
+  private readonly toEnd = (): void => {
+    this.following = true;
+    this.requestUpdate();
+  };
 
   private sheets(verdict: Verdict) {
     const { status, standing, pin, conversation, exchanges } = this.chat;
