@@ -16,7 +16,7 @@ $(VENV)/.run: pyproject.toml constraints.txt scripts/setup
 $(VENV)/.dev: pyproject.toml constraints.txt scripts/setup
 	@scripts/setup serve,bench,dev && touch $@ $(VENV)/.run
 
-$(VENV)/.web: web/package-lock.json scripts/setup-web | $(VENV)/.dev
+web/node_modules/.ready: web/package-lock.json scripts/setup-web | $(VENV)/.dev
 	@scripts/setup-web && touch $@
 
 demo: $(VENV)/.run ## the whole story in simulation: seal, deploy, verify, chat, prove, and attacks refused
@@ -25,19 +25,19 @@ demo: $(VENV)/.run ## the whole story in simulation: seal, deploy, verify, chat,
 test: $(VENV)/.dev web-test ## the default tests (under 15 minutes)
 	$(BIN)/pytest
 
-web: $(VENV)/.web ## build the page for browsers into src/mitai/web/page
+web: web/node_modules/.ready ## build the page for browsers into src/mitai/web/page
 	@$(NPM) run --silent build
 
-web-test: $(VENV)/.web ## the tests of web/ (npm test)
+web-test: web/node_modules/.ready ## the tests of web/ (npm test)
 	@$(NPM) test --silent
 
-web-check: $(VENV)/.web ## the page that is kept is what its sources build, byte for byte
+web-check: web/node_modules/.ready ## the page that is kept is what its sources build, byte for byte
 	@$(NPM) run --silent check
 
-verdicts: $(VENV)/.web ## the verifiers in Python and TypeScript give the same verdict on every entry of a table
+verdicts: web/node_modules/.ready ## the verifiers in Python and TypeScript give the same verdict on every entry of a table
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python scripts/verdicts.py --check
 
-e2e: $(VENV)/.web ## the page in a real browser, against a platform in simulation
+e2e: web/node_modules/.ready ## the page in a real browser, against a platform in simulation
 	@scripts/setup-browser && $(NPM) run --silent e2e
 
 coverage: $(VENV)/.dev ## branches of the security core that tests take: above 95 %
