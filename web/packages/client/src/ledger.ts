@@ -49,29 +49,26 @@ export class LedgerMemory {
    */
   async observe(note: string, vkey: string, fetchResource: FetchResource, waitMs = 10_000): Promise<Checkpoint> {
     const seen = await verifyCheckpoint(utf8(note), vkey);
-    const known = await this.recall(vkey);
-    const earlier = known ? [seen, known] : [seen];
-    const published = await publishedSince(earlier, vkey, fetchResource, waitMs);
-    const reader = await TileReader.open(fetchResource, await verifyCheckpoint(published, vkey));
-    for (const { size, root } of earlier) {
-      if (!equal(await reader.root(size), root)) {
-        throw new MitaiError(
-          "ledger.forked",
-          `the ledger's first ${size} entries are not what they were`,
-          "",
-          "memory",
-        );
+    for (;;) {
+      const known = await this.store.get(vkey);
+      const earlier = known === undefined ? [seen] : [seen, await verifyCheckpoint(utf8(known), vkey)];
+      const published = await publishedSince(earlier, vkey, fetchResource, waitMs);
+      const reader = await TileReader.open(fetchResource, await verifyCheckpoint(published, vkey));
+      for (const { size, root } of earlier) {
+        if (!equal(await reader.root(size), root)) {
+          throw new MitaiError(
+            "ledger.forked",
+            `the ledger's first ${size} entries are not what they were`,
+            "",
+            "memory",
+          );
+        }
       }
+      if ((await this.store.get(vkey)) === known) {
+        await this.store.put(vkey, text(published));
+        return seen;
+      } // else another tab has kept another one meanwhile, which must be a prefix too
     }
-    await this.#remember(published, vkey);
-    return seen;
-  }
-
-  /** Keep a checkpoint, unless another tab has kept a newer one meanwhile. */
-  async #remember(published: Bytes, vkey: string): Promise<void> {
-    const known = await this.recall(vkey);
-    if (known && known.size > (await verifyCheckpoint(published, vkey)).size) return;
-    await this.store.put(vkey, text(published));
   }
 }
 

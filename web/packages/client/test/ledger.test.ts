@@ -44,10 +44,47 @@ describe("LedgerMemory", () => {
 
   it("does not overwrite what another tab has kept meanwhile", async () => {
     const meanwhile = async (path: string) => {
+      const shown = kept.has(vkey) ? "grown" : "short";
+      kept.set(vkey, head("grown"));
+      return published(shown)(path);
+    };
+    await memory.observe(head("short"), vkey, meanwhile);
+    expect(kept.get(vkey)).toBe(head("grown"));
+  });
+
+  it("refuses to go back behind what another tab has kept meanwhile", async () => {
+    const meanwhile = async (path: string) => {
       kept.set(vkey, head("grown"));
       return published("short")(path);
     };
-    await memory.observe(head("short"), vkey, meanwhile);
+    await expect(memory.observe(head("short"), vkey, meanwhile, 60)).rejects.toMatchObject({
+      code: "ledger.rolled-back",
+    });
+    expect(kept.get(vkey)).toBe(head("grown"));
+  });
+
+  it("refuses another history than what another tab has kept meanwhile", async () => {
+    const meanwhile = async (path: string) => {
+      kept.set(vkey, head("fork"));
+      return published("grown")(path);
+    };
+    await expect(memory.observe(head("short"), vkey, meanwhile)).rejects.toMatchObject({ code: "ledger.forked" });
+    expect(kept.get(vkey)).toBe(head("fork"));
+  });
+
+  it("does not go back when another tab keeps a newer one while this one is about to", async () => {
+    kept.set(vkey, head("short"));
+    let asked = 0;
+    const store: CheckpointStore = {
+      get: async (key) => {
+        const note = kept.get(key);
+        if (++asked === 2) setTimeout(() => kept.set(key, head("grown")));
+        return note;
+      },
+      put: async (key, note) => void kept.set(key, note),
+    };
+    await new LedgerMemory(store).observe(head("short"), vkey, published("short"));
+    await new Promise((wake) => setTimeout(wake, 20));
     expect(kept.get(vkey)).toBe(head("grown"));
   });
 
