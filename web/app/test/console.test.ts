@@ -2,6 +2,7 @@
 import { MitaiError, utf8 } from "@mitai/verify";
 import fc from "fast-check";
 import { beforeAll, describe, expect, it, vi } from "vitest";
+import { connect } from "../src/console/live.ts";
 import { BROKER, type Capsule, type Entry, type Grant, type Machine } from "../src/console/model.ts";
 import { ConsoleState } from "../src/console/state.ts";
 import { blockOf, left, localTime } from "../src/console/terms.ts";
@@ -128,6 +129,14 @@ describe("the console's state", () => {
     const state = new ConsoleState(() => new FakeBackend());
     await state.start(Promise.reject(new MitaiError("client.unreachable", "gone")), pin, undefined);
     expect(state.offer).toMatchObject({ kind: "failed", failure: { code: "client.unreachable" } });
+    expect(state.backend).toBeUndefined();
+  });
+
+  it("says when the pinned policy is none", async () => {
+    const state = new ConsoleState(connect);
+    const policy = await policyOf("version = 2\n");
+    await state.start(Promise.resolve({ ...offer, policy }), { ...policy, source: "link" }, undefined);
+    expect(state.offer).toMatchObject({ kind: "failed", failure: { code: "attest.policy-version-unsupported" } });
     expect(state.backend).toBeUndefined();
   });
 

@@ -46,7 +46,9 @@ export class ConsoleState extends EventTarget {
   async start(offer: Promise<Offer>, pin: Pin | undefined, link: string | undefined): Promise<void> {
     this.offer = await found(offer);
     this.link = link;
-    await this.settle(pin);
+    const settled = await found(this.settle(pin));
+    if (settled.kind === "failed") this.offer = settled; // no policy
+    this.changed();
   }
 
   /** The user's decision for a policy. */
