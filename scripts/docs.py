@@ -212,8 +212,7 @@ def browser_uses(root: Path, uses: list[Use]) -> list[Use]:
 
 def unknown_codes(root: Path, uses: list[Use]) -> list[str]:
     """Return a line for each code that a page mentions and the source does not have."""
-    codes = {use.code for use in uses} | typescript_codes(root)
-    known = [re.compile(re.escape(code).replace(r"\*", r"[a-z0-9-]+")) for code in codes]
+    known = [re.compile(re.escape(code).replace(r"\*", r"[a-z0-9-]+")) for code in {use.code for use in uses}]
     unknown = []
     for page in pages(root):
         for code in sorted({found[1:-1] for found in re.findall(r"`[a-z]+\.[a-z0-9-]+`", page.read_text())}):
@@ -221,12 +220,6 @@ def unknown_codes(root: Path, uses: list[Use]) -> list[str]:
             if is_code and not any(pattern.fullmatch(code) for pattern in known):
                 unknown.append(f"{page.relative_to(root)}: no error has the code {code}")
     return unknown
-
-
-def typescript_codes(root: Path) -> set[str]:
-    """Return the codes that the packages for browsers name; few of them are not Python's too."""
-    sources = [path.read_text() for path in sorted(root.glob("web/packages/*/src/**/*.ts"))]
-    return {code for source in sources for code in re.findall(rf'"({_CODE.pattern})"', source)}
 
 
 def _cell(text: str) -> str:
