@@ -225,6 +225,10 @@ describe("a certificate", () => {
       () => ({ subject: lab.sequence(lab.der(0x31, lab.sequence(lab.oid("2.5.4.3"), lab.der(0x13, utf8("a@b"))))) }),
     ],
     ["something behind the extensions", () => ({ more: lab.integer(1) })],
+    [
+      "two lists of extensions",
+      () => ({ extensions: [], more: lab.explicit(3, concat(lab.sequence(...lab.roles()), lab.sequence())) }),
+    ],
     ["ends before it begins", () => ({ validity: lab.validity(2, 1) })],
     ["the year 0", () => ({ validity: lab.sequence(lab.der(0x18, utf8("00000101000000Z")), lab.time(NOW)) })],
     ["three times", () => ({ validity: lab.sequence(lab.time(NOW), lab.time(NOW), lab.time(NOW)) })],
@@ -362,6 +366,11 @@ describe("a chain", () => {
     [
       "a point off the curve",
       () => [{ leaf: { spki: concat(leaf.spki.slice(0, -1), Uint8Array.of((leaf.spki.at(-1) ?? 0) ^ 1)) } }],
+      UNSUPPORTED,
+    ],
+    [
+      "a point in the hybrid form",
+      () => [{ leaf: { spki: leaf.spki.map((byte, at) => (at === 26 ? 6 + ((leaf.spki.at(-1) ?? 0) & 1) : byte)) } }],
       UNSUPPORTED,
     ],
     [
