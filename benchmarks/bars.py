@@ -46,6 +46,9 @@ BARS = {
     "broker-scale": _least("≥ 0.8 of the rate at 100 capsules", 0.8),
     "ledger-append-ms": _most("≤ 1 ms", 1.0),
     "ledger-proof-ms": _most("≤ 5 ms", 5.0),
+    "web-verify-ms": _most("≤ 100 ms", 100.0),
+    "web-ttft-ms": _most("≤ 20 ms added to the first token", 20.0),
+    "web-weight-kb": _most("≤ 300 kB", 300.0),
 }
 
 
