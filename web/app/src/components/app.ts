@@ -341,9 +341,11 @@ export class ChatApp extends View {
   }
 
   private foot() {
-    const { status, busy, ready, downgrade } = this.chat;
+    const { status, busy, ready, downgrade, conversation } = this.chat;
+    const last = conversation?.messages.at(-1);
+    const done = last?.role === "assistant" && last.state === "complete";
     return html`<footer>
-      <p class="hidden" role="status">${busy ? t("writing") : ""}</p>
+      <p class="hidden" role="status">${busy ? t("writing") : done ? t("answered") : ""}</p>
       ${
         this.following
           ? nothing

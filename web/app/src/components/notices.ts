@@ -24,7 +24,8 @@ function note(words: Word, action: TemplateResult): TemplateResult {
   return html`<section class="note warn row wrap"><span class="grow">${t(words)}</span>${action}</section>`;
 }
 
-function button(event: string, words: Word, icon: unknown = nothing, kind = ""): TemplateResult {
+/** A button that tells an event. */
+export function button(event: string, words: Word, icon: unknown = nothing, kind = ""): TemplateResult {
   const tell = ({ currentTarget }: Event) =>
     currentTarget?.dispatchEvent(new CustomEvent(event, { bubbles: true, composed: true }));
   return html`<button class=${kind} @click=${tell}>${icon}${t(words)}</button>`;

@@ -3,6 +3,7 @@ import { css, html, nothing, type TemplateResult } from "lit";
 import { icons } from "../design/index.ts";
 import { t, type Word } from "../strings/chat.ts";
 import type { Verdict } from "./badge.ts";
+import { button } from "./notices.ts";
 
 export const welcomeStyles = css`
   .welcome {
@@ -49,28 +50,33 @@ export const welcomeStyles = css`
   }
 `;
 
-const POINTS: readonly (readonly [title: Word, text: Word])[] = [
-  ["stepHardware", "stepHardwareText"],
-  ["stepCode", "stepCodeText"],
-  ["stepKey", "stepKeyText"],
+const POINTS: readonly (readonly [title: Word, text: Word, icon: TemplateResult])[] = [
+  ["stepHardware", "stepHardwareText", icons.shield],
+  ["stepCode", "stepCodeText", icons.eye],
+  ["stepKey", "stepKeyText", icons.lock],
 ];
 
 export function welcome(verdict: Verdict): TemplateResult {
-  const done = verdict === "verified" || verdict === "simulated" || verdict === "stale";
+  const simulated = verdict === "simulated";
+  const verified = simulated || verdict === "verified" || verdict === "stale";
   return html`<div class="welcome">
     <div>
       <h1>${t("hello")}</h1>
-      <p class="lead">${t("helloText")}</p>
+      <p class="lead">${t(simulated ? "helloTrial" : "helloText")}</p>
     </div>
-    ${verdict === "simulated" ? html`<p class="note warn">${t("helloSimulated")}</p>` : nothing}
+    ${simulated ? html`<p class="note warn">${t("helloSimulated")}</p>` : nothing}
     <ol>
-      ${POINTS.map(
-        ([title, text], at) => html`<li class="card ${done && !(verdict === "simulated" && at === 0) ? "done" : ""}">
-          <h2>${done && !(verdict === "simulated" && at === 0) ? icons.check : [icons.shield, icons.eye, icons.lock][at]}${t(title)}</h2>
+      ${POINTS.map(([title, text, icon]) => {
+        const done = verified && !(simulated && title === "stepHardware");
+        return html`<li class="card ${done ? "done" : ""}">
+          <h2>${done ? icons.check : icon}${t(title)}</h2>
           <p class="small muted">${t(text)}</p>
-        </li>`,
-      )}
+        </li>`;
+      })}
     </ol>
-    <p class="small muted">${t("stepBefore")}</p>
+    <div class="row wrap small muted">
+      <p>${t("stepBefore")}</p>
+      ${verified ? button("show-verification", "seeChecks", icons.shield, "tiny quiet") : nothing}
+    </div>
   </div>`;
 }
