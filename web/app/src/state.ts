@@ -1,5 +1,6 @@
 /**
- * The chat's state and everything that changes it; components show it and call it. It tells `onChange` after each change.
+ * The chat's state and everything that changes it; components show it and call it. It fires `change` after each
+ * change, and `trouble` when the device's storage fails.
  *
  * - Nothing is sent unless the machine was verified under the pinned policy: `send` does nothing in any other state.
  * - What was told to genuine hardware is never sent to a simulated machine.
