@@ -144,6 +144,8 @@ def parse_der(der: bytes, code: str) -> Certificate:
         raise ParseError(code, "a certificate of the chain is malformed") from error
     if backwards:
         raise ParseError(code, "a certificate of the chain ends before it begins")
+    if parsed.serial_number < 0:
+        raise ParseError(code, "the serial number of a certificate is negative")  # AMD's are 0
     if not _ends_with(der, parsed.signature):
         raise ParseError(code, "the signature of a certificate is not whole bytes")
     return Certificate(der, parsed)

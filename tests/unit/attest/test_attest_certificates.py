@@ -106,6 +106,15 @@ def test_years_that_are_none(refused):
             parse_der(der.replace(old, new), CODE)
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number:cryptography.utils.CryptographyDeprecationWarning")
+def test_serial_number_below_zero(pem, refused):
+    """The library can't look for it on a revocation list."""
+    leaf = parse_chain(pem, CODE)[0].der
+    at = leaf.index(b"\xa0\x03\x02\x01\x02\x02") + 7  # behind the version: tag and length of the serial number
+    with refused(CODE):
+        parse_der(flip(leaf, at, 0x80), CODE)
+
+
 def test_name_of_another_type(pem, refused):
     """A common name as BIT STRING is parsed late, and then is another error of the library's."""
     leaf, issuer, root = parse_chain(pem, CODE)

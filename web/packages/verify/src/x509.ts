@@ -180,6 +180,7 @@ function readCertificate(der: Bytes): Omit<Certificate, "fingerprint" | "key"> {
     version.end();
   }
   const serial = hex(body.integer());
+  if (/^[89a-f]/.test(serial)) throw new RangeError("a serial number below 0"); // AMD's are 0
   const algorithmSigned = equal(readAlgorithm(body).whole, algorithm.whole);
   const issuer = readName(body);
   const validity = body.inside();

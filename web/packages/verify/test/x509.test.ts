@@ -143,7 +143,7 @@ describe("PEM", () => {
 describe("a certificate", () => {
   test("says what is in it", async () => {
     const parts = {
-      serial: lab.der(2, fromHex("80")),
+      serial: lab.der(2, fromHex("0080")),
       validity: lab.validity(0, 20_000),
       extensions: [...lab.roles(), lab.extension("1.2.3", utf8("x"))],
     };
@@ -152,7 +152,7 @@ describe("a certificate", () => {
     expect([certificate.commonName, attributeOf(certificate.issuer, COMMON_NAME), certificate.serial]).toEqual([
       "leaf",
       "CA",
-      "80",
+      "0080",
     ]);
     expect([certificate.notBefore, certificate.notAfter]).toEqual([NOW, lab.days(20_000)]);
     expect(equal(certificate.spki, leaf.spki)).toBe(true);
@@ -169,11 +169,9 @@ describe("a certificate", () => {
     expect(readRole(only(await parse(caDer)), CODE)).toEqual(ofCa);
   });
 
-  test("may have a serial number of 0, or below", async () => {
-    for (const serial of ["020100", "0201ff"]) {
-      const parsed = await parse(await lab.certificate(leaf, ca, { serial: fromHex(serial) }), caDer, rootDer);
-      await verifyChain(parsed, "pck", NOW);
-    }
+  test("may have a serial number of 0, as AMD's have", async () => {
+    const parsed = await parse(await lab.certificate(leaf, ca, { serial: fromHex("020100") }), caDer, rootDer);
+    await verifyChain(parsed, "pck", NOW);
   });
 
   test("of version 1 has no extensions, which a leaf needs none of", async () => {
@@ -206,6 +204,7 @@ describe("a certificate", () => {
     ["version 2", () => ({ version: lab.explicit(0, lab.integer(1)) })],
     ["version 1 spelled out", () => ({ version: lab.explicit(0, lab.integer(0)) })],
     ["two versions", () => ({ version: lab.explicit(0, concat(lab.integer(2), lab.integer(2))) })],
+    ["serial below 0", () => ({ serial: fromHex("0201ff") })],
     ["serial not minimal", () => ({ serial: fromHex("02020001") })],
     ["no serial", () => ({ serial: new Uint8Array() })],
     [
