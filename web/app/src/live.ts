@@ -11,8 +11,9 @@ import {
   type Message,
   models,
   Session,
+  withOffered,
 } from "@mitai/client";
-import { type Bytes, Policy, withReleases } from "@mitai/verify";
+import { type Bytes, Policy } from "@mitai/verify";
 import type { Connect, Machine, Proven, Reference } from "./backend.ts";
 import { recall, remember } from "./preferences.ts";
 
@@ -29,7 +30,7 @@ export const connect: Connect = async ({ gateway, policy: toml, releases }, onVe
 };
 
 async function referencesOf(policy: Policy, releases: readonly Bytes[], now: Date): Promise<readonly Reference[]> {
-  const { workloads } = await withReleases(policy, releases, now);
+  const { workloads } = await withOffered(policy, releases, now);
   return workloads.map((values, at) => ({ ...values, from: at < policy.workloads.length ? "policy" : "release" }));
 }
 

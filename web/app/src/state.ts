@@ -265,9 +265,14 @@ export class ChatState extends EventTarget {
     return this.answering !== undefined;
   }
 
+  /** The machine was verified, and serves a model. */
+  get askable(): boolean {
+    return this.status.kind === "verified" && !this.downgrade && this.model !== "";
+  }
+
   /** Nothing is sent unless this is true. */
   get ready(): boolean {
-    return this.status.kind === "verified" && !this.busy && !this.downgrade && this.model !== "";
+    return this.askable && !this.busy;
   }
 
   get simulated(): boolean {

@@ -6,7 +6,7 @@ import { repeat } from "lit/directives/repeat.js";
 import type { UserMessage } from "../conversations.ts";
 import { icons, toast, View } from "../design/index.ts";
 import { type Policy, policyOf, type Source } from "../pinning.ts";
-import { type ChatState, failureOf, isRefusal, type Status, Trouble } from "../state.ts";
+import { type ChatState, failureOf, isRefusal, Trouble } from "../state.ts";
 import type { DeviceStore } from "../store/index.ts";
 import { t } from "../strings/chat.ts";
 import { plainly } from "../strings/failures.ts";
@@ -52,7 +52,7 @@ export class ChatApp extends View {
   private readonly room = matchMedia("(min-width: 900px)");
   private following = true;
   private asked: unknown;
-  private former: Status["kind"] = "starting";
+  private wasAskable = false;
   private ageing = 0;
 
   override connectedCallback(): void {
@@ -78,15 +78,15 @@ export class ChatApp extends View {
   }
 
   private readonly changed = (): void => {
-    const { standing, status } = this.chat;
+    const { standing, status, askable } = this.chat;
     if (status.kind === "undecided" && this.asked !== standing) {
       this.asked = standing; // ask once; the user may leave it for later
       this.sheet = "policy";
     }
     if (status.kind === "verifying" && this.sheet === "policy") this.sheet = undefined;
     this.requestUpdate();
-    if (status.kind === "verified" && this.former !== "verified") this.invite();
-    this.former = status.kind;
+    if (askable && !this.wasAskable) this.invite();
+    this.wasAskable = askable;
   };
 
   /** The network is back: try again what it made fail. */
@@ -341,7 +341,8 @@ export class ChatApp extends View {
   }
 
   private foot() {
-    const { status, busy, ready, downgrade, conversation } = this.chat;
+    const { busy, ready, askable, conversation } = this.chat;
+    const notice = notices(this.chat);
     const last = conversation?.messages.at(-1);
     const done = last?.role === "assistant" && last.state === "complete";
     return html`<footer>
@@ -351,9 +352,10 @@ export class ChatApp extends View {
           ? nothing
           : html`<button class="to-end icon" title=${t("toEnd")} aria-label=${t("toEnd")} @click=${this.toEnd}>${icons.chevron}</button>`
       }
-      <div class="notices">${notices(this.chat)}</div>
+      <div class="notices">${notice}</div>
       <chat-composer
-        ?shut=${status.kind !== "verified" || downgrade}
+        ?shut=${!askable}
+        ?waiting=${notice === nothing}
         ?busy=${busy}
         ?ready=${ready}
         @send-message=${(event: CustomEvent<Draft>) => this.send(event.detail)}

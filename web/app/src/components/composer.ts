@@ -79,6 +79,8 @@ export class ChatComposer extends View {
   ];
 
   @property({ type: Boolean }) accessor shut = false;
+  /** It will be open in a moment. */
+  @property({ type: Boolean }) accessor waiting = false;
   @property({ type: Boolean }) accessor busy = false;
   @property({ type: Boolean }) accessor ready = false;
   @state() private accessor files: readonly Attachment[] = [];
@@ -170,7 +172,7 @@ export class ChatComposer extends View {
         id="message"
         rows="1"
         aria-label=${t("message")}
-        placeholder=${t(this.shut ? "placeholderShut" : "placeholder")}
+        placeholder=${t(this.shut ? (this.waiting ? "placeholderWaiting" : "placeholderShut") : "placeholder")}
         ?disabled=${this.shut}
         .value=${this.text}
         @input=${this.typed}

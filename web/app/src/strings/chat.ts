@@ -52,6 +52,7 @@ export const t = strings({
     // composer
     message: "Message",
     placeholder: "Ask anything",
+    placeholderWaiting: "One moment…",
     placeholderShut: "Nothing can be sent until the machine is verified",
     send: "Send",
     stop: "Stop",
@@ -252,6 +253,7 @@ export const t = strings({
     removeText: "将从本设备删除“{title}”。没有其他副本，删除后无法恢复。",
     message: "消息",
     placeholder: "请输入问题",
+    placeholderWaiting: "请稍候…",
     placeholderShut: "机器通过验证之前无法发送任何内容",
     send: "发送",
     stop: "停止",
