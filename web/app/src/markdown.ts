@@ -6,14 +6,16 @@
  * - Links open elsewhere, without a word about this page.
  */
 import DOMPurify from "dompurify";
-import { Marked, type Token } from "marked";
+import { Lexer, Marked, type Token } from "marked";
 
 export type Block =
   | { readonly kind: "code"; readonly raw: string; readonly language: string; readonly text: string }
   | { readonly kind: "html"; readonly raw: string; readonly html: string };
 
 /** Above this, an answer is shown as plain text. */
-export const MAX_MARKDOWN_LENGTH = 200_000;
+export const MAX_MARKDOWN_LENGTH = 50_000;
+/** Above this, a paragraph is: the time to find emphasis in it grows with its square. */
+export const MAX_PARAGRAPH_LENGTH = 5_000;
 
 const TAGS = [
   ..."p br strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 hr a".split(" "),
@@ -38,11 +40,22 @@ const marked = new Marked({
 export function blocks(text: string): readonly Block[] {
   if (text.length > MAX_MARKDOWN_LENGTH) return [plain(text)];
   try {
-    const tokens = marked.lexer(text);
-    return tokens.filter((token) => token.type !== "space" && token.type !== "def").map(block);
+    return lexed(text)
+      .filter((token) => token.type !== "space" && token.type !== "def")
+      .map(block);
   } catch {
     return [plain(text)]; // nested too deeply
   }
+}
+
+function lexed(text: string): Token[] {
+  const lexer = new Lexer(marked.defaults);
+  lexer.blockTokens(text.replace(/\r\n?/g, "\n"), lexer.tokens);
+  for (const { src, tokens } of lexer.inlineQueue) {
+    if (src.length <= MAX_PARAGRAPH_LENGTH) lexer.inlineTokens(src, tokens);
+    else tokens.push({ type: "text", raw: src, text: src, escaped: false });
+  }
+  return lexer.tokens;
 }
 
 function block(token: Token): Block {

@@ -1,7 +1,7 @@
 /** What `marked` makes of an answer; what DOMPurify leaves of it is seen in a browser (`e2e`). */
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { blocks, MAX_MARKDOWN_LENGTH } from "../src/markdown.ts";
+import { blocks, MAX_MARKDOWN_LENGTH, MAX_PARAGRAPH_LENGTH } from "../src/markdown.ts";
 
 const html = (text: string) =>
   blocks(text)
@@ -13,6 +13,23 @@ describe("blocks", () => {
     const [text, code] = blocks("**Hi**\n\n```py\nx = 1\n```\n");
     expect(text).toMatchObject({ kind: "html", html: "<p><strong>Hi</strong></p>\n" });
     expect(code).toMatchObject({ kind: "code", language: "py", text: "x = 1" });
+  });
+
+  it("are there at once, whatever the text", () => {
+    const slow = ["a_", "_a", "__a", "**a", "a*b", "***a", "[a](", "> ", "> - ", "1. ", "a\n-\n", "|a", "`", "<a "];
+    for (const part of slow) {
+      const text = part.repeat(MAX_MARKDOWN_LENGTH / part.length);
+      const begun = performance.now();
+      blocks(text);
+      expect(performance.now() - begun, part).toBeLessThan(5000);
+    }
+  });
+
+  it("show a paragraph as it is when it is too long to be read", () => {
+    const long = "**a** <b>".repeat(MAX_PARAGRAPH_LENGTH / 9 + 1);
+    expect(html(`**A**\n\n${long}\n\n**Z**`)).toBe(
+      `<p><strong>A</strong></p>\n<p>${long.replaceAll("<", "&lt;").replaceAll(">", "&gt;")}</p>\n<p><strong>Z</strong></p>\n`,
+    );
   });
 
   it("show HTML as text", () => {
