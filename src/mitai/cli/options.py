@@ -38,6 +38,7 @@ def platform_url(home: Home, url: str | None) -> str:
     try:
         parsed = httpx2.URL(url)
         valid = parsed.scheme in {"http", "https"} and bool(parsed.host) and (parsed.port or 0) <= 65535
+        valid = valid and not {"?", "#"}.intersection(url)  # paths and a policy's digest are put behind it
     except httpx2.InvalidURL:
         valid = False
     if not valid:

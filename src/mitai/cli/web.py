@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import webbrowser
 from base64 import b64encode
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +20,7 @@ from mitai.cli.options import JsonFlag, PolicyOption, Port, UrlArgument, platfor
 from mitai.cli.output import Output, data, plural
 from mitai.errors import ClientError, WebError
 from mitai.fleet.home import Home
-from mitai.fleet.processes import free_port
+from mitai.fleet.processes import bound
 from mitai.web.check import host_faults, page_digest
 from mitai.web.export import connected
 from mitai.web.export import export as write_folder
@@ -157,13 +158,15 @@ def serve(
     out = Output(json)
     page, offer = _elsewhere(gateway, policy, release)
     site = Site(page, offer)
-    at = free_port(port)
-    link = page_link(f"http://127.0.0.1:{at}", offer.policy.encode())
-    out.say(f"[green]✔[/] the installed page, for {offer.gateway}: {link}")
-    out.result({"page": link, "gateway": offer.gateway, "digest": page.digest})
-    if browser:
-        webbrowser.open(link)
-    uvicorn.run(site.app(), host="127.0.0.1", port=at, log_level="warning", access_log=False, http="h11")
+    server = uvicorn.Server(uvicorn.Config(site.app(), log_level="warning", access_log=False, http="h11"))
+    with bound(port) as listener, suppress(KeyboardInterrupt):
+        listener.listen()  # from here on nobody else answers at this port, and the browser waits for us
+        link = page_link(f"http://127.0.0.1:{listener.getsockname()[1]}", offer.policy.encode())
+        out.say(f"[green]✔[/] the installed page, for {offer.gateway}: {link}")
+        out.result({"page": link, "gateway": offer.gateway, "digest": page.digest})
+        if browser:
+            webbrowser.open(link)
+        server.run(sockets=[listener])
 
 
 @app.command(name="open")

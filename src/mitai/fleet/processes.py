@@ -113,10 +113,16 @@ def _is_ours(pid: int) -> bool:
 
 def free_port(preferred: int = 0) -> int:
     """Return `preferred` when nothing listens there, else any free port of the loopback address."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", preferred))
-        except OSError:
-            probe.bind(("127.0.0.1", 0))
+    with bound(preferred) as probe:
         return int(probe.getsockname()[1])
+
+
+def bound(preferred: int = 0) -> socket.socket:
+    """Return a socket at `preferred` when nothing listens there, else at any free port of the loopback address."""
+    own = socket.socket()
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        own.bind(("127.0.0.1", preferred))
+    except OSError:
+        own.bind(("127.0.0.1", 0))
+    return own

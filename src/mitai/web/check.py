@@ -38,7 +38,10 @@ from mitai.web.page import (
 )
 
 # With these a host could add to the page, or make other bytes of it, although every file is the published one.
-_FORBIDDEN = ("content-encoding", "link", "refresh", "service-worker-allowed", "set-cookie", "sourcemap", "x-sourcemap")
+_FORBIDDEN = (
+    *("content-encoding", "content-security-policy-report-only", "link", "refresh", "service-worker-allowed"),
+    *("set-cookie", "sourcemap", "speculation-rules", "x-sourcemap"),
+)
 
 
 def page_digest(release: Release, subjects: tuple[Subject, ...]) -> str:
@@ -69,10 +72,9 @@ def host_faults(url: str, digest: str, *, headers: bool = True, http: httpx2.Cli
 def _faults(client: httpx2.Client, url: str, digest: str, headers: bool) -> Iterator[str]:
     # 1
     told = _get(client, f"{url}/{LIST_NAME}", MAX_LIST_BYTES).body
-    installed = installed_page()
     if told is not None and hashlib.sha256(told).hexdigest() == digest:
         expected = parse_list(told)
-    elif installed and installed.digest == digest:
+    elif (installed := installed_page()) and installed.digest == digest:
         expected = parse_list(installed.list_bytes)
         yield from _list_differences(expected, told)
     else:

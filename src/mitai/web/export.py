@@ -9,6 +9,7 @@ Example:
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import httpx2
@@ -18,11 +19,14 @@ from mitai.web.page import LIST_NAME, OFFER_NAME, Page
 from mitai.web.site import Offer
 
 _OWN_HOST = b"connect-src 'self';"
+_HOST = re.compile(rb"([A-Za-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")  # nothing that means more in a policy or in HTML
 
 
 def connected(page: Page, gateway: str) -> Page:
-    """Return the page for another host than the gateway."""
+    """Return the page for another host than the gateway, whose address stands in the page's policy from then on."""
     url = httpx2.URL(gateway)
+    if not _HOST.fullmatch(url.netloc):
+        raise WebError("web.gateway-malformed", "the gateway's address is no plain host name or address")
     reached = f"connect-src 'self' {url.scheme}://{url.netloc.decode()};".encode()
     return Page({path: _connected(path, data, reached) for path, data in page.files.items()})
 

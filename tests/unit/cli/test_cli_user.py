@@ -33,7 +33,13 @@ def test_a_receipt_is_found_by_how_it_begins(home):
         receipt_path(home, None, [])
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8700", "gateway.example", "ftp://x", "http://", "http://x:99999999", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("127.0.0.1:8700", "gateway.example", "ftp://x", "http://", "http://x:99999999", ""),
+        *("https://x/#policy=00&", "https://x?", "https://x/?a=b"),  # what is put behind it would be part of that
+    ],
+)
 def test_an_address_that_is_none_is_refused(home, url):
     with pytest.raises(ClientError) as refused:
         platform_url(home, url)

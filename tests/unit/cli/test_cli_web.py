@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -163,14 +164,25 @@ def test_open(run, refused, home, monkeypatch):
 
 
 def test_serve_runs_the_page_for_a_gateway_elsewhere(run, monkeypatch):
-    served = []
-    monkeypatch.setattr("uvicorn.run", lambda app, **settings: served.append((app, settings)))
-    told = run("serve", "--gateway", "https://gateway.example", "--no-browser", "--port", "0")
-    [(site, settings)] = served
-    assert settings["host"] == "127.0.0.1"
-    assert told["page"].startswith(f"http://127.0.0.1:{settings['port']}/#policy=")
+    opened, served = [], []
+
+    def browse(link: str) -> None:
+        """The port must be ours by now: else another program on this machine could answer the browser."""
+        port = int(link.removeprefix("http://127.0.0.1:").split("/")[0])
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            opened.append(link)
+
+    def serve(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        served.extend(listener.getsockname() for listener in sockets)
+
+    monkeypatch.setattr("webbrowser.open", browse)
+    monkeypatch.setattr("uvicorn.Server.run", serve)
+    told = run("serve", "--gateway", "https://gateway.example", "--port", "0")
+    assert opened == [told["page"]]
+    [(host, port)] = served
+    assert host == "127.0.0.1"
+    assert told["page"].startswith(f"http://127.0.0.1:{port}/#policy=")
     assert told["digest"] != PAGE.digest
-    assert callable(site)
 
 
 def test_without_a_page(refused, monkeypatch, tmp_path):

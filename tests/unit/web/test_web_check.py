@@ -126,6 +126,8 @@ def test_a_header_that_is_missing_or_other_is_named(name, value):
         ("link", "</evil.css>; rel=stylesheet"),
         ("refresh", "0; url=https://evil"),
         ("service-worker-allowed", "/"),
+        ("speculation-rules", '"/rules.json"'),
+        ("content-security-policy-report-only", "default-src 'none'; report-uri https://evil"),
         ("set-cookie", "a=b"),
         ("content-encoding", "br"),
     ],
@@ -145,6 +147,14 @@ def test_a_page_that_is_to_be_read_in_another_way_is_refused(kind):
 @pytest.mark.parametrize("kind", ["text/html", "text/html; charset=UTF-8", 'TEXT/HTML;charset="utf-8"'])
 def test_the_same_type_in_another_spelling_is_the_same(kind):
     assert Host(headers={"/": {"content-type": kind}}).faults() == []
+
+
+def test_a_page_that_is_damaged_here_does_not_keep_from_checking_a_host(monkeypatch):
+    def damaged():
+        raise WebError("web.page-damaged", "the page here")
+
+    monkeypatch.setattr(check, "installed_page", damaged)
+    assert Host().faults() == []
 
 
 def test_a_file_without_an_end_is_cut():
@@ -215,6 +225,22 @@ def test_an_exported_page_may_connect_to_its_gateway_only(tmp_path):
     export(page, tmp_path / "site", Offer(policy="version = 1", gateway="https://gateway.example:8443"))
     assert Page.load(tmp_path / "site").digest == page.digest
     assert b'"gateway": "https://gateway.example:8443"' in (tmp_path / "site" / "mitai.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ['a"', "a;default-src%20*", "a,b", "a'b", "*", "*.example", "a%20b", "a&amp;b", "a\\b"],
+)
+def test_a_gateway_that_says_more_than_where_it_is_is_refused(host):
+    """Its address stands in the page's Content-Security-Policy."""
+    with pytest.raises(WebError) as refused:
+        connected(PAGE, f"https://{host}")
+    assert refused.value.code == "web.gateway-malformed"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8700", "[::1]:8700", "gateway_1", "xn--fiq228c.example", "例.example"])
+def test_a_gateway_by_address_or_name(host):
+    assert connected(PAGE, f"http://{host}").files["index.html"].count(b"connect-src 'self' http://") == 1
 
 
 def test_nothing_is_exported_over_other_files(tmp_path):
