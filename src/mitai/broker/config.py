@@ -4,6 +4,7 @@
 state = "sqlite:///var/broker/state.db"   # the database, as SQLAlchemy spells it
 publish = "var/broker/ledger"             # where the ledger is published
 policy = "policy.toml"                    # appraisal policy: which workloads may ask for keys
+releases = []                             # files: signed releases of workloads, by those whom the policy trusts
 sim = "var/sim"                           # simulated hardware; without it, the machine's own TEE
 origin = "example.org/ledger"             # the ledger's name; can't be changed later
 host = "127.0.0.1"
@@ -46,6 +47,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     state: str
     publish: str
     policy: str
+    releases: tuple[str, ...] = ()
     sim: str | None = None
     origin: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9./_-]{0,127}\Z")] = "mitai.local/ledger"
     host: str = "127.0.0.1"
@@ -77,4 +79,5 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             allowed_parties=frozenset(self.allowed_parties),
         )
         witnesses = tuple(Witness.parse(text) for text in self.witnesses)
-        return Settings(self.origin, self.state, Path(self.publish), witnesses, limits)
+        releases = tuple(map(Path, self.releases))
+        return Settings(self.origin, self.state, Path(self.publish), witnesses, limits, releases=releases)

@@ -22,7 +22,7 @@ import re
 from typing import Annotated, Literal, TypeVar, cast
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from mitai.errors import ParseError
 from mitai.identity import Envelope, PublicKey
@@ -54,7 +54,8 @@ Parameters = Annotated[
 ]
 CapsuleIds = Annotated[tuple[CapsuleId, ...], Meta(min_length=1, max_length=16)]
 PartyIds = Annotated[tuple[Hex32, ...], Meta(max_length=16)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
+MAX_COUNT = 2**53
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 
 
 class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -66,11 +67,20 @@ class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 # --- Owners' commands and queries (payloads of DSSE envelopes) ------------------------------------------------------
 
 
+class Amounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What requests declare and owners ration, of one capsule: as a limit, None is none; as what was spent, nothing."""
+
+    tokens: Count | None = None
+    steps: Count | None = None
+    epsilon_micros: Count | None = None  # differential privacy's epsilon, in millionths
+
+
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How often and how long an owner lets a capsule's key go; None is no limit of that kind."""
+    """How often, how long and how much an owner lets a capsule's key go; None is no limit of that kind."""
 
     uses: Count | None = None
     not_after_s: Count | None = None
+    amounts: Amounts | UnsetType = UNSET
 
 
 class Signed(Wire, frozen=True, tag_field="type"):
@@ -244,6 +254,7 @@ class GrantView(msgspec.Struct, frozen=True):
     budget: Budget
     uses: int
     revoked: bool
+    spent: Amounts | UnsetType = UNSET
 
 
 class CapsuleView(Wire, frozen=True):

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from mitai.broker.protocol import Budget
+from mitai.broker.protocol import Amounts, Budget
 from mitai.errors import BrokerError
 
 
@@ -34,8 +34,11 @@ class Party(Record, frozen=True):
     held: int = 0  # how many it has a say over, its own and those that others named it a co-owner of
 
 
-class Grant(msgspec.Struct, frozen=True):
-    """One owner's say over a capsule; without a policy yet, it is a no."""
+class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One owner's say over a capsule; without a policy yet, it is a no.
+
+    A member that this version does not know may be a limit: such a record is refused, not read without it.
+    """
 
     party: str
     policy_sha256: str | None = None
@@ -43,6 +46,7 @@ class Grant(msgspec.Struct, frozen=True):
     budget: Budget = Budget()
     uses: int = 0
     revoked: bool = False
+    spent: Amounts = Amounts()
 
 
 class Capsule(Record, frozen=True):

@@ -10,7 +10,7 @@ Invariants:
 - The decision, its budget and its ledger entry are committed before anything is answered.
 
 Example:
-    >>> case = Case(request, sha256_hex(body), prove(request, policy, now, cache), policies, now)
+    >>> case = Case(request, sha256_hex(body), prove(request, trusted, now, cache), policies, now)
     >>> writer.submit(Job(lambda draft: decide(draft, case))).result().index
     17
 """
@@ -18,18 +18,19 @@ Example:
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import msgspec
 
-from mitai.attest import Appraisal, Evidence, Policy, VerifiedCache, verify
-from mitai.broker import protocol
+from mitai.attest import Appraisal, Evidence, VerifiedCache, verify
+from mitai.broker import budgets, protocol
 from mitai.broker.commands import MAX_RECENT, check_clock, check_room
-from mitai.broker.policy import CompiledPolicy, Facts, PolicyEngine
+from mitai.broker.policy import CompiledPolicy, Facts, PolicyEngine, ReleaseFact, job_of
 from mitai.broker.protocol import ReleasedKey, ReleasedKeys, ReleaseRequest, sha256_hex
 from mitai.broker.records import Capsule, Grant, Party, Replica
 from mitai.broker.store import Draft, Key
+from mitai.broker.trusted import Trusted
 from mitai.channel.hpke import setup_sender
 from mitai.channel.ohttp import KeyConfig
 from mitai.errors import AttestError, BrokerError, ChannelError, DeniedError, ParseError
@@ -47,16 +48,17 @@ class Proof:
 
     appraisal: Appraisal | None = None
     recipient: KeyConfig | None = None
+    release: ReleaseFact | None = None
     code: str = ""
     why: str = ""
 
 
-def prove(request: ReleaseRequest, policy: Policy, now: datetime, cache: VerifiedCache) -> Proof:
-    """Verify a request's evidence under the broker's own policy."""
+def prove(request: ReleaseRequest, trusted: Trusted, now: datetime, cache: VerifiedCache) -> Proof:
+    """Verify a request's evidence under the broker's own policy, and the signed releases that it was given."""
     try:
         evidence = Evidence.decode(request.evidence)
-        appraisal = verify(evidence, policy, nonce=bytes.fromhex(request.nonce), now=now, cache=cache)
-        return Proof(appraisal, KeyConfig.decode(appraisal.claims.key_config))
+        appraisal = verify(evidence, trusted.policy_at(now), nonce=bytes.fromhex(request.nonce), now=now, cache=cache)
+        return Proof(appraisal, KeyConfig.decode(appraisal.claims.key_config), trusted.release_of(appraisal, now))
     except (AttestError, ParseError, ChannelError) as error:
         simulated = error.code == "attest.simulation-refused"
         code = "broker.simulation-refused" if simulated else f"broker.evidence-refused:{error.code}"
@@ -67,21 +69,23 @@ def prove(request: ReleaseRequest, policy: Policy, now: datetime, cache: Verifie
 
 
 class Policies:
-    """Compiled policies by digest; used by the writer alone."""
+    """Compiled policies by digest, those in use and at most `size_bytes` of text; used by the writer alone."""
 
-    def __init__(self, engine: PolicyEngine, size: int = 4096) -> None:
-        self._engine, self._size = engine, size
-        self._compiled: OrderedDict[str, CompiledPolicy] = OrderedDict()
+    def __init__(self, engine: PolicyEngine, size_bytes: int = 16 << 20) -> None:
+        self._engine, self._room = engine, size_bytes
+        self._compiled: OrderedDict[str, tuple[CompiledPolicy, int]] = OrderedDict()
 
     def get(self, digest: str, draft: Draft) -> CompiledPolicy:
         """Return a policy, compiled once while it is in use."""
-        policy = self._compiled.pop(digest, None)
-        if policy is None:
-            policy = self._engine.compile(draft.blob(digest).decode())
-            if len(self._compiled) >= self._size:
-                self._compiled.popitem(last=False)
-        self._compiled[digest] = policy
-        return policy
+        kept = self._compiled.pop(digest, None)
+        if kept is None:
+            text = draft.blob(digest)
+            kept = self._engine.compile(text.decode()), len(text)
+            self._room -= len(text)
+            while self._room < 0 and self._compiled:
+                self._room += self._compiled.popitem(last=False)[1][1]
+        self._compiled[digest] = kept
+        return kept[0]
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,8 @@ class Case:
             advisory_ids=appraisal.advisory_ids,
             tcb_evaluation_number=appraisal.tcb_evaluation_number,
             parameters=self.request.parameters,
+            release=self.proof.release,
+            capsules=self.request.capsules,
         )
         object.__setattr__(self, "facts", facts)
 
@@ -142,7 +148,7 @@ def decide(draft: Draft, case: Case) -> Decision:
 
     1. The clock is not behind the ledger: budgets in time can't be won back by setting it.
     2. The evidence was accepted.
-    3. For every capsule, for every owner: known, not revoked, not expired, uses left, the policy allows.
+    3. For every capsule, for every owner: known, not revoked, not expired, budgets left, the policy allows.
     4. All budgets are decremented, and the release is logged; or nothing is, and the denial is logged.
     """
     # 1. clock
@@ -159,6 +165,11 @@ def decide(draft: Draft, case: Case) -> Decision:
 def _first_refusal(draft: Draft, case: Case, found: list[Capsule | None]) -> Refusal | None:
     if case.facts is None:
         return Refusal(case.proof.code, case.proof.why)
+    try:
+        job = job_of(case.request.parameters)
+    except ParseError as error:
+        return Refusal(error.code, error.message)
+    facts = replace(case.facts, owners=_owners(found), job=job)
     room = MAX_MANIFESTS_BYTES
     for name, capsule in zip(case.request.capsules, found, strict=True):
         if capsule is None:
@@ -167,7 +178,7 @@ def _first_refusal(draft: Draft, case: Case, found: list[Capsule | None]) -> Ref
         if room < 0:
             return Refusal("broker.answer-too-large", "these manifests do not fit into one answer: ask in several")
         for grant in capsule.grants:
-            refusal = _ask(draft, case, case.facts, capsule, grant)
+            refusal = _ask(draft, case, facts, capsule, grant)
             if refusal is not None:
                 return Refusal(refusal.code, f"capsule {name}, owner {grant.party[:16]}: {refusal.why}")
     return None
@@ -185,9 +196,18 @@ def _ask(draft: Draft, case: Case, facts: Facts, capsule: Capsule, grant: Grant)
         return Refusal("broker.policy-expired", "the time that the owner allowed is over")
     if budget.uses is not None and grant.uses >= budget.uses:
         return Refusal("broker.budget-exhausted", f"all {budget.uses} uses that the owner allowed are spent")
-    if not case.policies.get(grant.policy_sha256, draft).allows(facts, capsule.capsule, grant.uses):
+    if budget.amounts is not msgspec.UNSET:
+        over = budgets.first_over(budget.amounts, grant.spent, facts.job.amounts)
+        if over is not None:
+            return Refusal(*over)
+    policy = case.policies.get(grant.policy_sha256, draft)
+    if not policy.allows(facts, capsule.capsule, grant.uses, grant.spent):
         return Refusal("broker.policy-denied", f"the policy does not allow {facts.workload} {facts.purpose}")
     return None
+
+
+def _owners(found: list[Capsule | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(grant.party for capsule in found if capsule for grant in capsule.grants))
 
 
 def _deny(draft: Draft, case: Case, refusal: Refusal, found: list[Capsule]) -> Decision:
@@ -225,9 +245,13 @@ def _allow(draft: Draft, case: Case, found: list[Capsule]) -> Decision:
         simulated=appraisal.simulated,
     )
     index = draft.append(entry.encode())
+    declared = job_of(case.request.parameters).amounts
     for capsule in found:
-        spent = tuple(msgspec.structs.replace(grant, uses=grant.uses + 1) for grant in capsule.grants)
-        draft.put(capsule.capsule, msgspec.structs.replace(capsule, grants=spent).noted(index, MAX_RECENT))
+        grants = tuple(
+            msgspec.structs.replace(grant, uses=grant.uses + 1, spent=budgets.added(grant.spent, declared))
+            for grant in capsule.grants
+        )
+        draft.put(capsule.capsule, msgspec.structs.replace(capsule, grants=grants).noted(index, MAX_RECENT))
     _know_replica(draft, case, appraisal)
     return Decision(index, None, tuple(found), keys)
 

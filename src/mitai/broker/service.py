@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
+from msgspec import UNSET
 
 from mitai.attest import Attester, LedgerClaim, Policy, VerifiedCache
 from mitai.broker import commands, protocol, receipts
@@ -37,10 +38,11 @@ from mitai.broker.anchor import Anchor, Witness
 from mitai.broker.commands import Limits, check_addressing, open_signed, page_of, public_key
 from mitai.broker.nonces import NONCE_LIFE_S, Nonces
 from mitai.broker.policy import CedarEngine, PolicyEngine
-from mitai.broker.protocol import LoggedEntry, ReleaseRequest, encode, sha256_hex
+from mitai.broker.protocol import Amounts, LoggedEntry, ReleaseRequest, encode, sha256_hex
 from mitai.broker.records import Capsule, Grant, Head, Holding, LedgerKey, Party, Pin
 from mitai.broker.release import Case, Decision, Policies, Proof, decide, denied, prove, seal_answer
 from mitai.broker.store import Database, Draft, EdgeStore, State
+from mitai.broker.trusted import Trusted
 from mitai.broker.vault import DIGEST_BYTES, Vault
 from mitai.broker.writer import Job, Writer
 from mitai.errors import BrokerError, DeniedError, MitaiError, ParseError, RollbackError
@@ -67,6 +69,7 @@ class Settings:
         witnesses: Who cosigns it.
         limits: How much is kept, and for whom.
         unproven_per_s: How many refusals of worthless evidence are logged per second, above 200 at once.
+        releases: Signed releases (files) of workloads; the appraisal policy says whose count.
     """
 
     origin: str
@@ -75,6 +78,7 @@ class Settings:
     witnesses: tuple[Witness, ...] = ()
     limits: Limits = field(default_factory=Limits)
     unproven_per_s: float = 1.0
+    releases: tuple[Path, ...] = ()
 
 
 class Meter:
@@ -99,7 +103,7 @@ class Broker:
 
     Args:
         settings: As configured.
-        policy: The appraisal policy for workloads that ask for keys.
+        trusted: What workloads that ask for keys must be.
         database: The opened database.
         state: Its checked state.
         signer: The ledger's key.
@@ -111,7 +115,7 @@ class Broker:
     def __init__(
         self,
         settings: Settings,
-        policy: Policy,
+        trusted: Trusted,
         database: Database,
         state: State,
         *,
@@ -120,7 +124,7 @@ class Broker:
         engine: PolicyEngine,
         clock: Callable[[], datetime],
     ) -> None:
-        self.settings, self._policy, self._database, self._signer = settings, policy, database, signer
+        self.settings, self._trusted, self._database, self._signer = settings, trusted, database, signer
         self._engine, self._clock, self._anchor = engine, clock, anchor
         self.vkey = vkey(settings.origin, signer.public)
         self.audience = protocol.audience(signer.public)
@@ -151,6 +155,7 @@ class Broker:
             RollbackError: Something remembers more than the database holds.
             BrokerError: The state was sealed by another machine or other code, or a witness can't be asked.
         """
+        trusted = Trusted.load(policy, [path.read_bytes() for path in settings.releases], clock())
         database = Database(settings.state_url, Vault(attester.sealing_key(STATE_LABEL)))
         with ExitStack() as opened:
             opened.callback(database.engine.dispose)
@@ -161,7 +166,14 @@ class Broker:
             anchor.check(state)
             opened.pop_all()
         return Broker(
-            settings, policy, database, state, signer=signer, anchor=anchor, engine=engine or CedarEngine(), clock=clock
+            settings,
+            trusted,
+            database,
+            state,
+            signer=signer,
+            anchor=anchor,
+            engine=engine or CedarEngine(),
+            clock=clock,
         )
 
     def close(self) -> None:
@@ -246,7 +258,7 @@ class Broker:
 
     async def _decide_release(self, request: ReleaseRequest, body: bytes) -> bytes:
         now = self._clock()
-        proof = await self._compute(len(body), prove, request, self._policy, now, self._collateral)
+        proof = await self._compute(len(body), prove, request, self._trusted, now, self._collateral)
         if proof.appraisal is None:
             self._nonces.give_back(bytes.fromhex(request.nonce))
             if not self._unproven.take():
@@ -392,5 +404,12 @@ def _grant_view(draft: Draft, grant: Grant, *, own: bool) -> protocol.GrantView:
     """Show an owner its own policy's text, and of the others the digest."""
     policy = draft.blob(grant.policy_sha256).decode() if own and grant.policy_sha256 else None
     return protocol.GrantView(
-        grant.party, policy, grant.policy_sha256, grant.version, grant.budget, grant.uses, grant.revoked
+        grant.party,
+        policy,
+        grant.policy_sha256,
+        grant.version,
+        grant.budget,
+        grant.uses,
+        grant.revoked,
+        UNSET if grant.spent == Amounts() else grant.spent,
     )

@@ -8,6 +8,7 @@ import shlex
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +17,12 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from mitai.attest import ClaimRules, Policy
+from mitai.broker.protocol import Amounts
 from mitai.capsule import MANIFEST_NAME, Manifest, Sealed, open_manifest
 from mitai.capsule import seal as seal_folder
 from mitai.capsule.opening import check_data_key
 from mitai.cli.models import check_model
-from mitai.cli.options import JsonFlag, PolicyOption, Positive, platform_url, read_policy, token_for
+from mitai.cli.options import JsonFlag, Natural, PolicyOption, Positive, platform_url, read_policy, token_for
 from mitai.cli.output import Output, data
 from mitai.client.objects import upload
 from mitai.client.owner import Owner
@@ -78,6 +80,11 @@ def publish(
     days: Annotated[
         int, Parameter(validator=Number(gte=1, lte=36500), help="For how many days the key may be released.")
     ] = DEFAULT_TERM.days,
+    tokens: Annotated[Natural | None, Parameter(help="How many tokens all releases together may declare.")] = None,
+    steps: Annotated[Natural | None, Parameter(help="How many training steps, likewise.")] = None,
+    epsilon: Annotated[
+        Decimal | None, Parameter(help="How much privacy loss (epsilon), likewise; in steps of 0.000001.")
+    ] = None,
     cedar: Annotated[Path | None, Parameter(help="Your own Cedar policy, instead of the ready-made one.")] = None,
     upload_token: Annotated[
         str | None,
@@ -98,7 +105,7 @@ def publish(
     gateway = platform_url(home, url)
     token = upload_token or token_for(home, gateway, "upload")
     own = cedar.read_text(encoding="utf-8") if cedar else None
-    terms = Terms(uses, datetime.now(UTC) + timedelta(days=days), own)
+    terms = Terms(uses, datetime.now(UTC) + timedelta(days=days), own, Amounts(tokens, steps, _micros(epsilon)))
     done = _publish(
         output,
         home,
@@ -155,10 +162,27 @@ class Terms:
         uses: How many releases; None: any number.
         until: Until when.
         cedar: The owner's own policy text; None: the ready-made one.
+        amounts: How much all releases together may declare; None: any amount.
     """
 
-    def __init__(self, uses: int | None = None, until: datetime | None = None, cedar: str | None = None) -> None:
+    def __init__(
+        self,
+        uses: int | None = None,
+        until: datetime | None = None,
+        cedar: str | None = None,
+        amounts: Amounts | None = None,
+    ) -> None:
         self.uses, self.until, self.cedar = uses, until or datetime.now(UTC) + DEFAULT_TERM, cedar
+        self.amounts = amounts if amounts != Amounts() else None
+
+
+def _micros(epsilon: Decimal | None) -> int | None:
+    """Return an epsilon in millionths."""
+    if epsilon is None:
+        return None
+    if not (epsilon.is_finite() and 0 <= epsilon <= 1000 and epsilon == round(epsilon, 6)):
+        raise ClientError("client.epsilon", "an epsilon is a number from 0 to 1000 with at most 6 decimals")
+    return int(epsilon * 1_000_000)
 
 
 def seal_publish(output: Output, home: Home, model: tuple[Path, str], gateway: str, token: str) -> tuple[str, str]:
@@ -273,7 +297,13 @@ def _publish(
             upload(capsule, gateway, token, owner=identity.public, progress=report)
         try:
             index = owner.publish(
-                manifest.capsule_id, envelope, data_key, policy=cedar, uses=terms.uses, not_after=terms.until
+                manifest.capsule_id,
+                envelope,
+                data_key,
+                policy=cedar,
+                uses=terms.uses,
+                not_after=terms.until,
+                amounts=terms.amounts,
             )
         except BrokerError as error:
             if error.code != "broker.capsule-exists":
@@ -282,7 +312,9 @@ def _publish(
             return Published(manifest, index, known=False, simulated=simulated)
         if not replace:
             return Published(manifest, None, known=True, simulated=simulated)
-        index = owner.set_policy(manifest.capsule_id, cedar, uses=terms.uses, not_after=terms.until)
+        index = owner.set_policy(
+            manifest.capsule_id, cedar, uses=terms.uses, not_after=terms.until, amounts=terms.amounts
+        )
     return Published(manifest, index, known=True, simulated=simulated)
 
 

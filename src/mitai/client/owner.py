@@ -24,12 +24,14 @@ from typing import Any, TypeVar
 
 import httpx2
 import msgspec
+from msgspec import UNSET
 
 from mitai.attest import LedgerClaim, Policy
 from mitai.bodies import bounded
 from mitai.broker import protocol
 from mitai.broker.protocol import (
     CAPSULES_PER_PAGE,
+    Amounts,
     Budget,
     CapsulesAnswer,
     CapsuleView,
@@ -122,6 +124,7 @@ class Owner:
         policy: str,
         uses: int | None = None,
         not_after: datetime | None = None,
+        amounts: Amounts | None = None,
         co_owners: Iterable[str] = (),
     ) -> int:
         """Hand over a capsule's key under a Cedar policy; return the ledger index.
@@ -133,6 +136,7 @@ class Owner:
             policy: This owner's policy in Cedar; see `mitai.broker.policy` for its facts and templates.
             uses: How many releases are allowed; None: any number.
             not_after: Until when; None: no end.
+            amounts: How many tokens and training steps, and how much epsilon, all releases together may declare.
             co_owners: Key ids of further owners, who must each set a policy before any release.
 
         Raises:
@@ -143,17 +147,23 @@ class Owner:
             capsule=capsule_id,
             manifest_sha256=sha256_hex(payload),
             policy=policy,
-            budget=_budget(uses, not_after),
+            budget=_budget(uses, not_after, amounts),
             co_owners=tuple(co_owners),
             **self._signed(),
         )
         return self._command(command, data_key, envelope)
 
     def set_policy(
-        self, capsule_id: str, policy: str, *, uses: int | None = None, not_after: datetime | None = None
+        self,
+        capsule_id: str,
+        policy: str,
+        *,
+        uses: int | None = None,
+        not_after: datetime | None = None,
+        amounts: Amounts | None = None,
     ) -> int:
-        """Replace this owner's policy and budget; `uses` counts from the first release on. Return the ledger index."""
-        budget = _budget(uses, not_after)
+        """Replace this owner's policy and budget, which count from the first release on. Return the ledger index."""
+        budget = _budget(uses, not_after, amounts)
         return self._command(SetPolicy(capsule=capsule_id, policy=policy, budget=budget, **self._signed()))
 
     def revoke(self, capsule_id: str | None = None) -> int:
@@ -235,5 +245,5 @@ def proven(logged: LoggedEntry, checkpoint: Checkpoint) -> bytes:
     return logged.entry
 
 
-def _budget(uses: int | None, not_after: datetime | None) -> Budget:
-    return Budget(uses=uses, not_after_s=int(not_after.timestamp()) if not_after else None)
+def _budget(uses: int | None, not_after: datetime | None, amounts: Amounts | None) -> Budget:
+    return Budget(uses, int(not_after.timestamp()) if not_after else None, amounts or UNSET)

@@ -1,0 +1,94 @@
+"""The library of policies: readable Cedar with a few values to fill in, each with a plain explanation.
+
+The texts are `templates/NAME.cedar`; their first lines, comments, are the explanation. `<value>` stands for a word, a
+digest, a date or a number, or a list of words.
+
+Invariants:
+
+- A value is data: quotes, brackets and line ends can't get into a policy by it.
+
+Example:
+    >>> template("evaluation-aggregate", workload="evaluate", mrtd="00ff", min_group=20, until="2027-01-01")
+    '// ...'
+    >>> compose(first, second)  # what the first or the second permits, as far as neither forbids it
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from mitai.errors import BrokerError
+
+TEMPLATES = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in sorted(Path(__file__).with_name("templates").glob("*.cedar"))
+}
+LISTS = frozenset({"columns", "owners", "tees", "tcb_statuses", "workloads"})
+_PLACE = re.compile(r"<([a-z_]+)>")
+_SAFE_VALUE = re.compile(r"[A-Za-z0-9._:/ +-]{1,256}")
+_NUMBERS = frozenset(
+    {
+        "uses",
+        "epochs",
+        "steps",
+        "epsilon_micros",
+        "delta_nanos",
+        "rows",
+        "min_group",
+        "version",
+        "tcb_evaluation_number",
+    }
+)
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,15}")
+
+
+def template(name: str, **values: str | int | Iterable[str]) -> str:
+    """Fill in one of `TEMPLATES`; values are plain words, digests, dates, numbers, and lists of words.
+
+    Raises:
+        BrokerError: There is no such template, or a value is missing, unknown, or does not fit.
+    """
+    if name not in TEMPLATES:
+        raise BrokerError("broker.template-unknown", f"there is no policy template {name!r}: {', '.join(TEMPLATES)}")
+    missing = sorted(set(places(name)) - set(values))
+    if missing:
+        raise BrokerError("broker.template-value", f"the template {name!r} also needs {', '.join(missing)}")
+    return _PLACE.sub(lambda place: _written(place[1], values[place[1]]), TEMPLATES[name])
+
+
+def places(name: str) -> tuple[str, ...]:
+    """Return the names of the values that a template needs, in their order."""
+    return tuple(dict.fromkeys(_PLACE.findall(TEMPLATES[name])))
+
+
+def explanation(name: str) -> str:
+    """Return a template's explanation."""
+    lines = []
+    for line in TEMPLATES[name].splitlines():
+        if not line.startswith("// "):
+            break
+        lines.append(line.removeprefix("// "))
+    return " ".join(lines)
+
+
+def compose(*policies: str) -> str:
+    """Return one policy of several: what any permits, as far as none forbids it."""
+    return "\n".join(policy.rstrip("\n") + "\n" for policy in policies)
+
+
+def _written(key: str, value: str | int | Iterable[str]) -> str:
+    if key in LISTS:
+        words = [value] if isinstance(value, str | int) else list(value)
+        return "[" + ", ".join(f'"{_checked(key, word)}"' for word in words) + "]"
+    if not isinstance(value, str | int):
+        raise BrokerError("broker.template-value", f"the value of {key!r} is one word, not a list")
+    return _checked(key, value)
+
+
+def _checked(key: str, value: str | int) -> str:
+    text = str(value)
+    if not (_NUMBER if key in _NUMBERS else _SAFE_VALUE).fullmatch(text):
+        raise BrokerError("broker.template-value", f"the value of {key!r} does not fit into a policy template")
+    return text
