@@ -89,6 +89,13 @@ describe.skipIf(!available)("a live broker (needs the Python package in .venv)",
     expect(await refused(owner.setPolicy(broker.told.foreign, text, UNLIMITED))).toBe("broker.capsule-unknown");
   });
 
+  it("shows terms beyond all dates and exact numbers: another owner's could keep one from revoking", async () => {
+    const { model } = broker.told;
+    const budget = { uses: 2 ** 53, not_after_s: 2 ** 53 };
+    await owner.setPolicy(model, "permit(principal, action, resource);", budget);
+    expect((await owner.capsule(model)).grants[0]).toMatchObject({ budget, revoked: false });
+  });
+
   it("publishes a ledger that is read, proven, and remembered", async () => {
     await broker.order("quiet");
     const ledger = await backend.ledger();

@@ -35,6 +35,28 @@ describe("what an owner signs", () => {
   });
 });
 
+describe("limits", () => {
+  it.each([Number.NaN, Number.POSITIVE_INFINITY, -1, 0.5, 2 ** 53 + 2])(
+    "%s is never signed as no limit",
+    async (limit) => {
+      const identity = await Identity.open(vectors.identity_pem);
+      const none = { uses: null, not_after_s: null };
+      for (const budget of [
+        { ...none, uses: limit },
+        { ...none, not_after_s: limit },
+      ]) {
+        const order = {
+          type: "set-policy",
+          capsule: "c",
+          policy: "permit(principal, action, resource);",
+          budget,
+        } as const;
+        await expect(commandRequest(identity, order, addressed)).rejects.toMatchObject({ code: "broker.malformed" });
+      }
+    },
+  );
+});
+
 describe("key files", () => {
   it("takes the line ends of other systems", async () => {
     const file = `\r\n${vectors.identity_pem.replaceAll("\n", "\r\n")}\r\n`;

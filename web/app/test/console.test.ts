@@ -5,8 +5,9 @@ import { beforeAll, describe, expect, it, vi } from "vitest";
 import { connect } from "../src/console/live.ts";
 import { BROKER, type Capsule, type Entry, type Grant, type Machine } from "../src/console/model.ts";
 import { ConsoleState } from "../src/console/state.ts";
-import { blockOf, left, localTime } from "../src/console/terms.ts";
+import { blockOf, left, localTime, momentOf } from "../src/console/terms.ts";
 import { timeline, usageOf } from "../src/console/usage.ts";
+import { moment } from "../src/i18n.ts";
 import { type Offer, type Pin, policyOf } from "../src/pinning.ts";
 import { FakeBackend, NOW } from "./fake/platform.ts";
 import vectors from "./vectors/owner.json";
@@ -98,6 +99,15 @@ describe("terms", () => {
 
   it("keep a moment through the field for local time", () => {
     expect(new Date(localTime(NOW))).toEqual(NOW);
+    expect(localTime(momentOf(2 ** 53))).toBe("9999-12-31T23:59:59"); // the last that a field takes
+  });
+
+  it("are moments that can be shown, whatever another owner set", () => {
+    expect(momentOf(now)).toEqual(NOW);
+    for (const time of [8.64e12, 8.64e12 + 1, 2 ** 53, 2 ** 64]) {
+      expect(moment(momentOf(time))).toContain("275760");
+      expect(left(momentOf(time), NOW)).toMatch(/days$/);
+    }
   });
 });
 

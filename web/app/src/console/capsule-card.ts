@@ -4,10 +4,11 @@ import { customElement, property, state } from "lit/decorators.js";
 import { failureCard } from "../components/failure.ts";
 import { icons, toast } from "../design/index.ts";
 import { moment, number, strings } from "../i18n.ts";
+import { printable } from "../printable.ts";
 import type { Capsule, Entry, Grant, Owner } from "./model.ts";
 import { digest, Page, waiting } from "./page.ts";
 import { type Found, found } from "./state.ts";
-import { blockOf, left } from "./terms.ts";
+import { blockOf, left, momentOf } from "./terms.ts";
 import "./entry-list.ts";
 import "./set-policy-dialog.ts";
 import "./revoke-dialog.ts";
@@ -118,7 +119,7 @@ export class CapsuleCard extends Page {
   private get name(): string {
     const entries = this.decisions.kind === "found" ? this.decisions.value : [];
     const registered = entries.find(({ type }) => type === "capsule-registered");
-    return registered ? String(registered.fields.name) : "";
+    return registered ? printable(String(registered.fields.name)) : "";
   }
 
   private found(capsule: Capsule): TemplateResult {
@@ -131,7 +132,7 @@ export class CapsuleCard extends Page {
         <dt>${t("owners")}</dt>
         <dd><ul>${capsule.grants.map((grant) => html`<li>${this.grant(grant)}</li>`)}</ul></dd>
       </dl>
-      ${own?.policy ? html`<details><summary>${t("yours")}</summary><pre tabindex="0">${own.policy}</pre></details>` : nothing}
+      ${own?.policy ? html`<details><summary>${t("yours")}</summary><pre tabindex="0">${printable(own.policy)}</pre></details>` : nothing}
       ${this.log()}
       ${own && !own.revoked && !this.silenced ? this.actions(capsule, own) : nothing}`;
   }
@@ -144,7 +145,7 @@ export class CapsuleCard extends Page {
       budget.uses === null
         ? t("unlimited", { used: number(uses) })
         : t("uses", { used: number(uses), all: number(budget.uses) });
-    const end = budget.not_after_s === null ? undefined : new Date(budget.not_after_s * 1000);
+    const end = budget.not_after_s === null ? undefined : momentOf(budget.not_after_s);
     const until = end ? t("until", { at: moment(end), left: left(end, new Date()) ?? t("over") }) : t("endless");
     return html`${who}
       <div>${t("version", { n: number(version) })} ${digest(policySha256, t("digest"))}</div>

@@ -6,6 +6,7 @@ import { failureCard } from "../components/failure.ts";
 import type { Failure } from "../conversations.ts";
 import { icons } from "../design/index.ts";
 import { number, strings } from "../i18n.ts";
+import { printable } from "../printable.ts";
 import { failureOf } from "../state.ts";
 import type { Owner, Party } from "./model.ts";
 import { digest, Page, waiting } from "./page.ts";
@@ -120,7 +121,7 @@ export class Capsules extends Page {
   }
 
   private opened(owner: Owner): TemplateResult {
-    const name = this.party.kind === "found" ? this.party.value.name : "";
+    const name = this.party.kind === "found" ? printable(this.party.value.name) : "";
     return html`<div class="row wrap card">
         <span class="grow">${t("you")} <b>${name}</b> ${digest(owner.keyId, t("identity"))}</span>
         <button class="tiny" @click=${() => this.state.close()}>${t("close")}</button>

@@ -5,6 +5,7 @@ import { repeat } from "lit/directives/repeat.js";
 import { failureCard } from "../components/failure.ts";
 import { icons, View } from "../design/index.ts";
 import { moment, number, strings } from "../i18n.ts";
+import { printable } from "../printable.ts";
 import type { Entry, Inclusion } from "./model.ts";
 import { digest, Page } from "./page.ts";
 import { type Found, found } from "./state.ts";
@@ -157,7 +158,7 @@ export class EntryList extends View {
       ${this.prove ? this.proof(entry.index, this.prove) : nothing}
       <details>
         <summary class="small">${t("raw")}</summary>
-        <pre>${new TextDecoder().decode(entry.bytes)}</pre>
+        <pre>${printable(new TextDecoder().decode(entry.bytes))}</pre>
       </details>
     </div>`;
   }
@@ -194,7 +195,7 @@ export function title({ type, fields }: Entry): string {
 function gist({ fields }: Entry): string {
   const { code, name, subject, state, capsule, capsules, exchange } = fields;
   const value = code ?? name ?? subject ?? state ?? capsule ?? capsules ?? exchange ?? "";
-  return Array.isArray(value) ? value.join(", ") : String(value);
+  return printable(Array.isArray(value) ? value.join(", ") : String(value));
 }
 
 function shown(value: unknown): unknown {
@@ -202,7 +203,7 @@ function shown(value: unknown): unknown {
     return html`<span class="muted">${t("none")}</span>`;
   if (typeof value === "boolean") return value ? t("yes") : t("no");
   if (Array.isArray(value)) return value.map((one: unknown) => html`<div>${shown(one)}</div>`);
-  const text = String(value);
+  const text = printable(String(value));
   return /^[0-9a-f]{32,}$/.test(text) ? digest(text, t("value")) : text;
 }
 

@@ -21,6 +21,7 @@ import {
 } from "@mitai/verify";
 import { entryOf } from "./entries.ts";
 import type { Entry, Head, Inclusion, Ledger } from "./model.ts";
+import { momentOf } from "./terms.ts";
 
 const BUNDLE = 256; // entries
 const COSIGNED_WITHIN_MS = 3000; // a checkpoint is cosigned a moment after it is published
@@ -47,7 +48,7 @@ export async function openLedger(claim: Claim, fetch: FetchResource, store: Chec
     note: text(note),
     cosignatures: checkpoint.cosignatures.map(({ witness, timeS }) => ({
       witness,
-      at: new Date(Number(timeS) * 1000),
+      at: momentOf(Number(timeS)),
     })),
     witnesses: claim.witnesses,
     before: known && { size: Number(known.size), proof: await extend(reader, known) },

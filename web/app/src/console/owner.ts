@@ -24,14 +24,15 @@ import {
 import * as json from "@mitai/verify/json";
 import { entryOf } from "./entries.ts";
 import type { Capsule, Entry, Owner, Party } from "./model.ts";
-import { audience, type Budget, commandRequest, type Identity, type Order, queryHeader } from "./signing.ts";
+import { audience, type Budget, commandRequest, type Identity, MAX_COUNT, type Order, queryHeader } from "./signing.ts";
+import { momentOf } from "./terms.ts";
 
 const MAX_ANSWER_BYTES = 16 << 20;
 const PAGE_SIZE = 100; // capsules, docs/spec/broker.md
 
 const digest = json.pattern(/^[0-9a-f]{64}$/);
 const capsuleId = json.pattern(/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/);
-const count = json.integer(0);
+const count = json.integer(0, MAX_COUNT);
 const head = { v: json.optional(json.integer(1, 1), 1) };
 const party = json.struct({
   ...head,
@@ -100,7 +101,7 @@ export class BrokerOwner implements Owner {
       id,
       owner: view.owner,
       manifestSha256: view.manifestSha256,
-      registered: new Date(view.registeredS * 1000),
+      registered: momentOf(view.registeredS),
       grants: await Promise.all(grants),
     };
   }

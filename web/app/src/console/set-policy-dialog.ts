@@ -5,10 +5,12 @@ import { failureCard } from "../components/failure.ts";
 import type { Failure } from "../conversations.ts";
 import { View } from "../design/index.ts";
 import { strings } from "../i18n.ts";
+import { unseen } from "../printable.ts";
 import { failureOf } from "../state.ts";
 import type { Capsule, Grant, Owner } from "./model.ts";
 import { Page } from "./page.ts";
-import { localTime } from "./terms.ts";
+import { MAX_COUNT } from "./signing.ts";
+import { LATEST, localTime, momentOf } from "./terms.ts";
 
 const t = strings({
   en: {
@@ -18,6 +20,7 @@ const t = strings({
     uses: "Uses, counted from the first release on; empty: any number",
     until: "Until; empty: no end",
     used: "{n} used so far",
+    unseen: "This text holds characters that can't be seen ({which}): it may do something else than it seems to say.",
     cancel: "Cancel",
     send: "Sign and set",
   },
@@ -28,6 +31,7 @@ const t = strings({
     uses: "使用次数，从第一次放出密钥算起；留空：不限",
     until: "期限；留空：无期限",
     used: "已用 {n} 次",
+    unseen: "文本中有看不见的字符（{which}）：它的实际含义可能与看上去不同。",
     cancel: "取消",
     send: "签名并设置",
   },
@@ -44,23 +48,27 @@ export class SetPolicyDialog extends View {
   @property({ attribute: false }) accessor grant!: Grant;
   @state() private accessor trouble: Failure | undefined;
   @state() private accessor busy = false;
+  /** What stands in the field once it was changed. */
+  @state() private accessor text: string | undefined;
 
   protected override render() {
     const { policy, budget, uses } = this.grant;
+    const hidden = unseen(this.text ?? policy ?? "");
     return html`<m-dialog wide open heading=${t("heading")} ?firm=${this.busy}>
       <form class="stack" id="policy" @submit=${this.send}>
         <p>${t("about")}</p>
         <label>
           <span>${t("text")}</span>
-          <textarea name="policy" class="mono" rows="12" required maxlength=${MAX_POLICY_CHARACTERS} spellcheck="false" .value=${policy ?? ""}></textarea>
+          <textarea name="policy" class="mono" rows="12" required maxlength=${MAX_POLICY_CHARACTERS} spellcheck="false" .value=${policy ?? ""} @input=${this.look}></textarea>
         </label>
+        ${hidden.length > 0 ? html`<p class="note warn" role="status">${t("unseen", { which: hidden.join(", ") })}</p>` : nothing}
         <label>
           <span>${t("uses")} (${t("used", { n: uses })})</span>
-          <input name="uses" type="number" min="0" step="1" .value=${String(budget.uses ?? "")} />
+          <input name="uses" type="number" min="0" max=${MAX_COUNT} step="1" .value=${String(budget.uses ?? "")} />
         </label>
         <label>
           <span>${t("until")}</span>
-          <input name="until" type="datetime-local" step="1" .value=${budget.not_after_s === null ? "" : localTime(new Date(budget.not_after_s * 1000))} />
+          <input name="until" type="datetime-local" step="1" max=${LATEST} .value=${budget.not_after_s === null ? "" : localTime(momentOf(budget.not_after_s))} />
         </label>
         ${this.trouble ? failureCard(this.trouble, "") : nothing}
         <div class="row end">
@@ -69,6 +77,10 @@ export class SetPolicyDialog extends View {
         </div>
       </form>
     </m-dialog>`;
+  }
+
+  private look(event: Event): void {
+    if (event.target instanceof HTMLTextAreaElement) this.text = event.target.value;
   }
 
   private async send(event: SubmitEvent): Promise<void> {

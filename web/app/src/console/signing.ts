@@ -23,6 +23,9 @@ import {
 export const COMMAND_TYPE = "application/vnd.mitai.command+json";
 export const QUERY_TYPE = "application/vnd.mitai.query+json";
 
+/** The largest count of the protocol, which a `number` still holds exactly. */
+export const MAX_COUNT = 2 ** 53;
+
 const AUDIENCE_LABEL = utf8("mitai broker audience v1\0");
 const MAX_KEY_FILE_CHARACTERS = 4096;
 const PEM = /^\s*-----BEGIN PRIVATE KEY-----([A-Za-z0-9+/=\s]+)-----END PRIVATE KEY-----\s*$/;
@@ -103,11 +106,18 @@ export async function commandRequest(
   addressed: { readonly broker: string; readonly sequence: number; readonly timeS: number },
 ): Promise<Bytes> {
   const { type, ...fields } = order;
+  if (order.type === "set-policy" && !Object.values(order.budget).every(isLimit))
+    throw new MitaiError("broker.malformed", `a limit is a whole number up to ${MAX_COUNT}`);
   const { broker, sequence, timeS } = addressed;
   const signed = { type, broker, party: identity.keyId, sequence, time_s: timeS, ...fields, v: 1 };
   const command = await identity.sign(utf8(JSON.stringify(signed)), COMMAND_TYPE);
   const request = { public_key: base64(identity.publicKey), command, data_key: null, manifest: null, v: 1 };
   return utf8(JSON.stringify(request));
+}
+
+/** What JSON can hold; anything else would be signed as `null`, which is no limit at all. */
+function isLimit(limit: number | null): boolean {
+  return limit === null || (Number.isInteger(limit) && limit >= 0 && limit <= MAX_COUNT);
 }
 
 /** The header `mitai-query` for one path and query string. */

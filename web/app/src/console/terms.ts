@@ -31,7 +31,16 @@ export function left(end: Date, now: Date): string | undefined {
   return format.format(Math.floor(time / length), unit);
 }
 
+/** A moment that others wrote, in seconds; what is later than every date of JavaScript is the last of them. */
+export function momentOf(timeS: number): Date {
+  return new Date(Math.min(timeS * 1000, 8.64e15));
+}
+
+/** The last moment that a field for local time takes. */
+export const LATEST = "9999-12-31T23:59:59";
+
 /** A moment as a field for local time has it. */
 export function localTime(moment: Date): string {
-  return new Date(moment.getTime() - moment.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
+  const local = moment.getTime() - moment.getTimezoneOffset() * 60_000;
+  return new Date(Math.min(local, Date.parse(`${LATEST}Z`))).toISOString().slice(0, 19);
 }
