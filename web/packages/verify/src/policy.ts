@@ -235,18 +235,25 @@ function policyOf(decoded: Rules): Policy {
 function fromToml(text: string): Json {
   if (text.startsWith("\ufeff")) throw new RangeError("a policy begins with a byte order mark");
   try {
-    return json(parse(text, { integersAsBigInt: true }));
+    const unix = text.replaceAll("\r\n", "\n"); // as Python reads it: also inside of texts
+    return json(parse(unix, { integersAsBigInt: true }), unix);
   } catch (error) {
     throw new RangeError(error instanceof Error ? error.message.split("\n")[0] : "not TOML"); // or nested too deeply
   }
 }
 
-function json(value: unknown): Json {
-  if (Array.isArray(value)) return value.map(json);
-  if (typeof value === "object" && value !== null && !(value instanceof Date)) {
-    return new JsonObject(Object.entries(value).map(([name, member]) => [name, json(member)]));
+function json(value: unknown, source: string): Json {
+  if (Array.isArray(value)) return value.map((item) => json(item, source));
+  if (value instanceof Date) {
+    // The parser moves 30 February to March, and needs no seconds: the time must be there as it is read.
+    const [date, time] = [value.toISOString().slice(0, 10), value.toISOString().slice(11, 19)];
+    if (!["T", "t", " "].some((between) => source.includes(date + between + time))) throw new RangeError("not a time");
+    return value;
   }
-  if (["string", "bigint", "number", "boolean"].includes(typeof value) || value instanceof Date) return value as Json;
+  if (typeof value === "object" && value !== null) {
+    return new JsonObject(Object.entries(value).map(([name, member]) => [name, json(member, source)]));
+  }
+  if (["string", "bigint", "number", "boolean"].includes(typeof value)) return value as Json;
   throw new RangeError("not TOML");
 }
 

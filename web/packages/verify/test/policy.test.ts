@@ -55,6 +55,20 @@ describe("a policy", () => {
     expect(await ascending?.sha256()).toBe(await descending?.sha256());
   });
 
+  test("with a time that is in no calendar is refused", () => {
+    const release = `[[releases]]\nworkload="serve"\nkey="${"ab".repeat(32)}"\nnot_before=`;
+    expect(Policy.fromToml(`${release}2024-02-29t23:59:59.5+05:30`).releases).toHaveLength(1);
+    for (const time of ["2026-02-30T00:00:00Z", "2026-02-29 00:00:00Z", "2026-01-01T00:00Z", "2026-01-01"]) {
+      expect(() => Policy.fromToml(release + time)).toThrow(MitaiError);
+    }
+  });
+
+  test("is the same with line ends of another system", async () => {
+    const written = "[snp]\ncsp_ids = ['''a\nb''']\n";
+    const other = Policy.fromToml(written.replaceAll("\n", "\r\n"));
+    expect(await other.sha256()).toBe(await Policy.fromToml(written).sha256());
+  });
+
   test("that is too large or too deep is refused", () => {
     expect(() => Policy.fromToml(" ".repeat((1 << 20) + 1))).toThrow(MitaiError);
     expect(() => Policy.fromToml(`x=${"[".repeat(100_000)}`)).toThrow(MitaiError);
