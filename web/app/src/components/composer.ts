@@ -49,6 +49,11 @@ export class ChatComposer extends View {
         font-size: max(1rem, var(--medium));
         overflow-y: auto;
       }
+      textarea::placeholder {
+        white-space: nowrap;
+        overflow: hidden;
+        text-overflow: ellipsis;
+      }
       textarea:focus-visible {
         outline: none;
       }

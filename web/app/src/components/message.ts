@@ -33,6 +33,10 @@ export class ChatMessage extends View {
       }
       .files {
         justify-content: flex-end;
+        max-width: 100%;
+      }
+      .files .tag {
+        max-width: 100%;
       }
       .actions {
         color: var(--muted);
@@ -79,7 +83,7 @@ export class ChatMessage extends View {
       ${
         message.files.length > 0
           ? html`<div class="row wrap files">
-            ${message.files.map((file) => html`<span class="tag">${icons.file}${file.name} · ${size(new Blob([file.text]).size)}</span>`)}
+            ${message.files.map((file) => html`<span class="tag">${icons.file}<span class="clip">${file.name}</span> ${size(new Blob([file.text]).size)}</span>`)}
           </div>`
           : nothing
       }

@@ -1,4 +1,4 @@
-/** `toast("Copied")`: a short message at the page's lower edge. Failures stay until they are closed. */
+/** `toast("Copied")`: a short message below the page's header, where nobody types. Failures stay until they are closed. */
 import { css, html } from "lit";
 import { customElement, state } from "lit/decorators.js";
 import { repeat } from "lit/directives/repeat.js";
@@ -22,7 +22,7 @@ export class Toasts extends View {
     css`
       :host {
         position: fixed;
-        inset: auto 0 8.5rem;
+        inset: 5.5rem 0 auto;
         z-index: 10;
         display: grid;
         justify-items: center;

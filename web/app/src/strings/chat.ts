@@ -53,7 +53,7 @@ export const t = strings({
     message: "Message",
     placeholder: "Ask anything",
     placeholderWaiting: "One moment…",
-    placeholderShut: "Nothing can be sent until the machine is verified",
+    placeholderShut: "Nothing is sent before verification",
     send: "Send",
     stop: "Stop",
     attach: "Attach text files",
