@@ -2,13 +2,15 @@
  * `<policy-dialog>`: the user's decision for a policy. Shows digest and plain summary, and whose word it is. Tells
  * `choose-policy` with policy and source, `keep-pinned`, `pick-policy-file`; `m-close` leaves everything undecided.
  */
-import { MitaiError, Policy as Rules } from "@mitai/verify";
+import { MitaiError, type ReferenceValues, Policy as Rules } from "@mitai/verify";
 import { css, html, nothing } from "lit";
 import { customElement, property } from "lit/decorators.js";
 import "../design/copy.ts";
 import "../design/dialog.ts";
 import { icons, View } from "../design/index.ts";
 import type { Policy, Standing } from "../pinning.ts";
+import { openRegisters, otherRules } from "../policy-rules.ts";
+import { printable } from "../printable.ts";
 import { t, type Word } from "../strings/chat.ts";
 
 const WORDS: Readonly<Record<Exclude<Standing["kind"], "use">, readonly [title: Word, text: Word]>> = {
@@ -22,6 +24,9 @@ const WORDS: Readonly<Record<Exclude<Standing["kind"], "use">, readonly [title: 
 export const summaryStyles = css`
   .accepted ul {
     padding-inline-start: 1.1em;
+  }
+  .accepted code {
+    overflow-wrap: anywhere;
   }
   .accepted li::marker {
     color: var(--muted);
@@ -106,7 +111,8 @@ export function summary(policy: Policy) {
   if (!rules) return html`<p class="note bad">${reason(policy)}</p>`;
   const { workloads, releases, allowSimulation, simRoots, claims, tcb } = rules;
   const simulated = allowSimulation && simRoots.length > 0;
-  const names = [...new Set(workloads.map(({ name, tee }) => `${name} (${tee.toUpperCase()})`))];
+  const names = [...new Set(workloads.map(accepting))];
+  const others = otherRules(rules);
   const publishers = releases.map(({ workload, key, sigstore }) =>
     t("publisher", {
       workload,
@@ -118,11 +124,23 @@ export function summary(policy: Policy) {
     <div class="small accepted">
       <span class="muted">${t("accepts")}</span>
       <ul>
-        ${accepted.length > 0 ? accepted.map((item) => html`<li>${item}</li>`) : html`<li>${t("acceptsNothing")}</li>`}
+        ${accepted.length > 0 ? accepted.map((item) => html`<li>${printable(item)}</li>`) : html`<li>${t("acceptsNothing")}</li>`}
         <li>${t("acceptsTcb", { statuses: tcb.acceptedStatuses.join(", ") })}</li>
-        <li>${claims.ledgerVkey ? t("acceptsLedger", { ledger: claims.ledgerVkey.split("+", 1)[0] ?? "" }) : t("acceptsNoLedger")}</li>
+        <li>${claims.ledgerVkey ? t("acceptsLedger", { ledger: printable(claims.ledgerVkey.split("+", 1)[0] ?? "") }) : t("acceptsNoLedger")}</li>
       </ul>
+      ${
+        others.length > 0
+          ? html`<p class="note warn">${t("acceptsOther")}</p>
+            <ul>${others.map((rule) => html`<li><code>${printable(rule)}</code></li>`)}</ul>`
+          : nothing
+      }
     </div>`;
+}
+
+function accepting(workload: ReferenceValues): string {
+  const name = `${workload.name} (${workload.tee.toUpperCase()})`;
+  const open = openRegisters(workload);
+  return open.length > 0 ? t("acceptsOpen", { name, registers: open.join(", ") }) : name;
 }
 
 function facts(policy: Policy): Rules | undefined {
