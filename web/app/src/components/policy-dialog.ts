@@ -25,6 +25,9 @@ export const summaryStyles = css`
   .accepted ul {
     padding-inline-start: 1.1em;
   }
+  .accepted .note {
+    margin-block: 0.375rem;
+  }
   .accepted code {
     overflow-wrap: anywhere;
   }
