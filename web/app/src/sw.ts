@@ -29,7 +29,7 @@ const worker = self as unknown as Worker;
 const HERE = new URL("./", worker.location.href);
 const LIST = new URL("page.sha256", HERE).href;
 const PAGES: Readonly<Record<string, string>> = { "": "index.html", console: "console.html" };
-const PREFIX = "mitai-page-";
+const PREFIX = `mitai-page-${HERE.pathname}:`; // other folders of the host may hold other pages
 const MAX_FILES = 100;
 const LINE = /^([0-9a-f]{64}) {2}([A-Za-z0-9._/-]{1,200})$/;
 
@@ -85,9 +85,9 @@ function filesOf(list: string): Map<string, string> {
 async function fill(name: string, files: Map<string, string>): Promise<void> {
   const fetched = [...files].map(async ([path, digest]) => {
     const answer = await fetch(new URL(path, HERE), { cache: "no-cache" });
-    const body = await answer.clone().arrayBuffer();
+    const body = await answer.arrayBuffer();
     if (!answer.ok || (await sha256(body)) !== digest) throw new Error(`${path} is not what the list says`);
-    return [path, answer] as const;
+    return [path, new Response(body, { headers: answer.headers })] as const; // browsers open none that was redirected
   });
   const whole = await Promise.all(fetched);
   const cache = await caches.open(name);
