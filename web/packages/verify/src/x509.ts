@@ -37,7 +37,9 @@ export const COMMON_NAME = "2.5.4.3";
 export const ORGANIZATION_NAME = "2.5.4.10";
 export const KEY_USAGE = "2.5.29.15";
 export const BASIC_CONSTRAINTS = "2.5.29.19";
+const SUBJECT_KEY_IDENTIFIER = "2.5.29.14";
 const CRL_NUMBER = "2.5.29.20";
+const CRL_DISTRIBUTION_POINTS = "2.5.29.31";
 const AUTHORITY_KEY_IDENTIFIER = "2.5.29.35";
 const PEM =
   /-----BEGIN CERTIFICATE-----\r?\n((?:[A-Za-z0-9+/=]{1,76}\r?\n){1,200})-----END CERTIFICATE-----(?:\r?\n)?/y;
@@ -320,6 +322,7 @@ function checkUsable(certificate: Certificate, what: string, now: Date, profile:
     throw new MitaiError(code, `${quoted(certificate)} has an extension twice`);
   }
   readRole(certificate, code);
+  refusing(code, "a certificate has malformed extensions", () => certificate.extensions.forEach(checkExtension));
   if (certificate.extensions.some(({ critical, oid }) => critical && !profile.critical.includes(oid))) {
     throw new MitaiError(code, `${quoted(certificate)} has an unknown critical extension`);
   }
@@ -434,12 +437,17 @@ function readList(der: Bytes) {
   const extensions = body.has(tagged(0)) ? readExtensions(body.inside(tagged(0))) : [];
   body.end();
   if (new Set(extensions.map(({ oid }) => oid)).size !== extensions.length) throw new RangeError("twice");
-  extensions.forEach(checkListExtension);
+  extensions.forEach(checkExtension);
   return { signed, algorithm, signature, issuer, notBefore, notAfter, serials, extensions };
 }
 
-/** Throw `RangeError` unless the list's number and its issuer's key identifier (RFC 5280, 5.2.3 and 4.2.1.1) are read. */
-function checkListExtension({ oid, value }: Extension): void {
+/**
+ * Throw `RangeError` when a key identifier, distribution points or a list's number (RFC 5280, sections 4.2.1.1, 4.2.1.2,
+ * 4.2.1.13 and 5.2.3) are malformed. Nothing is taken from them.
+ */
+function checkExtension({ oid, value }: Extension): void {
+  if (oid === SUBJECT_KEY_IDENTIFIER) Der.only(value, OCTET_STRING);
+  if (oid === CRL_DISTRIBUTION_POINTS) for (const points = Der.only(value); points.has(); ) points.inside();
   if (oid === CRL_NUMBER) {
     const number = new Der(value);
     if ((number.integer()[0] ?? 0) >= 0x80) throw new RangeError("a negative number");

@@ -332,6 +332,11 @@ describe("a chain", () => {
     ],
     ["extension twice", () => [{ leaf: { extensions: [...lab.roles(), ...lab.roles()] } }], CODE],
     ["malformed basicConstraints", () => [{ leaf: { extensions: [lab.extension("2.5.29.19", utf8("x"))] } }], CODE],
+    ...["2.5.29.14", "2.5.29.31", "2.5.29.35"].map((oid): [string, () => Parameters<typeof why>, string] => [
+      `malformed ${oid}`,
+      () => [{ leaf: { extensions: [lab.extension(oid, concat(lab.sequence(), lab.TRUE))] } }],
+      CODE,
+    ]),
     [
       "basicConstraints with more",
       () => [
