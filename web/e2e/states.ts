@@ -8,7 +8,6 @@ import { Host } from "./host.ts";
 
 const PASSPHRASE = "a long enough passphrase";
 const LONG = `${"How do I know who reads what I write? ".repeat(3)}\n\nAnd_${"a_very_long_word_".repeat(4)}`;
-const SHOP = "http://shop.localhost";
 
 /** Looks at a state, by its name; `sizes` are those at which it exists. */
 export type Look = (page: Page, name: string, only?: "phone" | "desktop") => Promise<void>;
@@ -21,7 +20,7 @@ export async function walk(browser: Browser, locale: string, colorScheme: "light
     await chat(await visit(browser, `${host.url}/`, { context }), host, look);
     host.tricks = [];
     await console_(await visit(browser, `${host.url}/console.html`, { context }), look);
-    await badge(context, locale, look);
+    await badge(`${host.url}/shop`, context, locale, look);
   } finally {
     await context.close();
     await host.close();
@@ -173,21 +172,21 @@ async function console_({ page }: Visit, look: Look): Promise<void> {
   await look(page, "console-usage");
 }
 
-async function badge(context: Visit["context"], locale: string, look: Look): Promise<void> {
+async function badge(shop: string, context: Visit["context"], locale: string, look: Look): Promise<void> {
   const { url, policySha256 } = inject("platform");
   const script = readFileSync(join(import.meta.dirname, "../../src/mitai/web/page/badge.js"), "utf8");
-  await context.route(`${SHOP}/*`, (route) =>
+  await context.route(`${shop}/*`, (route) =>
     route.request().url().endsWith("/badge.js")
       ? route.fulfill({ contentType: "text/javascript", body: script })
       : route.fulfill({
           contentType: "text/html",
           body: `<!doctype html><html lang="${locale}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-            <meta name="color-scheme" content="light dark"><title>Shop</title><script type="module" src="/badge.js"></script><main><h1>Shop</h1>
+            <meta name="color-scheme" content="light dark"><title>Shop</title><script type="module" src="badge.js"></script><main><h1>Shop</h1>
             <mitai-badge server="${url}" policy-sha256="${policySha256}"></mitai-badge></main>`,
         }),
   );
   const page = await context.newPage();
-  await page.goto(`${SHOP}/`);
+  await page.goto(`${shop}/`);
   await page.waitForFunction(
     () => !["checking", undefined].includes(Object(document.querySelector("mitai-badge")).verdict),
   );

@@ -68,8 +68,8 @@ export class ChatComposer extends View {
         max-width: 100%;
       }
       .tag button {
-        min-height: 1.5rem;
-        width: 1.5rem;
+        min-height: 1.625rem;
+        width: 1.625rem;
         color: inherit;
       }
       .hint {

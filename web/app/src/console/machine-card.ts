@@ -100,6 +100,10 @@ export class MachineCard extends View {
         gap: var(--gap);
         grid-template-columns: minmax(0, 1fr);
       }
+      .waiting {
+        min-height: 36rem; /* about what it becomes: nothing below jumps */
+        align-content: start;
+      }
       .head {
         min-height: 1.75rem;
       }
@@ -127,7 +131,7 @@ export class MachineCard extends View {
 
   protected override render() {
     const title = this.name === BROKER ? t("broker") : t("replica", { name: this.name });
-    return html`<section class="card" aria-label=${title}>
+    return html`<section class="card ${this.machine.kind}" aria-label=${title}>
       <div class="row wrap head">
         <h3 class="grow">${title}</h3>
         ${this.verdict()}
