@@ -6,8 +6,10 @@ the host's offer. All of that is public or sealed and none of it needs cookies, 
 Invariants:
 
 - `/control` and `/objects` are never opened to other sites, nor are methods beyond GET and POST.
-- What a replica says about other sites is dropped: this is the gateway's word alone.
-- No answer is run as a script or style because of how it looks (`nosniff`), and none of an object is a document.
+- What a replica or the broker says about other sites, or about the page's host, is dropped: this is the gateway's word
+  alone (`guests`).
+- No answer is run as a script or style because of how it looks (`nosniff`), and nothing but the page's own files can be
+  a document with a script: objects, replicas and broker share the page's origin, and with it what the browser keeps.
 """
 
 from __future__ import annotations
@@ -26,6 +28,11 @@ _OPEN = {
 }
 _OPEN_BELOW = "/broker/ledger/"
 _METHODS = {"GET", "HEAD", "POST"}
+_NO_PAGE = "default-src 'none'; sandbox"  # a Content-Security-Policy
+_OF_HOST = (
+    *(b"access-control-", b"clear-site-data", b"content-security-policy", b"refresh", b"service-worker-allowed"),
+    b"set-cookie",
+)
 _PREFLIGHT = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": "GET, POST",
@@ -59,7 +66,13 @@ class BrowserRules:
                     headers["access-control-allow-origin"] = "*"
                     headers["access-control-expose-headers"] = "mitai-replica"
                 if path.startswith("/objects/"):
-                    headers["content-security-policy"] = "default-src 'none'; sandbox"
+                    headers["content-security-policy"] = _NO_PAGE
             await send(message)
 
         await self._app(scope, receive, told)
+
+
+def guests(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return what of a replica's or the broker's headers goes out beside the page."""
+    kept = [(name.lower(), value) for name, value in headers if not name.lower().startswith(_OF_HOST)]
+    return [*kept, (b"content-security-policy", _NO_PAGE.encode())]

@@ -48,7 +48,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from mitai.errors import FleetError, MitaiError
-from mitai.fleet.cors import BrowserRules
+from mitai.fleet.cors import BrowserRules, guests
 from mitai.problem import problem
 from mitai.process import log_to_stderr
 from mitai.web.page import Page, installed_page
@@ -258,11 +258,8 @@ class Gateway:
             except httpx2.HTTPError as error:
                 return problem(502, "fleet.replica-failed", f"{name} did not answer: {type(error).__name__}")
             response = StreamingResponse(_relay(answer, exchange), answer.status_code)
-            response.raw_headers = [
-                (key.lower(), value)
-                for key, value in _forwarded(answer.headers.raw)
-                if key.lower() != b"mitai-replica" and not key.lower().startswith(b"access-control-")
-            ]
+            told = guests(_forwarded(answer.headers.raw))
+            response.raw_headers = [(key, value) for key, value in told if key != b"mitai-replica"]
             response.raw_headers.append((b"mitai-replica", name.encode()))
             return response
         if unreachable:

@@ -892,6 +892,20 @@ async def test_what_a_replica_says_of_other_sites_is_dropped(gate):
     assert "access-control-allow-credentials" not in got.headers
 
 
+@pytest.mark.parametrize("path", ["/evil.html", "/ohttp", "/broker/ledger/checkpoint"])
+async def test_what_a_replica_sends_is_no_page_and_says_nothing_about_the_pages_host(gate, path):
+    """It shares the page's origin, and with it what the browser keeps there."""
+    told = [
+        *((b"content-type", b"text/html"), (b"Content-Security-Policy", b"script-src *"), (b"set-cookie", b"a=b")),
+        *((b"Clear-Site-Data", b'"*"'), (b"service-worker-allowed", b"/"), (b"refresh", b"0; url=/evil.html")),
+    ]
+    answer = answers(b"<script>evil()</script>", headers=told)
+    got = await gate({"r1": answer, "broker": answer}).ask("GET", path)
+    assert got.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert not {"set-cookie", "clear-site-data", "service-worker-allowed", "refresh"} & set(got.headers)
+    assert got.headers["content-type"] == "text/html"
+
+
 async def test_no_answer_is_guessed_to_be_a_script(site):
     for path in ("/", "/ohttp", "/objects/c1/o1", "/healthz", "/control/x"):
         assert (await site.ask("GET", path)).headers["x-content-type-options"] == "nosniff"
