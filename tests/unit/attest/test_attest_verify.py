@@ -315,9 +315,10 @@ def test_grace(lab, refused):
         lab.verify(collateral=collateral, policy=replace(lab.policy, tcb=TcbRules(collateral_grace_s=59)))
 
 
-def test_grace_at_the_end_of_the_calendar(lab):
+@pytest.mark.parametrize("grace_s", [60, 10**14, 10**400])
+def test_grace_at_the_end_of_the_calendar(lab, grace_s):
     collateral = lab.resign(tcb={"nextUpdate": "9999-12-31T23:59:59Z"})
-    patient = replace(lab.policy, tcb=TcbRules(collateral_grace_s=60))
+    patient = replace(lab.policy, tcb=TcbRules(collateral_grace_s=grace_s))
     assert lab.verify(collateral=collateral, policy=patient).tcb_status == "UpToDate"
 
 

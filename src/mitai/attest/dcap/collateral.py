@@ -131,13 +131,12 @@ def verify_collateral(
     Raises:
         AttestError: `attest.tcb-info-*`, `attest.qe-identity-*`, `attest.root-crl-*`, `attest.pck-crl-*`.
     """
-    grace = timedelta(seconds=grace_s)
     # TCB info
     tcb_chain = _signing_chain(collateral.tcb_info_issuer_chain, "tcb-info", root_fingerprint, now)
     tcb_bytes = collateral.tcb_info.encode()
     _check_signature(tcb_chain, collateral.tcb_info_signature, tcb_bytes, "tcb-info")
     tcb_info = parse_tcb_info(tcb_bytes)
-    _check_window("tcb-info", tcb_info.issueDate, _later(tcb_info.nextUpdate, grace), now)
+    _check_window("tcb-info", tcb_info.issueDate, _later(tcb_info.nextUpdate, grace_s), now)
     # QE identity
     qe_chain = tcb_chain  # Intel's service sends the same chain with both
     if collateral.qe_identity_issuer_chain != collateral.tcb_info_issuer_chain:
@@ -145,15 +144,15 @@ def verify_collateral(
     qe_bytes = collateral.qe_identity.encode()
     _check_signature(qe_chain, collateral.qe_identity_signature, qe_bytes, "qe-identity")
     qe_identity = parse_qe_identity(qe_bytes)
-    _check_window("qe-identity", qe_identity.issueDate, _later(qe_identity.nextUpdate, grace), now)
+    _check_window("qe-identity", qe_identity.issueDate, _later(qe_identity.nextUpdate, grace_s), now)
     # Revocation lists: the root's own, and that of the CA which issues PCK certificates
     root_crl = verify_crl(collateral.root_ca_crl, tcb_chain[-1], "root-crl")
-    _check_window("root-crl", root_crl.not_before, _later(root_crl.not_after, grace), now)
+    _check_window("root-crl", root_crl.not_before, _later(root_crl.not_after, grace_s), now)
     crl_chain = _chain(collateral.pck_crl_issuer_chain, "pck-crl", root_fingerprint, now)
     if not is_pck_ca(crl_chain[0]):
         raise AttestError("attest.pck-crl-chain-invalid", f"{crl_chain[0].common_name!r} is no PCK CA")
     pck_crl = verify_crl(collateral.pck_crl, crl_chain[0], "pck-crl")
-    _check_window("pck-crl", pck_crl.not_before, _later(pck_crl.not_after, grace), now)
+    _check_window("pck-crl", pck_crl.not_before, _later(pck_crl.not_after, grace_s), now)
     for signer in (tcb_chain[0], qe_chain[0]):
         root_crl.refuse_revoked(signer, "attest.tcb-signing-revoked")
     root_crl.refuse_revoked(crl_chain[0], "attest.intermediate-revoked")
@@ -173,8 +172,8 @@ def verify_collateral(
             *(certificate.not_valid_before_utc for certificate in certificates),
         ),
         not_after=min(
-            *(_later(part.nextUpdate, grace) for part in signed),
-            *(_later(part.not_after, grace) for part in lists),
+            *(_later(part.nextUpdate, grace_s) for part in signed),
+            *(_later(part.not_after, grace_s) for part in lists),
             *(certificate.not_valid_after_utc for certificate in certificates),
         ),
     )
@@ -211,9 +210,9 @@ def _check_signature(chain: tuple[Certificate, ...], signature: bytes, message: 
     verify_signature(chain[0].ec_key, signature, message, f"attest.{what}-signature-invalid", why)
 
 
-def _later(moment: datetime, grace: timedelta) -> datetime:
+def _later(moment: datetime, grace_s: int) -> datetime:
     try:
-        return moment + grace
+        return moment + timedelta(seconds=grace_s)
     except OverflowError:  # the end of the calendar
         return moment
 
