@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { sealedHtml } from "../vite.config.ts";
 
@@ -36,4 +37,18 @@ test.each([
   ["no charset", "<title>x</title>"],
 ])("a page with %s is not built", (_, html) => {
   expect(() => sealedHtml(html, FILES)).toThrow();
+});
+
+test("what is installed is pinned by its digest, from the registry, and runs nothing then", () => {
+  const web = new URL("../../", import.meta.url);
+  const lock: { packages: Record<string, { integrity?: string; resolved?: string; link?: boolean }> } = JSON.parse(
+    readFileSync(new URL("package-lock.json", web), "utf8"),
+  );
+  const installed = Object.entries(lock.packages).filter(([path, { link }]) => path.includes("node_modules/") && !link);
+  expect(installed.length).toBeGreaterThan(50);
+  for (const [path, { integrity, resolved }] of installed) {
+    expect(integrity, path).toMatch(/^sha512-[A-Za-z0-9+/]{86}==$/);
+    expect(resolved ?? "https://registry.npmjs.org/", path).toMatch(/^https:\/\/registry\.npmjs\.org\//);
+  }
+  expect(readFileSync(new URL(".npmrc", web), "utf8")).toMatch(/^ignore-scripts=true$/m);
 });
