@@ -5,6 +5,7 @@
  * - A policy is used only if the SHA-256 of its text is pinned: by the link, by a file that the user chose, or by a yes.
  * - A pinned policy is kept on the device. When the host offers another one later, nothing is verified until the user decides.
  */
+import { get } from "@mitai/client";
 import { type Bytes, MitaiError } from "@mitai/verify";
 import { recall, remember } from "./preferences.ts";
 
@@ -43,6 +44,7 @@ export type Standing =
   | { readonly kind: "none" };
 
 export async function policyOf(toml: string): Promise<Policy> {
+  if (/\p{Surrogate}/u.test(toml)) throw malformed("a policy is UTF-8"); // otherwise two texts would have one digest
   const text = new TextEncoder().encode(toml);
   if (text.length > MAX_POLICY_BYTES) throw malformed("a policy has at most 1 MiB");
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", text));
@@ -84,9 +86,11 @@ export function keepPin(pin: Pin | undefined): void {
 
 /** Read what the host offers, beside the page. */
 export async function fetchOffer(): Promise<Offer> {
-  const answer = await fetch("./mitai.json", { cache: "no-store", credentials: "omit" }).catch(() => undefined);
-  if (!answer?.ok) throw new MitaiError("client.unreachable", "mitai.json, beside this page, can't be read");
-  return readOffer(new Uint8Array(await answer.arrayBuffer()), location.href);
+  const url = new URL("./mitai.json", location.href).href;
+  const { status, body } = await get((request, init) => fetch(request, init), url, MAX_OFFER_BYTES);
+  if (status !== 200) throw new MitaiError("client.unreachable", "mitai.json, beside this page, can't be read");
+  if (!body) throw malformed("mitai.json is too large");
+  return readOffer(body, location.href);
 }
 
 /** Read `mitai.json`; throws `MitaiError` for anything that is not one. `page` is the page's own address. */

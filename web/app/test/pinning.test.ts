@@ -1,7 +1,8 @@
 import { MitaiError, utf8 } from "@mitai/verify";
 import fc from "fast-check";
-import { beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import {
+  fetchOffer,
   keepPin,
   keptPin,
   linkDigest,
@@ -64,11 +65,43 @@ describe("whose policy holds", () => {
   });
 });
 
+describe("fetching what the host offers", () => {
+  const offering = (answer: () => Response) => {
+    vi.stubGlobal("location", { href: PAGE });
+    vi.stubGlobal("fetch", async (url: string) => {
+      expect(url).toBe("https://chat.example/mitai/mitai.json");
+      return answer();
+    });
+    return fetchOffer();
+  };
+  afterEach(() => vi.unstubAllGlobals());
+
+  it("reads what is beside the page", async () => {
+    expect((await offering(() => new Response('{"v":1}'))).gateway).toBe("https://chat.example");
+  });
+
+  it("gives up on what never ends", async () => {
+    const endless = new ReadableStream({ pull: (controller) => controller.enqueue(new Uint8Array(1 << 20)) });
+    await expect(offering(() => new Response(endless))).rejects.toMatchObject({ code: "client.page-malformed" });
+  });
+
+  it("says when there is nothing", async () => {
+    await expect(offering(() => new Response("", { status: 404 }))).rejects.toMatchObject({
+      code: "client.unreachable",
+    });
+  });
+});
+
 describe("the link", () => {
   it("names a digest", () => {
     expect(linkDigest(`#policy=${mine.sha256.toUpperCase()}`)).toBe(mine.sha256);
     expect(linkDigest("#other=1")).toBeUndefined();
     expect(linkDigest("")).toBeUndefined();
+  });
+
+  it("never names two policies by one digest", async () => {
+    await expect(policyOf("# \ud800")).rejects.toMatchObject({ code: "client.page-malformed" });
+    expect((await policyOf("# \ufffd \u{1f600}")).toml).toContain("\ufffd");
   });
 
   it("is not ignored when it is malformed", () => {
