@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fuzz_broker_kbs
 import fuzz_broker_policy
 import fuzz_broker_protocol
 import msgspec
@@ -29,3 +30,8 @@ def test_protocol(data: bytes) -> None:
 )
 def test_policy(data: bytes) -> None:
     fuzz_broker_policy.one_input(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b"[" * 5000, *fuzz_broker_kbs.SEEDS])
+def test_kbs(data: bytes) -> None:
+    fuzz_broker_kbs.one_input(data)

@@ -17,9 +17,14 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from mitai.attest import Attester, Claims, Policy
+from mitai.attest.collateral import PUBLIC, Services
 from mitai.attester import own_attester
 from mitai.broker.app import create_app, public_routes
 from mitai.broker.config import Config
+from mitai.broker.kbs.app import kbs_routes
+from mitai.broker.kbs.endorse import Endorser
+from mitai.broker.kbs.messages import VERSION as KBS_VERSION
+from mitai.broker.kbs.sessions import Kbs
 from mitai.broker.protocol import MAX_COMMAND_BYTES
 from mitai.broker.service import Broker
 from mitai.channel import KeyRing, Limits
@@ -74,6 +79,7 @@ def build_app(broker: Broker, attester: Attester, policy: Policy, config: Config
     """Return the whole process's app: evidence and ledger in the clear, the rest behind the channel."""
     keyring = KeyRing.generate(config.kem)
     policy_sha256 = policy.sha256
+    kbs_claim = {"kbs": KBS_VERSION} if config.kbs else {}
 
     def claims() -> Claims:
         return Claims(
@@ -81,7 +87,7 @@ def build_app(broker: Broker, attester: Attester, policy: Policy, config: Config
             key_config=keyring.current_config(),
             policies=(policy_sha256,),
             ledger=broker.ledger_claim(),
-            extra={"witnesses": " ".join(broker.witnesses), "audience": broker.audience},
+            extra={"witnesses": " ".join(broker.witnesses), "audience": broker.audience, **kbs_claim},
         )
 
     @asynccontextmanager
@@ -92,6 +98,9 @@ def build_app(broker: Broker, attester: Attester, policy: Policy, config: Config
 
     workload = Workload(attester, keyring, claims)
     public = public_routes(broker, Path(config.publish))
+    if config.kbs:
+        services = PUBLIC if config.kbs_pccs is None else Services.behind_pccs(config.kbs_pccs)
+        public += kbs_routes(Kbs(broker, Endorser(services)))
     return workload.app(
         create_app(broker, rotating), public, limits=Limits(request_bytes=MAX_COMMAND_BYTES + (1 << 20))
     )

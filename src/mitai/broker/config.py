@@ -16,6 +16,8 @@ allowed_parties = []                      # key ids; empty: anybody may register
 max_parties = 10000
 max_capsules = 1000000
 max_capsules_per_party = 10000
+kbs = false                               # serve Trustee's KBS protocol too: docs/spec/kbs.md
+kbs_pccs = "https://pccs.example:8081"    # where collateral for its guests is asked; without it, Intel
 ```
 
 The file lies on the untrusted host. What it decides about trust (the appraisal policy, the witnesses) is therefore
@@ -59,6 +61,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_parties: Annotated[int, Meta(ge=1)] = 10_000
     max_capsules: Annotated[int, Meta(ge=1)] = 1_000_000
     max_capsules_per_party: Annotated[int, Meta(ge=1)] = 10_000
+    kbs: bool = False
+    kbs_pccs: Annotated[str, Meta(pattern="^https?://")] | None = None
 
     @staticmethod
     def read(path: Path) -> Config:

@@ -124,7 +124,7 @@ class Broker:
         engine: PolicyEngine,
         clock: Callable[[], datetime],
     ) -> None:
-        self.settings, self._trusted, self._database, self._signer = settings, trusted, database, signer
+        self.settings, self.trusted, self._database, self._signer = settings, trusted, database, signer
         self._engine, self._clock, self._anchor = engine, clock, anchor
         self.vkey = vkey(settings.origin, signer.public)
         self.audience = protocol.audience(signer.public)
@@ -258,12 +258,24 @@ class Broker:
 
     async def _decide_release(self, request: ReleaseRequest, body: bytes) -> bytes:
         now = self._clock()
-        proof = await self._compute(len(body), prove, request, self._trusted, now, self._collateral)
+        proof = await self._compute(len(body), prove, request, self.trusted, now, self._collateral)
         if proof.appraisal is None:
             self._nonces.give_back(bytes.fromhex(request.nonce))
             if not self._unproven.take():
                 raise BrokerError("broker.rate-limited", f"too many refusals at this time; this one: {proof.why}")
-        case = Case(request, sha256_hex(body), proof, self._policies, now, self.settings.limits.replicas)
+        decision = await self._decide(request, sha256_hex(body), proof, now)
+        if decision.refusal is not None:
+            raise denied(decision)
+        size = sum(capsule.envelope_bytes for capsule in decision.capsules)
+        return await self._compute(size, self._answer, body, proof, decision, self.checkpoint())
+
+    async def release_proven(self, request: ReleaseRequest, request_sha256: str, proof: Proof) -> Decision:
+        """Decide a release whose evidence came by another protocol; whoever calls seals the keys."""
+        self._anchor.check_current()
+        return await self._decide(request, request_sha256, proof, self._clock())
+
+    async def _decide(self, request: ReleaseRequest, request_sha256: str, proof: Proof, now: datetime) -> Decision:
+        case = Case(request, request_sha256, proof, self._policies, now, self.settings.limits.replicas)
         decision = await self._decided(Job(lambda draft: decide(draft, case), case.keys()))
         logger.info(
             "release" if decision.refusal is None else "denial",
@@ -272,10 +284,7 @@ class Broker:
             capsules=request.capsules,
             simulated=proof.appraisal.simulated if proof.appraisal else None,
         )
-        if decision.refusal is not None:
-            raise denied(decision)
-        size = sum(capsule.envelope_bytes for capsule in decision.capsules)
-        return await self._compute(size, self._answer, body, proof, decision, self.checkpoint())
+        return decision
 
     def _answer(self, body: bytes, proof: Proof, decision: Decision, checkpoint: bytes) -> bytes:
         manifests = tuple(self._database.blob(capsule.envelope_sha256) for capsule in decision.capsules)
