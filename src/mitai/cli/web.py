@@ -12,6 +12,7 @@ from typing import Annotated
 
 import uvicorn
 from cyclopts import App, Parameter
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from mitai.attest.refvalues.release import trusted_release
 from mitai.attest.refvalues.trust import ReleaseTrust
@@ -107,7 +108,7 @@ def check(
             f"the page at {address} is not the published one ({plural(len(faults), 'difference', 'differences')})",
             hint="don't use it; tell whoever runs it, and see docs/web.md",
         )
-    out.say(f"[green]✔[/] {address} serves the published page")
+    out.say(f"[green]✔[/] {data(address)} serves the published page")
     out.say(f"page {expected}")
     out.result({"verdict": "published", "url": address, "digest": expected, "headers_checked": not files_only})
 
@@ -158,11 +159,12 @@ def serve(
     out = Output(json)
     page, offer = _elsewhere(gateway, policy, release)
     site = Site(page, offer)
-    server = uvicorn.Server(uvicorn.Config(site.app(), log_level="warning", access_log=False, http="h11"))
+    own = TrustedHostMiddleware(site.app(), ["127.0.0.1", "localhost"])  # not for a site whose name leads here
+    server = uvicorn.Server(uvicorn.Config(own, log_level="warning", access_log=False, http="h11"))
     with bound(port) as listener, suppress(KeyboardInterrupt):
         listener.listen()  # from here on nobody else answers at this port, and the browser waits for us
         link = page_link(f"http://127.0.0.1:{listener.getsockname()[1]}", offer.policy.encode())
-        out.say(f"[green]✔[/] the installed page, for {offer.gateway}: {link}")
+        out.say(f"[green]✔[/] the installed page, for {data(offer.gateway)}: {link}")
         out.result({"page": link, "gateway": offer.gateway, "digest": page.digest})
         if browser:
             webbrowser.open(link)
@@ -184,7 +186,7 @@ def open_page(
     out, home = Output(json), Home.default()
     read_policy(home, policy)  # a link to a policy that is none would help nobody
     link = page_link(platform_url(home, url), read_file(policy or home.policy))
-    out.say(link)
+    out.say(data(link))
     out.result({"page": link})
     if browser:
         webbrowser.open(link)

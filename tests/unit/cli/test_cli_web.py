@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import uvicorn
+from starlette.testclient import TestClient
 
 from mitai.attest import Policy
 from mitai.attest.refvalues.release import Measurements, Release, sign_release
@@ -174,6 +175,10 @@ def test_serve_runs_the_page_for_a_gateway_elsewhere(run, monkeypatch):
 
     def serve(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
         served.extend(listener.getsockname() for listener in sockets)
+        for name, status in (("127.0.0.1", 200), ("localhost", 200), ("rebound.example", 400)):
+            assert (
+                TestClient(server.config.app, f"http://{name}:{served[0][1]}").get("/mitai.json").status_code == status
+            )
 
     monkeypatch.setattr("webbrowser.open", browse)
     monkeypatch.setattr("uvicorn.Server.run", serve)
@@ -183,6 +188,13 @@ def test_serve_runs_the_page_for_a_gateway_elsewhere(run, monkeypatch):
     assert host == "127.0.0.1"
     assert told["page"].startswith(f"http://127.0.0.1:{port}/#policy=")
     assert told["digest"] != PAGE.digest
+
+
+def test_an_address_is_shown_as_it_is(monkeypatch, capsys):
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
+    words = ["web", "serve", "--gateway", "http://[fe80::1]:8700", "--no-browser", "--port", "0"]
+    app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    assert "for http://[fe80::1]:8700:" in capsys.readouterr().out  # no markup of ours
 
 
 def test_without_a_page(refused, monkeypatch, tmp_path):
