@@ -139,8 +139,8 @@ async function exchange(peer: Peer, options: Options, inner: Inner, keyConfig: B
     if (!outgoing.isSealed(outer.status, outer.headers.get("content-type")))
       throw outgoing.refused(outer.status, await wire.readAtMost(MAX_REFUSAL_BYTES));
     const opened = open(outgoing, wire);
-    const early: Bytes[] = [];
-    while (!outgoing.head) early.push(...((await opened.next()).value ?? []));
+    let early: readonly Bytes[] = [];
+    while (!outgoing.head) early = (await opened.next()).value ?? []; // before the head there is no content
     const { status, fields } = outgoing.head;
     const empty = WITHOUT_CONTENT.includes(status);
     while (empty && !(await opened.next()).done); // its end is checked all the same

@@ -103,7 +103,9 @@ export class Outgoing {
   async feed(data: Bytes): Promise<Bytes[]> {
     this.#digest.update(data);
     const content: Bytes[] = [];
-    for await (const plaintext of this.opener.feed(data)) content.push(...this.#take(this.#decoder.feed(plaintext)));
+    for await (const plaintext of this.opener.feed(data)) {
+      for (const piece of this.#take(this.#decoder.feed(plaintext))) content.push(piece);
+    }
     return content;
   }
 

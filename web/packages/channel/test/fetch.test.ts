@@ -212,6 +212,16 @@ describe("an answer", () => {
     expect((await sealedFetch(new TestPeer(gateway.keyConfig), { fetch })(URL_)).status).toBe(200);
   });
 
+  test("may have its content in very many pieces", async () => {
+    const pieces = concat(...Array(120_000).fill(chunk("x")));
+    const { fetch } = streaming(async (seal) => {
+      const sealed = [await seal(concat(STREAM_HEAD, pieces)), await seal(pieces), await seal(END, true)];
+      return streamOf(concat(...sealed));
+    });
+    const response = await sealedFetch(new TestPeer(gateway.keyConfig), { fetch })(URL_);
+    expect(await response.text()).toBe("x".repeat(240_000));
+  });
+
   test("is not read ahead", async () => {
     let read = 0;
     const { fetch } = streaming(async (seal) => {
