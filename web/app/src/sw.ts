@@ -28,7 +28,7 @@ interface Worker {
 const worker = self as unknown as Worker;
 const HERE = new URL("./", worker.location.href);
 const LIST = new URL("page.sha256", HERE).href;
-const PAGES: Readonly<Record<string, string>> = { "": "index.html", console: "console.html" };
+const PAGES: Readonly<Record<string, string>> = { "": "index.html" };
 const PREFIX = `mitai-page-${HERE.pathname}:`; // other folders of the host may hold other pages
 const MAX_FILES = 100;
 const LINE = /^([0-9a-f]{64}) {2}([A-Za-z0-9._/-]{1,200})$/;
@@ -75,11 +75,12 @@ async function keep(): Promise<void> {
   await Promise.all(others.map((other) => caches.delete(other)));
 }
 
-/** What a visitor of chat or console needs: not the badge of other sites, not the licences. */
+/** What the chat needs: not the console, which does nothing without a network, nor the badge of other sites, nor licences. */
 function filesOf(list: string): Map<string, string> {
   const lines = list.split("\n").map((line) => LINE.exec(line));
   const files = lines.flatMap((line) => (line?.[1] && line[2] ? [[line[2], line[1]] as const] : []));
-  return new Map(files.filter(([path]) => path.startsWith("assets/") || isPage(path)).slice(0, MAX_FILES));
+  const needed = (path: string) => isPage(path) || /^assets\/(?!console-)/.test(path);
+  return new Map(files.filter(([path]) => needed(path)).slice(0, MAX_FILES));
 }
 
 async function fill(name: string, files: Map<string, string>): Promise<void> {

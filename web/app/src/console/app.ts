@@ -96,6 +96,9 @@ export class MitaiConsole extends Page {
         overflow-x: auto;
         scrollbar-width: none;
       }
+      .later {
+        visibility: hidden; /* its room is kept: nothing jumps */
+      }
       nav ul {
         display: flex;
         gap: var(--gap-xs);
@@ -175,7 +178,7 @@ export class MitaiConsole extends Page {
           ${this.choice(t("theme"), THEMES, theme(), (value) => t(value), this.recolour)}
           ${this.choice(t("language"), LANGUAGES, language(), (value) => NAMES[value], setLanguage)}
         </div>
-        <nav aria-label=${t("sections")} ?hidden=${!open}>
+        <nav aria-label=${t("sections")} class=${open ? "" : "later"}>
           <ul>
             ${SECTIONS.map(
               (name) => html`<li>

@@ -101,8 +101,8 @@ export class MachineCard extends View {
         grid-template-columns: minmax(0, 1fr);
       }
       .waiting {
-        min-height: 36rem; /* about what it becomes: nothing below jumps */
-        align-content: start;
+        min-height: 31rem; /* about what it becomes: nothing jumps then */
+        grid-template-rows: auto minmax(0, 1fr) auto;
       }
       .head {
         min-height: 1.75rem;
@@ -115,6 +115,9 @@ export class MachineCard extends View {
         white-space: nowrap;
       }
       @media (max-width: 480px) {
+        .waiting {
+          min-height: 44rem;
+        }
         td:first-child {
           white-space: normal;
         }
