@@ -81,7 +81,8 @@ export async function keptPin(): Promise<Pin | undefined> {
 }
 
 export function keepPin(pin: Pin | undefined): void {
-  remember(KEPT, pin && JSON.stringify({ toml: pin.toml, source: pin.source }));
+  remember(KEPT, undefined); // where there is no space for the new one, the old one must not come back
+  if (pin) remember(KEPT, JSON.stringify({ toml: pin.toml, source: pin.source }));
 }
 
 /** Read what the host offers, beside the page. */

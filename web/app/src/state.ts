@@ -44,6 +44,7 @@ export interface Exchange {
 
 const KEPT_EXCHANGES = 30;
 const KEPT_WIRE_BYTES = 8 << 20;
+const KEPT_PIECES = 20_000; // whoever carries an answer chooses into how many it is cut
 const PAINT_MS = 40;
 const NO_MODEL: Failure = { code: "serve.no-model", message: "the machine lists no model", hint: "", step: "" };
 
@@ -408,7 +409,7 @@ export class ChatState extends EventTarget {
   private record(id: string, piece: WirePiece): void {
     const before = this.exchanges.get(id);
     const size = before?.wire.reduce((sum, { bytes }) => sum + bytes.length, 0) ?? 0;
-    if (!before || size > KEPT_WIRE_BYTES) return;
+    if (!before || size > KEPT_WIRE_BYTES || before.wire.length === KEPT_PIECES) return;
     this.exchanges.set(id, { ...before, wire: [...before.wire, { ...piece, bytes: piece.bytes.slice() }] });
     const [oldest] = this.exchanges.keys();
     if (this.exchanges.size > KEPT_EXCHANGES && oldest !== undefined) this.exchanges.delete(oldest);

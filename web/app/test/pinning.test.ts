@@ -166,4 +166,21 @@ describe("the pinned policy", () => {
     keepPin({ toml: SIMULATED_POLICY, sha256: "forged", source: "link" });
     expect(await keptPin()).toEqual(pin(mine, "link"));
   });
+
+  it("is the new one, and later none, where there is no space for it", async () => {
+    const stored = new Map<string, string>();
+    const full = {
+      getItem: (key: string) => stored.get(key) ?? null,
+      removeItem: (key: string) => stored.delete(key),
+      setItem: () => {
+        throw new DOMException("", "QuotaExceededError");
+      },
+    };
+    vi.stubGlobal("localStorage", { ...full, setItem: (key: string, value: string) => stored.set(key, value) });
+    keepPin(pin(mine));
+    vi.stubGlobal("localStorage", full);
+    keepPin(pin(other));
+    expect([(await keptPin())?.sha256, stored.size]).toEqual([other.sha256, 0]);
+    vi.unstubAllGlobals();
+  });
 });
