@@ -17,6 +17,7 @@ from joserfc import jwe
 from joserfc.jwk import ECKey, RSAKey
 
 from broker_rig import SERVE
+from mitai.attest.collateral import Resource
 from mitai.attest.machine import Hardware
 from mitai.attest.sim import SimPlatform, intel
 from mitai.attest.sim.measure import Workload, event_log, registers
@@ -107,8 +108,28 @@ class Client:
         return await self.http.get(f"/kbs/v0/resource/{path}", **more)
 
 
+class SimIntel:
+    """Intel's service, for the simulated machine."""
+
+    def __init__(self, sim: SimPlatform) -> None:
+        self.collateral = sim.collateral()
+
+    def ask(self, resource: Resource) -> tuple[bytes, str]:
+        made = self.collateral
+        if "/tcb?" in resource.url:
+            answer = f'{{"tcbInfo":{made.tcb_info},"signature":"{made.tcb_info_signature.hex()}"}}'
+            return answer.encode(), made.tcb_info_issuer_chain
+        if "/qe/identity" in resource.url:
+            answer = f'{{"enclaveIdentity":{made.qe_identity},"signature":"{made.qe_identity_signature.hex()}"}}'
+            return answer.encode(), made.qe_identity_issuer_chain
+        return (made.pck_crl, made.pck_crl_issuer_chain) if "/pckcrl?" in resource.url else (made.root_ca_crl, "")
+
+
 def endorser(sim: SimPlatform) -> Callable[[Hardware], Hardware]:
-    return lambda hardware: msgspec.structs.replace(hardware, collateral=sim.collateral())
+    def endorse(hardware: Hardware) -> Hardware:
+        return msgspec.structs.replace(hardware, collateral=sim.collateral() if hardware.tee == "tdx" else None)
+
+    return endorse
 
 
 def snp_report_json(report: bytes, layout: str) -> dict[str, object]:

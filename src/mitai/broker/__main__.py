@@ -70,6 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
             server_header=False,
             http="h11",  # it bounds a request's head (64 KiB); uvicorn's other parser keeps whatever a client sends
         )
+    except MitaiError as error:  # what was asked for does not fit together
+        print(error.diagnostics(), file=sys.stderr)  # noqa: T201
+        return 1
     finally:
         broker.close()
     return 0

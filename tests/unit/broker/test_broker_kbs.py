@@ -18,19 +18,22 @@ from joserfc.jwk import ECKey
 from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 
+from attest_tpm_lab import SoftTpm
 from broker_rig import ALLOW_ALL, OTHER, SERVE, Party, Rig
-from kbs_guest import Client, Guest, endorser, unb64url
+from kbs_guest import Client, Guest, SimIntel, endorser, unb64url
 from mitai.attest import Claims
+from mitai.attest.collateral import Resource, Services
 from mitai.attest.nvidia import NvidiaRules
-from mitai.attest.policy import ClaimRules
+from mitai.attest.policy import ClaimRules, ReferenceValues
 from mitai.attest.sim import SimPlatform, reference_values
 from mitai.broker import __main__ as process
 from mitai.broker.config import Config
 from mitai.broker.kbs import sessions
 from mitai.broker.kbs.app import kbs_routes
+from mitai.broker.kbs.endorse import Endorser
 from mitai.broker.kbs.sessions import MAX_CAPSULES, Kbs
 from mitai.broker.protocol import Budget, ReleasedKeys, decode
-from mitai.errors import BrokerError, ParseError
+from mitai.errors import AttestError, BrokerError, ParseError
 
 Scenario = Callable[[Client, Kbs], Awaitable[None]]
 
@@ -159,6 +162,69 @@ def test_a_revocation_counts_in_a_session_that_is_open(ready: Rig) -> None:
         refused(await client.resource(f"capsule/{sealed.capsule_id}/raw"), 403, "broker.revoked")
 
     play(ready, scenario)
+
+
+class Liar(SimIntel):
+    """A service that answers with what another machine signed."""
+
+    def ask(self, resource: Resource) -> tuple[bytes, str]:
+        body, chain = super().ask(resource)
+        return body.replace(b"UpToDate", b"upToDate"), chain
+
+
+class Away(SimIntel):
+    """A service that is gone."""
+
+    def ask(self, resource: Resource) -> tuple[bytes, str]:
+        raise AttestError("attest.collateral-unavailable", f"{resource.kind} did not come in time")
+
+
+@pytest.mark.parametrize(
+    ("service", "code"),
+    [(SimIntel, ""), (Liar, "attest.tcb-info-signature-invalid"), (Away, "attest.collateral-unavailable")],
+)
+def test_collateral_is_asked_for(ready: Rig, service: type[SimIntel], code: str) -> None:
+    async def scenario(client: Client, kbs: Kbs) -> None:
+        kbs._endorse = Endorser(Services(), service(ready.sim))
+        attested = await client.attest()
+        if code:
+            refused(attested, 401, code)
+        else:
+            assert attested.status_code == 200, attested.text
+
+    play(ready, scenario)
+
+
+class TpmGuest(Guest):
+    """A guest with nothing but a TPM, whose attestation key the policy pins."""
+
+    tpm = SoftTpm()
+
+    def request(self, **changes: object) -> dict[str, object]:
+        return super().request(tee="tpm", **changes)
+
+    def evidence(self, report_data: bytes) -> dict[str, object]:
+        quoted = self.tpm.attest(report_data)
+        quote = {"message": list(quoted), "signature": list(self.tpm.sign(quoted))}
+        values = [value.hex() for value in self.tpm.values()]
+        return {"tpm_quote": quote | {"pcrs": values}, "ak_public": base64.b64encode(self.tpm.spki()).decode()}
+
+
+def test_a_guest_with_a_tpm(ready: Rig) -> None:
+    sealed, tpm = ready.publish(), TpmGuest.tpm
+    registers = {f"pcr{number}": tpm.values()[number].hex() for number in (4, 7, 9, 11)}
+    policy = tpm.policy(aks=(tpm.key_pin,))
+    policy = msgspec.structs.replace(policy, workloads=(ReferenceValues("coco-guest", registers, tee="tpm"),))
+    ready.broker.trusted = replace(ready.broker.trusted, policy=policy)
+
+    async def scenario(client: Client, _kbs: Kbs) -> None:
+        attested = await client.attest()
+        assert attested.status_code == 200, attested.text
+        answer = await client.resource(f"capsule/{sealed.capsule_id}/raw")
+        assert client.guest.open(answer.content) == sealed.data_key
+
+    play(ready, scenario, TpmGuest(ready.sim))
+    assert ready.entries()[-1]["workload"] == "coco-guest"
 
 
 # --- Who gets nothing -------------------------------------------------------------------------------------------------
@@ -492,6 +558,21 @@ def test_off_by_default_and_shown_in_the_claims(ready: Rig, sim: SimPlatform, mo
 
         assert asyncio.run(ask()) == status
     assert [claims.extra.get("kbs") for claims in shown] == [None, "0.4.0", "0.4.0"]
+
+
+def test_the_process_says_why_it_does_not_start(
+    rig: Rig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "own_attester", lambda *_given, **_more: rig.sim.attester(SERVE))
+    monkeypatch.setattr(process, "log_to_stderr", lambda: None)
+    monkeypatch.setattr(process, "forbid_core_dumps", lambda: None)
+    monkeypatch.setattr(process.signal, "signal", lambda *_given: None)
+    policy = msgspec.structs.replace(rig.policy, claims=ClaimRules(policies=("0" * 64,)))
+    (tmp_path / "policy.toml").write_text(policy.to_toml())
+    lines = f'state = "sqlite:///{tmp_path}/new.db"\npublish = "{tmp_path}/new"\npolicy = "{tmp_path}/policy.toml"\n'
+    (tmp_path / "broker.toml").write_text(lines + "kbs = true\n")
+    assert process.main(["--config", str(tmp_path / "broker.toml")]) == 1
+    assert "broker.kbs-policy" in capsys.readouterr().err
 
 
 def test_settings(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import get_args
 
 import anyio
@@ -186,8 +186,10 @@ class Kbs:
                 hint="the key was exchanged on the way, or the evidence belongs to another guest",
             )
         appraisal = _appraisal(machine, policy, attestation.key_json())
-        token = self._token(attestation, machine, appraisal.workload, nonce, now)
         left = min(SESSION_S, (appraisal.not_after - now).total_seconds())
+        result = _result(attestation, appraisal, self._policy_id, nonce)
+        life = timedelta(seconds=left)
+        token = sign(AttestationResult.of(result, now=now, lifetime=life, nonce=nonce, profile=TRUSTEE), self._key)
         proof = Proof(appraisal, release=self._broker.trusted.release_of(appraisal, now))
         session = Session(nonce, proof, recipient, self._monotonic() + left)
         return session, msgspec.json.encode({"token": token})
@@ -199,13 +201,6 @@ class Kbs:
             self._sessions.popitem(last=False)
         appraisal = session.proof.appraisal
         logger.info("kbs session", workload=appraisal and appraisal.workload, tee=appraisal and appraisal.tee)
-
-    def _token(self, attestation: Attestation, machine: Machine, workload: str, nonce: bytes, now: datetime) -> str:
-        submod = Submodule.accepted(machine, policy_id=self._policy_id, nonce=nonce, workload=workload)
-        runtime = {"runtime_data_claims": msgspec.to_builtins(attestation.runtime_data)}
-        submods = {"cpu0": replace(submod, evidence={**submod.evidence, **runtime})}
-        life = timedelta(seconds=SESSION_S)
-        return sign(AttestationResult.of(submods, now=now, lifetime=life, nonce=nonce, profile=TRUSTEE), self._key)
 
     # --- Resources ----------------------------------------------------------------------------------------------------
 
@@ -272,6 +267,13 @@ def _appraisal(machine: Machine, policy: Policy, key_json: bytes) -> Appraisal:
         machine=machine,
         devices=(),
     )
+
+
+def _result(attestation: Attestation, appraisal: Appraisal, policy_id: str, nonce: bytes) -> dict[str, Submodule]:
+    """Return the verdict as Trustee names and places it: the guest's key among the runtime data."""
+    verdict = Submodule.accepted(appraisal.machine, policy_id=policy_id, nonce=nonce, workload=appraisal.workload)
+    runtime = {"runtime_data_claims": msgspec.to_builtins(attestation.runtime_data)}
+    return {"cpu0": replace(verdict, evidence={**verdict.evidence, **runtime})}
 
 
 def _parse_cookie(cookie: str) -> tuple[bytes, Tee]:
