@@ -1,5 +1,5 @@
 /** The console's backend against a live broker: verified, sealed, signed, logged, proven. */
-import { ledgerFetcher } from "@mitai/client";
+import { ledgerFetcher, Session } from "@mitai/client";
 import { type Bytes, type FetchResource, MitaiError, utf8 } from "@mitai/verify";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
@@ -128,6 +128,23 @@ describe.skipIf(!available)("a live broker (needs the Python package in .venv)",
     const lax = await policyOf(broker.told.policy.replace("min_evaluation_number = 0", "min_evaluation_number = 1"));
     const identity = await Identity.open(broker.told.identity);
     expect(await refused((await over(lax)).owner(identity))).toBe("client.broker-policy");
+  });
+
+  it("gets no order any more when it is found to judge by another policy later", async () => {
+    const identity = await Identity.open(broker.told.identity);
+    const open = await (await over(await policyOf(broker.told.policy))).owner(identity);
+    expect((await open.party(0)).name).toBe("alice");
+    const { current } = Session.prototype;
+    vi.spyOn(Session.prototype, "current").mockImplementation(async function (this: Session) {
+      const { appraisal, ...rest } = await current.call(this); // as it would be once the host started it anew
+      return { ...rest, appraisal: { ...appraisal, claims: { ...appraisal.claims, policies: ["00".repeat(32)] } } };
+    });
+    const asked = vi.spyOn(globalThis, "fetch");
+    expect(await refused(open.party(0))).toBe("client.broker-policy");
+    expect(await refused(open.revoke(broker.told.model))).toBe("client.broker-policy");
+    expect(asked).not.toHaveBeenCalled();
+    vi.restoreAllMocks();
+    expect((await open.party(0)).name).toBe("alice");
   });
 
   it("is refused under a policy without simulation, and nothing is asked of it", async () => {

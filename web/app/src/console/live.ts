@@ -70,13 +70,16 @@ class LiveBackend implements Backend {
   async owner(identity: Identity): Promise<Owner> {
     const session = await this.verifiedBroker();
     const ours = await withoutClaimRules(this.policy).sha256();
-    if (!(await session.current()).appraisal.claims.policies.includes(ours))
-      throw new MitaiError(
-        "client.broker-policy",
-        "the broker is genuine, but appraises workloads by another policy than yours",
-        "its operator must configure the policy that you trust",
-      );
-    return new BrokerOwner(session, identity);
+    const accept = ({ appraisal }: Verified) => {
+      if (!appraisal.claims.policies.includes(ours))
+        throw new MitaiError(
+          "client.broker-policy",
+          "the broker is genuine, but appraises workloads by another policy than yours",
+          "its operator must configure the policy that you trust",
+        );
+    };
+    accept(await session.current());
+    return new BrokerOwner(session, identity, accept);
   }
 }
 

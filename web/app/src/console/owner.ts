@@ -7,8 +7,7 @@
  * - Commands are signed for the ledger key in those very claims: another broker can't use them.
  * - Every entry and index that the broker names is checked against a checkpoint of the attested ledger key.
  */
-import { type SealedFetch, sealedFetch } from "@mitai/channel";
-import { bounded, errorFrom, type Session } from "@mitai/client";
+import { bounded, errorFrom, type Session, type Verified, View } from "@mitai/client";
 import {
   type Bytes,
   type Checkpoint,
@@ -69,15 +68,15 @@ const done = json.struct({ ...head, index: count, checkpoint: json.bytes });
 export class BrokerOwner implements Owner {
   readonly pageSize = PAGE_SIZE;
   readonly keyId: string;
-  readonly #fetch: SealedFetch;
   #sequence = 0;
 
   constructor(
     private readonly session: Session,
     private readonly identity: Identity,
+    /** Throws where the broker is not to be asked; each verification anew, since the host may start it otherwise. */
+    private readonly accept: (verified: Verified) => void,
   ) {
     this.keyId = identity.keyId;
-    this.#fetch = sealedFetch(session, { fetch: session.fetch });
   }
 
   async party(page: number): Promise<Party> {
@@ -153,7 +152,7 @@ export class BrokerOwner implements Owner {
     let response: Response;
     let body: Bytes | undefined;
     try {
-      response = await this.#fetch(this.session.baseUrl + path, init);
+      response = await new View(this.session, undefined, this.accept).fetch(path, init);
       body = await bounded(response, MAX_ANSWER_BYTES);
     } catch (error) {
       if (error instanceof MitaiError) throw error;

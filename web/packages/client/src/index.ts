@@ -5,3 +5,4 @@ export { bounded, errorFrom, type Fetch, get } from "./http.ts";
 export { type CheckpointStore, LedgerMemory, ledgerFetcher } from "./ledger.ts";
 export { type Answered, checkProof, fetchReceipt, MAX_PROOF_BYTES, Proof } from "./receipts.ts";
 export { EVIDENCE_PATH, type Options, Session, type Verified, webAddress, withOffered } from "./session.ts";
+export { View } from "./view.ts";
