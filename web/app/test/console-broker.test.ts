@@ -147,6 +147,23 @@ describe.skipIf(!available)("a live broker (needs the Python package in .venv)",
     expect((await open.party(0)).name).toBe("alice");
   });
 
+  it("says in time that a command may not have arrived", async () => {
+    const { timeout } = AbortSignal;
+    const limits: number[] = [];
+    vi.spyOn(AbortSignal, "timeout").mockImplementation((ms) => {
+      limits.push(ms);
+      return timeout(50);
+    });
+    vi.spyOn(globalThis, "fetch").mockImplementation(() => new Promise(() => undefined)); // the host holds it back
+    await expect(owner.revoke(broker.told.model)).rejects.toMatchObject({
+      code: "client.unreachable",
+      hint: expect.stringContaining("may have arrived"),
+    });
+    vi.restoreAllMocks();
+    expect(limits).toEqual([120_000]);
+    expect((await owner.capsule(broker.told.model)).grants[0]?.revoked).toBe(false);
+  }, 3000);
+
   it("is refused under a policy without simulation, and nothing is asked of it", async () => {
     const strict = await policyOf(broker.told.policy.replace("allow_simulation = true", "allow_simulation = false"));
     const identity = await Identity.open(broker.told.identity);

@@ -27,6 +27,7 @@ import { audience, type Budget, commandRequest, type Identity, MAX_COUNT, type O
 import { momentOf } from "./terms.ts";
 
 const MAX_ANSWER_BYTES = 16 << 20;
+const WITHIN_MS = 120_000; // an order that the host holds back has not arrived: its owner must hear of that
 const PAGE_SIZE = 100; // capsules, docs/spec/broker.md
 
 const digest = json.pattern(/^[0-9a-f]{64}$/);
@@ -152,7 +153,10 @@ export class BrokerOwner implements Owner {
     let response: Response;
     let body: Bytes | undefined;
     try {
-      response = await new View(this.session, undefined, this.accept).fetch(path, init);
+      response = await new View(this.session, undefined, this.accept).fetch(path, {
+        ...init,
+        signal: AbortSignal.timeout(WITHIN_MS),
+      });
       body = await bounded(response, MAX_ANSWER_BYTES);
     } catch (error) {
       if (error instanceof MitaiError) throw error;
