@@ -11,13 +11,17 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx2
 import msgspec
 import pytest
 
+from attest_services_lab import Answer, serving
 from broker_rig import ALLOW_ALL, Party
+from kbs_guest import Guest, SimIntel
 from mitai.attest import Claims, Policy
+from mitai.attest.collateral import Resource
 from mitai.attest.sim import SimPlatform, installed_workload, reference_values
 from mitai.broker import protocol
 from mitai.broker.release_client import Release
@@ -379,3 +383,43 @@ def test_z_stops_and_starts_again_with_the_same_ledger(process: Process, owner: 
     text = (process.folder / "log").read_text()
     assert "Traceback" not in text
     assert "permit" not in text
+
+
+class Pccs:
+    """Intel's collateral for the simulated machine, over HTTP."""
+
+    def __init__(self, sim: SimPlatform) -> None:
+        self.service = SimIntel(sim)
+
+    def answer(self, path: str, _body: bytes) -> Answer:
+        name = "TCB-Info" if "/tcb?" in path else "SGX-Enclave-Identity" if "/qe/" in path else "SGX-PCK-CRL"
+        body, chain = self.service.ask(Resource("crl", path))
+        return Answer(body, {f"{name}-Issuer-Chain": quote(chain)})
+
+
+def test_a_guest_of_confidential_containers(tmp_path: Path) -> None:
+    sim = SimPlatform.create(tmp_path / "sim")
+    source = tmp_path / "plain"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    with serving(Pccs(sim)) as services:
+        broker = Process(tmp_path, sim, tmp_path / "sim", kbs=True, kbs_pccs=services.intel)
+        owner = Owner(broker.url, Identity.generate(), broker.policy)
+        try:
+            owner.register("alice")
+            made = seal(source, tmp_path / "sealed", owner=owner.identity, name="model", kind="model")
+            owner.publish(made.capsule_id, made.envelope, made.data_key, policy=ALLOW_ALL, uses=1)
+            guest = Guest(sim, measured=installed_workload("serve"))
+            with httpx2.Client(base_url=broker.url) as http:
+                challenge = http.post("/kbs/v0/auth", json=guest.request())
+                attested = http.post("/kbs/v0/attest", json=guest.attestation(challenge.json()["nonce"]))
+                assert attested.status_code == 200, attested.text
+                answer = http.get(f"/kbs/v0/resource/capsule/{made.capsule_id}/raw")
+            assert guest.open(answer.content) == made.data_key
+            assert owner.capsule(made.capsule_id).grants[0].uses == 1
+            stop = broker.stop()
+        finally:
+            owner.close()
+            broker.close()
+    assert stop == 0
+    assert made.data_key.hex() not in (tmp_path / "log").read_text()
