@@ -1,5 +1,7 @@
 /** Every state that a user may see, one after the other: chat, console and badge, against a platform in simulation. */
 import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import type { Browser, Page } from "playwright-core";
 import { inject } from "vitest";
@@ -20,7 +22,7 @@ export async function walk(browser: Browser, locale: string, colorScheme: "light
     await chat(await visit(browser, `${host.url}/`, { context }), host, look);
     host.tricks = [];
     await console_(await visit(browser, `${host.url}/console.html`, { context }), look);
-    await badge(`${host.url}/shop`, context, locale, look);
+    await badge(context, locale, look);
   } finally {
     await context.close();
     await host.close();
@@ -172,27 +174,33 @@ async function console_({ page }: Visit, look: Look): Promise<void> {
   await look(page, "console-usage");
 }
 
-async function badge(shop: string, context: Visit["context"], locale: string, look: Look): Promise<void> {
+/** The badge on a page of another origin. */
+async function badge(context: Visit["context"], locale: string, look: Look): Promise<void> {
   const { url, policySha256 } = inject("platform");
-  const script = readFileSync(join(import.meta.dirname, "../../src/mitai/web/page/badge.js"), "utf8");
-  await context.route(`${shop}/*`, (route) =>
-    route.request().url().endsWith("/badge.js")
-      ? route.fulfill({ contentType: "text/javascript", body: script })
-      : route.fulfill({
-          contentType: "text/html",
-          body: `<!doctype html><html lang="${locale}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-            <meta name="color-scheme" content="light dark"><title>Shop</title><script type="module" src="badge.js"></script><main><h1>Shop</h1>
-            <mitai-badge server="${url}" policy-sha256="${policySha256}"></mitai-badge></main>`,
-        }),
-  );
-  const page = await context.newPage();
-  await page.goto(`${shop}/`);
-  await page.waitForFunction(
-    () => !["checking", undefined].includes(Object(document.querySelector("mitai-badge")).verdict),
-  );
-  await look(page, "badge");
-  await page.locator("mitai-badge button").first().click();
-  await look(page, "badge-open");
+  const script = readFileSync(join(import.meta.dirname, "../../src/mitai/web/page/badge.js"));
+  const shop = createServer((request, response) => {
+    const isScript = request.url === "/badge.js";
+    response.writeHead(200, { "content-type": isScript ? "text/javascript" : "text/html" });
+    response.end(
+      isScript
+        ? script
+        : `<!doctype html><html lang="${locale}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+          <meta name="color-scheme" content="light dark"><title>Shop</title><script type="module" src="badge.js"></script>
+          <main><h1>Shop</h1><mitai-badge server="${url}" policy-sha256="${policySha256}"></mitai-badge></main>`,
+    );
+  });
+  await new Promise<void>((resolve) => shop.listen(0, "127.0.0.1", resolve));
+  try {
+    const page = await context.newPage();
+    await page.goto(`http://127.0.0.1:${(shop.address() as AddressInfo).port}/`);
+    await page.waitForFunction(() => Object(document.querySelector("mitai-badge")).verdict === "simulated");
+    await look(page, "badge");
+    await page.locator("mitai-badge button").first().click();
+    await look(page, "badge-open");
+  } finally {
+    shop.closeAllConnections();
+    shop.close();
+  }
 }
 
 /** Open everything that is folded, in every shadow root. */

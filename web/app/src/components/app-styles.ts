@@ -114,6 +114,9 @@ export const appStyles = css`
   .notices:empty {
     display: none;
   }
+  .words {
+    flex: 1 1 14rem;
+  }
   .to-end {
     position: absolute;
     inset: -3rem auto auto calc(50% - 1.25rem);

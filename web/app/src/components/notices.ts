@@ -21,7 +21,7 @@ export function notices({ status, downgrade, modelFailure }: ChatState): Templat
 }
 
 function note(words: Word, action: TemplateResult): TemplateResult {
-  return html`<section class="note warn row wrap"><span class="grow">${t(words)}</span>${action}</section>`;
+  return html`<section class="note warn row wrap"><span class="words">${t(words)}</span>${action}</section>`;
 }
 
 /** A button that tells an event. */
