@@ -30,6 +30,7 @@ import { errorFrom, type Fetch, get } from "./http.ts";
 export const EVIDENCE_PATH = "/.well-known/mitai/evidence";
 export const MAX_EVIDENCE_BYTES = 4 << 20;
 const MAX_AGE_MS = 600_000;
+const MAX_ADDRESS_LENGTH = 2048;
 
 export interface Options {
   /** The workload that must answer; another one, however genuine, is refused. */
@@ -177,7 +178,7 @@ export async function withOffered(policy: Policy, releases: readonly Bytes[], no
 
 /** A server's address without a slash at its end; throw `client.url-malformed` for anything but a plain one. */
 export function webAddress(address: string): string {
-  const url = URL.canParse(address) ? new URL(address) : undefined;
+  const url = address.length <= MAX_ADDRESS_LENGTH && URL.canParse(address) ? new URL(address) : undefined;
   if (!url || !/^https?:$/.test(url.protocol) || url.username || url.password || url.search || url.hash) {
     throw new MitaiError("client.url-malformed", `${address.slice(0, 200)} is no web address`);
   }

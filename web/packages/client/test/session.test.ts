@@ -133,6 +133,12 @@ describe("webAddress", () => {
     ["https://gateway.example/llm//", "https://gateway.example/llm"],
   ])("takes %s", (address, expected) => expect(webAddress(address)).toBe(expected));
 
+  it("refuses at once what would take long to read", () => {
+    const begun = performance.now();
+    expect(() => webAddress(`https://a${"/".repeat(100_000)}b`)).toThrow();
+    expect(performance.now() - begun).toBeLessThan(1000);
+  });
+
   it.each(["", "gateway", "ftp://a", "javascript:alert(1)", "https://me:secret@a", "https://a?b", "https://a#b"])(
     "refuses %j",
     (address) => expect(() => webAddress(address)).toThrow(expect.objectContaining({ code: "client.url-malformed" })),
