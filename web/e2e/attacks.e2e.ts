@@ -156,6 +156,16 @@ describe("a machine that is not what the policy demands", () => {
   });
 });
 
+it("a host that sends the browser on to a link of its own is not the one who gave the link", async () => {
+  host.tricks = [{ on: /GET \/$/, redirect: `/?#policy=${platform.policySha256}` }];
+  here = await visit(browser, host.url);
+  const dialog = here.page.getByRole("dialog", { name: "Is this the policy that you expect?" });
+  await dialog.waitFor();
+  await here.page.reload();
+  await dialog.waitFor();
+  expect(host.seen.filter(({ path }) => path.includes("evidence"))).toEqual([]);
+});
+
 describe("the channel", () => {
   it("a request that the network sends again", async () => {
     const page = await arrive();

@@ -37,7 +37,8 @@ export async function visit(
   options: { viewport?: typeof PHONE; locale?: string; colorScheme?: "light" | "dark"; context?: BrowserContext } = {},
 ): Promise<Visit> {
   const { viewport = DESKTOP, locale = "en-US", colorScheme = "light" } = options;
-  const context = options.context ?? (await browser.newContext({ viewport, locale, colorScheme }));
+  const context =
+    options.context ?? (await browser.newContext({ viewport, locale, colorScheme, reducedMotion: "reduce" }));
   const page = await context.newPage();
   page.setDefaultTimeout(10_000);
   const errors: string[] = [];

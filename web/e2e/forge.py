@@ -16,6 +16,7 @@ from mitai.channel.keys import KeyRing
 
 
 def main() -> None:
+    """Print the bundle."""
     kind, home, nonce, claims = sys.argv[1], Path(sys.argv[2]), bytes.fromhex(sys.argv[3]), Path(sys.argv[4])
     key_config = KeyRing.generate().current_config()
     mine = msgspec.structs.replace(Claims.decode(claims.read_bytes()), key_config=key_config).encode()

@@ -9,6 +9,8 @@ export interface Trick {
   answer?: (body: Buffer, path: string) => Buffer | Promise<Buffer>;
   /** End the connection after so many bytes of the answer. */
   cutAfter?: number;
+  /** Send the browser elsewhere. */
+  redirect?: string;
   /** Send the request twice; the browser gets the second answer. */
   twice?: boolean;
 }
@@ -38,6 +40,10 @@ export class Host {
       host.seen.push({ method: incoming.method ?? "", path, body });
       const trick = host.tricks.find(({ on }) => on.test(`${incoming.method} ${path}`));
       try {
+        if (trick?.redirect) {
+          outgoing.writeHead(302, { location: trick.redirect }).end();
+          return;
+        }
         if (trick?.twice) await whole(await forward(gateway, incoming, body));
         const answer = await forward(gateway, incoming, body);
         if (trick?.answer) {

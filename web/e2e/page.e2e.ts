@@ -155,7 +155,7 @@ const VIEWS: Readonly<Record<string, readonly [Play, ((page: Page) => Promise<vo
   refused: [{ ...HERE, refused: "attest.measurement-mismatch" }],
   checks: [{ ...HERE, simulated: true }, (page) => page.locator("status-badge button").click()],
   answer: [{ ...HERE, ask: "Explain the digest" }, (page) => page.locator(".proof").click()],
-  settings: [HERE, (page) => page.locator("header button").last().click()],
+  settings: [HERE, (page) => page.locator("header > button").last().click()],
 };
 
 for (const [name, [play, act]] of Object.entries(VIEWS)) {

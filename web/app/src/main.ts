@@ -4,7 +4,7 @@ import { installDesign } from "./design/index.ts";
 import { startLanguage } from "./i18n.ts";
 import { connect } from "./live.ts";
 import { keepPage } from "./offline.ts";
-import { fetchOffer, keptPin, linkDigest } from "./pinning.ts";
+import { fetchOffer, keptPin, openedLink } from "./pinning.ts";
 import { ChatState } from "./state.ts";
 import { DeviceStore } from "./store/index.ts";
 import { startTheme } from "./theme.ts";
@@ -21,4 +21,4 @@ document.body.append(app);
 store.watch(() => void app.kept());
 void keepPage();
 window.addEventListener("hashchange", () => location.reload()); // another link
-await Promise.all([chat.refresh(), chat.start(await keptPin(), linkDigest(location.hash))]);
+await Promise.all([chat.refresh(), chat.start(await keptPin(), openedLink())]);

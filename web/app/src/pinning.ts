@@ -68,6 +68,17 @@ export function linkDigest(fragment: string): string | undefined {
   return new URLSearchParams(fragment.replace(/^#/, "")).get("policy")?.trim().toLowerCase();
 }
 
+/**
+ * The digest in the link that the user opened. Where the host sent the browser on, the fragment may be the host's word,
+ * so it counts for nothing, and is forgotten before a reload could hide where it came from.
+ */
+export function openedLink(): string | undefined {
+  const [arrival] = performance.getEntriesByType("navigation");
+  if (arrival instanceof PerformanceNavigationTiming && arrival.redirectCount > 0)
+    history.replaceState(null, "", location.pathname);
+  return linkDigest(location.hash);
+}
+
 export async function keptPin(): Promise<Pin | undefined> {
   const kept = recall(KEPT);
   if (kept === undefined) return undefined;

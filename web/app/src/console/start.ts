@@ -1,7 +1,7 @@
 /** Shows the console over a backend: first its frame, then what the host offers and this device has pinned. */
 import { installDesign } from "../design/index.ts";
 import { startLanguage } from "../i18n.ts";
-import { fetchOffer, keptPin, linkDigest, type Offer } from "../pinning.ts";
+import { fetchOffer, keptPin, type Offer, openedLink } from "../pinning.ts";
 import { startTheme } from "../theme.ts";
 import { MitaiConsole } from "./app.ts";
 import { type Connect, ConsoleState } from "./state.ts";
@@ -13,5 +13,5 @@ export async function startConsole(connect: Connect, offer: Promise<Offer> = fet
   const page = new MitaiConsole();
   page.state = new ConsoleState(connect);
   document.body.append(page);
-  await page.state.start(offer, await keptPin(), linkDigest(location.hash));
+  await page.state.start(offer, await keptPin(), openedLink());
 }
