@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fuzz_broker_kbs
 import fuzz_broker_policy
+import fuzz_broker_policy_tools
 import fuzz_broker_protocol
 import msgspec
 import pytest
@@ -35,3 +36,21 @@ def test_policy(data: bytes) -> None:
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b"[" * 5000, *fuzz_broker_kbs.SEEDS])
 def test_kbs(data: bytes) -> None:
     fuzz_broker_kbs.one_input(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b'context.uses < 3 || context.tee == "x"',
+        b"permit(principal, action, resource) unless { context.simulated };",
+        b"// only\n;;",
+        b"uses = 3",
+        b'[[case]]\nname = "x"\nallow = true\nrequest = {uses = -1}',
+        b'{"data_uuid":"d","rules":[{"rule_id":"","grantee_party_ids":["b"],"columns":["*"],"op_constraints":[{"op_name":"*"}]}]}',
+        b"\xff{",
+        b"true && " * 3000 + b"true",
+    ],
+)
+def test_policy_tools(data: bytes) -> None:
+    fuzz_broker_policy_tools.one_input(data)

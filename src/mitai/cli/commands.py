@@ -15,7 +15,21 @@ from cyclopts import App, CycloptsError, Group
 from rich.console import Console
 
 from mitai import __version__
-from mitai.cli import attest, chat, collateral, demo, deploy, ledger, measure, owner, platform, user, verify, web
+from mitai.cli import (
+    attest,
+    chat,
+    collateral,
+    demo,
+    deploy,
+    ledger,
+    measure,
+    owner,
+    platform,
+    policy,
+    user,
+    verify,
+    web,
+)
 from mitai.cli.output import printable, to_json
 from mitai.errors import MitaiError
 from mitai.fleet.home import Home
@@ -44,6 +58,8 @@ for group, commands in {
     for command in commands:
         app.command(command, group=group, help_epilogue="")
 ledger.app.group = web.app.group = (_PROVE,)
+policy.app.group = (_OWN,)
+app.command(policy.app)
 app.command(ledger.app)
 attest.app.group = collateral.app.group = (_PROVE,)
 app.command(collateral.app)
@@ -54,7 +70,7 @@ _NEXT = {  # where an error has no hint of its own
     "attest.ledger-mismatch": "either the platform began anew, or this is another one: take its policy anew",
     "attest.simulated-root-unknown": "it is another simulated platform than the policy's: take its policy anew",
     "broker.capsule-unknown": "a capsule's id is what `mitai publish` said; those of the ledger: mitai ledger show",
-    "broker.policy-invalid": "the facts that a policy can ask for are in docs/spec/broker.md",
+    "broker.policy-invalid": "see what is wrong with it: mitai policy check FILE",
     "broker.revoked": "that is for good: seal the model again, which makes a new capsule",
     "capsule.source-missing": "check the path",
     "client.other-workload": "give the gateway's address, without a path",
