@@ -148,8 +148,8 @@ async function console_({ page }: Visit, look: Look): Promise<void> {
   await section("capsules");
   await look(page, "console-identity");
   await page.locator("console-capsules input[type=file]").setInputFiles(join(home, "owner/identity.pem"));
-  const card = page.locator("capsule-card").first();
-  await card.locator("button.danger").waitFor();
+  const card = page.locator("capsule-card", { has: page.locator("button.danger") }).first(); // one that is not revoked
+  await card.waitFor();
   await unfold(page);
   await look(page, "console-capsules");
   await card
