@@ -44,6 +44,8 @@ BARS = {
     **{f"attest-{tee}-cached-ms": _most("≤ 1 ms", 1.0) for tee in ("tdx", "sgx", "snp", "nitro", "gpu")},
     "broker-release": _least("≥ 200 a second", 200.0, "value"),
     "broker-scale": _least("≥ 0.8 of the rate at 100 capsules", 0.8),
+    "broker-policy-ms": _most("≤ 1 ms with 5 owners", 1.0),
+    "broker-policy-scale": _most("≤ 1.10 × the time with 100 policies", 1.10, "ratio"),
     "ledger-append-ms": _most("≤ 1 ms", 1.0),
     "ledger-proof-ms": _most("≤ 5 ms", 5.0),
     "web-verify-ms": _most("≤ 100 ms", 100.0),

@@ -1,11 +1,15 @@
-"""The key broker: attested releases per second, and what 100,000 registered capsules cost.
+"""The key broker: attested releases per second, what 100,000 registered capsules cost, and what policies cost.
 
 Every release verifies a fresh TDX quote (the collateral was verified before: it is cached), asks a Cedar policy, spends
 from a budget, appends to the ledger in a durable SQLite transaction (WAL, synchronous=FULL) and seals the key by HPKE.
 Making the evidence is the workload's part and is not timed. HTTP and the channel are measured by the group `channel`.
 
+A policy decision is `decide`, in the writer: five owners' policies, of hardware and columns and rows, asked about a
+proven workload; without evidence, transaction and HPKE. With 10,000 policies each was asked before; `first_ms` is a
+decision whose five policies are read and compiled.
+
 Rows: `broker-release` (releases per second, p99 in `p99_ms`), `broker-scale` (the rate at 100,000 capsules to that at
-100).
+100), `broker-policy-ms` (a decision with five owners), `broker-policy-scale` (at 10,000 policies in the store to 100).
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ from mitai.broker import protocol
 from mitai.broker.commands import Context, Offer, register_capsule
 from mitai.broker.policy import template
 from mitai.broker.protocol import Budget, RegisterCapsule
-from mitai.broker.records import Party
+from mitai.broker.records import Capsule, Grant, Party
+from mitai.broker.release import Case, decide, prove
 from mitai.broker.release_client import Release
 from mitai.broker.service import Broker, Settings
 from mitai.broker.store import Draft
@@ -47,6 +52,10 @@ RUNS = int(os.environ.get("MITAI_BENCH_RUNS", "5"))
 MANY = int(os.environ.get("MITAI_BENCH_CAPSULES", "100000"))
 FEW = 100
 POLICIES = 50
+OWNERS = 5
+MANY_POLICIES = 10_000
+FEW_POLICIES = 100
+DECISIONS = 200  # in one run
 
 
 class Setup:
@@ -149,10 +158,102 @@ def register(broker: Broker, count: int, mrtd: str, folder: Path) -> list[str]:
     return capsules
 
 
+class Decisions:
+    """Capsules of five owners each, who have so many policies for all of them together."""
+
+    def __init__(self, setup: Setup, policies: int) -> None:
+        self.broker, self.capsules = setup.broker, setup.capsules
+        asked = Release(
+            self.broker.challenge(),
+            setup.workload.evidence,
+            purpose="inference",
+            capsules=(self.capsules[0],),
+            parameters={"columns": "age,sex", "rows": "100"},
+        )
+        self._request = protocol.decode(asked.body, protocol.ReleaseRequest, protocol.MAX_RELEASE_BYTES)
+        self._proof = prove(self._request, self.broker.trusted, self.broker.now(), self.broker._collateral)
+        owners = [Identity.generate() for _ in range(OWNERS)]
+        for start in range(0, len(self.capsules), 200):
+            some = {self.capsules[at]: at % (policies // OWNERS) for at in range(start, start + 200)}
+            self.broker.submit(Job(lambda draft, some=some: share(draft, some, owners))).result()
+        self.first_ms = statistics.median(self._times(self.capsules[: policies // OWNERS]))
+
+    def milliseconds(self) -> float:
+        """Return the median of some decisions, about capsules drawn at random."""
+        return statistics.median(self._times(random.choices(self.capsules, k=DECISIONS)))
+
+    def _times(self, capsules: list[str]) -> list[float]:
+        cases = [
+            Case(
+                msgspec.structs.replace(self._request, capsules=(capsule,)),
+                "0" * 64,
+                self._proof,
+                self.broker._policies,
+                self.broker.now(),
+            )
+            for capsule in capsules
+        ]
+
+        def run(draft: Draft) -> list[float]:
+            times = []
+            for case in cases:
+                start = time.thread_time()
+                decision = decide(draft, case)
+                times.append((time.thread_time() - start) * 1000)
+                assert decision.refusal is None, decision.refusal
+            return times
+
+        return self.broker.submit(Job(run, tuple((Capsule, capsule) for capsule in capsules))).result()
+
+
+def share(draft: Draft, capsules: dict[str, int], owners: list[Identity]) -> None:
+    """Give each capsule these owners, and each of them its own policy over it, of that number."""
+    mrtd = reference_values(installed_workload("serve")).registers["mrtd"]
+    for owner in owners:
+        draft.put(owner.key_id, Party(owner.public.raw, "bench", 0))
+    for capsule_id, variant in capsules.items():
+        capsule = draft.get(Capsule, capsule_id)
+        assert capsule is not None
+        grants = []
+        for owner in owners:
+            inference = template("inference-until", workload="serve", mrtd=mrtd, until="2099-01-01")
+            reads = template("columns-rows", columns=["age", "sex"], rows=1000 + variant)
+            text = f"{inference}{reads}// {owner.key_id}".encode()
+            draft.blobs[protocol.sha256_hex(text)] = text
+            grants.append(Grant(owner.key_id, protocol.sha256_hex(text), 1))
+        draft.put(capsule_id, msgspec.structs.replace(capsule, owner=owners[0].key_id, grants=tuple(grants)))
+
+
+def policies(root: Path, sim: SimPlatform) -> None:
+    """Measure decisions."""
+    setups = []
+    for count in (FEW_POLICIES, MANY_POLICIES):
+        folder = root / f"policies-{count}"
+        folder.mkdir()
+        setups.append(Setup(folder, sim, MANY_POLICIES // OWNERS))
+    try:
+        few, many = Decisions(setups[0], FEW_POLICIES), Decisions(setups[1], MANY_POLICIES)
+        at_few, at_many = interleave(RUNS, few.milliseconds, many.milliseconds)
+    finally:
+        for setup in setups:
+            setup.broker.close()
+    row("broker-policy-ms", at_few, "ms", owners=OWNERS, policies=FEW_POLICIES, first_ms=round(few.first_ms, 3))
+    row(
+        "broker-policy-scale",
+        at_many,
+        "ms",
+        peer=f"the same decision with {FEW_POLICIES} policies in the store",
+        peer_samples=at_few,
+        policies=MANY_POLICIES,
+        first_ms=round(many.first_ms, 3),
+    )
+
+
 def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as root:
         sim = SimPlatform.create(Path(root) / "sim")
+        policies(Path(root), sim)
         for name in ("few", "many"):
             (Path(root) / name).mkdir()
         few = Setup(Path(root) / "few", sim, FEW)
