@@ -57,7 +57,14 @@ describe.skipIf(!available)("a live broker (needs the Python package in .venv)",
     expect(await owner.capsule(model)).toMatchObject({
       id: model,
       owner: broker.told.key_id,
-      grants: [{ party: broker.told.key_id, version: 1, budget: { uses: 20, not_after_s: null }, revoked: false }],
+      grants: [
+        {
+          party: broker.told.key_id,
+          version: 1,
+          budget: { uses: 20, not_after_s: null },
+          revoked: false,
+        },
+      ],
     });
     const grants = (await owner.capsule(shared)).grants;
     expect(grants.map(({ policy, policySha256 }) => [policy, policySha256?.length])).toEqual([
@@ -87,6 +94,15 @@ describe.skipIf(!available)("a live broker (needs the Python package in .venv)",
     expect(newest).toMatchObject({ index, type: "policy-set", fields: { policy_sha256: own?.policySha256 } });
     expect(await refused(owner.setPolicy(model, "permit(", UNLIMITED))).toBe("broker.policy-invalid");
     expect(await refused(owner.setPolicy(broker.told.foreign, text, UNLIMITED))).toBe("broker.capsule-unknown");
+  });
+
+  it("shows limits of amounts, and sends them", async () => {
+    const { shared, key_id: party } = broker.told;
+    const budget = { uses: null, not_after_s: null, amounts: { tokens: 7, epsilon_micros: 0 } };
+    await owner.setPolicy(shared, "permit(principal, action, resource);", budget);
+    const own = (await owner.capsule(shared)).grants.find((grant) => grant.party === party);
+    expect(own?.budget).toEqual(budget);
+    expect(own?.spent).toEqual({});
   });
 
   it("shows terms beyond all dates and exact numbers: another owner's could keep one from revoking", async () => {

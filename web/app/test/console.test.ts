@@ -68,7 +68,7 @@ describe("usage", () => {
 
 describe("terms", () => {
   const open: Grant = {
-    ...{ party: "a", policy: undefined, policySha256: "b", version: 1, uses: 0, revoked: false },
+    ...{ party: "a", policy: undefined, policySha256: "b", version: 1, uses: 0, spent: {}, revoked: false },
     budget: { uses: null, not_after_s: null },
   };
   const capsule = (...grants: Grant[]): Capsule => ({

@@ -13,6 +13,8 @@ import "./entry-list.ts";
 import "./set-policy-dialog.ts";
 import "./revoke-dialog.ts";
 
+const AMOUNTS = ["tokens", "steps", "epsilon_micros"] as const;
+
 const t = strings({
   en: {
     allowed: "Under policy",
@@ -31,6 +33,10 @@ const t = strings({
     unlimited: "used {used} times, any number allowed",
     until: "until {at} ({left})",
     endless: "without an end",
+    tokens: "tokens",
+    steps: "training steps",
+    epsilon_micros: "privacy loss (millionths of epsilon)",
+    spent: "{what}: {used} of {all}",
     over: "over",
     yours: "Your policy",
     change: "Change policy",
@@ -57,6 +63,10 @@ const t = strings({
     unlimited: "已用 {used} 次，不限次数",
     until: "至 {at}（{left}）",
     endless: "无期限",
+    tokens: "词元",
+    steps: "训练步数",
+    epsilon_micros: "隐私损失（epsilon 的百万分之一）",
+    spent: "{what}：{used} / {all}",
     over: "已过",
     yours: "您的策略",
     change: "更换策略",
@@ -137,7 +147,7 @@ export class CapsuleCard extends Page {
       ${own && !own.revoked && !this.silenced ? this.actions(capsule, own) : nothing}`;
   }
 
-  private grant({ party, version, policySha256, budget, uses, revoked }: Grant): TemplateResult {
+  private grant({ party, version, policySha256, budget, uses, spent, revoked }: Grant): TemplateResult {
     const who = party === this.owner.keyId ? html`<b>${t("you")}</b>` : digest(party, t("party"));
     if (revoked) return html`${who} <span class="tag bad">${t("revoked")}</span>`;
     if (policySha256 === undefined) return html`${who}<div class="muted">${t("noPolicy")}</div>`;
@@ -149,7 +159,14 @@ export class CapsuleCard extends Page {
     const until = end ? t("until", { at: moment(end), left: left(end, new Date()) ?? t("over") }) : t("endless");
     return html`${who}
       <div>${t("version", { n: number(version) })} ${digest(policySha256, t("digest"))}</div>
-      <div class="muted">${counted}; ${until}</div>`;
+      <div class="muted">${counted}; ${until}</div>
+      ${AMOUNTS.map((what) => {
+        const all = budget.amounts?.[what];
+        const used = number(spent[what] ?? 0);
+        return all === undefined
+          ? nothing
+          : html`<div class="muted">${t("spent", { what: t(what), used, all: number(all) })}</div>`;
+      })}`;
   }
 
   private log(): TemplateResult {

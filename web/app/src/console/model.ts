@@ -3,7 +3,7 @@
  * platform. Everything here was verified in this browser unless its name says otherwise.
  */
 import type { Bytes } from "@mitai/verify";
-import type { Budget, Identity } from "./signing.ts";
+import type { Amounts, Budget, Identity } from "./signing.ts";
 
 export const BROKER = "broker";
 /** How many of the newest ledger entries are looked through for approvals and usage. */
@@ -89,6 +89,8 @@ export interface Grant {
   readonly version: number;
   readonly budget: Budget;
   readonly uses: number;
+  /** What the releases declared so far, where that is kept. */
+  readonly spent: Amounts;
   readonly revoked: boolean;
 }
 

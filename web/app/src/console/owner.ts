@@ -23,7 +23,16 @@ import {
 import * as json from "@mitai/verify/json";
 import { entryOf } from "./entries.ts";
 import type { Capsule, Entry, Owner, Party } from "./model.ts";
-import { audience, type Budget, commandRequest, type Identity, MAX_COUNT, type Order, queryHeader } from "./signing.ts";
+import {
+  type Amounts,
+  audience,
+  type Budget,
+  commandRequest,
+  type Identity,
+  MAX_COUNT,
+  type Order,
+  queryHeader,
+} from "./signing.ts";
 import { momentOf } from "./terms.ts";
 
 const MAX_ANSWER_BYTES = 16 << 20;
@@ -34,6 +43,12 @@ const digest = json.pattern(/^[0-9a-f]{64}$/);
 const capsuleId = json.pattern(/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/);
 const count = json.integer(0, MAX_COUNT);
 const head = { v: json.optional(json.integer(1, 1), 1) };
+const amounts = json.struct({
+  tokens: json.optional(json.nullable(count), null),
+  steps: json.optional(json.nullable(count), null),
+  epsilon_micros: json.optional(json.nullable(count), null),
+});
+type Read = ReturnType<typeof amounts>;
 const party = json.struct({
   ...head,
   name: json.string,
@@ -53,9 +68,14 @@ const capsule = json.struct({
       policy: json.nullable(json.string),
       policy_sha256: json.nullable(digest),
       version: count,
-      budget: json.struct({ uses: json.nullable(count), not_after_s: json.nullable(count) }),
+      budget: json.struct({
+        uses: json.nullable(count),
+        not_after_s: json.nullable(count),
+        amounts: json.optional<Read | undefined>(amounts, undefined),
+      }),
       uses: count,
       revoked: json.boolean,
+      spent: json.optional<Read | undefined>(amounts, undefined),
     }),
   ),
 });
@@ -87,14 +107,19 @@ export class BrokerOwner implements Owner {
   async capsule(id: string): Promise<Capsule> {
     const view = await this.#query(`/v1/capsules/${id}`, capsule);
     if (view.capsule !== id) throw mismatch("the broker answers about another capsule");
-    const grants = view.grants.map(async ({ policy, policySha256, budget, ...grant }) => {
+    const grants = view.grants.map(async ({ policy, policySha256, budget, spent, ...grant }) => {
       if (policy !== null && hex(await sha256(utf8(policy))) !== policySha256)
         throw mismatch("a policy's text has another digest than the broker says");
       return {
         ...grant,
         policy: policy ?? undefined,
         policySha256: policySha256 ?? undefined,
-        budget: { uses: budget.uses, not_after_s: budget.notAfterS },
+        budget: {
+          uses: budget.uses,
+          not_after_s: budget.notAfterS,
+          ...(budget.amounts && { amounts: amountsOf(budget.amounts) }),
+        },
+        spent: spent ? amountsOf(spent) : {},
       };
     });
     return {
@@ -189,4 +214,12 @@ async function proven(
 
 function mismatch(message: string): MitaiError {
   return new MitaiError("broker.answer-mismatch", message);
+}
+
+function amountsOf({ tokens, steps, epsilonMicros }: Read): Amounts {
+  return {
+    ...(tokens !== null && { tokens }),
+    ...(steps !== null && { steps }),
+    ...(epsilonMicros !== null && { epsilon_micros: epsilonMicros }),
+  };
 }

@@ -92,6 +92,7 @@ export class SetPolicyDialog extends View {
     this.trouble = undefined;
     try {
       const budget = {
+        ...this.grant.budget, // limits of amounts stay as they are
         uses: uses ? Number(uses) : null,
         not_after_s: until ? Math.floor(new Date(until).getTime() / 1000) : null,
       };

@@ -38,10 +38,18 @@ interface SignedEnvelope {
   readonly signatures: readonly { readonly sig: string; readonly keyid: string }[];
 }
 
-/** How often and how long an owner lets a capsule's key go; `null` is no limit of that kind. */
+/** What requests declare and owners ration; as a limit, what is left out is not limited. */
+export interface Amounts {
+  readonly tokens?: number;
+  readonly steps?: number;
+  readonly epsilon_micros?: number;
+}
+
+/** How often, how long and how much an owner lets a capsule's key go; `null` is no limit of that kind. */
 export interface Budget {
   readonly uses: number | null;
   readonly not_after_s: number | null;
+  readonly amounts?: Amounts;
 }
 
 export type Order =
@@ -99,6 +107,10 @@ export async function audience(ledgerKey: PublicKey): Promise<string> {
   return hex(await sha256(AUDIENCE_LABEL, ledgerKey.raw));
 }
 
+function limitsOf({ amounts = {}, ...budget }: Budget): readonly (number | null)[] {
+  return [...Object.values(budget), ...Object.values(amounts)];
+}
+
 /** The body of `POST /v1/commands`. */
 export async function commandRequest(
   identity: Identity,
@@ -106,7 +118,7 @@ export async function commandRequest(
   addressed: { readonly broker: string; readonly sequence: number; readonly timeS: number },
 ): Promise<Bytes> {
   const { type, ...fields } = order;
-  if (order.type === "set-policy" && !Object.values(order.budget).every(isLimit))
+  if (order.type === "set-policy" && !limitsOf(order.budget).every(isLimit))
     throw new MitaiError("broker.malformed", `a limit is a whole number up to ${MAX_COUNT}`);
   const { broker, sequence, timeS } = addressed;
   const signed = { type, broker, party: identity.keyId, sequence, time_s: timeS, ...fields, v: 1 };

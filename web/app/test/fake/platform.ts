@@ -148,7 +148,16 @@ class FakeOwner implements Owner {
     private size: number,
   ) {
     const grants = (budget: Budget, uses: number, revoked = false) => [
-      { party: keyId, policy: POLICY, policySha256: digit(9), version: 2, budget, uses, revoked },
+      {
+        party: keyId,
+        policy: POLICY,
+        policySha256: digit(9),
+        version: 2,
+        budget,
+        uses,
+        spent: { tokens: 41_000 },
+        revoked,
+      },
       {
         party: digit(101),
         policy: undefined,
@@ -156,11 +165,12 @@ class FakeOwner implements Owner {
         version: 1,
         budget: { uses: null, not_after_s: null },
         uses,
+        spent: {},
         revoked: false,
       },
     ];
     const soon = Math.floor(NOW.getTime() / 1000) + 2_000_000;
-    this.put("m-4f1c2ab0", grants({ uses: 100, not_after_s: soon }, 37));
+    this.put("m-4f1c2ab0", grants({ uses: 100, not_after_s: soon, amounts: { tokens: 1_000_000 } }, 37));
     this.put("m-77aa01fe", grants({ uses: null, not_after_s: null }, 4, true));
     this.put(
       "a-capsule-with-a-rather-long-name.of-1.2-billion-parameters-0123456789abcdef",
