@@ -14,7 +14,7 @@ $(VENV)/.run: pyproject.toml constraints.txt scripts/setup
 	@scripts/setup serve,openai && touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt scripts/setup
-	@scripts/setup serve,bench,dev && touch $@ $(VENV)/.run
+	@scripts/setup train,postgres,bench,dev && touch $@ $(VENV)/.run
 
 web/node_modules/.ready: web/package-lock.json scripts/setup-web | $(VENV)/.dev
 	@scripts/setup-web && touch $@

@@ -13,6 +13,7 @@ MitaiError
 │   ├── DeniedError       an owner's policy, budget or revocation said no
 │   └── RollbackError     stored state is older than what the ledger remembers
 ├── ServeError            the inference service refused or failed a request
+├── TrainError            a training or evaluation job was refused or failed
 ├── ClientError           the client stopped before anything was sent
 ├── FleetError            a process of the platform did not start or went away
 └── WebError              the browser's page is not the one that was published
@@ -112,6 +113,10 @@ class RollbackError(BrokerError):
 
 class ServeError(MitaiError):
     """A request that the inference service refused or failed."""
+
+
+class TrainError(MitaiError):
+    """A training or evaluation job that was refused or failed."""
 
 
 class ClientError(MitaiError):
