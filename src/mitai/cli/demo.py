@@ -27,11 +27,11 @@ from mitai.channel import KeyRing
 from mitai.cli.deploy import deploy_capsule
 from mitai.cli.output import SIMULATED, Output, data, printable
 from mitai.cli.owner import inference_policy, verified_broker
+from mitai.cli.telling import DemoFailedError, Telling
 from mitai.client import LedgerMemory, Proof, Session, chat, receipts, session_client
 from mitai.client.objects import upload
 from mitai.client.owner import Owner
 from mitai.client.transport import OhttpTransport
-from mitai.errors import MitaiError
 from mitai.fleet import platform as platforms
 from mitai.fleet.home import Home
 from mitai.fleet.processes import stop
@@ -47,10 +47,6 @@ def _largest(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if path.name != MANIFEST_NAME), key=lambda p: p.stat().st_size)[
         -2:
     ]
-
-
-class DemoFailedError(MitaiError):
-    """Something that had to hold did not."""
 
 
 class _Captured(msgspec.Struct):
@@ -96,12 +92,12 @@ def demo(
     out.say("By hand: mitai up --detach, then mitai verify and mitai chat")
 
 
-class Story:
+class Story(Telling):
     """The acts, in order, on one platform."""
 
     def __init__(self, out: Output, home: Home) -> None:
-        self.out, self.home = out, home
-        self.refusals = 0
+        super().__init__(out)
+        self.home = home
         self.platform: platforms.Platform | None = None
         self.owner: Owner | None = None
 
@@ -407,44 +403,3 @@ class Story:
 
     def _stop_broker(self) -> None:
         stop([self.up.processes["broker"].pid])
-
-    # -- telling ---------------------------------------------------------------------------------------------
-
-    def title(self, text: str) -> None:
-        """Begin an act."""
-        self.out.say(f"\n[bold]{text}[/]")
-
-    def fact(self, text: str) -> None:
-        """Say what was done and held."""
-        self._line("[green]✔[/]", text)
-
-    def hold(self, condition: bool, text: str) -> None:
-        """Say what holds; end the demo when it does not."""
-        self.check(condition, text)
-        self.fact(text)
-
-    def check(self, condition: bool, text: str) -> None:
-        """End the demo when something does not hold."""
-        if not condition:
-            raise DemoFailedError("demo.failed", f"this did not hold: {text}")
-
-    def refused(self, attack: str, code: str, attempt: Callable[[], object]) -> None:
-        """Try an attack; it must be refused with `code`."""
-        try:
-            attempt()
-        except MitaiError as error:
-            self.refusal(attack, error.code, code, error.message)
-        else:
-            raise DemoFailedError("demo.attack-accepted", f"this was not refused: {attack}")
-
-    def refusal(self, attack: str, got: str, expected: str, why: str) -> None:
-        """Say how an attack was refused; end the demo when it was for another reason than expected."""
-        self.check(
-            got.startswith(expected) or expected in why, f"{attack}: refused as {got} ({why}), not as {expected}"
-        )
-        self.refusals += 1
-        self._line("[red]✘[/]", f"{attack}\n      → {why.splitlines()[-1] if len(why) > 300 else why} [{got}]")
-
-    def _line(self, mark: str, text: str) -> None:
-        self.out.console.print(f"  {mark} ", end="")
-        self.out.console.print(printable(text), markup=False, soft_wrap=True)
