@@ -8,8 +8,8 @@ import pytest
 
 from mitai.cli import demo
 from mitai.cli.demo import Story
-from mitai.cli.telling import DemoFailedError
 from mitai.cli.output import Output
+from mitai.cli.telling import DemoFailedError
 from mitai.errors import MitaiError
 from mitai.fleet.home import Home
 
