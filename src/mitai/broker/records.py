@@ -91,6 +91,7 @@ class Replica(Record, frozen=True):
     workload: str
     simulated: bool
     seen_s: int
+    capsules: tuple[str, ...] = ()  # all that were ever released to it, in order: what it derives has them as parents
 
 
 class Pin(Record, frozen=True):

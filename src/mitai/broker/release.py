@@ -31,12 +31,14 @@ from mitai.broker.protocol import ReleasedKey, ReleasedKeys, ReleaseRequest, sha
 from mitai.broker.records import Capsule, Grant, Party, Replica
 from mitai.broker.store import Draft, Key
 from mitai.broker.trusted import Trusted
+from mitai.capsule.manifest import MAX_PARENTS
 from mitai.channel.hpke import setup_sender
 from mitai.channel.ohttp import KeyConfig
 from mitai.errors import AttestError, BrokerError, ChannelError, DeniedError, ParseError
 from mitai.ledger.entry import Denial, Release, utc
 
 MAX_MANIFESTS_BYTES = 48 << 20  # in one answer
+MAX_REPLICA_CAPSULES = MAX_PARENTS  # of what it derives
 
 
 # --- Evidence -------------------------------------------------------------------------------------------------------
@@ -264,14 +266,23 @@ def _released(draft: Draft, capsule: Capsule) -> ReleasedKey:
 
 
 def _know_replica(draft: Draft, case: Case, appraisal: Appraisal) -> None:
-    """Remember whose receipts are taken: the receipt key in the claims that were given keys."""
+    """Remember the receipt key in the claims that were given keys, and which: receipts, leases, what it derives."""
     receipt_key = appraisal.claims.receipt_key
     if not receipt_key:
         return
-    if draft.get(Replica, receipt_key.hex()) is None:
+    known = draft.get(Replica, receipt_key.hex())
+    if known is None:
         check_room(draft, "replica", case.max_replicas)
-        replica = Replica(appraisal.workload, appraisal.simulated, int(case.now.timestamp()))
-        draft.put(receipt_key.hex(), replica)
+        known = Replica(appraisal.workload, appraisal.simulated, int(case.now.timestamp()))
+    capsules = tuple(dict.fromkeys((*known.capsules, *case.request.capsules)))
+    if len(capsules) > MAX_REPLICA_CAPSULES:
+        raise BrokerError(
+            "broker.too-many-capsules",
+            f"one process is given at most {MAX_REPLICA_CAPSULES} capsules in its life",
+            hint="start it anew",
+        )
+    if capsules != known.capsules:
+        draft.put(receipt_key.hex(), msgspec.structs.replace(known, capsules=capsules))
 
 
 def _policies(capsules: list[Capsule]) -> tuple[str, ...]:

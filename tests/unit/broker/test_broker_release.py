@@ -13,7 +13,9 @@ from mitai.attest.sim import SimPlatform, reference_values
 from mitai.broker import protocol
 from mitai.broker.policy import template
 from mitai.broker.protocol import Budget
-from mitai.errors import DeniedError, MitaiError
+from mitai.broker.records import Replica
+from mitai.broker.writer import Job
+from mitai.errors import BrokerError, DeniedError, MitaiError
 
 
 def denied(rig: Rig, code: str, *capsules: str, **more: object) -> MitaiError:
@@ -390,3 +392,15 @@ class TestClient:
         with pytest.raises(MitaiError) as caught:
             request.open(protocol.encode(answer), KeyRing.generate())
         assert caught.value.code == "broker.key-rotated"
+
+
+def test_the_broker_remembers_all_that_a_process_was_ever_given(ready: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (ready.publish().capsule_id for _ in range(3))
+    for asked in ((second,), (first, second), (second,)):
+        ready.release(*asked)
+    record = ready.broker.submit(Job(lambda draft: draft.get(Replica, ready.receipt_key.public.raw.hex()))).result()
+    assert record.capsules == (second, first)
+    monkeypatch.setattr("mitai.broker.release.MAX_REPLICA_CAPSULES", 2)
+    with pytest.raises(BrokerError) as refused:
+        ready.release(third)
+    assert refused.value.code == "broker.too-many-capsules"
