@@ -10,7 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -49,6 +49,17 @@ class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spent: Amounts = Amounts()
 
 
+class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a workload made a capsule; a member that this version does not know may be a limit."""
+
+    signer: bytes  # the workload's public key, which signed manifest and statement
+    statement_sha256: str  # of the signed payload
+    envelope_sha256: str  # of the signed statement as it is stored
+    parents: tuple[str, ...]
+    lineage: tuple[str, ...]  # parents, their parents, and so on; sorted
+    depth: int  # steps up to the farthest ancestor
+
+
 class Capsule(Record, frozen=True):
     """A capsule's key and everything that decides over it; `recent` are the newest ledger entries about it."""
 
@@ -61,9 +72,17 @@ class Capsule(Record, frozen=True):
     registered_s: int
     grants: tuple[Grant, ...]
     recent: tuple[int, ...] = ()
+    kind: str = ""  # as its manifest says
+    index: int = 0  # the ledger entry that made it known
+    made: Made | None = None  # where a workload made it
 
     def __repr__(self) -> str:
         return f"Capsule({self.capsule!r}, …)"
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """Ids of all capsules that this one derives from, sorted."""
+        return self.made.lineage if self.made else ()
 
     def grant_of(self, party: str) -> Grant | None:
         """Return that party's grant, if it has one."""
@@ -86,12 +105,23 @@ class Holding(Record, frozen=True):
 
 
 class Replica(Record, frozen=True):
-    """A receipt key from the attested claims of a workload that was given keys."""
+    """A receipt key from the attested claims of a workload that was given keys, and all that it was ever given.
+
+    `mixed`: its requests declared different things. `overflow`: there were too many capsules to remember them all.
+    """
 
     workload: str
     simulated: bool
     seen_s: int
-    capsules: tuple[str, ...] = ()  # all that were ever released to it, in order: what it derives has them as parents
+    measurements: dict[str, str] = {}
+    purpose: str = ""
+    parameters: dict[str, str] = {}
+    evidence: tuple[str, ...] = ()  # digests of what it proved itself with, newest last
+    capsules: tuple[str, ...] = ()  # in the order of their release
+    mixed: bool = False
+    overflow: bool = False
+    derived: int = 0  # how many capsules it has made
+    stopped: tuple[str, ...] = ()  # those of them for which a lease was refused, and logged
 
 
 class Pin(Record, frozen=True):
@@ -108,6 +138,7 @@ class Head(Record, frozen=True):
     digest: bytes
     counts: dict[str, int] = {}  # rows of each kind
     time_s: int = 0
+    epoch: int = 0  # of the root key that sealed it
 
 
 class LedgerKey(Record, frozen=True):
@@ -118,6 +149,17 @@ class LedgerKey(Record, frozen=True):
 
     def __repr__(self) -> str:
         return f"LedgerKey({self.origin!r})"
+
+
+class Root(Record, frozen=True, forbid_unknown_fields=True):
+    """The root key of the state and its epoch, which rises by one with each rotation."""
+
+    epoch: int
+    key: bytes
+    v: Literal[1] = 1
+
+    def __repr__(self) -> str:
+        return f"Root(epoch={self.epoch})"
 
 
 R = TypeVar("R", bound=Record)
@@ -139,3 +181,21 @@ def unpack(data: bytes, kind: type[R]) -> R:
         return msgspec.msgpack.decode(data, type=kind)
     except msgspec.MsgspecError:
         raise BrokerError("broker.state-version", f"a stored {kind_of(kind)} was written by another version") from None
+
+
+def pack_row(identifier: str, record: Record) -> bytes:
+    """Return the bytes of a row: the record's id, from which its tag is made, and the record."""
+    return msgspec.msgpack.encode((identifier, record))
+
+
+def unpack_row(data: bytes, kind: type[R]) -> tuple[str, R]:
+    """Read a row back, as `unpack` does a record."""
+    try:
+        return msgspec.msgpack.decode(data, type=tuple[str, kind])  # type: ignore[valid-type]
+    except msgspec.MsgspecError:
+        raise BrokerError("broker.state-version", f"a stored {kind_of(kind)} was written by another version") from None
+
+
+def row_id(data: bytes) -> str:
+    """Return the id in a row's authenticated bytes, whatever its record is."""
+    return msgspec.msgpack.decode(data, type=tuple[str, msgspec.Raw])[0]

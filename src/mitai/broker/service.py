@@ -33,7 +33,7 @@ import structlog
 from msgspec import UNSET
 
 from mitai.attest import Attester, LedgerClaim, Policy, VerifiedCache
-from mitai.broker import commands, protocol, receipts
+from mitai.broker import commands, leases, protocol, receipts
 from mitai.broker.anchor import Anchor, Witness
 from mitai.broker.commands import Limits, check_addressing, open_signed, page_of, public_key
 from mitai.broker.nonces import NONCE_LIFE_S, Nonces
@@ -41,7 +41,7 @@ from mitai.broker.policy import CedarEngine, PolicyEngine
 from mitai.broker.protocol import Amounts, LoggedEntry, ReleaseRequest, encode, sha256_hex
 from mitai.broker.records import Capsule, Grant, Head, Holding, LedgerKey, Party, Pin
 from mitai.broker.release import Case, Decision, Policies, Proof, decide, denied, prove, seal_answer
-from mitai.broker.store import Database, Draft, EdgeStore, State
+from mitai.broker.store import ROOT_LABEL, Database, Draft, EdgeStore, State
 from mitai.broker.trusted import Trusted
 from mitai.broker.vault import DIGEST_BYTES, Vault
 from mitai.broker.writer import Job, Writer
@@ -51,7 +51,6 @@ from mitai.ledger.log import Log
 from mitai.ledger.note import sign_checkpoint, vkey
 from mitai.ledger.tree import EMPTY_ROOT
 
-STATE_LABEL = b"mitai broker state v1"
 UNPROVEN_AT_ONCE = 200
 LARGE_BYTES = 256 << 10
 T = TypeVar("T")
@@ -156,7 +155,7 @@ class Broker:
             BrokerError: The state was sealed by another machine or other code, or a witness can't be asked.
         """
         trusted = Trusted.load(policy, [path.read_bytes() for path in settings.releases], clock())
-        database = Database(settings.state_url, Vault(attester.sealing_key(STATE_LABEL)))
+        database = Database(settings.state_url, Vault(attester.sealing_key(ROOT_LABEL)))
         with ExitStack() as opened:
             opened.callback(database.engine.dispose)
             key, state = _load_or_create(database, settings)
@@ -299,6 +298,17 @@ class Broker:
         entries, checkpoint = await self._run(self._prove_entries, tuple(index for _, index in logged))
         return encode(protocol.ReceiptsAnswer(entries=entries, checkpoint=checkpoint))
 
+    async def lease(self, body: bytes) -> bytes:
+        """Tell a workload how long it may go on with what it was given.
+
+        Raises:
+            DeniedError: It may not: an owner's consent is over.
+            BrokerError: The request could not be decided.
+        """
+        self._anchor.check_current()  # a copy of this broker may not have heard of a revocation
+        outcome = await self._decided(leases.prepare(body, self.audience, self._clock()))
+        return leases.answer_of(outcome)
+
     async def proof(self, index: int) -> bytes:
         """Return a ledger entry with its proof."""
         entries, checkpoint = await self._run(self._prove_entries, (index,))
@@ -364,10 +374,9 @@ class Broker:
 
 
 def _load_or_create(database: Database, settings: Settings) -> tuple[LedgerKey, State]:
-    key, state = database.ledger_key(), database.load()
-    if (key is None) != (state is None):
-        raise RollbackError("broker.head-missing", "a part of the broker's state was removed from its database")
-    if key is not None and state is not None:
+    state = database.load()
+    if state is not None:
+        key = database.ledger_key()
         if key.origin != settings.origin:
             raise BrokerError(
                 "broker.origin-changed", f"this state's ledger is {key.origin!r}; a ledger keeps its name"

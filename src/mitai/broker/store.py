@@ -9,18 +9,22 @@ Invariants:
 - At start the set digest over all rows, the ledger's size and its root must be those of the sealed head: no row, and
   neither the ledger nor the head, can be put back to an older version on its own. (All of them together: see `anchor`.)
 - Appends use ledger tiles held in memory since that check, never what the database says later.
-- A second broker on the same database is noticed before anything is written (`broker.state-conflict`).
+- The root key that seals all rows is random; each machine that may open them has it sealed under its own TEE's key, in
+  a row of its own. What a process holds of it is replaced only after the commit that changed it.
+- A second broker on the same database is noticed before anything is written or answered (`broker.state-conflict`).
+- Whoever takes over a database that several processes reach writes the head anew: nobody who loaded before commits.
 
 Example:
-    >>> database = Database("sqlite:///broker.db", Vault(root_key))
+    >>> database = Database("sqlite:///broker.db", Vault(attester.sealing_key(ROOT_LABEL)))
     >>> state = database.load()
 """
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +36,20 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import (
     Column,
     Connection,
+    Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
     bindparam,
+    delete,
     event,
     insert,
     select,
     update,
 )
 
-from mitai.broker.records import Head, LedgerKey, R, Record, kind_of, pack, unpack
+from mitai.broker.records import Head, LedgerKey, R, Record, Root, kind_of, pack, pack_row, unpack, unpack_row
 from mitai.broker.vault import STAMP_BYTES, TAG_BYTES, Row, Vault
 from mitai.errors import BrokerError, RollbackError
 from mitai.ledger.sql import SqlStore
@@ -64,6 +70,7 @@ blobs = Table(
     metadata,
     Column("tag", LargeBinary(TAG_BYTES), primary_key=True),
     Column("sealed", LargeBinary, nullable=False),
+    Column("epoch", Integer, nullable=False),  # of the root key; rows of another are leftovers of a rotation
 )
 singles = Table(
     "broker_singles",
@@ -73,6 +80,22 @@ singles = Table(
     Column("sealed", LargeBinary, nullable=False),
 )
 
+# What does not answer is given up, a transaction that its process left open is undone, and a commit is on the disk.
+POSTGRESQL = {
+    "connect_timeout": 3,
+    "tcp_user_timeout": 5000,
+    "options": "-c idle_in_transaction_session_timeout=3000 -c lock_timeout=10000 -c synchronous_commit=on",
+}
+roots = Table(  # one row for each machine and build that holds the root key
+    "broker_roots",
+    metadata,
+    Column("tag", LargeBinary(TAG_BYTES), primary_key=True),
+    Column("stamp", LargeBinary(STAMP_BYTES), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
+ROOT_LABEL = b"mitai broker root v1"  # of the TEE's sealing key, under which a machine keeps the root key
+
 Key = tuple[type[Record], str]  # a record's type and id
 
 _CHANGE = (
@@ -81,6 +104,8 @@ _CHANGE = (
     .values(stamp=bindparam("new_stamp"), sealed=bindparam("new_sealed"))
 )
 _ALL = select(records.c.tag, records.c.stamp)
+_HEAD_STAMP = select(singles.c.stamp).where(singles.c.name == "head")
+TAKE_OVER_TRIES = 10
 _BLOB = select(blobs.c.sealed).where(blobs.c.tag == bindparam("of_tag"))
 
 
@@ -133,21 +158,70 @@ class State:
     def __init__(self, head: Head, stamps: dict[bytes, bytes], edge: Mapping[Tile, bytes]) -> None:
         self.head, self.stamps, self.edge = head, stamps, edge
         self.head_stamp = b""
+        self.found_stamp = b""  # the head's, when this was loaded
 
 
 class Database:
-    """The tables behind a URL, sealed by a vault."""
+    """The tables behind a URL.
 
-    def __init__(self, url: str, vault: Vault) -> None:
-        self.vault = vault
+    Args:
+        url: As SQLAlchemy spells it.
+        wrapper: Seals the root key for this machine; made from its TEE's sealing key.
+    """
+
+    def __init__(self, url: str, wrapper: Vault) -> None:
+        self._wrapper = wrapper
+        self._opened: tuple[Root, Vault] | None = None
+        self.shared = is_shared(url)
         self.engine = _engine(url)
         migrate(self.engine)
 
+    @property
+    def root(self) -> Root:
+        """The root key, once the state was loaded or created."""
+        if self._opened is None:
+            raise BrokerError("broker.state-locked", "the broker's state was not opened yet")
+        return self._opened[0]
+
+    @property
+    def vault(self) -> Vault:
+        """What seals under the root key."""
+        if self._opened is None:
+            raise BrokerError("broker.state-locked", "the broker's state was not opened yet")
+        return self._opened[1]
+
+    def use(self, root: Root) -> None:
+        """Seal and open under this root key from now on."""
+        self._opened = root, Vault(root.key)
+
+    def unlock(self, connection: Connection) -> bool:
+        """Take this machine's root key out of its row; False for a database that never held any state.
+
+        Raises:
+            BrokerError: `broker.sealed-elsewhere`: there is a state, and this machine and code hold no key to it.
+        """
+        tag = self._wrapper.tag("root", "")
+        row = connection.execute(select(roots).where(roots.c.tag == tag)).first()
+        if row is None:
+            return _check_no_other(connection)
+        try:
+            root = unpack(self._wrapper.open("root", tag, row.stamp, row.sealed), Root)
+        except BrokerError:
+            raise _sealed_elsewhere() from None
+        self.use(root)
+        return True
+
+    def keep_root(self, connection: Connection, root: Root) -> None:
+        """Write the root key into this machine's row; whoever calls this uses it after the commit."""
+        row = self._wrapper.seal("root", self._wrapper.tag("root", ""), pack(root))
+        connection.execute(delete(roots).where(roots.c.tag == row.tag))
+        connection.execute(insert(roots).values(tag=row.tag, stamp=row.stamp, sealed=row.sealed))
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Give a connection with a read transaction."""
+        """Give a connection with a read transaction that sees one moment."""
         with self.engine.connect() as connection:
-            yield connection
+            yield connection.execution_options(isolation_level="REPEATABLE READ") if self.shared else connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -163,12 +237,17 @@ class Database:
             BrokerError: The state was sealed by another machine or other code.
         """
         with self.reading() as connection:
+            if not self.unlock(connection):
+                return None
             found = self._single(connection, "head")
             if found is None:
-                _check_nothing_there(connection)
-                return None
+                raise RollbackError(
+                    "broker.head-missing", "the head of the broker's state was removed from its database"
+                )
             stamp, data = found
             head = unpack(data, Head)
+            if head.epoch != self.root.epoch:
+                raise RollbackError("broker.rows-rolled-back", "head and root key are of two epochs")
             stamps: dict[bytes, bytes] = {}
             digest = 0
             for tag, row_stamp in connection.execute(_ALL):
@@ -191,8 +270,40 @@ class Database:
                     hint="restore the whole database file, or treat the machine as hostile",
                 )
         state = State(head, stamps, edge)
-        state.head_stamp = stamp
+        state.head_stamp = state.found_stamp = stamp
         return state
+
+    def take_over(self) -> State | None:
+        """Load, and where other processes reach this database too, stop those that loaded before from committing.
+
+        Raises:
+            RollbackError: See `load`; or others go on writing.
+        """
+        for _ in range(TAKE_OVER_TRIES):
+            state = self.load()
+            if state is None or not self.shared:
+                return state
+            with suppress(RollbackError), self.writing() as connection:  # waits for a transaction that is under way
+                state.head_stamp = self.write_head(connection, state.head, state.head_stamp)
+                return state
+        raise _conflict("others go on writing")
+
+    def head_stamp(self) -> bytes:
+        """Return the stamp of the newest head that is committed; it alone proves nothing."""
+        with self.reading() as connection:
+            return connection.scalar(_HEAD_STAMP) or b""
+
+    def write_head(self, connection: Connection, head: Head, old_stamp: bytes) -> bytes:
+        """Replace the head that has `old_stamp`; return the new one's; raise when it is another process's."""
+        row = self.vault.seal("head", self.vault.tag("single", "head"), pack(head))
+        result = connection.execute(
+            update(singles)
+            .where(singles.c.name == "head", singles.c.stamp == old_stamp)
+            .values(stamp=row.stamp, sealed=row.sealed)
+        )
+        if result.rowcount != 1:
+            raise _conflict("another process wrote its head")
+        return row.stamp
 
     def all_of(self, kind: type[R], state: State) -> list[R]:
         """Return all records of a kind; their number is authenticated too."""
@@ -201,24 +312,23 @@ class Database:
             rows = connection.execute(select(records.c.tag, records.c.sealed).where(records.c.kind == name)).all()
         if len(rows) != state.head.counts.get(name, 0) or any(row.tag not in state.stamps for row in rows):
             raise RollbackError("broker.rows-rolled-back", f"rows of kind {name!r} were hidden, removed or added")
-        return [unpack(self.vault.open(name, row.tag, state.stamps[row.tag], row.sealed), kind) for row in rows]
+        rows_data = [self.vault.open(name, row.tag, state.stamps[row.tag], row.sealed) for row in rows]
+        return [unpack_row(data, kind)[1] for data in rows_data]
 
-    def ledger_key(self) -> LedgerKey | None:
-        """Return the ledger's signing key."""
-        try:
-            with self.reading() as connection:
-                found = self._single(connection, "ledger-key")
-        except BrokerError:
-            raise BrokerError(
-                "broker.sealed-elsewhere",
-                "this state was sealed by another machine or by other code, or was damaged",
-                hint="run the release that wrote it on the machine that wrote it, or begin with empty folders",
-            ) from None
-        return unpack(found[1], LedgerKey) if found else None
+    def ledger_key(self) -> LedgerKey:
+        """Return the ledger's signing key, of a state that is loaded."""
+        with self.reading() as connection:
+            found = self._single(connection, "ledger-key")
+        if found is None:
+            raise RollbackError("broker.head-missing", "a part of the broker's state was removed from its database")
+        return unpack(found[1], LedgerKey)
 
     def create(self, key: LedgerKey, head: Head) -> State:
-        """Write the first state: the ledger's key and an empty head."""
+        """Write the first state: a fresh root key, the ledger's key and an empty head."""
+        self.use(Root(1, secrets.token_bytes(32)))
+        head = msgspec.structs.replace(head, epoch=self.root.epoch)
         with self.writing() as connection:
+            self.keep_root(connection, self.root)
             self._insert_single(connection, "ledger-key", key)
             stamp = self._insert_single(connection, "head", head)
         state = State(head, {}, {})
@@ -230,10 +340,14 @@ class Database:
         if connection is None:
             with self.reading() as own:
                 return self.blob(digest, own)
-        sealed = connection.scalar(_BLOB, {"of_tag": self.vault.tag("blob", digest)})
+        vault = self.vault
+        tag = vault.tag("blob", digest)
+        sealed = connection.scalar(_BLOB, {"of_tag": tag})
         if sealed is None:
+            if self.vault is not vault:  # the root key was rotated meanwhile
+                return self.blob(digest)
             raise BrokerError("broker.state-damaged", f"stored content {digest[:16]} is missing")
-        return self.vault.open_blob(digest, sealed)
+        return vault.open_blob(tag, sealed)
 
     def _single(self, connection: Connection, name: str) -> tuple[bytes, bytes] | None:
         row = connection.execute(select(singles.c.stamp, singles.c.sealed).where(singles.c.name == name)).first()
@@ -259,7 +373,7 @@ class Transaction:
 
     def __init__(self, database: Database, state: State, connection: Connection, keys: Iterable[Key]) -> None:
         self._database, self._state, self._connection = database, state, connection
-        self._vault = database.vault
+        self._vault, self._epoch = database.vault, database.root.epoch
         self._values: dict[Key, Record | BrokerError | None] = {}
         self._changed: dict[Key, Record] = {}
         self._blobs: dict[str, bytes] = {}
@@ -293,8 +407,14 @@ class Transaction:
         self.entries += draft.entries
 
     def finish(self, append: Callable[[EdgeStore, list[bytes]], None], time_s: int) -> State | None:
-        """Write everything; return the state to use once the transaction is committed, None when nothing changed."""
+        """Write everything; return the state to use once the transaction is committed, None when nothing changed.
+
+        Raises:
+            RollbackError: Another process wrote meanwhile: what the jobs have read may be old.
+        """
         if not self.entries and not self._changed:
+            if self._connection.scalar(_HEAD_STAMP) != self._state.head_stamp:
+                raise _conflict("another process wrote its head")
             return None
         stamps, digest = self._write_records()
         self._write_blobs()
@@ -306,7 +426,7 @@ class Transaction:
         root = _root(size, store.edge)
         head = msgspec.structs.replace(self.head, size=size, root=root, digest=digest, time_s=time_s)
         state = State(head, self._state.stamps, store.edge)
-        state.head_stamp = self._write_head(head)
+        state.head_stamp = self._database.write_head(self._connection, head, self._state.head_stamp)
         self._fresh_stamps = stamps
         return state
 
@@ -326,7 +446,7 @@ class Transaction:
                 kind, _ = key = tags[tag]
                 try:
                     data = self._vault.open(kind_of(kind), tag, self._state.stamps[tag], found.get(tag, b""))
-                    self._values[key] = unpack(data, kind)
+                    self._values[key] = unpack_row(data, kind)[1]
                 except BrokerError as error:  # for the jobs that need it; the others go on
                     self._values[key] = error
 
@@ -336,7 +456,7 @@ class Transaction:
         changed: list[Row] = []
         for (kind, identifier), value in self._changed.items():
             name = kind_of(kind)
-            row = self._vault.seal(name, self._vault.tag(name, identifier), pack(value))
+            row = self._vault.seal(name, self._vault.tag(name, identifier), pack_row(identifier, value))
             old = self._state.stamps.get(row.tag)
             digest ^= self._vault.element(row.tag, row.stamp)
             if old is None:
@@ -359,23 +479,12 @@ class Transaction:
             part = names[start : start + 500]
             there = set(self._connection.scalars(select(blobs.c.tag).where(blobs.c.tag.in_(part))))
             values = [
-                {"tag": tag, "sealed": self._vault.seal_blob(tags[tag], self._blobs[tags[tag]])}
+                {"tag": tag, "sealed": self._vault.seal_blob(tag, self._blobs[tags[tag]]), "epoch": self._epoch}
                 for tag in part
                 if tag not in there
             ]
             if values:
                 self._connection.execute(insert(blobs), values)
-
-    def _write_head(self, head: Head) -> bytes:
-        row = self._vault.seal("head", self._vault.tag("single", "head"), pack(head))
-        result = self._connection.execute(
-            update(singles)
-            .where(singles.c.name == "head", singles.c.stamp == self._state.head_stamp)
-            .values(stamp=row.stamp, sealed=row.sealed)
-        )
-        if result.rowcount != 1:
-            raise _conflict("another process wrote its head")
-        return row.stamp
 
 
 class Draft:
@@ -405,9 +514,28 @@ class Draft:
         return self.next_index - 1
 
 
-def _check_nothing_there(connection: Connection) -> None:
+def _check_no_other(connection: Connection) -> bool:
+    """Return False if there is no state at all; raise if it is another machine's, or of a former version."""
+    if connection.execute(select(roots.c.tag).limit(1)).first() is not None:
+        raise _sealed_elsewhere()
+    if connection.execute(select(singles.c.name).limit(1)).first() is not None:
+        raise BrokerError(
+            "broker.state-version",
+            "this state has no root key: it was written before there were any, or its key was removed",
+            hint="begin with empty folders: no other build could ever open what a former one wrote",
+        )
     if connection.execute(_ALL.limit(1)).first() is not None or SqlStore(connection).size():
         raise RollbackError("broker.head-missing", "the head of the broker's state was removed from its database")
+    return False
+
+
+def _sealed_elsewhere() -> BrokerError:
+    return BrokerError(
+        "broker.sealed-elsewhere",
+        "this state was sealed by another machine or by other code, or was damaged",
+        hint="run the release that wrote it on the machine that wrote it; or let this one get the root key, from a "
+        "running broker or from the owners: docs/spec/broker-keys.md",
+    )
 
 
 def _root(size: int, edge: Mapping[Tile, bytes]) -> bytes:
@@ -418,8 +546,13 @@ def _conflict(why: str) -> RollbackError:
     return RollbackError("broker.state-conflict", f"the database changed under this broker: {why}")
 
 
+def is_shared(url: str) -> bool:
+    """Tell whether several processes may reach the database behind a URL; SQLite is the one process's own."""
+    return sqlalchemy.make_url(url).get_backend_name() != "sqlite"
+
+
 def _engine(url: str) -> sqlalchemy.Engine:
-    engine = sqlalchemy.create_engine(url)
+    engine = sqlalchemy.create_engine(url, connect_args=POSTGRESQL if is_shared(url) else {})
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _sqlite_settings)
         event.listen(engine, "begin", _sqlite_begin)

@@ -1,6 +1,6 @@
 """Encryption of the broker's state at rest, and the digest that notices any row that is not the newest.
 
-AES-256-GCM under keys that are derived from one root key, which the TEE seals to the broker's code and platform.
+AES-256-GCM under keys that are derived from one root key, which is random; see `roots`.
 The set digest is MSet-XOR-Hash (Clarke et al., "Incremental Multiset Hash Functions", ASIACRYPT 2003, section 4): the
 XOR of a keyed hash of every row. It is itself kept only encrypted, which the construction needs.
 
@@ -9,7 +9,8 @@ Invariants:
 - Every write of a row has a fresh random stamp; its key is derived from kind, tag and stamp, so it is used once.
 - Kind, tag and stamp are associated data: a row moved, renamed or mixed from two versions does not open.
 - Tags are HMACs of ids: the database shows how many rows there are and which one changed, nothing of what they are.
-- A blob's key is derived from its own digest: the same content gives the same ciphertext, other content another key.
+- A blob's key is derived from its tag, and so from its digest: the same content gives the same ciphertext, and other
+  content has another key.
 
 Example:
     >>> vault = Vault(root_key)
@@ -76,17 +77,16 @@ class Vault:
                 "broker.state-damaged", f"a stored {kind} was changed, swapped, or sealed by another machine or code"
             ) from None
 
-    def seal_blob(self, digest: str, data: bytes) -> bytes:
-        """Encrypt content whose SHA-256 in hex is `digest`."""
-        return AESGCM(_mac(self._blobs, digest.encode())).encrypt(_NONCE, data, digest.encode())
+    def seal_blob(self, tag: bytes, data: bytes) -> bytes:
+        """Encrypt the content that `tag` names: `tag("blob", SHA-256 in hex)`."""
+        return AESGCM(_mac(self._blobs, tag)).encrypt(_NONCE, data, tag)
 
-    def open_blob(self, digest: str, sealed: bytes) -> bytes:
-        """Decrypt the content whose SHA-256 in hex is `digest`."""
+    def open_blob(self, tag: bytes, sealed: bytes) -> bytes:
+        """Decrypt the content that `tag` names."""
         try:
-            data = AESGCM(_mac(self._blobs, digest.encode())).decrypt(_NONCE, sealed, digest.encode())
+            return AESGCM(_mac(self._blobs, tag)).decrypt(_NONCE, sealed, tag)
         except (InvalidTag, ValueError):
-            raise BrokerError("broker.state-damaged", f"stored content {digest[:16]} was changed or swapped") from None
-        return data
+            raise BrokerError("broker.state-damaged", "stored content was changed or swapped") from None
 
     def element(self, tag: bytes, stamp: bytes) -> int:
         """Return a row's share of the set digest; combine with `^`."""

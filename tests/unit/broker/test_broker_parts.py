@@ -17,7 +17,7 @@ from mitai.broker.config import Config
 from mitai.broker.nonces import NONCE_LIFE_S, Nonces
 from mitai.broker.policy import PURPOSES, SCHEMA, CedarEngine, Facts, engine, template
 from mitai.broker.receipts import Known
-from mitai.broker.records import Capsule, LedgerKey, Party, unpack
+from mitai.broker.records import Capsule, LedgerKey, Party, Root, unpack
 from mitai.broker.service import Meter
 from mitai.broker.vault import Vault
 from mitai.errors import BrokerError, MitaiError, ParseError
@@ -142,7 +142,7 @@ def test_the_vault_refuses_everything_but_what_it_sealed() -> None:
     ):
         assert code_of(vault.open, *arguments) == "broker.state-damaged"
     assert code_of(Vault(b"\x01" * 32).open, "capsule", tag, row.stamp, row.sealed) == "broker.state-damaged"
-    assert code_of(vault.open_blob, "00", b"") == "broker.state-damaged"
+    assert code_of(vault.open_blob, tag, b"") == "broker.state-damaged"
     assert code_of(Vault, b"short") == "broker.root-key"
     assert vault.tag("a", "b") != vault.tag("b", "a")
 
@@ -155,6 +155,7 @@ def test_records_show_no_keys() -> None:
     capsule = Capsule("c", "p", "m", "e", 1, b"topsecretkey", 1, ())
     assert "topsecret" not in repr(capsule)
     assert "topsecret" not in repr(LedgerKey(b"topsecretseed", "origin"))
+    assert "topsecret" not in repr(Root(1, b"topsecretroot"))
 
 
 # --- policies -------------------------------------------------------------------------------------------------------

@@ -84,6 +84,15 @@ def test_other_code_or_another_machine_can_not_open_it(closed: Rig, tmp_path: Pa
         assert caught.value.code == "broker.sealed-elsewhere"
 
 
+def test_a_state_whose_root_key_is_gone_is_refused(closed: Rig) -> None:
+    with database(closed) as connection:
+        connection.execute("UPDATE broker_roots SET sealed = zeroblob(64)")
+    refuses_to_open(closed, "broker.sealed-elsewhere")
+    with database(closed) as connection:
+        connection.execute("DELETE FROM broker_roots")
+    refuses_to_open(closed, "broker.state-version")  # so looks a state of the versions before root keys
+
+
 def open_and_release(rig: Rig) -> None:
     rig.open()
     try:

@@ -1,0 +1,22 @@
+"""Root keys as values of their own, sealed once for each machine; blobs know the root key's epoch.
+
+Revision ID: 0002
+Revises: 0001
+"""
+
+from alembic import op
+from sqlalchemy import Column, Integer, LargeBinary
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Create the table, add the column."""
+    op.create_table(
+        "broker_roots",
+        Column("tag", LargeBinary(16), primary_key=True),
+        Column("stamp", LargeBinary(16), nullable=False),
+        Column("sealed", LargeBinary, nullable=False),
+    )
+    op.add_column("broker_blobs", Column("epoch", Integer, nullable=False, server_default="0"))
