@@ -19,6 +19,9 @@ KINDS = (
     protocol.ReleaseRequest,
     protocol.ReleaseAnswer,
     protocol.ReceiptsRequest,
+    protocol.LeaseRequest,
+    protocol.LeaseStatement,
+    protocol.LeaseAnswer,
 )
 
 

@@ -19,6 +19,8 @@ import pytest
         b"[" * 5000,
         b'{"nonce":"' + b"0" * 64 + b'","expires_s":60}',
         b'{"type":"revoke","broker":"%b","party":"%b","sequence":1,"time_s":2}' % (b"0" * 64, b"1" * 64),
+        b'{"nonce":"%b","lease_s":60}' % (b"0" * 64),
+        b'{"broker":"%b","party":"%b","capsules":["c"],"time_s":1,"nonce":"%b"}' % (b"0" * 64, b"1" * 64, b"2" * 64),
         msgspec.json.encode({"evidence": "AA==", "nonce": "0" * 64, "purpose": "inference", "capsules": ["c"]}),
     ],
 )

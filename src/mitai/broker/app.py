@@ -1,6 +1,6 @@
 """The broker over HTTP: a Starlette app for what arrives sealed, and routes for what is public.
 
-- Sealed: `POST /v1/challenge`, `/v1/release`, `/v1/commands`, `/v1/receipts`; `GET /v1/capsules?page=N`,
+- Sealed: `POST /v1/challenge`, `/v1/release`, `/v1/commands`, `/v1/receipts`, `/v1/lease`; `GET /v1/capsules?page=N`,
   `/v1/capsules/ID`, `/v1/decisions?capsule=ID`, `/v1/proof?index=N`.
 - Public: `GET /ledger/checkpoint`, `/ledger/tile/…` (C2SP tlog-tiles), `/healthz`.
 
@@ -102,6 +102,10 @@ def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None) -> S
         async with room.body(request, protocol.MAX_RECEIPTS_BYTES) as body:
             return _json(await broker.receipts(body))
 
+    async def lease(request: Request) -> Response:
+        async with room.body(request, protocol.MAX_LEASE_BYTES) as body:
+            return _json(await broker.lease(body))
+
     async def capsules(request: Request) -> Response:
         return _json(await broker.capsules(_number(request, "page"), request.headers.get(protocol.QUERY_HEADER)))
 
@@ -120,6 +124,7 @@ def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None) -> S
         _post("/v1/release", release),
         _post("/v1/commands", command),
         _post("/v1/receipts", receipts),
+        _post("/v1/lease", lease),
         _get("/v1/capsules", capsules),
         _get("/v1/capsules/{capsule}", capsule),
         _get("/v1/decisions", decisions),

@@ -119,7 +119,12 @@ def public_key(raw: bytes) -> PublicKey:
         raise ParseError("broker.key-malformed", "these 32 bytes are not an Ed25519 key") from None
 
 
-def check_addressing(signed: protocol.Signed | protocol.Query, signer: PublicKey, audience: str, now: datetime) -> None:
+def check_addressing(
+    signed: protocol.Signed | protocol.Query | protocol.LeaseStatement,
+    signer: PublicKey,
+    audience: str,
+    now: datetime,
+) -> None:
     """Raise unless the structure names its signer, this broker, and a time within five minutes of `now`."""
     if signed.party != signer.key_id:
         raise BrokerError("broker.party-mismatch", "the command names another party than the one that signed it")

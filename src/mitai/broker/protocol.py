@@ -30,14 +30,18 @@ from mitai.identity import Envelope, PublicKey
 COMMAND_TYPE = "application/vnd.mitai.command+json"
 QUERY_TYPE = "application/vnd.mitai.query+json"
 QUERY_HEADER = "mitai-query"
+LEASE_TYPE = "application/vnd.mitai.lease+json"
 
 MAX_COMMAND_BYTES = 24 << 20  # a manifest in base64 and some
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_RELEASE_BYTES = 8 << 20  # evidence with event log, devices and collateral
+MAX_DERIVE_BYTES = MAX_COMMAND_BYTES
 MAX_RECEIPTS_BYTES = 4 << 20
 MAX_QUERY_BYTES = 8 << 10
+MAX_LEASE_BYTES = 128 << 10
 MAX_POLICY_CHARS = 64 << 10
 CAPSULES_PER_PAGE = 100
+LEASE_S = 60.0  # how long a workload may go on with what it was given, without asking again
 CLOCK_WINDOW_S = 300  # how far a signed structure's time may be from the broker's
 
 _RELEASE_LABEL = b"mitai key release v1\x00"
@@ -134,6 +138,16 @@ class Query(Wire, frozen=True):
     target: Annotated[str, Meta(max_length=2048)]
 
 
+class LeaseStatement(Wire, frozen=True):
+    """A workload's wish to go on with capsules that were released to it; `party` is its receipt key's id."""
+
+    broker: Hex32
+    party: Hex32
+    capsules: Annotated[tuple[CapsuleId, ...], Meta(min_length=1, max_length=256)]
+    time_s: Count
+    nonce: Hex32
+
+
 # --- Requests and answers -------------------------------------------------------------------------------------------
 
 
@@ -197,11 +211,20 @@ class ReleasedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"ReleasedKey({self.capsule!r}, …)"
 
 
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the broker found a workload to be; the workload repeats it in statements about what it makes."""
+
+    workload: str
+    measurements: dict[str, str]
+    evidence_sha256: Hex32
+
+
 class ReleasedKeys(Wire, frozen=True):
     """The plaintext under `ReleaseAnswer.sealed`."""
 
     keys: tuple[ReleasedKey, ...]
     index: int
+    origin: Origin | UnsetType = UNSET
 
     def __repr__(self) -> str:
         return f"ReleasedKeys({len(self.keys)} keys, index={self.index})"
@@ -215,11 +238,37 @@ class ReleaseAnswer(Wire, frozen=True):
     checkpoint: bytes
 
 
+class DeriveRequest(Wire, frozen=True):
+    """A capsule that a workload made of what it was given: manifest and statement, both signed by its receipt key."""
+
+    receipt_key: Key32
+    statement: Envelope
+    manifest: Annotated[bytes, Meta(max_length=MAX_MANIFEST_BYTES)]
+    data_key: Key32
+
+    def __repr__(self) -> str:
+        return "DeriveRequest(…)"
+
+
 class ReceiptsRequest(Wire, frozen=True):
     """Signed receipts (exact bytes of their envelopes) of the replica whose claims hold `receipt_key`."""
 
     receipt_key: Key32
     receipts: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=256)]
+
+
+class LeaseRequest(Wire, frozen=True):
+    """A lease statement, signed by the receipt key that stood in the claims of a release."""
+
+    receipt_key: Key32
+    lease: Envelope
+
+
+class LeaseAnswer(Wire, frozen=True):
+    """For how long from the moment it was asked the workload may go on; `nonce` is the statement's."""
+
+    nonce: Hex32
+    lease_s: Annotated[float, Meta(ge=0, le=LEASE_S)]
 
 
 class LoggedEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -265,6 +314,8 @@ class CapsuleView(Wire, frozen=True):
     manifest_sha256: str
     registered_s: int
     grants: tuple[GrantView, ...]
+    kind: str = ""
+    parents: tuple[str, ...] = ()  # of a derived one
 
 
 class CapsulesAnswer(Wire, frozen=True):

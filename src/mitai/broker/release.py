@@ -188,23 +188,31 @@ def _first_refusal(draft: Draft, case: Case, found: list[Capsule | None]) -> Ref
 
 def _ask(draft: Draft, case: Case, facts: Facts, capsule: Capsule, grant: Grant) -> Refusal | None:
     """Ask one owner's grant."""
-    party = draft.get(Party, grant.party)
-    if party is None or party.revoked or grant.revoked:
-        return Refusal("broker.revoked", "the owner has revoked it")
+    over = ended(draft, grant, case.now)
+    if over is not None:
+        return over
     if grant.policy_sha256 is None:
         return Refusal("broker.policy-missing", "this owner has set no policy yet")
     budget = grant.budget
-    if budget.not_after_s is not None and case.now.timestamp() > budget.not_after_s:
-        return Refusal("broker.policy-expired", "the time that the owner allowed is over")
     if budget.uses is not None and grant.uses >= budget.uses:
         return Refusal("broker.budget-exhausted", f"all {budget.uses} uses that the owner allowed are spent")
     if budget.amounts is not msgspec.UNSET:
-        over = budgets.first_over(budget.amounts, grant.spent, facts.job.amounts)
-        if over is not None:
-            return Refusal(*over)
+        too_much = budgets.first_over(budget.amounts, grant.spent, facts.job.amounts)
+        if too_much is not None:
+            return Refusal(*too_much)
     policy = case.policies.get(grant.policy_sha256, draft)
     if not policy.allows(facts, capsule.capsule, grant.uses, grant.spent):
         return Refusal("broker.policy-denied", f"the policy does not allow {facts.workload} {facts.purpose}")
+    return None
+
+
+def ended(draft: Draft, grant: Grant, now: datetime) -> Refusal | None:
+    """Return why this owner's consent is over, revoked or expired."""
+    party = draft.get(Party, grant.party)
+    if party is None or party.revoked or grant.revoked:
+        return Refusal("broker.revoked", "the owner has revoked it")
+    if grant.budget.not_after_s is not None and now.timestamp() > grant.budget.not_after_s:
+        return Refusal("broker.policy-expired", "the time that the owner allowed is over")
     return None
 
 
