@@ -4,8 +4,11 @@ Invariants:
 
 - Jobs run one after another, each on what the one before left: two releases never see the same budget.
 - A job that raises leaves nothing behind and does not disturb the others of its batch.
-- A future is resolved only when its batch is on the disk; when the commit fails, every job of the batch fails.
+- A future is resolved only when its batch is on the disk; when the commit fails, every job of the batch fails. Refusals
+  and answers that change nothing wait too: they count only if nobody else wrote meanwhile.
+- A commit that broke off is found out from the database, or answered as unknown (`broker.outcome-unknown`).
 - After a failed commit the state is loaded and checked again, before anything else is decided.
+- A broker that does not lead any more decides nothing (`broker.standby`).
 
 Example:
     >>> writer = Writer(database, state, ledger_key, clock)
@@ -16,13 +19,17 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from mitai.broker.store import Database, Draft, EdgeStore, Key, State, Transaction
 from mitai.errors import BrokerError, MitaiError
@@ -31,6 +38,7 @@ from mitai.ledger.log import Log
 
 MAX_BATCH = 64
 MAX_QUEUED = 4096
+FIND_OUT_WITHIN_S = 2.0  # whether a commit that broke off is on the disk
 
 T = TypeVar("T")
 log = structlog.get_logger("mitai.broker")
@@ -55,6 +63,7 @@ class Writer:
         origin: The ledger's name.
         clock: Returns the time, UTC.
         committed: Called after every commit.
+        leads: Whether this process may decide; see `leadership`.
     """
 
     def __init__(
@@ -66,10 +75,12 @@ class Writer:
         clock: Callable[[], datetime],
         *,
         committed: Callable[[], None] = lambda: None,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._database, self._signer, self._origin, self._clock = database, signer, origin, clock
-        self._committed = committed
+        self._committed, self._leads = committed, leads
         self._state: State | None = state
+        self._sent: State | None = None  # what a commit that is under way makes of it
         self.snapshot: State = state  # the newest that is committed
         self._queue: queue.Queue[Job[Any] | None] = queue.Queue(MAX_QUEUED)
         self._gate, self._closed = threading.Lock(), False
@@ -118,46 +129,65 @@ class Writer:
         return batch, job is None
 
     def _commit(self, batch: list[Job[Any]]) -> None:
-        done: list[tuple[Job[Any], Any]] = []
+        done: list[Callable[[], None]] = []
+        self._sent = None
         try:
             self._decide(batch, done)
         except Exception as error:  # noqa: BLE001 - whatever it was, the writer goes on and every job gets an answer
-            self._state = None  # what reached the disk is not known: look before the next batch
             log.error("commit failed", kind=type(error).__name__, jobs=len(batch))
-            failure = error if isinstance(error, MitaiError) else _storage_failed()
-            for job in batch:
-                if not job.future.done():
-                    job.future.set_exception(failure)
-            return
-        for job, result in done:
-            job.future.set_result(result)
+            failure = self._failure(error)
+            done = done if failure is None else [partial(job.future.set_exception, failure) for job in batch]
+        for settle in done:
+            settle()
 
-    def _decide(self, batch: list[Job[Any]], done: list[tuple[Job[Any], Any]]) -> None:
+    def _decide(self, batch: list[Job[Any]], done: list[Callable[[], None]]) -> None:
+        """Run the jobs and commit; `done` then says how each ended."""
+        if not self._leads():
+            raise standby()
         if self._state is None:
             self._state = self._reload()
         with self._database.writing() as connection:
             keys = [key for job in batch for key in job.keys]
             transaction = Transaction(self._database, self._state, connection, keys)
-            for job in batch:
-                draft = Draft(transaction)
-                try:
-                    result = job.run(draft)
-                except MitaiError as error:
-                    job.future.set_exception(error)
-                except Exception as error:  # noqa: BLE001 - a defect in one job must not take the writer down
-                    log.error("job failed", kind=type(error).__name__)
-                    job.future.set_exception(BrokerError("broker.internal", "the broker failed on this request"))
-                else:
-                    transaction.merge(draft)
-                    done.append((job, result))
-            after = transaction.finish(self._append, int(self._clock().timestamp()))
+            done += [_run(job, transaction) for job in batch]
+            after = self._sent = transaction.finish(self._append, int(self._clock().timestamp()))
         if after is not None:
             transaction.committed()
             self._state = self.snapshot = after
             self._committed()
 
+    def _failure(self, error: Exception) -> MitaiError | None:
+        """Return what the jobs of a failed commit are told; None when it is on the disk all the same."""
+        before, self._state = self._state, None  # look before the next batch
+        if not self._leads() and self._sent is None:
+            return standby()
+        if self._sent is None or before is None:
+            return error if isinstance(error, MitaiError) else _storage_failed()
+        found = self._found()
+        if found == self._sent.head_stamp:
+            self._committed()
+            return None
+        certain = self._state is not None and found == before.head_stamp
+        return _storage_failed() if certain else _outcome_unknown()
+
+    def _found(self) -> bytes:
+        """Return the stamp of the head as a commit that broke off has left it; nothing when the database is away.
+
+        While this broker leads, it takes over anew: then that commit is through or never will be.
+        """
+        until = time.monotonic() + FIND_OUT_WITHIN_S
+        while True:
+            with suppress(MitaiError, SQLAlchemyError):
+                if not self._leads():
+                    return self._database.head_stamp()
+                self._state = self._reload()
+                return self._state.found_stamp
+            if time.monotonic() > until:
+                return b""
+            time.sleep(FIND_OUT_WITHIN_S / 20)
+
     def _reload(self) -> State:
-        state = self._database.load()
+        state = self._database.take_over()
         if state is None or state.head.size < self.snapshot.head.size:
             raise BrokerError("broker.state-lost", "the broker's database lost entries that were committed")
         self.snapshot = state
@@ -165,6 +195,35 @@ class Writer:
 
     def _append(self, store: EdgeStore, entries: list[bytes]) -> None:
         Log(store, self._signer, self._origin).append(entries)
+
+
+def _run(job: Job[T], transaction: Transaction) -> Callable[[], None]:
+    """Run one job; return what settles its future once the batch is committed."""
+    draft = Draft(transaction)
+    try:
+        result = job.run(draft)
+    except MitaiError as error:
+        return partial(job.future.set_exception, error)
+    except Exception as error:  # noqa: BLE001 - a defect in one job must not take the writer down
+        log.error("job failed", kind=type(error).__name__)
+        return partial(job.future.set_exception, BrokerError("broker.internal", "the broker failed on this request"))
+    transaction.merge(draft)
+    return partial(job.future.set_result, result)
+
+
+def standby() -> BrokerError:
+    """Return the error of a process that does not lead: nothing was decided."""
+    return BrokerError(
+        "broker.standby", "this broker stands by: another process leads, or is about to", hint="try again in a second"
+    )
+
+
+def _outcome_unknown() -> BrokerError:
+    return BrokerError(
+        "broker.outcome-unknown",
+        "the database went away while this was committed: it may have been decided",
+        hint="send the same command again, or look before a new one; a release begins anew",
+    )
 
 
 def _storage_failed() -> BrokerError:

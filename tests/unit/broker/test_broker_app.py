@@ -327,7 +327,7 @@ def test_a_broker_that_lost_committed_entries_stops_deciding(ready: Rig) -> None
     ready.publish()
     database = writer._database
     writer._state = None
-    writer._database = type("Older", (), {"load": staticmethod(lambda: older)})()
+    writer._database = type("Older", (), {"take_over": staticmethod(lambda: older)})()
     with pytest.raises(BrokerError) as caught:
         ready.publish()
     assert caught.value.code == "broker.state-lost"

@@ -313,17 +313,17 @@ def test_a_ledger_keeps_its_name(closed: Rig) -> None:
     "failure", [sqlalchemy.exc.OperationalError("disk full", {}, Exception("disk full")), MemoryError(), KeyError("x")]
 )
 def test_a_failed_commit_decides_nothing(ready: Rig, monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
-    from mitai.broker.store import Transaction
+    from mitai.broker.store import Database
 
     sealed = ready.publish(budget=Budget(uses=1))
     size = ready.broker.size
-    write = Transaction._write_head
+    write = Database.write_head
 
-    def disk_full(self: Transaction, head: object) -> bytes:
-        write(self, head)
+    def disk_full(self: Database, *arguments: object) -> bytes:
+        write(self, *arguments)
         raise failure
 
-    monkeypatch.setattr(Transaction, "_write_head", disk_full)
+    monkeypatch.setattr(Database, "write_head", disk_full)
     with pytest.raises(BrokerError) as caught:
         ready.release(sealed.capsule_id)
     assert caught.value.code == "broker.storage"
