@@ -18,6 +18,7 @@ Example:
 from __future__ import annotations
 
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -71,10 +72,15 @@ def prove(request: ReleaseRequest, trusted: Trusted, now: datetime, cache: Verif
 
 
 class Policies:
-    """Compiled policies by digest, those in use and at most `size_bytes` of text; used by the writer alone."""
+    """Compiled policies by digest, those in use and at most `size_bytes` of text; used by the writer alone.
+
+    They are compiled on a thread of their own: glibc gives each thread its own heap, and thousands of parsed policies
+    would break up the writer's into small pieces, in which every decision then searches (benchmarks/LOG.md).
+    """
 
     def __init__(self, engine: PolicyEngine, size_bytes: int = 16 << 20) -> None:
         self._engine, self._room = engine, size_bytes
+        self._compiler = ThreadPoolExecutor(1, "broker-policies")
         self._compiled: OrderedDict[str, tuple[CompiledPolicy, int]] = OrderedDict()
 
     def get(self, digest: str, draft: Draft) -> CompiledPolicy:
@@ -82,7 +88,7 @@ class Policies:
         kept = self._compiled.pop(digest, None)
         if kept is None:
             text = draft.blob(digest)
-            kept = self._engine.compile(text.decode()), len(text)
+            kept = self._compiler.submit(self._engine.compile, text.decode()).result(), len(text)
             self._room -= len(text)
             while self._room < 0 and self._compiled:
                 self._room += self._compiled.popitem(last=False)[1][1]
