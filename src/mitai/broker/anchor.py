@@ -98,6 +98,7 @@ class Anchor:
         self._wake, self._pause, self._closed = threading.Event(), threading.Event(), False
         self._thread: threading.Thread | None = None
         self._pinned: set[str] = set()
+        self._cosigned: list[bytes] = []  # the checkpoint of the checked state, by each witness
         self._witnessed_at = time.monotonic()
         self._stopped: RollbackError | None = None
         self._pin: Callable[[str], None] = lambda _vkey: None
@@ -114,8 +115,21 @@ class Anchor:
             ledger = self._log(state, connection)
             if published is not None:
                 self._check_published(published, ledger, state.head)
-            for key, witness in self._expected(state).items():
-                _ask(ledger, key, witness)
+            self._cosigned = [_ask(ledger, key, witness) for key, witness in self._expected(state).items()]
+
+    def catch_up(self, state: State) -> None:
+        """Bring the folder to the state that was just checked, for a broker that takes over from another process.
+
+        Each process has its own folder, and that of one which stood by is old: readers must not see the log shrink.
+        """
+        self._mirror_all(state)
+        if self._cosigned:
+            self._folder.publish(_merged(self._cosigned))
+
+    def _mirror_all(self, state: State) -> None:
+        with self._database.reading() as connection:
+            while self._folder.size() < state.head.size:
+                self._mirror(state, connection)
 
     def _expected(self, state: State) -> dict[str, Witness]:
         """Return the witnesses by key; raise unless all that ever cosigned are among them."""
@@ -162,9 +176,8 @@ class Anchor:
 
     def publish(self, state: State) -> None:
         """Bring the folder to this state, then have its checkpoint cosigned and publish the cosignatures."""
+        self._mirror_all(state)
         with self._database.reading() as connection:
-            while self._folder.size() < state.head.size:
-                self._mirror(state, connection)
             if self._witnesses and state.head.size:
                 ledger = self._log(state, connection)
                 keys = {witness.key(): witness for witness in self._witnesses}

@@ -1,7 +1,7 @@
 """The broker over HTTP: a Starlette app for what arrives sealed, and routes for what is public.
 
-- Sealed: `POST /v1/challenge`, `/v1/release`, `/v1/commands`, `/v1/receipts`, `/v1/lease`; `GET /v1/capsules?page=N`,
-  `/v1/capsules/ID`, `/v1/decisions?capsule=ID`, `/v1/proof?index=N`.
+- Sealed: `POST /v1/challenge`, `/v1/release`, `/v1/commands`, `/v1/receipts`, `/v1/lease`, `/v1/derived`;
+  `GET /v1/capsules?page=N`, `/v1/capsules/ID`, `/v1/decisions?capsule=ID`, `/v1/proof?index=N`.
 - Public: `GET /ledger/checkpoint`, `/ledger/tile/…` (C2SP tlog-tiles), `/healthz`.
 
 Invariants:
@@ -45,9 +45,12 @@ _STATUS = {
     "broker.full": 507,
     "broker.internal": 500,
     "broker.nonce-used": 409,
+    "broker.outcome-unknown": 503,
     "broker.party-exists": 409,
     "broker.rate-limited": 429,
     "broker.replayed": 409,
+    "broker.standby": 503,
+    "broker.state-conflict": 503,
     "broker.storage": 503,
     "broker.state-damaged": 500,
     "broker.state-lost": 500,
@@ -106,6 +109,10 @@ def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None) -> S
         async with room.body(request, protocol.MAX_LEASE_BYTES) as body:
             return _json(await broker.lease(body))
 
+    async def derived(request: Request) -> Response:
+        async with room.body(request, protocol.MAX_DERIVE_BYTES) as body:
+            return _json(await broker.derived(body))
+
     async def capsules(request: Request) -> Response:
         return _json(await broker.capsules(_number(request, "page"), request.headers.get(protocol.QUERY_HEADER)))
 
@@ -124,6 +131,7 @@ def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None) -> S
         _post("/v1/release", release),
         _post("/v1/commands", command),
         _post("/v1/receipts", receipts),
+        _post("/v1/derived", derived),
         _post("/v1/lease", lease),
         _get("/v1/capsules", capsules),
         _get("/v1/capsules/{capsule}", capsule),

@@ -33,7 +33,7 @@ import structlog
 from msgspec import UNSET
 
 from mitai.attest import Attester, LedgerClaim, Policy, VerifiedCache
-from mitai.broker import commands, leases, protocol, receipts
+from mitai.broker import commands, derive, leases, protocol, receipts
 from mitai.broker.anchor import Anchor, Witness
 from mitai.broker.commands import Limits, check_addressing, open_signed, page_of, public_key
 from mitai.broker.nonces import NONCE_LIFE_S, Nonces
@@ -109,6 +109,7 @@ class Broker:
         anchor: Publishes the ledger.
         engine: The policy language.
         clock: Returns the time, UTC.
+        leads: Whether this process may decide; see `leadership`.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Broker:
         anchor: Anchor,
         engine: PolicyEngine,
         clock: Callable[[], datetime],
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self.settings, self.trusted, self._database, self._signer = settings, trusted, database, signer
         self._engine, self._clock, self._anchor = engine, clock, anchor
@@ -135,7 +137,7 @@ class Broker:
         self._last_signed: tuple[Head | None, bytes] = (None, b"")
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "broker-crypto")
-        self._writer = Writer(database, state, signer, settings.origin, clock, committed=anchor.wake)
+        self._writer = Writer(database, state, signer, settings.origin, clock, committed=anchor.wake, leads=leads)
         anchor.start(lambda: self._writer.snapshot, self._pin)
         anchor.wake()
 
@@ -147,8 +149,11 @@ class Broker:
         *,
         engine: PolicyEngine | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        leads: Callable[[], bool] = lambda: True,
     ) -> Broker:
         """Open or create the state, check it against everything that remembers, and start.
+
+        Where several processes reach the database, call it in the one that leads, with `leads` from its `leadership`.
 
         Raises:
             RollbackError: Something remembers more than the database holds.
@@ -163,6 +168,8 @@ class Broker:
             anchor = Anchor(database, signer, key.origin, settings.publish_folder, settings.witnesses)
             opened.callback(anchor.close)
             anchor.check(state)
+            if database.shared:
+                anchor.catch_up(state)
             opened.pop_all()
         return Broker(
             settings,
@@ -173,6 +180,7 @@ class Broker:
             anchor=anchor,
             engine=engine or CedarEngine(),
             clock=clock,
+            leads=leads,
         )
 
     def close(self) -> None:
@@ -309,6 +317,12 @@ class Broker:
         outcome = await self._decided(leases.prepare(body, self.audience, self._clock()))
         return leases.answer_of(outcome)
 
+    async def derived(self, body: bytes) -> bytes:
+        """Register a capsule that a workload made of what it was given."""
+        job = await self._run(derive.prepare, body, self.audience, self._clock(), self.settings.limits)
+        index = await self._decided(job)
+        return encode(protocol.CommandAnswer(index=index, checkpoint=self.checkpoint()))
+
     async def proof(self, index: int) -> bytes:
         """Return a ledger entry with its proof."""
         entries, checkpoint = await self._run(self._prove_entries, (index,))
@@ -374,7 +388,7 @@ class Broker:
 
 
 def _load_or_create(database: Database, settings: Settings) -> tuple[LedgerKey, State]:
-    state = database.load()
+    state = database.take_over()
     if state is not None:
         key = database.ledger_key()
         if key.origin != settings.origin:
@@ -414,6 +428,8 @@ def _view(draft: Draft, party: str, capsule_id: str) -> protocol.CapsuleView:
         owner=capsule.owner,
         manifest_sha256=capsule.manifest_sha256,
         registered_s=capsule.registered_s,
+        kind=capsule.kind,
+        parents=capsule.made.parents if capsule.made else (),
         grants=tuple(_grant_view(draft, grant, own=grant.party == party) for grant in capsule.grants),
     )
 
