@@ -53,6 +53,7 @@ log = structlog.get_logger(__name__)
 _OFFLOAD_BYTES = 32 << 10  # larger bodies are tokenised off the event loop
 _STATUS = {
     "serve.not-deployed": 503,
+    "serve.withdrawn": 403,
     "serve.engine-closed": 503,
     "serve.engine-failed": 500,
     "serve.timeout": 504,
@@ -91,7 +92,7 @@ def create_app(
     """Return the API as an ASGI app.
 
     Args:
-        engine: Returns the engine of this moment, or `None` while no model is deployed.
+        engine: Returns the engine of this moment, or `None` while no model is deployed; raises why it may not be used.
         limits: What is refused.
         on_usage: Called before the end of a sealed answer is sent, with its exchange's id, the time it started, and
             the tokens of prompt and answer.
@@ -434,7 +435,9 @@ def error_response(error: MitaiError) -> Response:
 
 
 def _error_body(error: MitaiError, status: int = 500) -> dict[str, object]:
-    kind = {429: "rate_limit_error"}.get(status, "invalid_request_error" if status < 500 else "server_error")
+    kind = {403: "permission_error", 429: "rate_limit_error"}.get(
+        status, "invalid_request_error" if status < 500 else "server_error"
+    )
     param = error.param if isinstance(error, RequestError) else None
     fields = {"message": error.message, "type": kind, "param": param, "code": error.code}
     return {"error": fields | ({"hint": error.hint} if error.hint else {})}

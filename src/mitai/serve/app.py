@@ -72,7 +72,14 @@ class Replica:
         self._receipt_key = Identity.generate()
         self._book = ReceiptBook(self._receipt_key)
         self._workload = Workload(attester, self._keyring, self._claims)
-        self.deployment = Deployment(config, self._keyring, self._workload.evidence, self._book, policy)
+        self.deployment = Deployment(
+            config,
+            self._receipt_key,
+            self._keyring,
+            evidence=self._workload.evidence,
+            book=self._book,
+            policy=policy,
+        )
 
     def app(self, *, insecure_plaintext: bool = False) -> ASGIApp:
         """Return the ASGI app of the whole replica.
@@ -83,7 +90,7 @@ class Replica:
         inner = Starlette(
             routes=[
                 Route("/v1/receipts/{exchange}", self._receipt),
-                Mount("/", create_app(lambda: self.deployment.engine, self._config.limits, on_usage=self._book.note)),
+                Mount("/", create_app(self.deployment.engine, self._config.limits, on_usage=self._book.note)),
             ],
             lifespan=self._lifespan,
         )

@@ -41,6 +41,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kem: The channel's key encapsulation.
         rotate_s: How often the channel's key is replaced.
         grace_s: How long the former key is honoured.
+        renew_s: How often the lease on what is served is renewed; at most 10, so that a host can't slow it down.
         threads: Of the engine's arithmetic; 0 leaves torch's default.
         broker_policy: The appraisal policy (a file) that brokers must meet; its digest is in the replica's claims.
         engine: The engine's limits.
@@ -55,6 +56,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kem: Literal["x25519", "x-wing"] = "x25519"
     rotate_s: Annotated[float, Meta(gt=0)] = 3600.0
     grace_s: Annotated[float, Meta(ge=0)] = 600.0
+    renew_s: Annotated[float, Meta(ge=0.05, le=10)] = 10.0
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     engine: EngineConfig = EngineConfig()
     limits: Limits = Limits()

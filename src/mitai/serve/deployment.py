@@ -7,6 +7,8 @@ Invariants:
   grace: a client that verified the machine before must verify it again, and sees what it talks to.
 - What is served goes on until the broker has released the key of what is to replace it; a deployment that fails
   after that leaves the replica idle. The reason is in the status.
+- A model is used only while the lease on its capsules holds. When it ends, requests are refused from that moment on,
+  running answers end with an error, the model is unloaded, the channel's key is dropped, and claims show nothing.
 
 Example:
     >>> deployment = Deployment(config, workload, book)
@@ -22,6 +24,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,11 +34,13 @@ import msgspec
 import structlog
 
 from mitai.attest import CapsuleClaim, Claims, Evidence, LedgerClaim, Policy, evidence_sha256
+from mitai.broker.lease_client import Lease
 from mitai.broker.release_client import OpenedKey, Release
 from mitai.capsule import FolderStore, FsspecStore, ObjectStore, open_capsule
 from mitai.channel import KeyRing
 from mitai.client.objects import HttpStore
 from mitai.errors import MitaiError, ServeError
+from mitai.identity import Identity
 from mitai.ledger.receipt import CapsuleRef
 from mitai.serve.config import DeployRequest, ServeConfig
 from mitai.serve.engine import Engine
@@ -47,13 +52,16 @@ if TYPE_CHECKING:
     from mitai.serve.transformers_engine import EngineOptions
 
 log = structlog.get_logger(__name__)
+# What an owner allowed to training, and a capsule inherits, is not used up by answering: differential privacy is closed
+# under post-processing.
+_TRAINS_NOTHING = {"steps": "0", "epsilon_micros": "0"}
 
 
 @dataclass
 class Progress:
     """What `GET /control/status` shows of a deployment."""
 
-    state: str = "idle"  # idle, deploying, ready, failed
+    state: str = "idle"  # idle, deploying, ready, failed, withdrawn
     step: str = ""
     model: str = ""
     capsules: tuple[str, ...] = ()
@@ -68,6 +76,7 @@ class Deployment:
 
     Args:
         config: The replica's configuration.
+        identity: The replica's receipt key.
         keyring: The channel's keys.
         evidence: Makes evidence over a nonce, with the claims of the moment.
         book: Where receipts are made.
@@ -77,13 +86,18 @@ class Deployment:
     def __init__(
         self,
         config: ServeConfig,
+        identity: Identity,
         keyring: KeyRing,
+        *,
         evidence: Callable[[bytes], Evidence],
         book: ReceiptBook,
         policy: Policy,
     ) -> None:
-        self._config, self._keyring, self._evidence, self._book, self._policy = config, keyring, evidence, book, policy
-        self.engine: Engine | None = None
+        self._config, self._identity, self._keyring = config, identity, keyring
+        self._evidence, self._book, self._policy = evidence, book, policy
+        self._engine: Engine | None = None
+        self._lease: Lease | None = None
+        self._withdrawal: asyncio.Task[None] | None = None
         self.progress = Progress()
         self.capsules: tuple[CapsuleClaim, ...] = ()
         self.policies: tuple[str, ...] = ()
@@ -92,11 +106,18 @@ class Deployment:
         self._link: BrokerLink | None = None
         self._task: asyncio.Task[None] | None = None
 
+    def engine(self) -> Engine | None:
+        """Return what is served at this moment; raise `serve.withdrawn` when the right to use it has ended."""
+        reason = self._lease.ended if self._lease is not None else None
+        if reason is not None:
+            raise _withdrawn(reason)
+        return self._engine
+
     def start(self, request: DeployRequest) -> None:
         """Begin in the background; raise `ServeError` when something is served or on its way."""
         if self._task is not None and not self._task.done():
             raise ServeError("serve.deploying", "a deployment is in progress", hint="wait for it: GET /control/status")
-        if self.engine is not None and not request.replace:
+        if self._engine is not None and not request.replace:
             raise ServeError("serve.deployed", f"{self.model} is served already", hint="ask for it with replace: true")
         self.progress = Progress("deploying", "release", request.model, request.capsules)
         self._task = asyncio.create_task(self._run(request, self.progress))
@@ -106,6 +127,8 @@ class Deployment:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._withdrawal is not None:
+            await self._withdrawal
         await self._unload()
 
     async def _run(self, request: DeployRequest, progress: Progress) -> None:
@@ -136,15 +159,44 @@ class Deployment:
         except BaseException:
             link.close()
             raise
-        self._link = link
-        progress.step = "load"
-        engine = await anyio.to_thread.run_sync(self._load, request, key, progress)
-        progress.step = "attest"
+        self._link, self._lease = link, self._begin_lease(link, request.capsules)
+        try:
+            progress.step = "load"
+            engine = await anyio.to_thread.run_sync(self._load, request, key, progress)
+            progress.step = "attest"
+            self._engine = engine
+            self._lease.check()
+        except BaseException:
+            await self._unload()
+            raise
         self.capsules = (CapsuleClaim(key.capsule, key.manifest_sha256),)
         self.policies, self.model = key.policies, request.model
         self.ledger = link.claims.ledger
-        self.engine = engine
         await self.renew(grace_s=0.0)
+
+    def _begin_lease(self, link: BrokerLink, capsules: tuple[str, ...]) -> Lease:
+        loop, renew_s = asyncio.get_running_loop(), self._config.renew_s
+        return Lease(
+            self._identity,
+            link.audience,
+            capsules,
+            partial(link.post, timeout_s=renew_s),
+            on_end=lambda _: _soon(loop, self._on_lease_end),
+            renew_s=renew_s,
+        )
+
+    def _on_lease_end(self) -> None:
+        lease = self._lease
+        if lease is not None and lease.ended is not None and self._engine is not None:
+            self._withdrawal = asyncio.create_task(self._withdraw(lease.ended))
+
+    async def _withdraw(self, reason: MitaiError) -> None:
+        """Let go of everything; the lease stays to say why."""
+        error = _withdrawn(reason)
+        if self.progress.state == "ready":  # else something else is on its way already
+            self.progress = Progress("withdrawn", "", self.model, self.progress.capsules, error=error.to_dict())
+        log.error("withdrawn", model=self.model, reason=reason.code)
+        await self._unload(error)
 
     def _release(self, request: DeployRequest, link: BrokerLink) -> OpenedKey:
         challenge = link.post("/v1/challenge", b"")
@@ -153,14 +205,18 @@ class Deployment:
             self._evidence,
             purpose="inference",
             capsules=request.capsules,
-            parameters=request.parameters,
+            parameters=_TRAINS_NOTHING | request.parameters,
         )
         answer = link.post("/v1/release", release.body)
         return release.open(answer, self._keyring)[0]
 
     def _load(self, request: DeployRequest, key: OpenedKey, progress: Progress) -> Engine:
+        lease = self._lease
+
         def report(done: int, total: int) -> None:
             progress.done_bytes, progress.total_bytes = done, total
+            if lease is not None:
+                lease.check()
 
         with object_store(request.objects, key.capsule) as store:
             source = open_capsule(
@@ -185,7 +241,8 @@ class Deployment:
     async def renew(self, *, grace_s: float | None = None) -> None:
         """Replace the channel's key; receipts name the evidence of the new one from here on."""
         self._keyring.rotate(grace_s=grace_s)
-        if self.engine is None or self._link is None:
+        link = self._link
+        if self._engine is None or link is None:
             return
         evidence = await anyio.to_thread.run_sync(self._evidence, secrets.token_bytes(32))
         claims = Claims.decode(evidence.claims)
@@ -195,20 +252,41 @@ class Deployment:
             claims.policies,
             evidence_sha256(evidence.tee, evidence.quote),
         )
-        link = self._link
+        if self._link is not link:  # unloaded meanwhile
+            return
         self._book.serve(served, lambda body: link.post("/v1/receipts", body))
 
-    async def _unload(self) -> None:
-        engine, self.engine = self.engine, None
+    async def _unload(self, reason: ServeError | None = None) -> None:
+        """End what is served; answers that run end with `reason`."""
+        engine, self._engine = self._engine, None
+        link, self._link = self._link, None
         self.capsules, self.policies, self.ledger, self.model = (), (), None, ""
         self._book.serve(None, None)
-        link, self._link = self._link, None
-        if link is not None:
-            await anyio.to_thread.run_sync(link.close)
+        if self._lease is not None:
+            self._lease.close()
+        if reason is None:
+            self._lease = None
+        else:
+            self._keyring.rotate(grace_s=0.0)
         if engine is not None:
-            await anyio.to_thread.run_sync(engine.close)
+            await anyio.to_thread.run_sync(engine.close, reason)
             del engine
             gc.collect()
+        if link is not None:
+            await anyio.to_thread.run_sync(link.close)
+
+
+def _withdrawn(reason: MitaiError) -> ServeError:
+    return ServeError(
+        "serve.withdrawn",
+        f"this model is not served any more: {reason.message} ({reason.code})",
+        hint="its owners decide; ask who operates this service",
+    )
+
+
+def _soon(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: everything ends anyway
+        loop.call_soon_threadsafe(function)
 
 
 @contextlib.contextmanager

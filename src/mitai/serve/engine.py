@@ -21,6 +21,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from mitai.errors import ServeError
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -135,6 +137,6 @@ class Engine(Protocol):
         """Return one unit vector per prompt: the mean of the last hidden states, L2-normalised."""
         ...
 
-    def close(self) -> None:
-        """Stop; requests in progress end with a `ServeError`."""
+    def close(self, reason: ServeError | None = None) -> None:
+        """Stop; requests in progress end with `reason`, or with `serve.engine-closed`."""
         ...

@@ -97,7 +97,7 @@ class TransformersEngine:
         self._reading: list[_Sequence] = []
         self._waiting: list[_Sequence] = []
         self._embeddings: list[EmbeddingJob] = []
-        self._closing = False
+        self._closing, self._closed = False, _closed()
         self._packed = pack(loaded.model)
         self._token_bytes = bytes_per_token(loaded.model)
         self._cache_bytes = self._options.cache_bytes or _quarter_of_memory()
@@ -161,8 +161,9 @@ class TransformersEngine:
         self._inbox.put(work)
         return await work.result
 
-    def close(self) -> None:
-        """Stop the thread; what is in progress ends with an error."""
+    def close(self, reason: ServeError | None = None) -> None:
+        """Stop the thread; what is in progress ends with an error; see `Engine.close`."""
+        self._closed = reason or self._closed
         self._closing = True
         atexit.unregister(self.close)
         self._inbox.put(None)
@@ -170,7 +171,7 @@ class TransformersEngine:
 
     def _check(self, prompt: Sequence[int]) -> None:
         if self._closing:
-            raise _closed()
+            raise self._closed
         if not prompt or len(prompt) > self._info.context_length:
             raise ServeError(
                 "serve.prompt-length", f"a prompt of {len(prompt)} tokens; 1 to {self._info.context_length} fit"
@@ -192,7 +193,7 @@ class TransformersEngine:
                     self._drop_all(
                         ServeError("serve.engine-failed", "the engine failed while it worked on this request")
                     )
-        self._drop_all(_closed())
+        self._drop_all(self._closed)
 
     def _turn(self) -> None:
         """Take what arrived, let go of what left, run one forward pass, hand out the tokens."""

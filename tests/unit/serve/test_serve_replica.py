@@ -100,7 +100,7 @@ def test_a_second_deployment_is_refused_unless_it_replaces(running, deployed):
 
 
 def test_a_sealed_client_that_leaves_frees_its_place(running, deployed):
-    engine = running.inside.deployment.engine
+    engine = running.inside.deployment.engine()
     with httpx2.Client() as plain, session_client(verified(running.replica, running, plain)) as http:
         client = openai.OpenAI(base_url=f"{running.replica}/v1", api_key="none", http_client=http, max_retries=0)
         stream = client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=480, stream=True, n=2, seed=1)

@@ -1,0 +1,208 @@
+"""What is served ends with the right to serve it: revoked, expired, or out of the broker's reach."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import httpx2
+import openai
+import pytest
+from serve_platform import Platform, platform, served
+
+from mitai.capsule import Sealed, seal
+from mitai.client.http import session_client
+from mitai.client.owner import Owner
+from mitai.client.session import Session
+from mitai.errors import AttestError
+from mitai.identity import Identity
+from mitai.serve import deployment as deployments
+from mitai.serve.link import BrokerLink
+
+CHAT = [{"role": "user", "content": "hello 世界"}]
+POLICY = 'permit (principal == Workload::"serve", action == Action::"inference", resource);'
+RENEW_S = 0.2
+
+
+class Stage:
+    """A replica, and an owner who publishes and deploys the same folder again and again."""
+
+    def __init__(self, running: Platform, owner: Owner, identity: Identity, folder) -> None:
+        self.running, self.owner, self._identity, self._folder = running, owner, identity, folder
+
+    def deploy(self, expect: str = "ready", broker: str | None = None, **budget) -> Sealed:
+        objects = self.running.objects
+        sealed = seal(self._folder, objects / "new", owner=self._identity, name="tiny", kind="model")
+        (objects / "new").rename(objects / sealed.capsule_id)
+        self.owner.publish(sealed.capsule_id, sealed.envelope, sealed.data_key, policy=POLICY, **budget)
+        answer = self.running.deploy(sealed.capsule_id, replace=True, broker=broker or self.running.broker)
+        assert answer.status_code == 202
+        assert self.running.wait()["state"] == expect
+        return sealed
+
+    def status(self) -> dict:
+        return httpx2.get(f"{self.running.replica}/control/status").json()
+
+    @contextmanager
+    def client(self):
+        with httpx2.Client() as plain:
+            session = Session(self.running.replica, self.running.policy, http=plain)
+            with session_client(session) as http:
+                yield openai.OpenAI(
+                    base_url=f"{self.running.replica}/v1", api_key="none", http_client=http, max_retries=0
+                )
+
+    def until_withdrawn(self, within_s: float = 10.0) -> dict:
+        ends = time.monotonic() + within_s
+        while (status := self.status())["state"] != "withdrawn":
+            assert time.monotonic() < ends, status
+            time.sleep(0.02)
+        return status
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory, llama_folder):
+    alice = Identity.generate()
+    with platform(tmp_path_factory.mktemp("platform"), renew_s=RENEW_S) as running, httpx2.Client() as plain:
+        session = Session(running.broker, running.policy, workload="broker", http=plain)
+        owner = Owner(running.broker, alice, running.policy, session=session)
+        owner.register("Alice")
+        yield Stage(running, owner, alice, llama_folder)
+        owner.close()
+
+
+def ask_for_ever(client) -> None:
+    while True:
+        client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=1)
+
+
+def test_a_revocation_ends_requests_streams_and_the_key(stage, capsys):
+    sealed = stage.deploy()
+    keyring = stage.running.inside._keyring
+    with stage.client() as client:
+        stream = client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=480, stream=True, seed=1, n=8)
+        events = iter(stream)
+        next(events)
+        (before,) = keyring.live()
+        stage.owner.revoke(sealed.capsule_id)
+        revoked = time.monotonic()
+        with pytest.raises(openai.PermissionDeniedError) as refused:
+            ask_for_ever(client)
+        took = time.monotonic() - revoked
+        with pytest.raises(openai.APIError) as ended:
+            list(events)
+    assert refused.value.code == "serve.withdrawn"
+    assert ended.value.code == "serve.withdrawn"
+    assert "broker.revoked" in ended.value.message
+    assert took < 10 * RENEW_S + 1
+    status = stage.until_withdrawn()
+    assert status["error"]["code"] == "serve.withdrawn"
+    assert "broker.revoked" in status["error"]["message"]
+    assert status["serving"] == ""
+    assert stage.running.inside.deployment._engine is None
+    assert keyring.find(before.config.key_id) is None
+    with httpx2.Client() as plain:
+        claims = Session(stage.running.replica, stage.running.policy, http=plain).appraisal.claims
+    assert (claims.capsules, claims.policies, claims.ledger) == ((), (), None)
+    assert "model" not in claims.extra
+    with capsys.disabled():
+        sys.stdout.write(f"\n  from revocation to refused requests: {took:.2f} s, renewing every {RENEW_S} s\n")
+
+
+def test_the_end_of_an_owners_time_ends_serving(stage):
+    stage.deploy(not_after=datetime.now(UTC) + timedelta(seconds=4))
+    status = stage.until_withdrawn()
+    assert "broker.policy-expired" in status["error"]["message"]
+
+
+def test_a_replica_serves_again_after_a_withdrawal(stage):
+    stage.owner.revoke(stage.deploy().capsule_id)
+    stage.until_withdrawn()
+    stage.deploy()
+    with stage.client() as client:
+        client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=1)
+
+
+class Way:
+    """The host between replica and broker: it forwards, holds back for good, or goes away."""
+
+    def __init__(self, target: str) -> None:
+        self._target, self.open, self.end = target, True, threading.Event()
+
+    async def __call__(self, scope, receive, send):
+        import anyio.to_thread
+
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message["body"]
+            if not message["more_body"]:
+                break
+        if not self.open:
+            await anyio.to_thread.run_sync(self.end.wait, 20)
+        headers = [(k.decode(), v.decode()) for k, v in scope["headers"] if k != b"host"]
+        url = self._target + scope["path"] + (f"?{scope['query_string'].decode()}" if scope["query_string"] else "")
+        async with httpx2.AsyncClient() as http:
+            answer = await http.request(scope["method"], url, content=body, headers=headers)
+        headers = [(k, v) for k, v in answer.headers.raw if k.lower() != b"transfer-encoding"]
+        await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.content})
+
+
+def test_a_host_that_cuts_off_the_broker_ends_serving(stage, monkeypatch):
+    monkeypatch.setattr(deployments, "Lease", partial(deployments.Lease, lease_s=1.5))
+    way = Way(stage.running.broker)
+    with served(way, lifespan="off") as url:
+        stage.deploy(broker=url)
+        time.sleep(2.0)  # renewed through it, beyond its length
+        assert stage.status()["state"] == "ready"
+        way.open = False
+        status = stage.until_withdrawn(5.0)
+        way.end.set()
+    assert "broker.lease-lapsed" in status["error"]["message"]
+    with stage.client() as client, pytest.raises(openai.PermissionDeniedError):
+        client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=1)
+
+
+def test_a_revocation_while_the_model_is_read_ends_the_deployment(stage, monkeypatch):
+    inner = deployments.open_capsule
+
+    def revoked_meanwhile(store, *arguments, **more):
+        source = inner(store, *arguments, **more)
+        stage.owner.revoke(source.manifest.capsule_id)
+        while stage.running.inside.deployment._lease.ended is None:
+            time.sleep(0.02)
+        return source
+
+    monkeypatch.setattr(deployments, "open_capsule", revoked_meanwhile)
+    stage.deploy(expect="failed")
+    status = stage.status()
+    assert status["error"]["code"] == "broker.revoked"
+    assert stage.running.inside.deployment._engine is None
+    assert stage.running.inside.deployment.capsules == ()
+
+
+def test_a_link_stays_with_the_broker_that_it_began_with(stage, tmp_path):
+    from mitai.attest.sim import SimPlatform, installed_workload
+    from mitai.broker.__main__ import build_app
+    from mitai.broker.config import Config
+    from mitai.broker.service import Broker
+
+    attester = SimPlatform.open(stage.running.sim).attester(installed_workload("broker"))
+    config = Config(state=f"sqlite:///{tmp_path}/state.db", publish=str(tmp_path / "ledger"), policy="", sim="")
+    link = BrokerLink(stage.running.broker, stage.running.policy)
+    other = Broker.open(config.settings(), attester, stage.running.policy)
+    try:
+        link._session.renew()
+        with served(build_app(other, attester, stage.running.policy, config), lifespan="off") as url:
+            BrokerLink(url, stage.running.policy).close()  # genuine
+            link._session.base_url = url
+            with pytest.raises(AttestError) as refused:
+                link._session.renew()
+    finally:
+        link.close()
+        other.close()
+    assert refused.value.code == "attest.ledger-mismatch"
