@@ -1,6 +1,5 @@
 """The log over each of its stores: the same tree, no lost entries, no second history."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -405,10 +404,8 @@ def test_writers_queue_up(tmp_path):
     engine.dispose()
 
 
-@pytest.mark.skipif("MITAI_POSTGRES_URL" not in os.environ, reason="MITAI_POSTGRES_URL names no database to test with")
-def test_postgresql():
-    engine = create_engine(os.environ["MITAI_POSTGRES_URL"])
-    sql.metadata.drop_all(engine)
+def test_postgresql(postgres_url):
+    engine = create_engine(postgres_url)
     sql.metadata.create_all(engine)
     failures = []
 
@@ -429,5 +426,4 @@ def test_postgresql():
         log = Log(sql.SqlStore(connection), SIGNER, "log.example")
         assert verify_log(log.resource, log.vkey).checkpoint.size == 1200
         log.publish(log.checkpoint())
-    sql.metadata.drop_all(engine)
     engine.dispose()
