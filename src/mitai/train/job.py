@@ -1,0 +1,221 @@
+"""The job file: which sealed inputs, which method, with which settings; `docs/spec/training.md` lists every key.
+
+The file comes from the host, who is not trusted. It chooses among what measured code can do and can bring no code.
+What it states under `[limits]` and as hyperparameters is declared to the broker (`declared`), where the owners'
+policies judge it, and `mitai.train.run` holds itself to exactly that.
+
+A further method adds its options here, as a struct and a field of `Job` with the method's name, and a line to
+`mitai.train.methods`. Options that name capsules of their own (a teacher, a judge) have a method `inputs()` that
+returns `Input`s; options that declare more to the broker have a method `declared()` that returns text by name.
+
+Invariants:
+
+- Unknown keys, wrong types and values outside their range are refused; so is a table of another method.
+- Two files that say the same have the same `sha256()`; defaults that are written out count as the same.
+
+Example:
+    >>> job = Job.parse(Path("job.toml").read_text())
+    >>> job.job.method, job.training.epochs
+    ('sft', 3)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal, NamedTuple, cast
+
+import msgspec
+from msgspec import Meta
+
+from mitai.errors import TrainError
+
+MAX_JOB_BYTES = 64 << 10
+_DIGEST_LABEL = b"mitai train job v1\0"
+
+CapsuleId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")]
+Column = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")]
+Count = Annotated[int, Meta(ge=1, le=2**53)]
+Natural = Annotated[int, Meta(ge=0, le=2**53)]
+Small = Annotated[int, Meta(ge=1, le=65536)]
+Rate = Annotated[float, Meta(gt=0.0, le=1.0)]
+Share = Annotated[float, Meta(ge=0.0, lt=1.0)]
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the job file: frozen, and nothing unknown in it."""
+
+
+class Input(NamedTuple):
+    """A capsule that a job opens: what it is to the job, its id, and the kind that its manifest must name."""
+
+    role: str
+    capsule: str
+    kind: str
+
+
+class About(Table, frozen=True):
+    """`[job]`: what is made out of what."""
+
+    name: Name
+    method: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
+    model: CapsuleId
+    data: Annotated[tuple[CapsuleId, ...], Meta(min_length=1, max_length=8)]
+    evaluation: Annotated[tuple[CapsuleId, ...], Meta(max_length=4)] = ()
+    adapter: CapsuleId | None = None
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+
+
+class Limits(Table, frozen=True):
+    """`[limits]`: bounds that owners' policies may ask about; the run fails rather than exceed one."""
+
+    steps: Count | None = None
+    tokens: Count | None = None
+    rows: Count | None = None
+    columns: Annotated[tuple[Column, ...], Meta(min_length=1, max_length=64)] | None = None
+
+
+class Training(Table, frozen=True):
+    """`[training]`: hyperparameters that all methods share."""
+
+    epochs: Annotated[int, Meta(ge=1, le=1000)] = 1
+    batch: Small = 8
+    accumulation: Small = 1
+    learning_rate: Rate = 1e-4
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    warmup_steps: Natural = 0
+    weight_decay: Share = 0.0
+    max_grad_norm: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
+    max_length: Annotated[int, Meta(ge=8, le=1 << 20)] = 1024
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+
+
+class Lora(Table, frozen=True):
+    """`[lora]`: train an adapter instead of all weights."""
+
+    rank: Annotated[int, Meta(ge=1, le=1024)] = 16
+    alpha: Annotated[int, Meta(ge=1, le=4096)] = 32
+    dropout: Share = 0.0
+    targets: Annotated[tuple[Column, ...], Meta(max_length=32)] = ()
+    quantised: bool = False
+
+
+class EarlyStopping(Table, frozen=True):
+    """`[early_stopping]`: end when the evaluation loss has not improved so often, with the best weights."""
+
+    patience: Annotated[int, Meta(ge=1, le=1000)] = 3
+    min_delta: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
+
+
+class Evaluation(Table, frozen=True):
+    """`[evaluation]`: the loss on held-out rows while training."""
+
+    every_steps: Count
+    rows: Count | None = None
+
+
+class Checkpoints(Table, frozen=True):
+    """`[checkpoints]`: sealed states to resume from; 0: none."""
+
+    every_steps: Natural = 50
+
+
+class Sft(Table, frozen=True):
+    """`[sft]`: supervised fine-tuning, and with a column `text` continued pre-training."""
+
+    loss: Literal["auto", "all", "completion", "assistant"] = "auto"
+    packing: bool = False
+    template: Literal["model", "chatml"] = "model"
+
+
+METHOD_TABLES = {"sft": Sft}
+
+
+class Job(Table, frozen=True):
+    """A whole job file."""
+
+    job: About
+    v: Literal[1] = 1
+    limits: Limits = Limits()
+    training: Training = Training()
+    lora: Lora | None = None
+    evaluation: Evaluation | None = None
+    early_stopping: EarlyStopping | None = None
+    checkpoints: Checkpoints = Checkpoints()
+    sft: Sft | None = None
+
+    @staticmethod
+    def parse(text: str) -> Job:
+        """Parse a job file.
+
+        Raises:
+            TrainError: It is not valid TOML, says something unknown, or contradicts itself.
+        """
+        if len(text) > MAX_JOB_BYTES:
+            raise TrainError("train.job-too-large", f"a job file has at most {MAX_JOB_BYTES} characters")
+        try:
+            job = msgspec.toml.decode(text, type=Job)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise _malformed(str(error)[:300]) from None
+        job._check()
+        return job
+
+    def _check(self) -> None:
+        """Refuse what each table may say, but not together."""
+        method, names = self.job.method, [each.capsule for each in self.inputs()]
+        if method not in METHOD_TABLES:
+            known = ", ".join(METHOD_TABLES)
+            raise TrainError("train.method-unknown", f"there is no method {method!r}", hint=f"one of: {known}")
+        if others := [name for name in METHOD_TABLES if name != method and getattr(self, name, None) is not None]:
+            raise _malformed(f"[{others[0]}] is for another method than {method}")
+        if len(set(names)) != len(names):
+            raise _malformed("a capsule is named twice")
+        if self.job.adapter and self.lora:
+            raise _malformed("a job continues an adapter (job.adapter) or starts one ([lora]), not both")
+        if self.job.evaluation and not self.evaluation:
+            raise _malformed("job.evaluation needs [evaluation]")
+        if self.evaluation and not self.job.evaluation and self.evaluation.rows is None:
+            raise _malformed("[evaluation] needs rows to hold out, or capsules (job.evaluation)")
+        if self.early_stopping and not self.evaluation:
+            raise _malformed("[early_stopping] needs [evaluation]")
+
+    @property
+    def options(self) -> Table:
+        """The method's own table."""
+        method = self.job.method
+        return cast("Table", getattr(self, method) or METHOD_TABLES[method]())
+
+    def inputs(self) -> tuple[Input, ...]:
+        """Return every capsule that the job opens, the model first."""
+        about = self.job
+        found = [Input("model", about.model, "model")]
+        found += [Input("adapter", about.adapter, "adapter")] if about.adapter else []
+        found += [Input("data", capsule, "data") for capsule in about.data]
+        found += [Input("evaluation", capsule, "data") for capsule in about.evaluation]
+        own = getattr(self.options, "inputs", None) if about.method in METHOD_TABLES else None
+        return (*found, *(own() if own else ()))
+
+    def declared(self) -> dict[str, str]:
+        """Return what the broker is told: the parameters of `docs/spec/policies.md`."""
+        told = {"method": self.job.method, "epochs": str(self.training.epochs)}
+        for name in ("steps", "tokens", "rows"):
+            if (value := getattr(self.limits, name)) is not None:
+                told[name] = str(value)
+        if self.limits.columns:
+            told["columns"] = ",".join(sorted(self.limits.columns))
+        own = getattr(self.options, "declared", None)
+        return told | (own() if own else {})
+
+    def sha256(self) -> str:
+        """Return the digest by which transcripts, checkpoints and lineage name this job."""
+        return hashlib.sha256(_DIGEST_LABEL + self.encode()).hexdigest()
+
+    def encode(self) -> bytes:
+        """Return the job as canonical JSON, every default written out."""
+        whole = msgspec.structs.replace(self, **{self.job.method: self.options})
+        return msgspec.json.encode(whole, order="deterministic")
+
+
+def _malformed(why: str) -> TrainError:
+    return TrainError("train.job-malformed", f"the job file is not valid: {why}", hint="see docs/spec/training.md")

@@ -1,0 +1,32 @@
+"""The methods by name; a module is imported only when a job asks for it, for it brings torch along.
+
+A method of training has `trainer(task: Task) -> transformers.Trainer` (`mitai.train.task` says what it may rely on).
+An evaluation trains nothing: it has `evaluate(task: Task) -> dict[str, bytes]`, which returns the files of its report.
+The purpose is what the broker is told, and so what owners' policies allow or not; the kind is that of the output.
+
+Example:
+    >>> METHODS["sft"].purpose
+    'training'
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Literal, NamedTuple
+
+
+class Method(NamedTuple):
+    """A method's module, and what its jobs are for."""
+
+    module: str
+    purpose: Literal["training", "evaluation"] = "training"
+
+    def load(self) -> ModuleType:
+        """Import the method's module."""
+        return importlib.import_module(self.module)
+
+
+METHODS = {
+    "sft": Method("mitai.train.methods.sft"),
+}

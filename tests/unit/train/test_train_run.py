@@ -1,0 +1,118 @@
+"""SFT from inputs in memory to files in memory: the same twice, the same after a resumption, watched on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from train_rig import MemorySource, job, lines
+
+from mitai.errors import TrainError
+from mitai.train.run import run
+from mitai.train.state import State
+
+LORA = "[lora]\nrank = 2\nalpha = 4\ndropout = 0.1\n"
+
+
+class Kept:
+    """States in memory, every one of them."""
+
+    def __init__(self, newest: bytes | None = None) -> None:
+        self.all: dict[int, bytes] = {}
+        self._newest = newest
+
+    def save(self, state: State) -> None:
+        self.all[state.step] = state.encode()
+
+    def newest(self) -> State | None:
+        return State.decode(self._newest) if self._newest else None
+
+
+class Notes:
+    """An observer that writes down what it sees."""
+
+    def __init__(self) -> None:
+        self.began: list[int] = []
+        self.steps: list[list[Any]] = []
+
+    def begin(self, trainer: Any, step: int) -> None:
+        self.began.append(step)
+
+    def step(self, step: int, samples: tuple[int, ...], loss: float) -> None:
+        self.steps.append([step, list(samples), loss])
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": list(self.steps)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+
+    def end(self, trainer: Any) -> dict[str, bytes]:
+        return {"notes.json": repr(self.steps).encode()}
+
+
+@pytest.mark.parametrize("more", [LORA, ""])
+def test_resumed_at_any_step_ends_the_same(inputs: dict[str, MemorySource], more: str) -> None:
+    tables = "[checkpoints]\nevery_steps = 1\n[evaluation]\nevery_steps = 2\nrows = 4\n[early_stopping]\npatience = 3\n"
+    wanted = job("[training]\nbatch = 4\nepochs = 2\naccumulation = 2\nlearning_rate = 1e-2\n" + tables + more)
+    kept = Kept()
+    whole = run(wanted, inputs, states=kept, observers={"notes": Notes()})
+    assert list(kept.all) == [1, 2, 3, 4, 5]  # of 6: 20 rows in 5 batches, two of which make a step
+    assert whole.kind == ("adapter" if more else "model")
+    for state in kept.all.values():
+        notes = Notes()
+        again = run(wanted, inputs, states=Kept(state), observers={"notes": notes})
+        assert notes.began == [State.decode(state).step]
+        assert (again.files, again.metrics) == (whole.files, whole.metrics)
+    assert run(wanted, inputs, observers={"notes": Notes()}).files == whole.files
+
+
+def test_each_epoch_takes_every_row_once(inputs: dict[str, MemorySource]) -> None:
+    notes = Notes()
+    run(job("[training]\nbatch = 5\nepochs = 2\n" + LORA), inputs, observers={"notes": notes})
+    for first in (0, 5):
+        rows = [row for _, samples, _ in notes.steps[first : first + 5] for row in samples]
+        assert sorted(rows) == list(range(24))
+    assert [len(samples) for _, samples, _ in notes.steps] == [5, 5, 5, 5, 4] * 2
+
+
+def test_limits_hold(inputs: dict[str, MemorySource]) -> None:
+    outcome = run(job("[limits]\nsteps = 3\nrows = 10\n[training]\nbatch = 2\nepochs = 9\n" + LORA), inputs)
+    assert (outcome.metrics["steps"], outcome.metrics["rows"]) == (3, 10)
+    with pytest.raises(TrainError) as caught:
+        run(job("[limits]\ntokens = 100\n" + LORA), inputs)
+    assert caught.value.code == "train.tokens-exceeded"
+
+
+def test_cancelled_between_two_steps(inputs: dict[str, MemorySource]) -> None:
+    seen: list[dict[str, float]] = []
+    with pytest.raises(TrainError) as caught:
+        run(job(LORA), inputs, report=seen.append, cancelled=lambda: len(seen) == 2)
+    assert caught.value.code == "train.cancelled"
+    assert [each["step"] for each in seen] == [1, 2]
+
+
+def test_an_error_of_the_method_says_nothing_of_the_data(inputs: dict[str, MemorySource]) -> None:
+    inputs["records"] = lines([{"prompt": "my secret", "completion": [{"role": "user", "content": "x"}]}])
+    with pytest.raises(TrainError) as caught:
+        run(job(LORA), inputs)
+    assert "secret" not in caught.value.diagnostics()
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("options", "row"),
+    [
+        ("", {"text": "continued pre-training takes text"}),
+        ("[sft]\npacking = true\n", {"text": "several of these share one row"}),
+        ('[sft]\nloss = "completion"\n', {"prompt": "one and one is", "completion": " two"}),
+        (
+            '[sft]\nloss = "assistant"\ntemplate = "chatml"\n',
+            {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
+        ),
+    ],
+)
+def test_kinds_of_records(inputs: dict[str, MemorySource], options: str, row: dict[str, object]) -> None:
+    inputs["records"] = lines([row] * 8)
+    outcome = run(job(LORA + options), inputs)
+    assert outcome.metrics["losses"][0] > 0
