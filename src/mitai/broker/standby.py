@@ -69,7 +69,9 @@ class StandBy:
         elif leading is not None:
             await leading[2](scope, receive, send)
         else:
-            await problem_of(503, standby())(scope, receive, send)
+            refusal = problem_of(503, standby())
+            refusal.headers["mitai-role"] = "standby"  # the gateway asks another process
+            await refusal(scope, receive, send)
 
     def _role(self, broker: Broker | None) -> dict[str, object]:
         if broker is not None:

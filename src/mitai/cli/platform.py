@@ -29,6 +29,8 @@ def up(
     detach: Annotated[bool, Parameter(negative="", help="Return when all is up; stop with `mitai down`.")] = False,
     port: Annotated[Port, Parameter(help="The gateway's port; another free one when it is taken or 0.")] = 8700,
     replicas: Annotated[Positive, Parameter(help="How many processes serve the model.")] = 1,
+    brokers: Annotated[Positive, Parameter(help="How many key brokers; several share a database.")] = 1,
+    database: Annotated[str, Parameter(help="The brokers' database (postgresql://…); SQLite by default.")] = "",
     capture: Annotated[bool, Parameter(negative="", help="Record what the gateway sees (ciphertext).")] = False,
     threads: Annotated[Natural, Parameter(help="The engine's threads; 0: as many as cores.")] = 0,
     kem: Annotated[
@@ -45,7 +47,9 @@ def up(
     """
     out, home = Output(json), Home.default()
     found = None if no_model else model_folder(model)
-    settings = platforms.Settings(port=port, replicas=replicas, capture=capture, threads=threads, kem=kem)
+    settings = platforms.Settings(
+        port=port, replicas=replicas, brokers=brokers, database=database, capture=capture, threads=threads, kem=kem
+    )
     out.say(SIMULATED)
     platform = platforms.start(home, settings, out.note)
     if port and not platform.gateway.endswith(f":{port}"):
@@ -68,7 +72,7 @@ def up(
     if detach:
         return
     try:
-        _watch(platform)
+        _watch(platform, out)
     finally:
         out.note("stopping …")
         platform.stop()
@@ -140,11 +144,15 @@ def doctor(*, json: JsonFlag = False) -> None:
     )
 
 
-def _watch(platform: platforms.Platform) -> None:
-    """Wait for Ctrl-C; raise when a process has died."""
+def _watch(platform: platforms.Platform, out: Output) -> None:
+    """Wait for Ctrl-C; start a broker again that was killed beside others; raise when another process has died."""
     while True:
         time.sleep(0.5)
         for process in platform.dead():
+            if process.name.startswith("broker-") and process.popen.returncode < 0:
+                out.note(f"{process.name} was killed: starting it again")
+                platform.restart(process.name)
+                continue
             raise FleetError(
                 "fleet.process-died",
                 f"the {process.name} has stopped: {process.last_words()}",

@@ -5,7 +5,8 @@ read, drop or change is exactly what the threat model grants the host, so nobody
 
 - `/`, `/console` and the files beside them: the page for browsers, with `/mitai.json`, what the host offers to it.
 - `/objects/CAPSULE/NAME`: ciphertext, written once with the upload token, readable by all (also in ranges).
-- `/broker/…`: to the broker, prefix removed.  `/control/…`: to every replica, with the operator token only.
+- `/broker/…`: to the broker, prefix removed; of several broker processes to the one that leads (`leader`), and while
+  none does a request waits a few seconds.  `/control/…`: to every replica, with the operator token only.
 - everything else: to a replica. An evidence answer names its replica in `mitai-replica`; a request that repeats
   the header reaches the same one, because each replica has its own key. When that one is gone, the client is told to
   verify again, and so finds another.
@@ -20,6 +21,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import asyncio
 import hmac
 import itertools
 import os
@@ -27,7 +29,7 @@ import re
 import sys
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Annotated
@@ -49,6 +51,7 @@ from starlette.types import ASGIApp
 
 from mitai.errors import FleetError, MitaiError
 from mitai.fleet.cors import BrowserRules, guests
+from mitai.fleet.leader import ROLE_STANDBY, Leaders
 from mitai.problem import problem
 from mitai.process import log_to_stderr
 from mitai.web.page import Page, installed_page
@@ -76,7 +79,10 @@ _BLOCK_BYTES = 1 << 20
 _MAX_CONTROL_BYTES = 1 << 20
 _METHODS = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"]
 
+_LEADER_WITHIN_S = 5.0  # how long a request waits for a broker process that leads
+
 Headers = list[tuple[bytes, bytes]]
+Target = tuple[str, str, asyncio.Event | None]  # name, base URL, and of a broker process: set when it leads no more
 Token = Annotated[str, msgspec.Meta(min_length=16)]  # an empty token would be no lock at all
 
 
@@ -84,7 +90,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `gateway.toml` says; see `docs/configuration.md`."""
 
     replicas: dict[str, str]  # name → base URL
-    broker: str  # base URL
+    broker: str | tuple[str, ...]  # base URL, or those of all broker processes on one database
     objects: str  # a folder or any other fsspec URL, for ciphertext objects
     upload_token: Token  # for storing objects; at least 16 characters
     operator_token: Token  # for `/control/…`; at least 16 characters
@@ -128,6 +134,7 @@ class Gateway:
         )
         self._timeout = httpx2.Timeout(10.0, read=config.read_timeout_s).as_dict()
         self._turn = itertools.count()
+        self._brokers = Leaders(_named(config.broker), self._transport)
         self._capture = _Capture(Path(config.capture)) if config.capture else None
         self._files, self._root = fsspec.core.url_to_fs(config.objects)
         self._storing: set[str] = set()  # paths that are being written now
@@ -152,7 +159,8 @@ class Gateway:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        yield
+        async with self._brokers:
+            yield
         await self._transport.aclose()
         if self._capture:
             self._capture.close()
@@ -207,7 +215,25 @@ class Gateway:
     # -- forwarding ------------------------------------------------------------------------------------------
 
     async def _broker(self, request: Request) -> Response:
-        return await self._forward(request, {"broker": self._config.broker}, "/" + request.path_params["path"])
+        wanted = request.headers.get("mitai-replica")
+        pinned = wanted if wanted in self._brokers.urls else None
+        several = _replica_gone if pinned else _no_leader
+        unreachable = several if len(self._brokers.urls) > 1 else None
+        path = "/" + request.path_params["path"]
+        return await self._forward(request, self._leaders_in_turn(pinned), path, unreachable)
+
+    async def _leaders_in_turn(self, pinned: str | None) -> AsyncIterator[Target]:
+        """Give the leader, and the next when the one given did not take the request; none but `pinned`, if given."""
+        if len(self._brokers.urls) == 1:
+            for name, url in self._brokers.urls.items():
+                yield name, url, None
+            return
+        until = time.monotonic() + _LEADER_WITHIN_S
+        while leader := await self._brokers.find(until - time.monotonic()):
+            if pinned not in {None, leader.name}:
+                return
+            yield leader.name, leader.url, leader.gone
+            self._brokers.lost(leader)
 
     async def _replica(self, request: Request) -> Response:
         path = request.scope["path"]
@@ -219,20 +245,20 @@ class Gateway:
         replicas = self._config.replicas
         if wanted is not None:
             pinned = {name: url for name, url in replicas.items() if name == wanted}
-            return await self._forward(request, pinned, path, unreachable=_replica_gone)
+            return await self._forward(request, _each(pinned), path, unreachable=_replica_gone)
         names = sorted(replicas)  # start at the next in turn; the others stand in when it is down
         start = next(self._turn) % max(len(names), 1)
         in_turn = {name: replicas[name] for name in names[start:] + names[:start]}
-        return await self._forward(request, in_turn, path)
+        return await self._forward(request, _each(in_turn), path)
 
     async def _forward(
         self,
         request: Request,
-        targets: dict[str, str],
+        targets: AsyncIterator[Target],
         path: str,
         unreachable: Callable[[], Response] | None = None,
     ) -> Response:
-        """Send the request to the first target that can be connected to, and stream its answer back."""
+        """Send the request to the first target that takes it, and stream its answer back."""
         if not _is_plain(path):
             return _bad_path()
         headers = _forwarded(request.headers.raw)
@@ -250,12 +276,16 @@ class Gateway:
             return Response(status_code=499)
         if exchange and body:
             exchange.request(body)
-        for name, url in targets.items():
+        tried = []
+        async for name, url, gone in targets:
+            tried.append(name)
             try:
-                answer = await self._transport.handle_async_request(self._upstream(request, url, path, headers, body))
-            except (httpx2.ConnectError, httpx2.ConnectTimeout):
-                continue  # nothing was sent: another may have it
+                answer = await self._answer(self._upstream(request, url, path, headers, body), gone)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout, _StandsByError):
+                continue  # nothing was sent or nothing was done: another may have it
             except httpx2.HTTPError as error:
+                if gone and body is None:
+                    continue  # reading again changes nothing
                 return problem(502, "fleet.replica-failed", f"{name} did not answer: {type(error).__name__}")
             response = StreamingResponse(_relay(answer, exchange), answer.status_code)
             told = guests(_forwarded(answer.headers.raw))
@@ -265,8 +295,26 @@ class Gateway:
         if unreachable:
             return unreachable()
         return problem(
-            502, "fleet.replica-unreachable", f"none of {', '.join(targets)} can be reached: is it still starting?"
+            502, "fleet.replica-unreachable", f"none of {', '.join(tried)} can be reached: is it still starting?"
         )
+
+    async def _answer(self, request: httpx2.Request, gone: asyncio.Event | None) -> httpx2.Response:
+        """Send a request; where `gone` is given, to a broker process: wait no longer than it leads."""
+        if gone is None:
+            return await self._transport.handle_async_request(request)
+        sending = asyncio.create_task(self._transport.handle_async_request(request))
+        leaving = asyncio.create_task(gone.wait())
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                raise httpx2.ReadError("this broker process leads no more")
+        finally:
+            leaving.cancel()
+            sending.cancel()
+        if ROLE_STANDBY in sending.result().headers.raw:
+            await sending.result().aclose()
+            raise _StandsByError
+        return sending.result()
 
     def _upstream(self, request: Request, url: str, path: str, headers: Headers, body: bytes | None) -> httpx2.Request:
         query = request.scope["query_string"].decode("latin-1")
@@ -372,6 +420,21 @@ def _site(config: GatewayConfig) -> Site:
     return Site(page, offer)
 
 
+async def _each(targets: Mapping[str, str]) -> AsyncIterator[Target]:
+    for name, url in targets.items():
+        yield name, url, None
+
+
+def _named(brokers: str | tuple[str, ...]) -> dict[str, str]:
+    if isinstance(brokers, str):
+        return {"broker": brokers}
+    return {f"broker-{number}": url for number, url in enumerate(brokers)}
+
+
+class _StandsByError(Exception):
+    """A broker process that does not lead: it did nothing."""
+
+
 class _TooLargeError(Exception):
     """A body above its limit."""
 
@@ -461,6 +524,10 @@ def _object_exists() -> Response:
 def _replica_gone() -> Response:
     """The key that the request was sealed to is out of reach: the same to a client as a key that was dropped."""
     return problem(421, "channel.keys-changed", "the replica that this session was verified with is gone: verify again")
+
+
+def _no_leader() -> Response:
+    return problem(503, "fleet.no-leader", "none of the broker processes leads at this time", "try again in a second")
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import secrets
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,13 +30,13 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
-from mitai.attest import ClaimRules, Policy
+from mitai.attest import ClaimRules, LedgerClaim, Policy
 from mitai.attest.refvalues.trust import ReleaseTrust
 from mitai.attest.sim import SimPlatform, installed_workload, reference_values
 from mitai.bodies import PLAIN, bounded
 from mitai.capsule import MANIFEST_NAME, Manifest
 from mitai.client import Session
-from mitai.errors import FleetError, MitaiError
+from mitai.errors import ClientError, FleetError, MitaiError
 from mitai.fleet.home import Home, PlatformFile, write_private
 from mitai.fleet.processes import Process, alive, free_port, stop
 from mitai.fleet.processes import start as start_process
@@ -56,6 +57,8 @@ class Settings:
 
     port: int = 8700
     replicas: int = 1
+    brokers: int = 1  # more than one need a database that all reach
+    database: str = ""  # of the brokers, as SQLAlchemy spells it; a SQLite file in the home folder when empty
     capture: bool = False
     threads: int = 0  # of the engine; 0: as many as cores
     kem: str = "x25519"
@@ -104,6 +107,10 @@ def start(home: Home, settings: Settings, say: Say = lambda _: None) -> Platform
     Raises:
         FleetError: A platform of this home is up already, or a process did not come up.
     """
+    if settings.brokers > 1 and not settings.database.startswith("postgresql"):
+        raise FleetError(
+            "fleet.brokers-database", "several brokers share a PostgreSQL database", hint="--database postgresql://…"
+        )
     _refuse_second(home)
     releases = publish_installed(home, installed_page(), now=datetime.now(UTC))
     policy = installed_policy(open_sim(home), releases)
@@ -167,10 +174,11 @@ def _refuse_second(home: Home) -> None:
 def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int, say: Say) -> tuple[str, str]:
     """Start the processes in their order; return the users' policy and the witness's verifier key."""
     home, root = platform.home, platform.home.platform
-    for folder in (home.objects, home.logs, root / "broker"):
+    brokers = ["broker"] if settings.brokers == 1 else [f"broker-{number}" for number in range(settings.brokers)]
+    for folder in (home.objects, home.logs, *(root / name for name in brokers)):
         folder.mkdir(parents=True, exist_ok=True)
     home.objects.parent.chmod(0o700)
-    ports = {name: free_port() for name in ("broker", "witness", *(f"replica-{i}" for i in range(settings.replicas)))}
+    ports = {name: free_port() for name in (*brokers, "witness", *(f"replica-{i}" for i in range(settings.replicas)))}
     urls = {name: f"http://127.0.0.1:{number}" for name, number in ports.items()}
     witness_vkey, witness_key = root / "witness" / "log.vkey", root / "witness" / "key.pem"
     if not witness_key.exists():
@@ -191,18 +199,17 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
         run_witness()
     policy_file = root / "policy.toml"
     write_private(policy_file, policy.to_toml().encode())
-    broker = {
-        "port": ports["broker"],
-        "state": f"sqlite:///{root / 'broker' / 'state.db'}",
-        "publish": str(root / "broker" / "ledger"),
-        "sim": str(home.sim),
-        "policy": str(policy_file),
-        "witnesses": [f"{urls['witness']} {cosigner}"],
-    }
-    run("broker", "mitai.broker", ["--config", str(_config(root / "broker.toml", broker))], f"{urls['broker']}/healthz")
-    ledger = Session(urls["broker"], policy, workload="broker").appraisal.claims.ledger
-    if ledger is None:
-        raise FleetError("fleet.no-ledger", "the broker's claims name no ledger")
+    for name in brokers:
+        broker = {
+            "port": ports[name],
+            "state": settings.database or f"sqlite:///{root / name / 'state.db'}",
+            "publish": str(root / name / "ledger"),
+            "sim": str(home.sim),
+            "policy": str(policy_file),
+            "witnesses": [f"{urls['witness']} {cosigner}"],
+        }
+        run(name, "mitai.broker", ["--config", str(_config(root / f"{name}.toml", broker))], f"{urls[name]}/healthz")
+    ledger = _ledger([urls[name] for name in brokers], policy)
     if not witness_vkey.exists():
         write_private(witness_vkey, ledger.vkey.encode())
         run_witness()
@@ -223,7 +230,7 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
     write_private(root / "offer.toml", users_policy.encode())
     gateway = {
         "port": port,
-        "broker": urls["broker"],
+        "broker": urls["broker"] if settings.brokers == 1 else [urls[name] for name in brokers],
         "objects": str(home.objects),
         "upload_token": platform.upload_token,
         "operator_token": platform.operator_token,
@@ -235,6 +242,23 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
     path = _config(root / "gateway.toml", gateway)
     run("gateway", "mitai.fleet.gateway", ["--config", str(path)], f"{platform.gateway}/healthz")
     return users_policy, cosigner
+
+
+def _ledger(urls: list[str], policy: Policy, within_s: float = 60.0) -> LedgerClaim:
+    """Return the ledger in the evidence of the broker process that leads; wait for one."""
+    until = time.monotonic() + within_s
+    while True:
+        for url in urls:
+            try:
+                ledger = Session(url, policy, workload="broker").appraisal.claims.ledger
+            except ClientError as error:  # it stands by
+                if time.monotonic() > until:
+                    raise FleetError("fleet.no-leader", f"none of the brokers leads: {error.message}") from error
+                continue
+            if ledger is None:
+                raise FleetError("fleet.no-ledger", "the broker's claims name no ledger")
+            return ledger
+        time.sleep(0.1)
 
 
 def _config(path: Path, fields: Mapping[str, object]) -> Path:
