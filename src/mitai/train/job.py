@@ -22,36 +22,34 @@ Example:
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal, NamedTuple, cast
+from typing import Annotated, Literal, cast
 
 import msgspec
 from msgspec import Meta
 
 from mitai.errors import TrainError
+from mitai.train.evaluate.tasks import Evaluate
+from mitai.train.tables import (
+    CapsuleId,
+    Column,
+    Count,
+    Distill,
+    Dpo,
+    Grpo,
+    Input,
+    Name,
+    Natural,
+    Private,
+    Rate,
+    Reward,
+    Sft,
+    Share,
+    Small,
+    Table,
+)
 
 MAX_JOB_BYTES = 64 << 10
 _DIGEST_LABEL = b"mitai train job v1\0"
-
-CapsuleId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")]
-Column = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")]
-Count = Annotated[int, Meta(ge=1, le=2**53)]
-Natural = Annotated[int, Meta(ge=0, le=2**53)]
-Small = Annotated[int, Meta(ge=1, le=65536)]
-Rate = Annotated[float, Meta(gt=0.0, le=1.0)]
-Share = Annotated[float, Meta(ge=0.0, lt=1.0)]
-
-
-class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of the job file: frozen, and nothing unknown in it."""
-
-
-class Input(NamedTuple):
-    """A capsule that a job opens: what it is to the job, its id, and the kind that its manifest must name."""
-
-    role: str
-    capsule: str
-    kind: str
 
 
 class About(Table, frozen=True):
@@ -121,15 +119,15 @@ class Checkpoints(Table, frozen=True):
     every_steps: Natural = 50
 
 
-class Sft(Table, frozen=True):
-    """`[sft]`: supervised fine-tuning, and with a column `text` continued pre-training."""
-
-    loss: Literal["auto", "all", "completion", "assistant"] = "auto"
-    packing: bool = False
-    template: Literal["model", "chatml"] = "model"
-
-
-METHOD_TABLES = {"sft": Sft}
+METHOD_TABLES: dict[str, type[Table]] = {
+    "sft": Sft,
+    "dpo": Dpo,
+    "grpo": Grpo,
+    "reward": Reward,
+    "distill": Distill,
+    "private": Private,
+    "evaluate": Evaluate,
+}
 
 
 class Job(Table, frozen=True):
@@ -144,6 +142,12 @@ class Job(Table, frozen=True):
     early_stopping: EarlyStopping | None = None
     checkpoints: Checkpoints = Checkpoints()
     sft: Sft | None = None
+    dpo: Dpo | None = None
+    grpo: Grpo | None = None
+    reward: Reward | None = None
+    distill: Distill | None = None
+    private: Private | None = None
+    evaluate: Evaluate | None = None
 
     @staticmethod
     def parse(text: str) -> Job:
@@ -163,10 +167,14 @@ class Job(Table, frozen=True):
 
     def _check(self) -> None:
         """Refuse what each table may say, but not together."""
-        method, names = self.job.method, [each.capsule for each in self.inputs()]
+        method = self.job.method
         if method not in METHOD_TABLES:
             known = ", ".join(METHOD_TABLES)
             raise TrainError("train.method-unknown", f"there is no method {method!r}", hint=f"one of: {known}")
+        needed = [field.name for field in msgspec.structs.fields(METHOD_TABLES[method]) if field.required]
+        if needed and getattr(self, method) is None:
+            raise _malformed(f"the method {method} needs a table [{method}] with {', '.join(needed)}")
+        names = [each.capsule for each in self.inputs()]
         if others := [name for name in METHOD_TABLES if name != method and getattr(self, name, None) is not None]:
             raise _malformed(f"[{others[0]}] is for another method than {method}")
         if len(set(names)) != len(names):
@@ -179,6 +187,9 @@ class Job(Table, frozen=True):
             raise _malformed("[evaluation] needs rows to hold out, or capsules (job.evaluation)")
         if self.early_stopping and not self.evaluation:
             raise _malformed("[early_stopping] needs [evaluation]")
+        own = getattr(self.options, "unfit", None)
+        if why := own(self) if own else None:
+            raise _malformed(f"[{method}] {why}")
 
     @property
     def options(self) -> Table:
@@ -193,7 +204,7 @@ class Job(Table, frozen=True):
         found += [Input("adapter", about.adapter, "adapter")] if about.adapter else []
         found += [Input("data", capsule, "data") for capsule in about.data]
         found += [Input("evaluation", capsule, "data") for capsule in about.evaluation]
-        own = getattr(self.options, "inputs", None) if about.method in METHOD_TABLES else None
+        own = getattr(self.options, "inputs", None)
         return (*found, *(own() if own else ()))
 
     def declared(self) -> dict[str, str]:

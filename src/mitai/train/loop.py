@@ -162,7 +162,7 @@ class _Watching:
 
     def get_train_dataloader(self) -> Any:  # noqa: ANN401 - transformers' type is loose
         loader = cast("Any", super()).get_train_dataloader()
-        batches = getattr(loader, "batch_sampler", None)
+        batches: Any = getattr(loader, "batch_sampler", None)
         if hasattr(batches, "sampler") and isinstance(getattr(batches, "batch_size", None), int):
             self.mitai.order = batches.sampler = _Order(batches.sampler, batches.batch_size)
         return loader
@@ -230,9 +230,9 @@ class Keeper(TrainerCallback):
         if self._every and state.global_step % self._every == 0 and state.global_step < state.max_steps:
             control.should_save = True
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:  # noqa: ANN401, ARG002
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
         """Note a step's loss, and tell observers and host."""
-        watch = self._watch
+        watch, logs = self._watch, kwargs["logs"]
         if "loss" in logs:
             watch.losses.append(float(logs["loss"]))
             for observer in watch.observers.values():
@@ -240,7 +240,9 @@ class Keeper(TrainerCallback):
         if "eval_loss" in logs:
             watch.evaluations.append((state.global_step, float(logs["eval_loss"])))
         if "loss" in logs or "eval_loss" in logs:
-            watch.report({"step": state.global_step, "steps": state.max_steps, "tokens": watch.tokens} | numbers(logs))
+            told = {"step": state.global_step, "steps": state.max_steps, "tokens": watch.tokens}
+            silent = getattr(self._trainer, "silent", False)
+            watch.report(told if silent else told | numbers(logs))
 
 
 _UNTOLD = ("runtime", "per_second", "num_tokens", "flos", "entropy")  # timings, and what is counted here anyway
@@ -264,11 +266,11 @@ class BestWeights(TrainerCallback):
         self.waited = 0
         self.weights: dict[str, Tensor] = {}
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any], **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
         """Keep the weights when they are the best so far; stop when none were for so long."""
         from mitai.train.state import trainable
 
-        loss = float(metrics["eval_loss"])
+        loss = float(kwargs["metrics"]["eval_loss"])
         if loss < self.best - self._min_delta:
             self.best, self.waited = loss, 0
             self.weights = {name: tensor.detach().clone() for name, tensor in trainable(kwargs["model"]).items()}

@@ -42,7 +42,8 @@ def quiet() -> None:
     hub.HF_HUB_OFFLINE = hub.HF_HUB_DISABLE_TELEMETRY = True  # where the module was imported before
     datasets.disable_progress_bars()
     datasets.disable_caching()
-    transformers.utils.logging.disable_progress_bar()
+    logs: Any = transformers.utils.logging
+    logs.disable_progress_bar()
     for name in ("transformers", "trl", "datasets", "peft", "accelerate", "opacus"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -140,7 +140,7 @@ def _rows(job: Job, by_role: Mapping[str, list[FileSource]]) -> tuple[Records, R
 
 def _model(job: Job, base: LoadedModel, by_role: Mapping[str, list[FileSource]]) -> PreTrainedModel:
     """Make trainable what the job trains."""
-    model = base.model
+    model: Any = base.model
     if job.lora and job.lora.quantised:
         model = weights.quantised(model)
     elif job.training.precision == "float32":
@@ -149,7 +149,8 @@ def _model(job: Job, base: LoadedModel, by_role: Mapping[str, list[FileSource]])
         return weights.with_adapter(model, by_role["adapter"][0])
     if job.lora is None:
         model.requires_grad_(requires_grad=True)
-    return model.train()
+    ready: PreTrainedModel = model.train()
+    return ready
 
 
 def _built(build: Callable[[], Trainer]) -> Trainer:
@@ -167,7 +168,7 @@ def _built(build: Callable[[], Trainer]) -> Trainer:
 
 def _prepare(trainer: Trainer, job: Job) -> BestWeights | None:
     trainer.remove_callback(PrinterCallback)
-    if not len(trainer.train_dataset):
+    if not len(cast("Dataset", trainer.train_dataset)):
         raise TrainError("train.no-rows", "no row is left after tokenisation", hint="is training.max_length too small?")
     if job.early_stopping is None:
         return None
@@ -196,7 +197,7 @@ def _trained(trainer: Trainer, watch: Watch, best: BestWeights | None) -> dict[s
         raise TrainError("train.diverged", "a loss is not a number", hint="a smaller training.learning_rate may help")
     if best is not None and best.weights:
         with torch.no_grad():
-            for name, tensor in trainable(trainer.model).items():
+            for name, tensor in trainable(cast("torch.nn.Module", trainer.model)).items():
                 tensor.copy_(best.weights[name])
     files: dict[str, bytes] = {}
     for observer in watch.observers.values():

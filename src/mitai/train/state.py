@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +24,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from mitai.errors import TrainError
-
-if TYPE_CHECKING:
-    from transformers import Trainer
 
 VERSION = 1
 
@@ -46,14 +43,14 @@ class State:
         return save(tensors, {"mitai": facts})
 
     @staticmethod
-    def decode(data: bytes) -> State:
+    def decode(data: bytes | memoryview) -> State:
         """Read what `encode` gave; the bytes are authentic, so anything else is another version's."""
         try:
             length = int.from_bytes(data[:8], "little")
-            told = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["mitai"])
+            told = json.loads(json.loads(bytes(data[8 : 8 + length]))["__metadata__"]["mitai"])
             if told["v"] != VERSION:
                 raise ValueError(told["v"])
-            return State(told["step"], load(data), told["facts"])
+            return State(told["step"], load(bytes(data)), told["facts"])
         except Exception as error:  # safetensors raises its own kinds
             raise TrainError("train.checkpoint-format", "a checkpoint is of another version of the code") from error
 
@@ -71,7 +68,7 @@ def trainable(model: torch.nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def capture(trainer: Trainer, watch: dict[str, Any]) -> State:
+def capture(trainer: Any, watch: dict[str, Any]) -> State:  # noqa: ANN401 - a Trainer; its parts are Optional in its types
     """Return the state after the step that has just ended; `watch` is kept beside it.
 
     The tensors are the live ones: encode the state before the next step.
@@ -95,7 +92,10 @@ def capture(trainer: Trainer, watch: dict[str, Any]) -> State:
     return State(trainer.state.global_step, tensors, facts)
 
 
-def _optimizer_facts(trainer: Trainer, tensors: dict[str, Tensor]) -> tuple[list[Any], dict[str, dict[str, Any]]]:
+def _optimizer_facts(
+    trainer: Any,  # noqa: ANN401 - see `capture`
+    tensors: dict[str, Tensor],
+) -> tuple[list[Any], dict[str, dict[str, Any]]]:
     """Put the optimizer's tensors among `tensors`; return its groups and the values that are no tensors."""
     whole = trainer.optimizer.state_dict()
     plain: dict[str, dict[str, Any]] = {}
@@ -127,7 +127,7 @@ def restore_randomness(state: State) -> None:
         torch.cuda.set_rng_state(tensors[f"randomness/cuda/{index}"], index)
 
 
-def restore(trainer: Trainer, state: State) -> None:
+def restore(trainer: Any, state: State) -> None:  # noqa: ANN401 - see `capture`
     """Set weights, optimizer, schedule and early stopping of a trainer that is ready for its first step.
 
     Raises:
@@ -158,5 +158,5 @@ def _under(state: State, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.tensors.items() if name.startswith(prefix)}
 
 
-def _best(trainer: Trainer) -> Any:  # noqa: ANN401 - `loop.BestWeights`, which imports this module
+def _best(trainer: Any) -> Any:  # noqa: ANN401 - `loop.BestWeights`, which imports this module
     return next((each for each in trainer.callback_handler.callbacks if type(each).__name__ == "BestWeights"), None)

@@ -13,6 +13,8 @@ Example:
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -47,7 +49,7 @@ class AdapterConfig(msgspec.Struct, frozen=True):
     alpha_pattern: dict[str, int] = {}
 
 
-def files(model: PreTrainedModel, base: FileSource) -> tuple[str, dict[str, bytes]]:
+def files(model: Any, base: FileSource) -> tuple[str, dict[str, bytes]]:  # noqa: ANN401 - peft has no types
     """Return the kind of what was trained, and its files: an adapter's, or the whole model's with its tokenizer."""
     if hasattr(model, "peft_config"):
         return "adapter", _adapter(model)
@@ -92,14 +94,15 @@ def with_adapter(model: PreTrainedModel, adapter: FileSource) -> PreTrainedModel
         config = msgspec.json.decode(adapter.read(CONFIG), type=AdapterConfig)
         tensors = load(adapter.read(WEIGHTS))
         fields = msgspec.structs.asdict(config)
-        put: PreTrainedModel = get_peft_model(model, LoraConfig(**fields))
+        put: Any = get_peft_model(model, LoraConfig(**fields))
     except Exception as error:  # peft and safetensors raise all kinds
         raise _unfit("its configuration is not of a kind that is known here") from error
     wanted = get_peft_model_state_dict(put, save_embedding_layers=False)
     if {name: each.shape for name, each in wanted.items()} != {name: each.shape for name, each in tensors.items()}:
         raise _unfit("its tensors are not those of this model")
     set_peft_model_state_dict(put, tensors)
-    return put
+    trained: PreTrainedModel = put
+    return trained
 
 
 def _unfit(why: str) -> TrainError:
@@ -114,17 +117,14 @@ def quantised(model: PreTrainedModel) -> PreTrainedModel:
     """
     import torch
 
-    try:
-        import bitsandbytes
-    except ImportError:
-        bitsandbytes = None
-    if bitsandbytes is None or not torch.cuda.is_available():
+    if importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available():
         raise TrainError(
             "train.no-quantisation",
             "lora.quantised needs an NVIDIA GPU and the package bitsandbytes; this machine lacks one of them",
             hint="train without it: lora.quantised = false",
         )
-    layer = bitsandbytes.nn.Linear4bit
+    layer = importlib.import_module("bitsandbytes").nn.Linear4bit
+    ready: Any = model
     for name, module in list(model.named_modules()):
         if type(module) is torch.nn.Linear and not name.endswith("lm_head"):
             made = layer(
@@ -136,6 +136,6 @@ def quantised(model: PreTrainedModel) -> PreTrainedModel:
             )
             made.load_state_dict(module.state_dict())
             model.set_submodule(name, made.requires_grad_(requires_grad=False))
-    model.is_loaded_in_4bit = True
-    on_gpu: PreTrainedModel = model.cuda()  # moving the layers there is what quantises them
+    ready.is_loaded_in_4bit = True
+    on_gpu: PreTrainedModel = ready.cuda()  # moving the layers there is what quantises them
     return on_gpu

@@ -12,43 +12,39 @@ Example:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from mitai.errors import TrainError
-from mitai.train.job import Sft
+from mitai.train.methods.records import require, use_template
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
+    from mitai.train.tables import Sft
     from mitai.train.task import Task
 
-# The common ChatML form, with the assistant's words marked for `loss = "assistant"`.
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+_COLUMNS = (("text",), ("messages",), ("prompt", "completion"))
 
 
-def trainer(task: Task) -> Trainer:
-    """Return trl's trainer for the task; raise `TrainError` when the records don't fit the settings."""
+def trainer(task: Task, kind: type[SFTTrainer] = SFTTrainer, **own: Any) -> Trainer:  # noqa: ANN401 - of transformers
+    """Return trl's trainer, or one that stands on it, for the task; `own` are further arguments for it.
+
+    Raises:
+        TrainError: The records don't fit the settings.
+    """
     options = cast("Sft", task.job.options)
-    columns = set(task.train.column_names)
-    if not ({"text"} <= columns or {"messages"} <= columns or {"prompt", "completion"} <= columns):
+    held = set(task.train.column_names)
+    columns = next((each for each in _COLUMNS if held.issuperset(each)), None)
+    if columns is None:
         raise TrainError(
             "train.columns-unfit",
-            "records for sft have text, messages, or prompt and completion",
+            f"records for {task.job.job.method} have text, messages, or prompt and completion",
             hint="choose the columns with limits.columns",
         )
-    if options.template == "chatml":
-        task.tokenizer.chat_template = CHATML
-    if "text" not in columns and "messages" in columns and not task.tokenizer.chat_template:
-        raise TrainError(
-            "train.no-chat-template", "the model has no chat template", hint='choose one: [sft] template = "chatml"'
-        )
+    use_template(task, options.template, conversations=require(task, *columns))
     completion = {"auto": None, "completion": True}.get(options.loss, False)
     arguments = task.arguments(
         SFTConfig,
@@ -58,8 +54,9 @@ def trainer(task: Task) -> Trainer:
         eval_packing=False,
         completion_only_loss=completion,
         assistant_only_loss=options.loss == "assistant",
+        **own,
     )
-    return SFTTrainer(
+    return kind(
         model=task.model,
         args=arguments,
         train_dataset=task.train,
