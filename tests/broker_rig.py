@@ -78,8 +78,8 @@ class Party:
     def policy(self, rig: Rig, capsule: str, policy: str = ALLOW_ALL, budget: Budget = UNLIMITED) -> bytes:
         return self.body(SetPolicy(capsule=capsule, policy=policy, budget=budget, **self.signed(rig)))
 
-    def revocation(self, rig: Rig, capsule: str | None = None) -> bytes:
-        return self.body(Revoke(capsule=capsule, **self.signed(rig)))
+    def revocation(self, rig: Rig, capsule: str | None = None, **changes: object) -> bytes:
+        return self.body(Revoke(capsule=capsule, **self.signed(rig, **changes)))
 
     def query(self, rig: Rig, target: str, **changes: object) -> str:
         fields = {"broker": rig.broker.audience, "party": self.id, "time_s": int(rig.clock().timestamp())}

@@ -4,6 +4,7 @@ Invariants:
 
 - A command counts only for the broker that it names, within five minutes of its time, and once: each party's
   sequence only grows, so that a command held back can't come after a newer one either.
+- A party's newest command sent again changes nothing and gets the answer that it had.
 - Only the key that a party is named after speaks for it; a capsule's manifest must be signed by whoever registers it.
 - A stranger and an owner's mistake look alike: `broker.capsule-unknown`.
 - Revocation is final, for a capsule and for a party.
@@ -171,6 +172,18 @@ def check_clock(draft: Draft, now: datetime) -> None:
 
 def _apply(draft: Draft, command: Command, context: Context, signer: PublicKey, offer: Offer | None) -> int:
     check_clock(draft, context.now)
+    before = draft.get(Party, command.party)
+    if before is not None and before.last_sha256 == context.command_sha256:
+        return before.last_index  # its answer was lost
+    index = _carry_out(draft, command, context, signer, offer)
+    party = draft.records[Party, command.party]
+    assert isinstance(party, Party)  # noqa: S101 - every command changes its party's record
+    last = {"last_sha256": context.command_sha256, "last_index": index}
+    draft.put(command.party, msgspec.structs.replace(party, **last))
+    return index
+
+
+def _carry_out(draft: Draft, command: Command, context: Context, signer: PublicKey, offer: Offer | None) -> int:
     if isinstance(command, RegisterParty):
         return _register_party(draft, command, context, signer)
     party = _accept(draft, command)
@@ -182,13 +195,13 @@ def _apply(draft: Draft, command: Command, context: Context, signer: PublicKey, 
     if party.capsules >= context.limits.capsules_per_party:
         raise BrokerError("broker.full", "this party has registered as many capsules as it may")
     index = register_capsule(draft, command, context, offer)
-    _hold(draft, command.party, msgspec.structs.replace(party, capsules=party.capsules + 1), command.capsule)
+    hold(draft, command.party, msgspec.structs.replace(party, capsules=party.capsules + 1), command.capsule)
     for co_owner in command.co_owners:
-        _hold(draft, co_owner, known_co_owner(draft, co_owner), command.capsule)
+        hold(draft, co_owner, known_co_owner(draft, co_owner), command.capsule)
     return index
 
 
-def _hold(draft: Draft, party_id: str, party: Party, capsule: str) -> None:
+def hold(draft: Draft, party_id: str, party: Party, capsule: str) -> None:
     """Add a capsule to the list of those that a party has a say over."""
     page = page_of(party_id, party.held // CAPSULES_PER_PAGE)
     held = draft.get(Holding, page) or Holding()
@@ -257,7 +270,7 @@ def register_capsule(draft: Draft, command: RegisterCapsule, context: Context, o
     for co_owner in command.co_owners:
         known_co_owner(draft, co_owner)
     check_room(draft, "capsule", context.limits.capsules)
-    policy_sha256 = _keep(draft, command.policy.encode())
+    policy_sha256 = keep(draft, command.policy.encode())
     owner = Grant(command.party, policy_sha256, 1, command.budget)
     registered = CapsuleRegistered(
         time=context.time,
@@ -275,12 +288,14 @@ def register_capsule(draft: Draft, command: RegisterCapsule, context: Context, o
             capsule=command.capsule,
             owner=command.party,
             manifest_sha256=command.manifest_sha256,
-            envelope_sha256=_keep(draft, offer.envelope),
+            envelope_sha256=keep(draft, offer.envelope),
             envelope_bytes=len(offer.envelope),
             data_key=offer.data_key,
             registered_s=command.time_s,
             grants=(owner, *(Grant(party) for party in command.co_owners)),
             recent=indices,
+            kind=offer.manifest.kind,
+            index=indices[0],
         ),
     )
     return indices[-1]
@@ -288,7 +303,7 @@ def register_capsule(draft: Draft, command: RegisterCapsule, context: Context, o
 
 def _set_policy(draft: Draft, command: SetPolicy, context: Context) -> int:
     capsule, old = _owned(draft, command.capsule, command.party)
-    policy_sha256 = _keep(draft, command.policy.encode())
+    policy_sha256 = keep(draft, command.policy.encode())
     grant = msgspec.structs.replace(
         old, policy_sha256=policy_sha256, version=old.version + 1, budget=command.budget
     )  # what was used stays used
@@ -337,7 +352,8 @@ def _policy_set(command: RegisterCapsule | SetPolicy, context: Context, grant: G
     ).encode()
 
 
-def _keep(draft: Draft, content: bytes) -> str:
+def keep(draft: Draft, content: bytes) -> str:
+    """Store content under its digest, and return that."""
     digest = sha256_hex(content)
     draft.blobs[digest] = content
     return digest

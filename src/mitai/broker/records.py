@@ -32,6 +32,8 @@ class Party(Record, frozen=True):
     revoked: bool = False
     capsules: int = 0  # how many it has registered
     held: int = 0  # how many it has a say over, its own and those that others named it a co-owner of
+    last_sha256: str = ""  # of its newest command
+    last_index: int = 0  # of that command's ledger entry
 
 
 class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,7 +109,7 @@ class Holding(Record, frozen=True):
 class Replica(Record, frozen=True):
     """A receipt key from the attested claims of a workload that was given keys, and all that it was ever given.
 
-    `mixed`: its requests declared different things. `overflow`: there were too many capsules to remember them all.
+    `mixed`: its requests declared different things, so that what it makes has no one origin.
     """
 
     workload: str
@@ -119,7 +121,6 @@ class Replica(Record, frozen=True):
     evidence: tuple[str, ...] = ()  # digests of what it proved itself with, newest last
     capsules: tuple[str, ...] = ()  # in the order of their release
     mixed: bool = False
-    overflow: bool = False
     derived: int = 0  # how many capsules it has made
     stopped: tuple[str, ...] = ()  # those of them for which a lease was refused, and logged
 
@@ -157,9 +158,16 @@ class Root(Record, frozen=True, forbid_unknown_fields=True):
     epoch: int
     key: bytes
     v: Literal[1] = 1
+    recovered: bool = False  # put together from owners' shares, which is to be logged
 
     def __repr__(self) -> str:
         return f"Root(epoch={self.epoch})"
+
+
+class Recovery(Record, frozen=True):
+    """The exact bytes of the recovery plan in force; see `recovery`."""
+
+    plan: bytes
 
 
 R = TypeVar("R", bound=Record)

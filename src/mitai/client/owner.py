@@ -4,6 +4,7 @@ Invariants:
 
 - Nothing is sent before the broker's evidence was accepted under the owner's policy; all is sealed to its attested key.
 - Commands are signed for the ledger key in those very claims: another broker can't use them.
+- A command whose answer is lost, as while brokers fail over, is sent again as it is; the broker applies it once.
 - What the broker answers is checked: every index against a checkpoint of the attested ledger key.
 
 Example:
@@ -49,6 +50,7 @@ from mitai.broker.protocol import (
     sha256_hex,
 )
 from mitai.capsule.manifest import PAYLOAD_TYPE
+from mitai.client.again import again
 from mitai.client.http import session_client
 from mitai.client.session import Session
 from mitai.errors import BrokerError, ClientError
@@ -206,7 +208,8 @@ class Owner:
         request = CommandRequest(
             public_key=self.identity.public.raw, command=envelope, data_key=data_key, manifest=manifest
         )
-        answer = self._send("POST", "/v1/commands", CommandAnswer, content=protocol.encode(request))
+        body = protocol.encode(request)
+        answer = again(lambda: self._send("POST", "/v1/commands", CommandAnswer, content=body))
         if self._checkpoint(answer.checkpoint).size <= answer.index:
             raise BrokerError("broker.answer-mismatch", "the broker's checkpoint does not cover what it says it logged")
         return answer.index
@@ -215,7 +218,8 @@ class Owner:
         query = msgspec.convert({"target": target, **self._addressed()}, Query)
         signed = self.identity.sign(protocol.encode(query), protocol.QUERY_TYPE)
         header = protocol.encode(QueryHeader(public_key=self.identity.public.raw, query=signed))
-        return self._send("GET", target, kind, headers={protocol.QUERY_HEADER: base64.b64encode(header).decode()})
+        headers = {protocol.QUERY_HEADER: base64.b64encode(header).decode()}
+        return again(lambda: self._send("GET", target, kind, headers=headers))
 
     def _send(
         self, method: str, path: str, kind: type[T], *, content: bytes | None = None, headers: Mapping[str, str] = {}

@@ -51,7 +51,9 @@ def test_commands_and_queries_over_http(ready: Rig) -> None:
     app = create_app(ready.broker)
     sealed = ready.seal()
     body = ready.alice.publication(ready, sealed)
-    assert ask(app, "POST", "/v1/commands", content=body).status_code == 200
+    first = ask(app, "POST", "/v1/commands", content=body)
+    assert (first.status_code, ask(app, "POST", "/v1/commands", content=body).json()) == (200, first.json())
+    ready.send(ready.alice.policy(ready, sealed.capsule_id))
     again = ask(app, "POST", "/v1/commands", content=body)
     assert (again.status_code, again.json()["code"]) == (409, "broker.replayed")
     for target in (f"/v1/capsules/{sealed.capsule_id}", f"/v1/decisions?capsule={sealed.capsule_id}"):
@@ -241,7 +243,7 @@ def test_a_release_asks_a_bounded_number_of_policies() -> None:
 
     grants = tuple(Grant("p", f"{number:064x}") for number in range(65))
     with pytest.raises(BrokerError) as caught:
-        _policies([Capsule("c", "p", "m", "e", 1, bytes(32), 1, grants)])
+        _policies(None, [Capsule("c", "p", "m", "e", 1, bytes(32), 1, grants)])
     assert caught.value.code == "broker.too-many-policies"
 
 
