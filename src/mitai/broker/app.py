@@ -1,7 +1,8 @@
 """The broker over HTTP: a Starlette app for what arrives sealed, and routes for what is public.
 
 - Sealed: `POST /v1/challenge`, `/v1/release`, `/v1/commands`, `/v1/receipts`, `/v1/lease`, `/v1/derived`;
-  `GET /v1/capsules?page=N`, `/v1/capsules/ID`, `/v1/decisions?capsule=ID`, `/v1/proof?index=N`.
+  `GET /v1/capsules?page=N`, `/v1/capsules/ID`, `/v1/decisions?capsule=ID`, `/v1/proof?index=N`; `keys`' own:
+  `POST /v1/root/challenge`, `/v1/root`, `GET /v1/recovery`.
 - Public: `GET /ledger/checkpoint`, `/ledger/tile/…` (C2SP tlog-tiles), `/healthz`.
 
 Invariants:
@@ -29,6 +30,9 @@ from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
 from mitai.broker import protocol
+from mitai.broker.keys import Keys
+from mitai.broker.recovering import MAX_SHARE_BYTES, Recovering
+from mitai.broker.recovery import RecoveryAnswer
 from mitai.broker.service import Broker
 from mitai.errors import BrokerError, DeniedError, MitaiError, ParseError
 from mitai.ledger.tiles import folder_reader
@@ -85,8 +89,8 @@ class Room:
             self._left += len(body)
 
 
-def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
-    """Return the app that serves sealed requests; `lifespan` is what runs beside it."""
+def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None, keys: Keys | None = None) -> Starlette:
+    """Return the app that serves sealed requests; `lifespan` is what runs beside it, `keys` gives the root key away."""
     room = Room(MAX_HELD_BYTES)
 
     async def challenge(request: Request) -> Response:
@@ -138,7 +142,38 @@ def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None) -> S
         _get("/v1/decisions", decisions),
         _get("/v1/proof", proof),
     ]
+    if keys is not None:
+        routes += _key_routes(keys, room)
     return Starlette(routes=routes, exception_handlers=_HANDLERS, lifespan=lifespan)
+
+
+def _key_routes(keys: Keys, room: Room) -> list[Route]:
+    async def challenge(request: Request) -> Response:
+        async with room.body(request, _CHALLENGE_BYTES):
+            return _json(keys.challenge())
+
+    async def root(request: Request) -> Response:
+        async with room.body(request, protocol.MAX_RELEASE_BYTES) as body:
+            return _json(await keys.share(body))
+
+    async def recovery(_request: Request) -> Response:
+        return _json(keys.shown())
+
+    return [_post("/v1/root/challenge", challenge), _post("/v1/root", root), _get("/v1/recovery", recovery)]
+
+
+def create_recovery_app(recovering: Recovering) -> Starlette:
+    """Return the app of a broker that waits for its owners' shares."""
+    room = Room(MAX_HELD_BYTES)
+
+    async def take(request: Request) -> Response:
+        async with room.body(request, MAX_SHARE_BYTES) as body:
+            return _json(protocol.encode(await recovering.take(body)))
+
+    async def show(_request: Request) -> Response:
+        return _json(protocol.encode(RecoveryAnswer(plan=recovering.shares.plan, shares=recovering.document)))
+
+    return Starlette(routes=[_post("/v1/recovery", take), _get("/v1/recovery", show)], exception_handlers=_HANDLERS)
 
 
 def public_routes(broker: Broker, folder: Path) -> list[Route | Mount]:

@@ -23,9 +23,9 @@ import msgspec
 
 from mitai.broker import protocol
 from mitai.broker.commands import MAX_RECENT, check_addressing, check_clock, open_signed, public_key
+from mitai.broker.inheritance import Refusal, ended
 from mitai.broker.protocol import LEASE_S, LeaseAnswer, LeaseRequest, LeaseStatement
 from mitai.broker.records import Capsule, Replica
-from mitai.broker.release import Refusal, ended
 from mitai.broker.store import Draft, Key
 from mitai.broker.writer import Job
 from mitai.errors import DeniedError

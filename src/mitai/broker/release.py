@@ -27,8 +27,9 @@ import msgspec
 from mitai.attest import Appraisal, Evidence, VerifiedCache, verify
 from mitai.broker import budgets, protocol
 from mitai.broker.commands import MAX_RECENT, check_clock, check_room
+from mitai.broker.inheritance import Refusal, any_ended, asked, ended
 from mitai.broker.policy import CompiledPolicy, Facts, PolicyEngine, ReleaseFact, job_of
-from mitai.broker.protocol import ReleasedKey, ReleasedKeys, ReleaseRequest, sha256_hex
+from mitai.broker.protocol import Origin, ReleasedKey, ReleasedKeys, ReleaseRequest, sha256_hex
 from mitai.broker.records import Capsule, Grant, Party, Replica
 from mitai.broker.store import Draft, Key
 from mitai.broker.trusted import Trusted
@@ -40,6 +41,7 @@ from mitai.ledger.entry import Denial, Release, utc
 
 MAX_MANIFESTS_BYTES = 48 << 20  # in one answer
 MAX_REPLICA_CAPSULES = MAX_PARENTS  # of what it derives
+MAX_EVIDENCE = 16  # the newest, that a statement of a replica may name
 
 
 # --- Evidence -------------------------------------------------------------------------------------------------------
@@ -94,14 +96,6 @@ class Policies:
                 self._room += self._compiled.popitem(last=False)[1][1]
         self._compiled[digest] = kept
         return kept[0]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why keys are not released."""
-
-    code: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -177,6 +171,8 @@ def _first_refusal(draft: Draft, case: Case, found: list[Capsule | None]) -> Ref
         job = job_of(case.request.parameters)
     except ParseError as error:
         return Refusal(error.code, error.message)
+    if _taken(draft, case):
+        return Refusal("broker.receipt-key-taken", "another workload was given keys with this receipt key")
     facts = replace(case.facts, owners=_owners(found), job=job)
     room = MAX_MANIFESTS_BYTES
     for name, capsule in zip(case.request.capsules, found, strict=True):
@@ -185,41 +181,46 @@ def _first_refusal(draft: Draft, case: Case, found: list[Capsule | None]) -> Ref
         room -= capsule.envelope_bytes
         if room < 0:
             return Refusal("broker.answer-too-large", "these manifests do not fit into one answer: ask in several")
-        for grant in capsule.grants:
-            refusal = _ask(draft, case, facts, capsule, grant)
+        if capsule.made is not None and (over := any_ended(draft, capsule, case.now)) is not None:
+            return over
+        about = replace(facts, kind=capsule.kind, lineage=capsule.lineage)
+        for grant, source in asked(draft, capsule):
+            refusal = _ask(draft, case, about, capsule, (grant, source))
             if refusal is not None:
                 return Refusal(refusal.code, f"capsule {name}, owner {grant.party[:16]}: {refusal.why}")
     return None
 
 
-def _ask(draft: Draft, case: Case, facts: Facts, capsule: Capsule, grant: Grant) -> Refusal | None:
-    """Ask one owner's grant."""
+def _ask(draft: Draft, case: Case, facts: Facts, capsule: Capsule, grants: tuple[Grant, Grant]) -> Refusal | None:
+    """Ask one owner's policy: the first grant counts what was used of the capsule, the other has policy and limits."""
+    grant, source = grants
     over = ended(draft, grant, case.now)
     if over is not None:
         return over
-    if grant.policy_sha256 is None:
+    if source.policy_sha256 is None:
         return Refusal("broker.policy-missing", "this owner has set no policy yet")
-    budget = grant.budget
+    budget = source.budget
     if budget.uses is not None and grant.uses >= budget.uses:
         return Refusal("broker.budget-exhausted", f"all {budget.uses} uses that the owner allowed are spent")
     if budget.amounts is not msgspec.UNSET:
         too_much = budgets.first_over(budget.amounts, grant.spent, facts.job.amounts)
         if too_much is not None:
             return Refusal(*too_much)
-    policy = case.policies.get(grant.policy_sha256, draft)
+    policy = case.policies.get(source.policy_sha256, draft)
     if not policy.allows(facts, capsule.capsule, grant.uses, grant.spent):
         return Refusal("broker.policy-denied", f"the policy does not allow {facts.workload} {facts.purpose}")
     return None
 
 
-def ended(draft: Draft, grant: Grant, now: datetime) -> Refusal | None:
-    """Return why this owner's consent is over, revoked or expired."""
-    party = draft.get(Party, grant.party)
-    if party is None or party.revoked or grant.revoked:
-        return Refusal("broker.revoked", "the owner has revoked it")
-    if grant.budget.not_after_s is not None and now.timestamp() > grant.budget.not_after_s:
-        return Refusal("broker.policy-expired", "the time that the owner allowed is over")
-    return None
+def _taken(draft: Draft, case: Case) -> bool:
+    """Tell whether other code has the receipt key: what it was given would be told of this workload."""
+    appraisal = case.proof.appraisal
+    known = (
+        draft.get(Replica, appraisal.claims.receipt_key.hex()) if appraisal and appraisal.claims.receipt_key else None
+    )
+    if appraisal is None or known is None:
+        return False
+    return (known.workload, known.measurements) != (appraisal.workload, dict(appraisal.measurements))
 
 
 def _owners(found: list[Capsule | None]) -> tuple[str, ...]:
@@ -236,7 +237,7 @@ def _deny(draft: Draft, case: Case, refusal: Refusal, found: list[Capsule]) -> D
         workload=appraisal.workload if appraisal else None,
         purpose=case.request.purpose,
         evidence_sha256=appraisal.evidence_sha256 if appraisal else None,
-        policies=_policies(found),
+        policies=_policies(draft, found),
         simulated=appraisal.simulated if appraisal else None,
     )
     index = draft.append(entry.encode())
@@ -257,7 +258,7 @@ def _allow(draft: Draft, case: Case, found: list[Capsule]) -> Decision:
         purpose=case.request.purpose,
         evidence_sha256=appraisal.evidence_sha256,
         recipient_sha256=sha256_hex(appraisal.claims.key_config),
-        policies=_policies(found),
+        policies=_policies(draft, found),
         simulated=appraisal.simulated,
     )
     index = draft.append(entry.encode())
@@ -274,9 +275,9 @@ def _allow(draft: Draft, case: Case, found: list[Capsule]) -> Decision:
 
 def _released(draft: Draft, capsule: Capsule) -> ReleasedKey:
     owner = draft.get(Party, capsule.owner)
-    assert owner is not None  # noqa: S101 - its grant was asked
-    policies = _policies([capsule])
-    return ReleasedKey(capsule.capsule, capsule.data_key, capsule.manifest_sha256, owner.public_key, policies)
+    signer = capsule.made.signer if capsule.made else owner.public_key if owner else b""
+    policies = _policies(draft, [capsule])
+    return ReleasedKey(capsule.capsule, capsule.data_key, capsule.manifest_sha256, signer, policies)
 
 
 def _know_replica(draft: Draft, case: Case, appraisal: Appraisal) -> None:
@@ -287,7 +288,14 @@ def _know_replica(draft: Draft, case: Case, appraisal: Appraisal) -> None:
     known = draft.get(Replica, receipt_key.hex())
     if known is None:
         check_room(draft, "replica", case.max_replicas)
-        known = Replica(appraisal.workload, appraisal.simulated, int(case.now.timestamp()))
+        known = Replica(
+            appraisal.workload,
+            appraisal.simulated,
+            int(case.now.timestamp()),
+            measurements=dict(appraisal.measurements),
+            purpose=case.request.purpose,
+            parameters=case.request.parameters,
+        )
     capsules = tuple(dict.fromkeys((*known.capsules, *case.request.capsules)))
     if len(capsules) > MAX_REPLICA_CAPSULES:
         raise BrokerError(
@@ -295,12 +303,16 @@ def _know_replica(draft: Draft, case: Case, appraisal: Appraisal) -> None:
             f"one process is given at most {MAX_REPLICA_CAPSULES} capsules in its life",
             hint="start it anew",
         )
-    if capsules != known.capsules:
-        draft.put(receipt_key.hex(), msgspec.structs.replace(known, capsules=capsules))
+    mixed = known.mixed or (known.purpose, known.parameters) != (case.request.purpose, case.request.parameters)
+    evidence = known.evidence if mixed else (*known.evidence, appraisal.evidence_sha256)[-MAX_EVIDENCE:]
+    new = msgspec.structs.replace(known, capsules=capsules, mixed=mixed, evidence=evidence)
+    if new != known:
+        draft.put(receipt_key.hex(), new)
 
 
-def _policies(capsules: list[Capsule]) -> tuple[str, ...]:
-    digests = [grant.policy_sha256 for capsule in capsules for grant in capsule.grants if grant.policy_sha256]
+def _policies(draft: Draft, capsules: list[Capsule]) -> tuple[str, ...]:
+    asked_for = [source.policy_sha256 for capsule in capsules for _, source in asked(draft, capsule)]
+    digests = [digest for digest in asked_for if digest]
     if len(digests) > 64:
         raise BrokerError("broker.too-many-policies", "a release asks at most 64 policies", hint="ask in several")
     return tuple(dict.fromkeys(digests))
@@ -325,7 +337,10 @@ def seal_answer(
     """Seal released keys to the workload's attested key, bound to the exact request."""
     config = proof.recipient
     assert config is not None  # noqa: S101 - keys are released to proven workloads only
-    plaintext = protocol.encode(ReleasedKeys(keys=decision.keys, index=decision.index))
+    appraisal = proof.appraisal
+    assert appraisal is not None  # noqa: S101 - as above
+    origin = Origin(appraisal.workload, dict(appraisal.measurements), appraisal.evidence_sha256)
+    plaintext = protocol.encode(ReleasedKeys(keys=decision.keys, index=decision.index, origin=origin))
     context = setup_sender(config.kem, config.public, protocol.release_info(body), config.aeads[0])
     sealed = context.enc + context.seal(plaintext)
     return protocol.encode(protocol.ReleaseAnswer(sealed=sealed, manifests=manifests, checkpoint=checkpoint))

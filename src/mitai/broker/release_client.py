@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from mitai.attest import Claims, Evidence
 from mitai.broker import protocol
-from mitai.broker.protocol import Challenge, ReleaseAnswer, ReleasedKeys, ReleaseRequest
+from mitai.broker.protocol import Challenge, Origin, ReleaseAnswer, ReleasedKeys, ReleaseRequest
 from mitai.capsule import Manifest, open_manifest
 from mitai.channel.hpke import setup_recipient
 from mitai.channel.keys import KeyRing
@@ -26,6 +26,15 @@ from mitai.errors import BrokerError
 from mitai.identity import PublicKey
 
 MAX_ANSWER_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Given:
+    """What keys were given for: what was declared, and what the broker found the workload to be."""
+
+    purpose: str
+    parameters: Mapping[str, str]
+    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class OpenedKey:
     owner: PublicKey
     policies: tuple[str, ...]
     ledger_index: int
+    given: Given | None = None
 
     def __repr__(self) -> str:
         return f"OpenedKey({self.capsule!r})"
@@ -72,6 +82,7 @@ class Release:
         request = ReleaseRequest(
             evidence=proof.encode(), nonce=nonce, purpose=purpose, capsules=capsules, parameters=dict(parameters or {})
         )
+        self._declared = (purpose, request.parameters)
         self.body = protocol.encode(request)
 
     def open(self, answer: bytes, keyring: KeyRing) -> tuple[OpenedKey, ...]:
@@ -93,15 +104,18 @@ class Release:
         released = protocol.decode(context.open(sealed), ReleasedKeys, MAX_ANSWER_BYTES)
         if tuple(key.capsule for key in released.keys) != self._capsules or len(parsed.manifests) != len(released.keys):
             raise BrokerError("broker.answer-mismatch", "the broker released other capsules than were asked for")
+        given = Given(*self._declared, released.origin) if isinstance(released.origin, Origin) else None
         return tuple(
-            _opened(key, envelope, released.index)
+            _opened(key, envelope, released.index, given)
             for key, envelope in zip(released.keys, parsed.manifests, strict=True)
         )
 
 
-def _opened(key: protocol.ReleasedKey, envelope: bytes, index: int) -> OpenedKey:
+def _opened(key: protocol.ReleasedKey, envelope: bytes, index: int, given: Given | None) -> OpenedKey:
     owner = PublicKey(key.owner)
     manifest = open_manifest(envelope, owner=owner, manifest_sha256=key.manifest_sha256)
     if manifest.capsule_id != key.capsule:
         raise BrokerError("broker.answer-mismatch", "the broker sent the manifest of another capsule")
-    return OpenedKey(key.capsule, key.data_key, envelope, manifest, key.manifest_sha256, owner, key.policies, index)
+    return OpenedKey(
+        key.capsule, key.data_key, envelope, manifest, key.manifest_sha256, owner, key.policies, index, given
+    )

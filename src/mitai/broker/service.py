@@ -39,7 +39,7 @@ from mitai.broker.commands import Limits, check_addressing, open_signed, page_of
 from mitai.broker.nonces import NONCE_LIFE_S, Nonces
 from mitai.broker.policy import CedarEngine, PolicyEngine
 from mitai.broker.protocol import Amounts, LoggedEntry, ReleaseRequest, encode, sha256_hex
-from mitai.broker.records import Capsule, Grant, Head, Holding, LedgerKey, Party, Pin
+from mitai.broker.records import Capsule, Grant, Head, Holding, LedgerKey, Party, Pin, R
 from mitai.broker.release import Case, Decision, Policies, Proof, decide, denied, prove, seal_answer
 from mitai.broker.store import ROOT_LABEL, Database, Draft, EdgeStore, State
 from mitai.broker.trusted import Trusted
@@ -219,6 +219,24 @@ class Broker:
     def now(self) -> datetime:
         """Return the broker's time."""
         return self._clock()
+
+    @property
+    def database(self) -> Database:
+        """Where the state is; changed through `submit`, or by who keeps its keys."""
+        return self._database
+
+    @property
+    def signer(self) -> Identity:
+        """The ledger's key."""
+        return self._signer
+
+    def check_current(self) -> None:
+        """Raise unless this is the newest copy of the state, as far as witnesses can tell."""
+        self._anchor.check_current()
+
+    def all_of(self, kind: type[R]) -> list[R]:
+        """Return all committed records of a kind."""
+        return self._database.all_of(kind, self._writer.snapshot)
 
     def submit(self, job: Job[T]) -> Future[T]:
         """Queue a job for the writer."""

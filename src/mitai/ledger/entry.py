@@ -72,6 +72,22 @@ class CapsuleRegistered(Entry, frozen=True, tag="capsule-registered"):
     parents: Ids = ()
 
 
+class Derivation(Entry, frozen=True, tag="derivation"):
+    """A workload made a capsule of others; it belongs to all their owners."""
+
+    capsule: Id
+    kind: Id
+    name: Name
+    owners: Digests
+    manifest_sha256: Digest
+    parents: Ids
+    workload: Name
+    signer: Digest  # key id of the workload's receipt key
+    statement_sha256: Digest  # of the signed statement's payload
+    evidence_sha256: Digest
+    simulated: bool
+
+
 class PolicySet(Entry, frozen=True, tag="policy-set"):
     """An owner set or replaced a policy."""
 
@@ -155,9 +171,30 @@ class ReceiptEntry(Entry, frozen=True, tag="receipt"):
     receipt_sha256: Digest  # `receipt.receipt_sha256` of the signed envelope
 
 
+class RootKey(Entry, frozen=True, tag="root-key"):
+    """The root key of the broker's state was given to another machine, rotated, or recovered by owners."""
+
+    event: Literal["shared", "rotated", "recovered"]
+    epoch: Count
+    evidence_sha256: Digest | None = None  # of the machine that it was given to
+    recipient_sha256: Digest | None = None  # of the key configuration that it was sealed to
+    simulated: bool | None = None
+    recovery_sha256: Digest | None = None  # of the recovery plan in force
+
+
+class RecoverySet(Entry, frozen=True, tag="recovery-set"):
+    """A recovery plan came into force: who can give the root key to a new machine, and how many of them it takes."""
+
+    recovery_sha256: Digest
+    version: Count
+    threshold: Count
+    members: Digests  # key ids of the parties that hold a share
+
+
 _DECODER: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(
     PartyRegistered
     | CapsuleRegistered
+    | Derivation
     | PolicySet
     | Release
     | Denial
@@ -166,6 +203,8 @@ _DECODER: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(
     | Approval
     | Export
     | ReceiptEntry
+    | RootKey
+    | RecoverySet
 )
 
 

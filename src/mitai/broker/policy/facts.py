@@ -58,7 +58,8 @@ class ReleaseFact:
 class Facts:
     """What a decision may look at; everything but `uses`, `time`, `parameters` and `job` comes from verified evidence.
 
-    `capsules` and `owners` are those of the whole request, which is allowed by all of them or not at all.
+    `capsules` and `owners` are those of the whole request, which is allowed by all of them or not at all; `kind` and
+    `lineage` are those of the one capsule that is decided about.
     """
 
     workload: str
@@ -75,6 +76,8 @@ class Facts:
     capsules: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
     job: Job = field(default_factory=Job)
+    kind: str = ""
+    lineage: tuple[str, ...] = ()
 
 
 def job_of(parameters: Mapping[str, str]) -> Job:
@@ -121,6 +124,8 @@ def context_of(facts: Facts, uses: int, spent: Amounts) -> dict[str, object]:
         "tcb_evaluation_number": facts.tcb_evaluation_number,
         "capsules": list(facts.capsules),
         "owners": list(facts.owners),
+        "kind": facts.kind,
+        "lineage": list(facts.lineage),
         "parameters": [f"{name}={value}" for name, value in facts.parameters.items()],
     }
     job: dict[str, object] = dict(facts.job.numbers)

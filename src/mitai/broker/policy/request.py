@@ -46,6 +46,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     capsule: str = "capsule"
     capsules: tuple[str, ...] = ()  # of the whole request; by default this one
     owners: tuple[str, ...] = ()
+    kind: str = "model"
+    lineage: tuple[str, ...] = ()
     time: datetime | None = None  # by default now
     uses: Natural = 0
     spent: Amounts = Amounts()
@@ -77,6 +79,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             capsules=self.capsules or (self.capsule,),
             owners=self.owners,
             job=job_of(parameters),
+            kind=self.kind,
+            lineage=self.lineage,
         )
 
     def moment(self, now: datetime) -> datetime:
