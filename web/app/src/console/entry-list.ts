@@ -14,6 +14,7 @@ const t = strings({
   en: {
     "party-registered": "Party registered",
     "capsule-registered": "Capsule registered",
+    derivation: "Capsule derived",
     "policy-set": "Policy set",
     release: "Key released",
     denial: "Key denied",
@@ -37,6 +38,7 @@ const t = strings({
   zh: {
     "party-registered": "登记参与方",
     "capsule-registered": "登记密封模型",
+    derivation: "派生密封内容",
     "policy-set": "设置策略",
     release: "放出密钥",
     denial: "拒绝放出密钥",
@@ -60,7 +62,7 @@ const t = strings({
 });
 
 const KINDS = [
-  ...(["party-registered", "capsule-registered", "policy-set", "release", "denial"] as const),
+  ...(["party-registered", "capsule-registered", "derivation", "policy-set", "release", "denial"] as const),
   ...(["deployment", "revocation", "approval", "export", "receipt"] as const),
 ];
 const TONES: Readonly<Record<string, string>> = { denial: "bad", revocation: "warn" };

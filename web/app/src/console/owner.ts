@@ -62,6 +62,8 @@ const capsule = json.struct({
   owner: digest,
   manifest_sha256: digest,
   registered_s: count,
+  kind: json.optional(json.string, ""),
+  parents: json.optional(json.array(capsuleId), []),
   grants: json.array(
     json.struct({
       party: digest,

@@ -292,6 +292,21 @@ describe("receipts", () => {
     );
   });
 
+  test("read a derivation, and nothing that is spelled otherwise", () => {
+    const digest = "ab".repeat(32);
+    const entry =
+      `{"capsule":"c","evidence_sha256":"${digest}","kind":"adapter","manifest_sha256":"${digest}","name":"joint",` +
+      `"owners":["${digest}"],"parents":["a","b"],"signer":"${digest}","simulated":true,"statement_sha256":"${digest}",` +
+      `"time":"2026-01-02T03:04:05Z","type":"derivation","v":"mitai ledger entry v1","workload":"train"}`;
+    expect(decodeEntry(utf8(entry))).toMatchObject({ type: "derivation", parents: ["a", "b"], simulated: true });
+    for (const [from, to] of [
+      ['"simulated":true,', ""],
+      ['"kind"', '"kinds"'],
+      [":true", ":1"],
+    ] as const)
+      expect(() => decodeEntry(utf8(entry.replace(from, to)))).toThrow(MitaiError);
+  });
+
   test("are bounded", () => {
     expect(() => ReceiptBundle.decode(new Uint8Array((1 << 20) + 1))).toThrow(MitaiError);
     expect(() => decodeEntry(new Uint8Array(65536))).toThrow(MitaiError);

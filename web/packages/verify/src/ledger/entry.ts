@@ -67,6 +67,22 @@ const entries = {
     manifest_sha256: digest,
     parents: ids,
   }),
+  /** A workload made a capsule of others; it belongs to all their owners. */
+  derivation: struct({
+    ...head,
+    type: oneOf("derivation"),
+    capsule: id,
+    kind: id,
+    name,
+    owners: digests,
+    manifest_sha256: digest,
+    parents: ids,
+    workload: name,
+    signer: digest, // key id of the workload's receipt key
+    statement_sha256: digest, // of the signed statement's payload
+    evidence_sha256: digest,
+    simulated: boolean,
+  }),
   /** An owner set or replaced a policy. */
   "policy-set": struct({
     ...head,
