@@ -167,7 +167,7 @@ def serve(folder: Path, threads: int) -> None:
 
     async def both() -> None:
         book = ReceiptBook(Identity.generate())
-        book.serve(Served(MODEL, (), (), "0" * 64), None)
+        book.serve(Served((), {}, (), "0" * 64), None)
         inner = create_app(lambda: engine, on_usage=book.note)
         sealed = ChannelMiddleware(inner, KeyRing.generate(), on_exchange=book.on_exchange)
         servers = [

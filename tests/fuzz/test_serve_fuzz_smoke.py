@@ -21,8 +21,25 @@ INPUTS = [
 
 @pytest.mark.parametrize("data", INPUTS, ids=range(len(INPUTS)))
 def test_requests(data):
-    path = Path(__file__).with_name("fuzz_serve_requests.py")
+    target("fuzz_serve_requests.py")(data)
+
+
+ADAPTERS = [
+    *INPUTS,
+    b'{"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["q_proj","a.b"],"use_rslora":true}',
+    b'{"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":"(a+)+$"}',
+    b'{"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["q"],"' + b"x" * 5000 + b'":1}',
+]
+
+
+@pytest.mark.parametrize("data", ADAPTERS, ids=range(len(ADAPTERS)))
+def test_adapters(data):
+    target("fuzz_serve_adapters.py")(data)
+
+
+def target(name):
+    path = Path(__file__).with_name(name)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.one_input(data)
+    return module.one_input

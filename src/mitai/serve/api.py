@@ -36,7 +36,7 @@ from starlette.types import Receive, Scope, Send
 
 from mitai.channel.asgi import EXCHANGE_KEY
 from mitai.errors import MitaiError, ServeError
-from mitai.serve.engine import Engine, GenerationRequest, Step
+from mitai.serve.engine import Engine, GenerationRequest, ModelInfo, Step
 from mitai.serve.render import ChatRenderer, CompletionRenderer, Renderer
 from mitai.serve.schema import (
     Base,
@@ -83,7 +83,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_seconds: float = 600.0
 
 
-OnUsage = Callable[[str, datetime, int, int], None]
+OnUsage = Callable[[str, str, datetime, int, int], None]
 
 
 def create_app(
@@ -94,8 +94,8 @@ def create_app(
     Args:
         engine: Returns the engine of this moment, or `None` while no model is deployed; raises why it may not be used.
         limits: What is refused.
-        on_usage: Called before the end of a sealed answer is sent, with its exchange's id, the time it started, and
-            the tokens of prompt and answer.
+        on_usage: Called before the end of a sealed answer is sent, with its exchange's id, the model's name as it was
+            asked for, the time it started, and the tokens of prompt and answer.
     """
     api = _Api(engine, limits or Limits(), on_usage)
     routes = [
@@ -170,35 +170,41 @@ class _Api:
             self._check_prompt(engine, prompt, "input", room=0)
         started = datetime.now(UTC)
         with self._place():
-            vectors = await _while_connected(request.receive, self._in_time(engine.embed(prompts)))
+            vectors = await _while_connected(
+                request.receive, self._in_time(engine.embed(prompts, _adapter(engine, wanted.model)))
+            )
         encode: Callable[[list[float]], object] = _base64 if wanted.encoding_format == "base64" else list
         counted = sum(map(len, prompts))
         content = {
             "object": "list",
             "data": [{"object": "embedding", "index": at, "embedding": encode(v)} for at, v in enumerate(vectors)],
-            "model": engine.info.name,
+            "model": wanted.model,
             "usage": {"prompt_tokens": counted, "total_tokens": counted},
         }
-        self.used(request.scope, started, counted, 0)
+        self.used(request.scope, wanted.model, started, counted, 0)
         return _json(content)
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models and /v1/models/NAME."""
         engine = self._provider()
         wanted = request.path_params.get("name")
-        if wanted is not None and (engine is None or engine.info.name != wanted):
+        names = () if engine is None else (engine.info.name, *engine.info.adapters)
+        known = {name: self._model(engine.info, name) for name in names} if engine is not None else {}
+        if wanted is None:
+            return _json({"object": "list", "data": list(known.values())})
+        if wanted not in known:
             raise _no_model()
-        known = [] if engine is None else [self._model(engine)]
-        return _json(known[0] if wanted is not None else {"object": "list", "data": known})
+        return _json(known[wanted])
 
-    def _model(self, engine: Engine) -> dict[str, object]:
-        return {
-            "id": engine.info.name,
+    def _model(self, info: ModelInfo, name: str) -> dict[str, object]:
+        shown = {
+            "id": name,
             "object": "model",
             "created": self._started,
             "owned_by": "mitai",
-            "max_model_len": engine.info.context_length,
+            "max_model_len": info.context_length,
         }
+        return shown | ({"parent": info.name} if name != info.name else {})
 
     # ------------------------------------------------------------------ generating
 
@@ -214,8 +220,8 @@ class _Api:
             self._check_prompt(engine, prompt, kind.prompt_field, room=1)
         room = min(engine.info.context_length - max(map(len, prompts)), self._limits.max_answer_tokens)
         sampling = wanted.sampling(engine.info, room)
-        work = GenerationRequest(prompts, sampling, n)
-        renderer = kind(engine.info.name, sum(map(len, prompts)), n * len(prompts), sampling)
+        work = GenerationRequest(prompts, sampling, n, _adapter(engine, wanted.model))
+        renderer = kind(wanted.model, sum(map(len, prompts)), n * len(prompts), sampling)
         place = self._place()
         if wanted.stream:
             with_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
@@ -223,7 +229,7 @@ class _Api:
         started = datetime.now(UTC)
         with place:
             answer, used = await _while_connected(request.receive, self._in_time(_collect(engine, work, renderer)))
-        self.used(request.scope, started, renderer.prompt_tokens, used)
+        self.used(request.scope, wanted.model, started, renderer.prompt_tokens, used)
         return Response(answer, media_type="application/json")
 
     def _check_prompt(self, engine: Engine, prompt: Sequence[int], param: str, *, room: int) -> None:
@@ -245,7 +251,7 @@ class _Api:
             raise ServeError(
                 "serve.not-deployed", "no model is deployed on this replica yet", hint="deploy one, or wait for it"
             )
-        if name != engine.info.name:
+        if name not in {engine.info.name, *engine.info.adapters}:
             raise _no_model()
         return engine
 
@@ -260,11 +266,11 @@ class _Api:
         """Return the error of an answer that took too long."""
         return ServeError("serve.timeout", f"the answer took longer than {self._limits.max_seconds:g} s")
 
-    def used(self, scope: Scope, started: datetime, prompt_tokens: int, completion_tokens: int) -> None:
+    def used(self, scope: Scope, model: str, started: datetime, prompt_tokens: int, completion_tokens: int) -> None:
         """Tell what a sealed exchange used."""
         exchange = scope.get(EXCHANGE_KEY)
         if exchange is not None and self._on_usage is not None:
-            self._on_usage(exchange.id, started, prompt_tokens, completion_tokens)
+            self._on_usage(exchange.id, model, started, prompt_tokens, completion_tokens)
 
     @property
     def max_seconds(self) -> float:
@@ -359,7 +365,8 @@ class _Stream(Response):
                     await send({"type": "http.response.body", "body": data, "more_body": True})
         used = sum(counts.values())
         last = self._renderer.usage_event(used) if self._with_usage else b""
-        self._api.used(self._scope, self._started, self._renderer.prompt_tokens, used)
+        model = self._work.adapter or self._engine.info.name
+        self._api.used(self._scope, model, self._started, self._renderer.prompt_tokens, used)
         await send({"type": "http.response.body", "body": last + b"data: [DONE]\n\n", "more_body": False})
 
     async def _fail(self, send: Send, error: ServeError) -> None:
@@ -414,6 +421,11 @@ def _base64(vector: list[float]) -> str:
 
 def _json(content: object) -> Response:
     return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+def _adapter(engine: Engine, model: str) -> str:
+    """Return the adapter that a model's name stands for; empty for the model itself."""
+    return model if model != engine.info.name else ""
 
 
 def _no_model() -> RequestError:

@@ -20,6 +20,8 @@ Url = Annotated[str, Meta(pattern=r"^https?://[^\s]{1,2000}\Z")]
 ObjectsUrl = Annotated[str, Meta(pattern=r"^(https?|file|s3|gs|az|abfs)://(?!.*::)[^\s]{1,2000}\Z")]
 CapsuleId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
 
+AdapterName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}\Z")]
+
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The engine's limits; see `EngineOptions`."""
@@ -74,17 +76,25 @@ class DeployRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /control/deploy: what to serve, and where keys and ciphertext are.
 
     Attributes:
-        capsules: The model's capsule. (Adapters will follow it.)
+        capsules: The model's capsule, then those of its adapters.
         broker: The broker's address.
         objects: The object store: `OBJECTS/CAPSULE/NAME` over HTTP, or an fsspec URL.
         model: The name in the API.
+        adapters: The adapters' names, in the order of their capsules: `MODEL:ADAPTER` in the API.
         parameters: What owners' policies may ask about.
         replace: Unload what is served now.
     """
 
-    capsules: Annotated[tuple[CapsuleId, ...], Meta(min_length=1, max_length=1)]
+    capsules: Annotated[tuple[CapsuleId, ...], Meta(min_length=1, max_length=9)]
     broker: Url
     objects: ObjectsUrl
     model: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")]
+    adapters: tuple[AdapterName, ...] = ()
     parameters: dict[str, str] = {}
     replace: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.capsules) != 1 + len(set(self.adapters)) or len(self.adapters) != len(set(self.adapters)):
+            raise ValueError("each capsule after the first is an adapter with a name of its own")
+        if len(set(self.capsules)) != len(self.capsules):
+            raise ValueError("a capsule is named once")

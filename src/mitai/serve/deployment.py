@@ -1,4 +1,4 @@
-"""From idle to serving: keys released against evidence, the capsule streamed into memory, an engine over it.
+"""From idle to serving: keys released against evidence, capsules streamed into memory, an engine over them.
 
 Invariants:
 
@@ -36,8 +36,9 @@ import structlog
 from mitai.attest import CapsuleClaim, Claims, Evidence, LedgerClaim, Policy, evidence_sha256
 from mitai.broker.lease_client import Lease
 from mitai.broker.release_client import OpenedKey, Release
-from mitai.capsule import FolderStore, FsspecStore, ObjectStore, open_capsule
+from mitai.capsule import CapsuleSource, FolderStore, FsspecStore, ObjectStore, open_capsule
 from mitai.channel import KeyRing
+from mitai.client.again import again
 from mitai.client.objects import HttpStore
 from mitai.errors import MitaiError, ServeError
 from mitai.identity import Identity
@@ -102,6 +103,7 @@ class Deployment:
         self.capsules: tuple[CapsuleClaim, ...] = ()
         self.policies: tuple[str, ...] = ()
         self.model = ""
+        self.adapters: dict[str, CapsuleClaim] = {}  # by their names in the API
         self.ledger: LedgerClaim | None = None
         self._link: BrokerLink | None = None
         self._task: asyncio.Task[None] | None = None
@@ -153,7 +155,7 @@ class Deployment:
     async def _deploy(self, request: DeployRequest, progress: Progress) -> None:
         link = await anyio.to_thread.run_sync(BrokerLink, request.broker, self._policy)
         try:
-            key = await anyio.to_thread.run_sync(self._release, request, link)
+            keys = await anyio.to_thread.run_sync(again, lambda: self._release(request, link))
             progress.step = "unload"
             await self._unload()
         except BaseException:
@@ -162,16 +164,17 @@ class Deployment:
         self._link, self._lease = link, self._begin_lease(link, request.capsules)
         try:
             progress.step = "load"
-            engine = await anyio.to_thread.run_sync(self._load, request, key, progress)
+            engine = await anyio.to_thread.run_sync(self._load, request, keys, progress)
             progress.step = "attest"
             self._engine = engine
             self._lease.check()
         except BaseException:
             await self._unload()
             raise
-        self.capsules = (CapsuleClaim(key.capsule, key.manifest_sha256),)
-        self.policies, self.model = key.policies, request.model
-        self.ledger = link.claims.ledger
+        self.capsules = tuple(CapsuleClaim(key.capsule, key.manifest_sha256) for key in keys)
+        self.adapters = dict(zip(_adapter_names(request), self.capsules[1:], strict=True))
+        self.policies = tuple(dict.fromkeys(policy for key in keys for policy in key.policies))
+        self.model, self.ledger = request.model, link.claims.ledger
         await self.renew(grace_s=0.0)
 
     def _begin_lease(self, link: BrokerLink, capsules: tuple[str, ...]) -> Lease:
@@ -198,7 +201,7 @@ class Deployment:
         log.error("withdrawn", model=self.model, reason=reason.code)
         await self._unload(error)
 
-    def _release(self, request: DeployRequest, link: BrokerLink) -> OpenedKey:
+    def _release(self, request: DeployRequest, link: BrokerLink) -> tuple[OpenedKey, ...]:
         challenge = link.post("/v1/challenge", b"")
         release = Release(
             challenge,
@@ -208,9 +211,9 @@ class Deployment:
             parameters=_TRAINS_NOTHING | request.parameters,
         )
         answer = link.post("/v1/release", release.body)
-        return release.open(answer, self._keyring)[0]
+        return release.open(answer, self._keyring)
 
-    def _load(self, request: DeployRequest, key: OpenedKey, progress: Progress) -> Engine:
+    def _load(self, request: DeployRequest, keys: tuple[OpenedKey, ...], progress: Progress) -> Engine:
         lease = self._lease
 
         def report(done: int, total: int) -> None:
@@ -218,19 +221,30 @@ class Deployment:
             if lease is not None:
                 lease.check()
 
-        with object_store(request.objects, key.capsule) as store:
-            source = open_capsule(
-                store,
-                key.envelope,
-                key.data_key,
-                owner=key.owner,
-                manifest_sha256=key.manifest_sha256,
-                kind="model",
-            )
+        model, *others = keys
+        for key in others:
+            if key.manifest.parents and model.capsule not in key.manifest.parents:
+                raise ServeError(
+                    "serve.adapter-of-another-model",
+                    f"adapter {key.capsule} was not derived from the model {model.capsule}",
+                    hint="deploy it on a model that its manifest names as a parent",
+                )
+        with contextlib.ExitStack() as stores:
+            source = _opened(stores.enter_context(object_store(request.objects, model.capsule)), model, "model")
             weights = begin(source, report)
+            sources = [
+                _opened(stores.enter_context(object_store(request.objects, key.capsule)), key, "adapter")
+                for key in others
+            ]
             from mitai.serve.transformers_engine import TransformersEngine
 
-            return TransformersEngine.load(source, name=request.model, options=self._options(), weights=weights)
+            return TransformersEngine.load(
+                source,
+                name=request.model,
+                options=self._options(),
+                weights=weights,
+                adapters=dict(zip(_adapter_names(request), sources, strict=True)),
+            )
 
     def _options(self) -> EngineOptions:
         from mitai.serve.transformers_engine import EngineOptions
@@ -247,8 +261,8 @@ class Deployment:
         evidence = await anyio.to_thread.run_sync(self._evidence, secrets.token_bytes(32))
         claims = Claims.decode(evidence.claims)
         served = Served(
-            self.model,
-            tuple(CapsuleRef(id=each.id, manifest_sha256=each.manifest_sha256) for each in claims.capsules),
+            (_ref(claims.capsules[0]),),
+            {name: _ref(capsule) for name, capsule in self.adapters.items()},
             claims.policies,
             evidence_sha256(evidence.tee, evidence.quote),
         )
@@ -261,6 +275,7 @@ class Deployment:
         engine, self._engine = self._engine, None
         link, self._link = self._link, None
         self.capsules, self.policies, self.ledger, self.model = (), (), None, ""
+        self.adapters = {}
         self._book.serve(None, None)
         if self._lease is not None:
             self._lease.close()
@@ -274,6 +289,20 @@ class Deployment:
             gc.collect()
         if link is not None:
             await anyio.to_thread.run_sync(link.close)
+
+
+def _adapter_names(request: DeployRequest) -> tuple[str, ...]:
+    return tuple(f"{request.model}:{name}" for name in request.adapters)
+
+
+def _opened(store: ObjectStore, key: OpenedKey, kind: str) -> CapsuleSource:
+    return open_capsule(
+        store, key.envelope, key.data_key, owner=key.owner, manifest_sha256=key.manifest_sha256, kind=kind
+    )
+
+
+def _ref(capsule: CapsuleClaim) -> CapsuleRef:
+    return CapsuleRef(id=capsule.id, manifest_sha256=capsule.manifest_sha256)
 
 
 def _withdrawn(reason: MitaiError) -> ServeError:

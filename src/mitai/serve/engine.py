@@ -38,6 +38,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
         dtype: The type of the weights, such as `bfloat16`.
         temperature: What the model's own generation config asks for; used where a request says nothing.
         top_p: As `temperature`.
+        adapters: Names in the API under which the model answers with an adapter.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     dtype: str
     temperature: float = 1.0
     top_p: float = 1.0
+    adapters: tuple[str, ...] = ()
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -75,11 +77,15 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class GenerationRequest(msgspec.Struct, frozen=True):
-    """Prompts and how to continue each of them `n` times; choice `p × n + i` is the i-th answer to prompt `p`."""
+    """Prompts and how to continue each of them `n` times; choice `p × n + i` is the i-th answer to prompt `p`.
+
+    `adapter` is one of `ModelInfo.adapters`, or empty for the model itself.
+    """
 
     prompts: Sequence[Sequence[int]]
     sampling: Sampling
     n: int = 1
+    adapter: str = ""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -133,7 +139,7 @@ class Engine(Protocol):
         """Continue a prompt; steps of all choices come interleaved, each choice's last one with its `finish`."""
         ...
 
-    async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+    async def embed(self, prompts: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]:
         """Return one unit vector per prompt: the mean of the last hidden states, L2-normalised."""
         ...
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 import torch
 from transformers import PreTrainedModel
 
 from mitai.errors import ServeError
 from mitai.serve import batch
+from mitai.serve.adapters import UnroutableError, selected
 from mitai.serve.engine import ModelInfo
 from mitai.serve.loading import LoadedModel
 
@@ -15,7 +18,7 @@ log = structlog.get_logger(__name__)
 _CONTEXT = 2048  # of models that don't say
 
 
-def describe(loaded: LoadedModel, name: str, max_context: int | None) -> ModelInfo:
+def describe(loaded: LoadedModel, name: str, max_context: int | None, adapters: tuple[str, ...] = ()) -> ModelInfo:
     """Return what the API tells about a model."""
     config, defaults = loaded.model.config.get_text_config(), loaded.model.generation_config
     own = int(getattr(config, "max_position_embeddings", None) or _CONTEXT)
@@ -29,6 +32,7 @@ def describe(loaded: LoadedModel, name: str, max_context: int | None) -> ModelIn
         dtype=str(loaded.model.dtype).removeprefix("torch."),
         temperature=1.0 if temperature is None else float(temperature),
         top_p=1.0 if top_p is None else float(top_p),
+        adapters=adapters,
     )
 
 
@@ -78,3 +82,25 @@ def pack(model: PreTrainedModel) -> bool:
         batch.CURRENT.step = batch.CURRENT.layers = None
     model.set_attn_implementation(before)
     return False
+
+
+def try_packed(model: PreTrainedModel, adapters: Sequence[str]) -> None:
+    """Raise `ServeError` when an adapter changes a layer that does not see every token of a packed pass."""
+    step = batch.PackedStep(batch.KeyValueCache(), [], [batch.Segment(0, 0, 2, 0)])
+    batch.CURRENT.step = step
+    try:
+        with torch.inference_mode(), selected([(name, torch.arange(2)) for name in adapters], 2):
+            model(
+                input_ids=torch.zeros(1, 2, dtype=torch.long),
+                position_ids=torch.arange(2)[None],
+                use_cache=False,
+                logits_to_keep=torch.ones(1, dtype=torch.long),
+            )
+    except UnroutableError:
+        raise ServeError(
+            "serve.adapter-misfit",
+            "the adapter changes a layer that sees only some of a batch's tokens, such as the last one",
+            hint="train it on the layers of attention and of the feed-forward network",
+        ) from None
+    finally:
+        batch.CURRENT.step = None

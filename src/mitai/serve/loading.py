@@ -177,10 +177,11 @@ def _added_tokens(settings: dict[str, Any]) -> None:
 def _tensors(weights: dict[str, memoryview]) -> dict[str, torch.Tensor]:
     """Return views of the shards' tensors."""
     shards = (parse_shard(name, buffer) for name, buffer in weights.items())
-    return {tensor.name: _view(shard.name, tensor) for shard in shards for tensor in shard.tensors}
+    return {tensor.name: view(shard.name, tensor) for shard in shards for tensor in shard.tensors}
 
 
-def _view(shard: str, tensor: Tensor) -> torch.Tensor:
+def view(shard: str, tensor: Tensor) -> torch.Tensor:
+    """Return a tensor over the bytes in memory."""
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
         raise ServeError("serve.dtype-unknown", f"{shard} holds tensors of type {tensor.dtype}")

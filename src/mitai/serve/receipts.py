@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -44,10 +44,10 @@ Send = Callable[[bytes], bytes]  # a ReceiptsRequest in, a ReceiptsAnswer out
 
 @dataclass(frozen=True)
 class Served:
-    """What all receipts of one deployment say."""
+    """What all receipts of one deployment say; `adapters` by the model's name in the API that uses each."""
 
-    model: str
     capsules: tuple[CapsuleRef, ...]
+    adapters: Mapping[str, CapsuleRef]
     policies: tuple[str, ...]
     evidence_sha256: str
 
@@ -56,6 +56,7 @@ class Served:
 class _Noted:
     """What the API told about an exchange in progress."""
 
+    model: str
     started: str
     usage: Usage
     served: Served
@@ -93,12 +94,12 @@ class ReceiptBook:
         self._served, self._send = served, send
         self._wake.set()
 
-    def note(self, exchange: str, started: datetime, prompt_tokens: int, completion_tokens: int) -> None:
+    def note(self, exchange: str, model: str, started: datetime, prompt_tokens: int, completion_tokens: int) -> None:
         """Remember what an exchange used, before its answer's end is sent."""
         if self._served is None:
             return
         usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
-        self._noted[exchange] = _Noted(_rfc3339(started), usage, self._served)
+        self._noted[exchange] = _Noted(model, _rfc3339(started), usage, self._served)
         while len(self._noted) > self._keep:
             self._noted.popitem(last=False)
 
@@ -112,8 +113,9 @@ class ReceiptBook:
             exchange=exchange.name,
             request_sha256=exchange.request_sha256,
             response_sha256=exchange.response_sha256,
-            model=served.model,
+            model=noted.model,
             capsules=served.capsules,
+            adapters=(served.adapters[noted.model],) if noted.model in served.adapters else (),
             policies=served.policies,
             usage=noted.usage,
             evidence_sha256=served.evidence_sha256,

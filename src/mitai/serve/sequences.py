@@ -59,7 +59,7 @@ class Sequence:
         self, owner: Running, request: GenerationRequest, choice: int, tokenizer: Tokenizer, context_length: int
     ) -> None:
         prompt = request.prompts[choice // request.n]
-        self.owner, self.sampling = owner, request.sampling
+        self.owner, self.sampling, self.adapter = owner, request.sampling, request.adapter
         self._choice, self._context_length = choice, context_length
         self.pending = list(prompt)
         self.length = self._generated = 0
@@ -100,9 +100,10 @@ class Sequence:
 
 @dataclass
 class EmbeddingJob:
-    """Prompts to embed, and the future that waits for the vectors."""
+    """Prompts to embed with an adapter or none, and the future that waits for the vectors."""
 
     prompts: list[list[int]]
+    adapter: str
     loop: asyncio.AbstractEventLoop
     result: asyncio.Future[list[list[float]]]
     vectors: list[list[float]] = field(default_factory=list)

@@ -39,8 +39,9 @@ from transformers import DynamicCache
 from mitai.capsule.sources import FileSource
 from mitai.errors import ServeError
 from mitai.serve import batch
+from mitai.serve.adapters import parts_of, put_on, selected
 from mitai.serve.engine import GenerationRequest, ModelInfo, Step, TokenLogprob
-from mitai.serve.inspection import bytes_per_token, describe, end_tokens, pack
+from mitai.serve.inspection import bytes_per_token, describe, end_tokens, pack, try_packed
 from mitai.serve.loading import LoadedModel, load
 from mitai.serve.marks import Marks
 from mitai.serve.sampling import sample
@@ -80,16 +81,29 @@ class TransformersEngine:
         options: EngineOptions | None = None,
         progress: Callable[[int, int], None] | None = None,
         weights: Future[dict[str, memoryview]] | None = None,
+        adapters: Mapping[str, FileSource] | None = None,
     ) -> TransformersEngine:
-        """Load a folder, sealed or plain, and start; see `mitai.serve.loading.load` for the errors."""
-        return TransformersEngine(load(source, progress=progress, weights=weights), name=name, options=options)
+        """Load a folder and adapters of it, sealed or plain, and start.
 
-    def __init__(self, loaded: LoadedModel, *, name: str, options: EngineOptions | None = None) -> None:
+        See `mitai.serve.loading.load` and `mitai.serve.adapters.put_on` for the errors.
+        """
+        loaded = load(source, progress=progress, weights=weights)
+        put_on(loaded.model, adapters or {})
+        return TransformersEngine(loaded, name=name, options=options, adapters=tuple(adapters or ()))
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        name: str,
+        options: EngineOptions | None = None,
+        adapters: tuple[str, ...] = (),
+    ) -> None:
         self._options = options or EngineOptions()
         self._model, self._chat_tokenizer = loaded.model, loaded.tokenizer
         self.tokenizer = loaded.tokenizer.backend_tokenizer
         self._marks = Marks(loaded.tokenizer)
-        self._info = describe(loaded, name, self._options.max_context)
+        self._info = describe(loaded, name, self._options.max_context, adapters)
         self._ends = end_tokens(loaded)
         self._inbox: queue.SimpleQueue[Running | EmbeddingJob | None] = queue.SimpleQueue()
         self._cache = batch.KeyValueCache()
@@ -99,6 +113,8 @@ class TransformersEngine:
         self._embeddings: list[EmbeddingJob] = []
         self._closing, self._closed = False, _closed()
         self._packed = pack(loaded.model)
+        if self._packed and adapters:
+            try_packed(loaded.model, adapters)
         self._token_bytes = bytes_per_token(loaded.model)
         self._cache_bytes = self._options.cache_bytes or _quarter_of_memory()
         self._thread = threading.Thread(target=self._run, name="mitai-engine", daemon=True)
@@ -152,12 +168,12 @@ class TransformersEngine:
         finally:
             running.cancelled = True
 
-    async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+    async def embed(self, prompts: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]:
         """Return one unit vector per prompt; see `Engine.embed`."""
         for prompt in prompts:
             self._check(prompt)
         loop = asyncio.get_running_loop()
-        work = EmbeddingJob([list(prompt) for prompt in prompts], loop, loop.create_future())
+        work = EmbeddingJob([list(prompt) for prompt in prompts], adapter, loop, loop.create_future())
         self._inbox.put(work)
         return await work.result
 
@@ -268,7 +284,10 @@ class TransformersEngine:
             positions += range(segment.past, segment.past + segment.count)
             if segment.count == len(sequence.pending):
                 last.append(segment.start + segment.count - 1)
-        logits = self._logits(step, tokens, positions, last)
+        owners = [(sequence.adapter, 1) for sequence in self._answering]
+        owners += [(each.adapter, segment.count) for segment, each in zip(step.segments, self._reading, strict=False)]
+        with selected(parts_of(owners), len(tokens)):
+            logits = self._logits(step, tokens, positions, last)
         for sequence in self._answering:
             sequence.length += 1
         finished = [
@@ -325,7 +344,8 @@ class TransformersEngine:
     def _forward_own(self, sequence: _Sequence, tokens: list[int]) -> torch.Tensor:
         if sequence.own_cache is None:
             sequence.own_cache = DynamicCache(config=self._model.config)
-        output = self._model(input_ids=torch.tensor([tokens]), past_key_values=sequence.own_cache, use_cache=True)
+        with selected(parts_of([(sequence.adapter, len(tokens))])):
+            output = self._model(input_ids=torch.tensor([tokens]), past_key_values=sequence.own_cache, use_cache=True)
         logits: torch.Tensor = output.logits[0, -1]
         return logits
 
@@ -353,7 +373,8 @@ class TransformersEngine:
         """Embed one prompt of the first waiting job: answering sequences go on between prompts."""
         job = self._embeddings[0]
         if not job.complete:
-            job.vectors.append(self._embedding(job.prompts[len(job.vectors)]))
+            with selected(parts_of([(job.adapter, len(job.prompts[0]))])):
+                job.vectors.append(self._embedding(job.prompts[len(job.vectors)]))
         if job.complete:
             self._embeddings.pop(0)
             job.resolve()

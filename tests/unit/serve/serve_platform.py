@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+import openai
 import uvicorn
 
-from mitai.attest import Policy
+from mitai.attest import Attester, Policy
 from mitai.attest.sim import SimPlatform, installed_workload, reference_values
+from mitai.capsule import Sealed, seal
+from mitai.client.http import session_client
+from mitai.client.owner import Owner
+from mitai.client.session import Session
+from mitai.identity import Identity
 from mitai.serve.app import Replica, create_replica
 from mitai.serve.config import ServeConfig
+
+POLICY = 'permit (principal == Workload::"serve", action == Action::"inference", resource);'
 
 
 @contextlib.contextmanager
@@ -43,6 +51,7 @@ class Platform:
     sim: Path
     objects: Path
     inside: Replica  # what no client can see
+    broker_attester: Attester
 
     def deploy(self, capsule_id: str, **more):
         body = {"capsules": [capsule_id], "broker": self.broker, "objects": f"file://{self.objects}", "model": "tiny"}
@@ -78,6 +87,73 @@ def platform(root: Path, **settings):
             served(build_app(broker, attester, policy, config), lifespan="off") as broker_url,
             served((replica := create_replica(serve)).app()) as replica_url,
         ):
-            yield Platform(policy, broker_url, replica_url, root / "sim", root / "objects", replica)
+            yield Platform(policy, broker_url, replica_url, root / "sim", root / "objects", replica, attester)
     finally:
         broker.close()
+
+
+class Stage:
+    """A replica, and owners who publish and deploy."""
+
+    def __init__(self, running: Platform) -> None:
+        self.running, self.model = running, Path()
+        self._plain = httpx2.Client()
+        self.alice, self.owner = self.party("Alice")
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.owner.close()
+        self._plain.close()
+
+    def party(self, name: str) -> tuple[Identity, Owner]:
+        identity = Identity.generate()
+        session = Session(self.running.broker, self.running.policy, workload="broker", http=self._plain)
+        owner = Owner(self.running.broker, identity, self.running.policy, session=session)
+        owner.register(name)
+        return identity, owner
+
+    def publish(self, folder: Path, kind: str = "model", parents=(), by=None, policy: str = POLICY, **budget) -> Sealed:
+        identity, owner = by or (self.alice, self.owner)
+        objects = self.running.objects
+        sealed = seal(folder, objects / "new", owner=identity, name="tiny", kind=kind, parents=parents)
+        (objects / "new").rename(objects / sealed.capsule_id)
+        owner.publish(sealed.capsule_id, sealed.envelope, sealed.data_key, policy=policy, **budget)
+        return sealed
+
+    def deploy(self, *capsules: str, expect: str = "ready", **more) -> dict:
+        body = {"replace": True, "capsules": capsules} | more
+        answer = self.running.deploy(capsules[0], **body)
+        assert answer.status_code == 202, answer.text
+        status = self.running.wait()
+        assert status["state"] == expect, status
+        return status
+
+    def serve(self, expect: str = "ready", broker: str | None = None, **budget) -> Sealed:
+        """Publish the model anew and deploy it."""
+        sealed = self.publish(self.model, **budget)
+        self.deploy(sealed.capsule_id, expect=expect, broker=broker or self.running.broker)
+        return sealed
+
+    def status(self) -> dict:
+        return httpx2.get(f"{self.running.replica}/control/status").json()
+
+    @contextlib.contextmanager
+    def http(self):
+        """A client of the replica, and its session."""
+        session = Session(self.running.replica, self.running.policy, http=self._plain)
+        with session_client(session) as http:
+            yield http, session
+
+    @contextlib.contextmanager
+    def client(self):
+        with self.http() as (http, _):
+            yield openai.OpenAI(base_url=f"{self.running.replica}/v1", api_key="none", http_client=http, max_retries=0)
+
+    def until_withdrawn(self, within_s: float = 10.0) -> dict:
+        ends = time.monotonic() + within_s
+        while (status := self.status())["state"] != "withdrawn":
+            assert time.monotonic() < ends, status
+            time.sleep(0.02)
+        return status

@@ -5,74 +5,28 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import httpx2
 import openai
 import pytest
-from serve_platform import Platform, platform, served
+from serve_platform import Stage, platform, served
 
-from mitai.capsule import Sealed, seal
-from mitai.client.http import session_client
-from mitai.client.owner import Owner
 from mitai.client.session import Session
 from mitai.errors import AttestError
-from mitai.identity import Identity
 from mitai.serve import deployment as deployments
 from mitai.serve.link import BrokerLink
 
 CHAT = [{"role": "user", "content": "hello 世界"}]
-POLICY = 'permit (principal == Workload::"serve", action == Action::"inference", resource);'
 RENEW_S = 0.2
-
-
-class Stage:
-    """A replica, and an owner who publishes and deploys the same folder again and again."""
-
-    def __init__(self, running: Platform, owner: Owner, identity: Identity, folder) -> None:
-        self.running, self.owner, self._identity, self._folder = running, owner, identity, folder
-
-    def deploy(self, expect: str = "ready", broker: str | None = None, **budget) -> Sealed:
-        objects = self.running.objects
-        sealed = seal(self._folder, objects / "new", owner=self._identity, name="tiny", kind="model")
-        (objects / "new").rename(objects / sealed.capsule_id)
-        self.owner.publish(sealed.capsule_id, sealed.envelope, sealed.data_key, policy=POLICY, **budget)
-        answer = self.running.deploy(sealed.capsule_id, replace=True, broker=broker or self.running.broker)
-        assert answer.status_code == 202
-        assert self.running.wait()["state"] == expect
-        return sealed
-
-    def status(self) -> dict:
-        return httpx2.get(f"{self.running.replica}/control/status").json()
-
-    @contextmanager
-    def client(self):
-        with httpx2.Client() as plain:
-            session = Session(self.running.replica, self.running.policy, http=plain)
-            with session_client(session) as http:
-                yield openai.OpenAI(
-                    base_url=f"{self.running.replica}/v1", api_key="none", http_client=http, max_retries=0
-                )
-
-    def until_withdrawn(self, within_s: float = 10.0) -> dict:
-        ends = time.monotonic() + within_s
-        while (status := self.status())["state"] != "withdrawn":
-            assert time.monotonic() < ends, status
-            time.sleep(0.02)
-        return status
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory, llama_folder):
-    alice = Identity.generate()
-    with platform(tmp_path_factory.mktemp("platform"), renew_s=RENEW_S) as running, httpx2.Client() as plain:
-        session = Session(running.broker, running.policy, workload="broker", http=plain)
-        owner = Owner(running.broker, alice, running.policy, session=session)
-        owner.register("Alice")
-        yield Stage(running, owner, alice, llama_folder)
-        owner.close()
+    with platform(tmp_path_factory.mktemp("platform"), renew_s=RENEW_S) as running, Stage(running) as made:
+        made.model = llama_folder
+        yield made
 
 
 def ask_for_ever(client) -> None:
@@ -81,7 +35,7 @@ def ask_for_ever(client) -> None:
 
 
 def test_a_revocation_ends_requests_streams_and_the_key(stage, capsys):
-    sealed = stage.deploy()
+    sealed = stage.serve()
     keyring = stage.running.inside._keyring
     with stage.client() as client:
         stream = client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=480, stream=True, seed=1, n=8)
@@ -114,15 +68,15 @@ def test_a_revocation_ends_requests_streams_and_the_key(stage, capsys):
 
 
 def test_the_end_of_an_owners_time_ends_serving(stage):
-    stage.deploy(not_after=datetime.now(UTC) + timedelta(seconds=4))
+    stage.serve(not_after=datetime.now(UTC) + timedelta(seconds=4))
     status = stage.until_withdrawn()
     assert "broker.policy-expired" in status["error"]["message"]
 
 
 def test_a_replica_serves_again_after_a_withdrawal(stage):
-    stage.owner.revoke(stage.deploy().capsule_id)
+    stage.owner.revoke(stage.serve().capsule_id)
     stage.until_withdrawn()
-    stage.deploy()
+    stage.serve()
     with stage.client() as client:
         client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=1)
 
@@ -156,7 +110,7 @@ def test_a_host_that_cuts_off_the_broker_ends_serving(stage, monkeypatch):
     monkeypatch.setattr(deployments, "Lease", partial(deployments.Lease, lease_s=1.5))
     way = Way(stage.running.broker)
     with served(way, lifespan="off") as url:
-        stage.deploy(broker=url)
+        stage.serve(broker=url)
         time.sleep(2.0)  # renewed through it, beyond its length
         assert stage.status()["state"] == "ready"
         way.open = False
@@ -178,7 +132,7 @@ def test_a_revocation_while_the_model_is_read_ends_the_deployment(stage, monkeyp
         return source
 
     monkeypatch.setattr(deployments, "open_capsule", revoked_meanwhile)
-    stage.deploy(expect="failed")
+    stage.serve(expect="failed")
     status = stage.status()
     assert status["error"]["code"] == "broker.revoked"
     assert stage.running.inside.deployment._engine is None
@@ -186,12 +140,11 @@ def test_a_revocation_while_the_model_is_read_ends_the_deployment(stage, monkeyp
 
 
 def test_a_link_stays_with_the_broker_that_it_began_with(stage, tmp_path):
-    from mitai.attest.sim import SimPlatform, installed_workload
     from mitai.broker.__main__ import build_app
     from mitai.broker.config import Config
     from mitai.broker.service import Broker
 
-    attester = SimPlatform.open(stage.running.sim).attester(installed_workload("broker"))
+    attester = stage.running.broker_attester
     config = Config(state=f"sqlite:///{tmp_path}/state.db", publish=str(tmp_path / "ledger"), policy="", sim="")
     link = BrokerLink(stage.running.broker, stage.running.policy)
     other = Broker.open(config.settings(), attester, stage.running.policy)

@@ -18,7 +18,7 @@ from mitai.ledger.receipt import CapsuleRef, Receipt, receipt_sha256
 from mitai.serve import receipts
 from mitai.serve.receipts import ReceiptBook, Served
 
-SERVED = Served("tiny", (CapsuleRef(id="c1", manifest_sha256="a" * 64),), ("b" * 64,), "c" * 64)
+SERVED = Served((CapsuleRef(id="c1", manifest_sha256="a" * 64),), {}, ("b" * 64,), "c" * 64)
 
 
 class Broker:
@@ -67,7 +67,7 @@ async def book(broker, **options):
 
 async def exchange(made, name):
     finished = Exchange("ohttp-chunked", id=name, request_sha256="1" * 64, response_sha256="2" * 64)
-    made.note(name, datetime.now(UTC), 5, 7)
+    made.note(name, "tiny", datetime.now(UTC), 5, 7)
     await made.on_exchange(finished)
 
 
@@ -133,14 +133,14 @@ async def test_what_ran_no_model_has_no_receipt():
     broker = Broker()
     async with book(broker) as made:
         await made.on_exchange(Exchange("ohttp", id="models", request_sha256="1" * 64, response_sha256="2" * 64))
-        made.note("cut", datetime.now(UTC), 1, 1)
+        made.note("cut", "tiny", datetime.now(UTC), 1, 1)
         await made.on_exchange(Exchange("ohttp", id="cut", request_sha256="1" * 64))
         for name in ("models", "cut", "never"):
             with pytest.raises(ServeError) as unknown:
                 await made.bundle(name, wait_s=0)
             assert unknown.value.code == "serve.receipt-unknown"
         made.serve(None, None)
-        made.note("idle", datetime.now(UTC), 1, 1)
+        made.note("idle", "tiny", datetime.now(UTC), 1, 1)
         assert not made._noted
 
 
@@ -149,6 +149,6 @@ async def test_memory_is_bounded():
         made.serve(SERVED, None)  # the ledger is away
         for at in range(10):
             await exchange(made, f"e{at}")
-            made.note(f"never ends {at}", datetime.now(UTC), 1, 1)
+            made.note(f"never ends {at}", "tiny", datetime.now(UTC), 1, 1)
         assert len(made._entries) == len(made._outbox) == len(made._noted) == 4
         assert list(made._entries) == ["e6", "e7", "e8", "e9"]
