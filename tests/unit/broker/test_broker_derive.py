@@ -13,6 +13,8 @@ from mitai.attest.sim import SimPlatform, reference_values
 from mitai.broker import derive, protocol
 from mitai.broker.derive_client import Derivation
 from mitai.broker.lineage import Statement
+from mitai.broker.policy import template
+from mitai.broker.policy.templates import compose
 from mitai.broker.protocol import Amounts, Budget, DeriveRequest
 from mitai.broker.release_client import OpenedKey
 from mitai.capsule import Sealed, seal
@@ -413,3 +415,22 @@ def test_a_lie_about_parents_gives_no_lineage(ready: Rig) -> None:
     """What an owner writes into its own manifest is its claim: only workloads' statements make lineage."""
     data = ready.publish("permit(principal, action, resource) when { !context.lineage.isEmpty() };")
     denied(ready, "broker.policy-denied", data.capsule_id)
+
+
+def test_training_by_these_and_inference_with_what_comes_out_but_never_on_the_data(ready: Rig) -> None:
+    mrtd = reference_values(SERVE).registers["mrtd"]
+    bob = Party("bob")
+    ready.register(bob)
+    common = {"workload": "serve", "mrtd": mrtd, "until": "2099-01-01", "owners": [ready.alice.id, bob.id]}
+    trains = [template(name, **common, epochs=3) for name in ("sft-parties", "dpo-parties")]
+    model = ready.publish()
+    data = ready.publish(compose(*trains, template("adapter-inference", **common)), owner=bob)
+    declared = {"purpose": "training", "parameters": {"method": "dpo", "epochs": "3"}}
+    adapter = register(ready, ready.release(model.capsule_id, data.capsule_id, **declared))
+    served(ready, model.capsule_id, adapter.capsule_id)
+    denied(ready, "broker.policy-denied", data.capsule_id)
+    denied(ready, "broker.policy-denied", model.capsule_id, data.capsule_id)
+    carol = Party("carol")
+    ready.register(carol)
+    foreign = ready.publish(owner=carol)
+    denied(ready, "broker.policy-denied", foreign.capsule_id, adapter.capsule_id)

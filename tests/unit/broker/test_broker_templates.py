@@ -108,6 +108,33 @@ CASES = {
         [{"tee": "sgx"}, {"simulated": True}, {"tcb_status": "OutOfDate"}, {"tcb_evaluation_number": 16}],
     ),
     "expiring": ({}, [{"time": LATER}]),
+    "dpo-parties": (
+        {"purpose": "training", "parameters": SFT | {"method": "dpo"}},
+        [{"parameters": SFT}, {"parameters": {"method": "dpo"}}, {"owners": ("alice", "mallory")}],
+    ),
+    "adapter-inference": (
+        {"kind": "adapter", "lineage": ("data",)},
+        [
+            {"lineage": ()},
+            {"kind": "report"},
+            {"purpose": "training"},
+            {"owners": ("alice", "mallory")},
+            {"measurements": (("mrtd", "00fe"),)},
+            {"time": LATER},
+        ],
+    ),
+    "report-release": (
+        {"purpose": "export", "kind": "report", "parameters": AGGREGATE},
+        [
+            {"kind": "adapter"},
+            {"parameters": {"min_group": "19"}},
+            {"parameters": {}},
+            {"purpose": "inference"},
+            {"owners": ("alice", "bob", "mallory")},
+            {"workload": "x"},
+            {"time": LATER},
+        ],
+    ),
 }
 
 
