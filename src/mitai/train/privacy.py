@@ -24,10 +24,8 @@ Example:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import warnings
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,8 +52,9 @@ class Plan:
     epsilon: float
     """The budget that was asked for."""
     delta: float
-    sample_rate: float
-    """The probability with which a step takes a record."""
+    batch: int
+    """How many records a step takes on average."""
+    rows: int
     steps: int
     clip: float
     """The greatest length of one record's gradient."""
@@ -63,6 +62,11 @@ class Plan:
     """The noise's standard deviation, in units of `clip`."""
     spent: float
     """The epsilon that the accountant gives these steps; at most `epsilon`."""
+
+    @property
+    def sample_rate(self) -> float:
+        """The probability with which a step takes a record."""
+        return self.batch / self.rows
 
     @classmethod
     def of(cls, *, epsilon: float, delta: float, batch: int, rows: int, steps: int, clip: float) -> Plan:
@@ -105,7 +109,7 @@ class Plan:
             ) from error
         if not spent <= epsilon:
             raise TrainError("train.budget-unreachable", f"these steps cost {spent}, more than {epsilon}")
-        return cls(epsilon, delta, rate, steps, clip, noise, spent)
+        return cls(epsilon, delta, batch, rows, steps, clip, noise, spent)
 
 
 def epsilon_spent(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
@@ -125,16 +129,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(), np.errstate(divide="ignore", over="ignore"):
         warnings.filterwarnings("ignore", "Optimal order is the (largest|smallest) alpha")  # of a first, rough bound
         yield
-
-
-def declared(epsilon: float, delta: float) -> dict[str, str]:
-    """Return what a job declares to the broker: millionths of epsilon, billionths of delta, both rounded up."""
-    return {"epsilon_micros": _rounded_up(epsilon, 6), "delta_nanos": _rounded_up(delta, 9)}
-
-
-def _rounded_up(value: float, digits: int) -> str:
-    scaled = Decimal(repr(value)).scaleb(digits)
-    return str(int(scaled.to_integral_value(ROUND_CEILING)))
 
 
 class Randomness:
@@ -161,13 +155,13 @@ class Randomness:
 
         Args:
             step: The step that they are for.
-            hidden: The digest of what they hide.
+            hidden: The digest of what they hide, 32 bytes.
             part: Which tensor of the step.
             count: How many.
         """
         import torch
 
-        context = _NOISE_LABEL + step.to_bytes(8, "big") + part.to_bytes(4, "big") + hashlib.sha256(hidden).digest()
+        context = _NOISE_LABEL + step.to_bytes(8, "big") + part.to_bytes(4, "big") + hidden
         words = self._words(context, 4 * count)
         uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53  # in (0, 1), never at an end
         normal = torch.special.ndtri(torch.from_numpy(uniform)).numpy()

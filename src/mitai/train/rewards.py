@@ -150,7 +150,7 @@ class Code(Reward, frozen=True):
     `reward(answer: str, record: dict) -> float`. What it returns is cut to 0 … 1.
     """
 
-    capsule: Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}\Z")]
+    capsule: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
     file: Annotated[str, Meta(min_length=1, max_length=255)]
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 

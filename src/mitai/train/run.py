@@ -65,6 +65,7 @@ def run(
     job: Job,
     sources: Mapping[str, FileSource],
     *,
+    secret: bytes = b"",
     observers: Mapping[str, Observer] | None = None,
     states: States | None = None,
     report: Report = lambda _: None,
@@ -75,6 +76,8 @@ def run(
     Args:
         job: What to do.
         sources: The opened inputs by capsule id.
+        secret: At least 32 bytes that nobody outside of the TEE knows, the same after a resumption; what a method
+            hides with noise, it hides with this. Without it, such a method refuses.
         observers: What sees the run go by, by a name that its states are kept under.
         states: Where to keep states, and to begin from; without it, the run can't be resumed.
         report: Called with the numbers of every step.
@@ -84,13 +87,13 @@ def run(
         MitaiError: An input is not what it should be, a limit is passed, or the run was cancelled.
     """
     with calm():
-        return _run(job, sources, Watch(job, dict(observers or {}), states, report, cancelled))
+        return _run(job, sources, secret, Watch(job, dict(observers or {}), states, report, cancelled))
 
 
-def _run(job: Job, sources: Mapping[str, FileSource], watch: Watch) -> Outcome:
+def _run(job: Job, sources: Mapping[str, FileSource], secret: bytes, watch: Watch) -> Outcome:
     method = METHODS[job.job.method].load()
     set_seed(job.job.seed)
-    task, rows = _task(job, sources)
+    task, rows = _task(job, sources, secret)
     if hasattr(method, "evaluate"):
         return Outcome("report", method.evaluate(task), {"rows": rows})
     trainer = watched(_built(partial(method.trainer, task)), watch)
@@ -110,7 +113,7 @@ def _run(job: Job, sources: Mapping[str, FileSource], watch: Watch) -> Outcome:
     return Outcome(kind, files, metrics)
 
 
-def _task(job: Job, sources: Mapping[str, FileSource]) -> tuple[Task, int]:
+def _task(job: Job, sources: Mapping[str, FileSource], secret: bytes) -> tuple[Task, int]:
     """Load model and rows; return the task, and how many rows it trains on."""
     by_role: dict[str, list[FileSource]] = {}
     for each in job.inputs():
@@ -125,7 +128,8 @@ def _task(job: Job, sources: Mapping[str, FileSource]) -> tuple[Task, int]:
         return load(by_role[name][0])
 
     evaluation = Dataset.from_list(held_out.plain()) if held_out else None
-    return Task(job, model, base.tokenizer, Dataset.from_list(train.plain()), evaluation, role), len(train)
+    rows = Dataset.from_list(train.plain())
+    return Task(job, model, base.tokenizer, rows, evaluation, role, sources, secret), len(train)
 
 
 def _rows(job: Job, by_role: Mapping[str, list[FileSource]]) -> tuple[Records, Records | None]:

@@ -20,7 +20,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
 
+    from mitai.capsule.sources import FileSource
     from mitai.serve.loading import LoadedModel
 
 A = TypeVar("A", bound="TrainingArguments")
@@ -51,6 +52,8 @@ class Task:
         train: The rows to train on, in the job's columns, in order.
         evaluation: The held-out rows, where the job has some.
         load: Loads the model of a role.
+        sources: The opened inputs by capsule id.
+        secret: At least 32 bytes that nobody outside of the TEE knows, the same after a resumption.
     """
 
     job: Job
@@ -59,6 +62,8 @@ class Task:
     train: Dataset = field(repr=False)
     evaluation: Dataset | None = field(repr=False, default=None)
     load: Callable[[str], LoadedModel] | None = field(repr=False, default=None)
+    sources: Mapping[str, FileSource] = field(repr=False, default_factory=dict)
+    secret: bytes = field(repr=False, default=b"")
 
     def arguments(self, kind: type[A], **own: Any) -> A:  # noqa: ANN401 - whatever `kind` takes
         """Return the trainer's arguments: the job's, the method's `own`, and everything that leaks switched off."""

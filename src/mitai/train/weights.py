@@ -40,11 +40,11 @@ class AdapterConfig(msgspec.Struct, frozen=True):
     lora_alpha: int
     target_modules: list[str]
     lora_dropout: float = 0.0
-    task_type: Literal["CAUSAL_LM"] = "CAUSAL_LM"
+    task_type: Literal["CAUSAL_LM", "SEQ_CLS"] = "CAUSAL_LM"
     bias: Literal["none"] = "none"
     use_rslora: Literal[False] = False
     use_dora: Literal[False] = False
-    modules_to_save: None = None
+    modules_to_save: list[Literal["score"]] | None = None
     rank_pattern: dict[str, int] = {}
     alpha_pattern: dict[str, int] = {}
 
@@ -62,13 +62,15 @@ def files(model: Any, base: FileSource) -> tuple[str, dict[str, bytes]]:  # noqa
 def _adapter(model: Any) -> dict[str, bytes]:  # noqa: ANN401 - peft has no types
     from peft import get_peft_model_state_dict
 
-    (peft,) = model.peft_config.values()
+    peft = model.peft_config["default"]  # preference methods may keep a frozen copy beside it
     config = AdapterConfig(
         peft_type="LORA",
         r=peft.r,
         lora_alpha=peft.lora_alpha,
         target_modules=sorted(peft.target_modules),
         lora_dropout=peft.lora_dropout,
+        task_type=peft.task_type,
+        modules_to_save=peft.modules_to_save,
     )
     return {
         CONFIG: msgspec.json.format(msgspec.json.encode(config)),
@@ -93,6 +95,8 @@ def with_adapter(model: PreTrainedModel, adapter: FileSource) -> PreTrainedModel
             raise ValueError(CONFIG)
         config = msgspec.json.decode(adapter.read(CONFIG), type=AdapterConfig)
         tensors = load(adapter.read(WEIGHTS))
+        if config.task_type != "CAUSAL_LM" or config.modules_to_save:
+            raise ValueError(CONFIG)  # a reward model's
         fields = msgspec.structs.asdict(config)
         put: Any = get_peft_model(model, LoraConfig(**fields))
     except Exception as error:  # peft and safetensors raise all kinds

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from mitai.errors import TrainError
-from mitai.train.privacy import Plan, Randomness, declared, epsilon_spent
+from mitai.train.privacy import Plan, Randomness, epsilon_spent
+from mitai.train.tables import Private
 
 SECRET = bytes(range(32))
 ASKED = {"epsilon": 3.0, "delta": 1e-5, "batch": 16, "rows": 800, "steps": 100, "clip": 1.0}
@@ -67,11 +68,11 @@ def test_epsilon_grows_with_each_step():
 
 @given(st.floats(1e-6, 1e6), st.floats(1e-9, 0.1))
 def test_what_is_declared_is_never_less_than_what_is_spent(epsilon, delta):
-    said = declared(epsilon, delta)
+    said = Private(epsilon=epsilon, delta=delta).declared()
     assert int(said["epsilon_micros"]) * 10**-6 >= epsilon * (1 - 1e-12)
     assert int(said["epsilon_micros"]) - 1 < epsilon * 10**6
     assert int(said["delta_nanos"]) * 10**-9 >= delta * (1 - 1e-12)
-    assert declared(0.1, 1e-10) == {"epsilon_micros": "100000", "delta_nanos": "1"}
+    assert Private(epsilon=0.1, delta=1e-10).declared() == {"epsilon_micros": "100000", "delta_nanos": "1"}
 
 
 def test_noise_is_normal():

@@ -29,4 +29,10 @@ class Method(NamedTuple):
 
 METHODS = {
     "sft": Method("mitai.train.methods.sft"),
+    "dpo": Method("mitai.train.methods.dpo"),
+    "grpo": Method("mitai.train.methods.grpo"),
+    "reward": Method("mitai.train.methods.reward"),
+    "distill": Method("mitai.train.methods.distill"),
+    "private": Method("mitai.train.methods.private"),
+    "evaluate": Method("mitai.train.methods.evaluate", "evaluation"),
 }
