@@ -13,6 +13,8 @@ kem = "x25519"                            # or "x-wing"
 rotate_s = 3600.0                         # how often the channel's key is replaced
 witnesses = ["https://witness.example"]   # "URL", or "URL VKEY" to demand one key
 allowed_parties = []                      # key ids; empty: anybody may register
+recovery = "plan.json"                    # a signed recovery plan to put into force: docs/spec/broker-keys.md
+peers = []                                # addresses of running brokers that may give this machine the root key
 max_parties = 10000
 max_capsules = 1000000
 max_capsules_per_party = 10000
@@ -58,6 +60,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rotate_s: Annotated[float, Meta(gt=0)] = 3600.0
     witnesses: tuple[str, ...] = ()
     allowed_parties: tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")], ...] = ()
+    recovery: str | None = None
+    peers: tuple[Annotated[str, Meta(pattern="^https?://")], ...] = ()
     max_parties: Annotated[int, Meta(ge=1)] = 10_000
     max_capsules: Annotated[int, Meta(ge=1)] = 1_000_000
     max_capsules_per_party: Annotated[int, Meta(ge=1)] = 10_000
@@ -73,6 +77,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ParseError("broker.config-missing", f"there is no configuration at {path}") from error
         except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
             raise ParseError("broker.config-malformed", f"{path}: {error}") from error
+
+    def plan(self) -> bytes | None:
+        """Return the signed recovery plan, if one is named."""
+        return Path(self.recovery).read_bytes() if self.recovery is not None else None
 
     def settings(self) -> Settings:
         """Return what the broker itself needs of it."""

@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import sqlalchemy
@@ -92,6 +92,12 @@ roots = Table(  # one row for each machine and build that holds the root key
     Column("tag", LargeBinary(TAG_BYTES), primary_key=True),
     Column("stamp", LargeBinary(STAMP_BYTES), nullable=False),
     Column("sealed", LargeBinary, nullable=False),
+)
+documents = Table(  # what anybody may read, written together with the rest; whoever reads it checks it
+    "broker_documents",
+    metadata,
+    Column("name", String(16), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
 )
 
 ROOT_LABEL = b"mitai broker root v1"  # of the TEE's sealing key, under which a machine keeps the root key
@@ -200,22 +206,58 @@ class Database:
         Raises:
             BrokerError: `broker.sealed-elsewhere`: there is a state, and this machine and code hold no key to it.
         """
-        tag = self._wrapper.tag("root", "")
-        row = connection.execute(select(roots).where(roots.c.tag == tag)).first()
-        if row is None:
+        if connection.execute(select(roots).limit(1)).first() is None:
             return _check_no_other(connection)
-        try:
-            root = unpack(self._wrapper.open("root", tag, row.stamp, row.sealed), Root)
-        except BrokerError:
-            raise _sealed_elsewhere() from None
+        root = self._own_root(connection)
+        if root is None:
+            raise _sealed_elsewhere()
         self.use(root)
         return True
+
+    def lacks_root(self) -> bool:
+        """Tell whether there is a state that this machine and code hold no key to: one has to come from elsewhere."""
+        with self.reading() as connection:
+            if connection.execute(select(roots).limit(1)).first() is None:
+                return False
+            root = self._own_root(connection)
+            return root is None or not _opens(connection, root)
+
+    def adopt(self, root: Root) -> None:
+        """Keep a root key for this machine that came from a peer or from owners' shares.
+
+        Raises:
+            BrokerError: `broker.root-mismatch`: it does not open this state.
+        """
+        with self.writing() as connection:
+            if not _opens(connection, root):
+                raise BrokerError(
+                    "broker.root-mismatch",
+                    "this root key does not open the newest state: it is of another broker, or of another epoch",
+                )
+            self.keep_root(connection, root)
+
+    def retell_root(self, root: Root) -> None:
+        """Change what is noted beside this machine's root key, unless the key was replaced meanwhile."""
+        with self.writing() as connection:
+            own = self._own_root(connection, lock=True)
+            if own is not None and own.key == root.key:
+                self.keep_root(connection, root)
+                self.use(root)
 
     def keep_root(self, connection: Connection, root: Root) -> None:
         """Write the root key into this machine's row; whoever calls this uses it after the commit."""
         row = self._wrapper.seal("root", self._wrapper.tag("root", ""), pack(root))
         connection.execute(delete(roots).where(roots.c.tag == row.tag))
         connection.execute(insert(roots).values(tag=row.tag, stamp=row.stamp, sealed=row.sealed))
+
+    def _own_root(self, connection: Connection, *, lock: bool = False) -> Root | None:
+        tag = self._wrapper.tag("root", "")
+        query = select(roots).where(roots.c.tag == tag)
+        row = connection.execute(query.with_for_update() if lock else query).first()
+        try:
+            return unpack(self._wrapper.open("root", tag, row.stamp, row.sealed), Root) if row else None
+        except BrokerError:
+            return None
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -293,9 +335,10 @@ class Database:
         with self.reading() as connection:
             return connection.scalar(_HEAD_STAMP) or b""
 
-    def write_head(self, connection: Connection, head: Head, old_stamp: bytes) -> bytes:
+    def write_head(self, connection: Connection, head: Head, old_stamp: bytes, vault: Vault | None = None) -> bytes:
         """Replace the head that has `old_stamp`; return the new one's; raise when it is another process's."""
-        row = self.vault.seal("head", self.vault.tag("single", "head"), pack(head))
+        vault = vault or self.vault
+        row = vault.seal("head", vault.tag("single", "head"), pack(head))
         result = connection.execute(
             update(singles)
             .where(singles.c.name == "head", singles.c.stamp == old_stamp)
@@ -349,6 +392,11 @@ class Database:
             raise BrokerError("broker.state-damaged", f"stored content {digest[:16]} is missing")
         return vault.open_blob(tag, sealed)
 
+    def document(self, name: str) -> bytes:
+        """Return a document that is kept in the clear; nothing if there is none."""
+        with self.reading() as connection:
+            return connection.scalar(select(documents.c.data).where(documents.c.name == name)) or b""
+
     def _single(self, connection: Connection, name: str) -> tuple[bytes, bytes] | None:
         row = connection.execute(select(singles.c.stamp, singles.c.sealed).where(singles.c.name == name)).first()
         return (
@@ -359,6 +407,20 @@ class Database:
         row = self.vault.seal(name, self.vault.tag("single", name), pack(record))
         connection.execute(insert(singles).values(name=name, stamp=row.stamp, sealed=row.sealed))
         return row.stamp
+
+
+class Resealing(Protocol):
+    """A change of the root key; see `rotation`."""
+
+    root: Root
+
+    def run(self, database: Database, connection: Connection, stamps: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """Seal everything but the head anew; return the new rows' stamps."""
+        ...
+
+    def digest(self, stamps: Mapping[bytes, bytes]) -> bytes:
+        """Return the set digest of the new rows."""
+        ...
 
 
 class Transaction:
@@ -377,6 +439,8 @@ class Transaction:
         self._values: dict[Key, Record | BrokerError | None] = {}
         self._changed: dict[Key, Record] = {}
         self._blobs: dict[str, bytes] = {}
+        self._resealing: Resealing | None = None
+        self._documents: dict[str, bytes] = {}
         self.entries: list[bytes] = []
         self.head = state.head
         self._read(set(keys))
@@ -405,6 +469,8 @@ class Transaction:
         self._changed.update(draft.records)
         self._blobs.update(draft.blobs)
         self.entries += draft.entries
+        self._resealing = draft.resealing or self._resealing
+        self._documents.update(draft.documents)
 
     def finish(self, append: Callable[[EdgeStore, list[bytes]], None], time_s: int) -> State | None:
         """Write everything; return the state to use once the transaction is committed, None when nothing changed.
@@ -418,6 +484,9 @@ class Transaction:
             return None
         stamps, digest = self._write_records()
         self._write_blobs()
+        for name, data in self._documents.items():
+            self._connection.execute(delete(documents).where(documents.c.name == name))
+            self._connection.execute(insert(documents).values(name=name, data=data))
         store = EdgeStore(self._connection, self.head.size, self._state.edge)
         if self.entries:
             append(store, self.entries)
@@ -425,14 +494,25 @@ class Transaction:
         time_s = max(time_s, self.head.time_s)
         root = _root(size, store.edge)
         head = msgspec.structs.replace(self.head, size=size, root=root, digest=digest, time_s=time_s)
-        state = State(head, self._state.stamps, store.edge)
-        state.head_stamp = self._database.write_head(self._connection, head, self._state.head_stamp)
+        state, vault = State(head, self._state.stamps, store.edge), self._vault
+        if self._resealing is not None:
+            state, vault = self._reseal(self._resealing, state, stamps)
+        state.head_stamp = self._database.write_head(self._connection, state.head, self._state.head_stamp, vault)
         self._fresh_stamps = stamps
         return state
 
     def committed(self) -> None:
         """Remember the new rows' stamps; called after the commit only."""
-        self._state.stamps.update(self._fresh_stamps)
+        if self._resealing is not None:
+            self._database.use(self._resealing.root)
+        else:
+            self._state.stamps.update(self._fresh_stamps)
+
+    def _reseal(self, resealing: Resealing, state: State, fresh: Mapping[bytes, bytes]) -> tuple[State, Vault]:
+        """Seal everything that stands now under the next root key; return what comes of it."""
+        stamps = resealing.run(self._database, self._connection, {**state.stamps, **fresh})
+        head = msgspec.structs.replace(state.head, digest=resealing.digest(stamps), epoch=resealing.root.epoch)
+        return State(head, stamps, state.edge), Vault(resealing.root.key)
 
     def _read(self, keys: set[Key]) -> None:
         tags = {self._vault.tag(kind_of(kind), identifier): (kind, identifier) for kind, identifier in keys}
@@ -495,6 +575,8 @@ class Draft:
         self.records: dict[Key, Record] = {}
         self.blobs: dict[str, bytes] = {}
         self.entries: list[bytes] = []
+        self.resealing: Resealing | None = None
+        self.documents: dict[str, bytes] = {}  # in the clear
         self.head = transaction.head
         self.get = transaction.get
         self.blob = transaction.blob
@@ -514,10 +596,19 @@ class Draft:
         return self.next_index - 1
 
 
+def _opens(connection: Connection, root: Root) -> bool:
+    """Tell whether a root key is that of the state in the database."""
+    row = connection.execute(select(singles).where(singles.c.name == "head")).first()
+    vault = Vault(root.key)
+    try:
+        data = vault.open("head", vault.tag("single", "head"), row.stamp, row.sealed) if row else b""
+        return bool(data) and unpack(data, Head).epoch == root.epoch
+    except BrokerError:
+        return False
+
+
 def _check_no_other(connection: Connection) -> bool:
-    """Return False if there is no state at all; raise if it is another machine's, or of a former version."""
-    if connection.execute(select(roots.c.tag).limit(1)).first() is not None:
-        raise _sealed_elsewhere()
+    """Return False if there is no state at all; raise if it is one of a former version."""
     if connection.execute(select(singles.c.name).limit(1)).first() is not None:
         raise BrokerError(
             "broker.state-version",
@@ -584,5 +675,7 @@ def migrate(engine: sqlalchemy.Engine) -> None:
         connection.begin(),
         EnvironmentContext(config, script, fn=upgrade) as environment,
     ):
+        if engine.dialect.name == "postgresql":  # of several processes that start at once, one does it
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7883960584414063459)")
         environment.configure(connection=connection, target_metadata=[metadata, ledger_metadata])
         environment.run_migrations()

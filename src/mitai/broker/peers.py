@@ -1,0 +1,138 @@
+"""One broker gives the root key to another: each proves itself to the other, and the key goes to an attested key only.
+
+Follows `docs/spec/broker-keys.md`, "From a running broker". No I/O here.
+
+Invariants:
+
+- What a peer must be is not the host's to say: it is in the recovery plan in force, or else fixed: the same build, on
+  the same kind of machine, under the strict rules that a policy has by default.
+- The key is sealed to the HPKE key in the evidence over this broker's own nonce, and to the exact request.
+
+Example:
+    >>> answer = seal_root(body, appraisal, root, audience)
+    >>> open_root(body, answer, keyring, key_config)
+    Root(epoch=2)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+import msgspec
+
+from mitai.attest import Appraisal, Attester, Evidence, Policy, ReferenceValues, VerifiedCache, verify, verify_hardware
+from mitai.attest.machine import Machine
+from mitai.attest.policy import REGISTERS
+from mitai.broker import protocol
+from mitai.broker.protocol import Hex32, Key32, Wire
+from mitai.broker.records import Root
+from mitai.broker.recovery import Count, Plan
+from mitai.channel.hpke import setup_recipient, setup_sender
+from mitai.channel.keys import KeyRing
+from mitai.channel.ohttp import KeyConfig
+from mitai.errors import BrokerError, DeniedError, MitaiError
+
+WORKLOAD = "broker"
+_ROOT_LABEL = b"mitai root key share v1\x00"
+
+
+class RootRequest(Wire, frozen=True):
+    """Evidence over the challenge's nonce; its claims hold the key to seal to."""
+
+    evidence: bytes
+    nonce: Hex32
+
+
+class RootAnswer(Wire, frozen=True):
+    """A `SealedRoot` under the attested key: enc ‖ ciphertext."""
+
+    sealed: bytes
+
+
+class SealedRoot(Wire, frozen=True):
+    """The root key, and whose it is."""
+
+    broker: Hex32
+    epoch: Count
+    key: Key32
+
+    def __repr__(self) -> str:
+        return f"SealedRoot(epoch={self.epoch})"
+
+
+def own_machine(attester: Attester, base: Policy, now: datetime) -> Machine:
+    """Return what this process's own evidence says of its machine and code, under the rules of `base`."""
+    evidence = attester.evidence(b"", bytes(32))
+    return verify_hardware(evidence.hardware(), msgspec.structs.replace(base, workloads=(), releases=()), now=now)
+
+
+def peer_policy(plan: Plan | None, own: Machine, base: Policy) -> Policy:
+    """Return what a broker must be to be given the root key.
+
+    Args:
+        plan: The recovery plan in force.
+        own: This broker's machine.
+        base: The configured policy, of which simulated roots are taken if this machine is simulated itself.
+    """
+    if plan is not None and plan.policy:
+        return Policy.from_toml(plan.policy)
+    try:
+        registers = {register: own.measurements[register] for register in REGISTERS[own.tee]}
+    except KeyError:
+        raise BrokerError(
+            "broker.peer-unmeasured", f"this machine ({own.tee}) does not measure its code enough to name a peer by it"
+        ) from None
+    return Policy(
+        allow_simulation=own.simulated,
+        sim_roots=base.sim_roots if own.simulated else (),
+        workloads=(ReferenceValues(name=WORKLOAD, registers=registers, tee=own.tee),),
+    )
+
+
+def appraise_peer(request: RootRequest, policy: Policy, now: datetime, cache: VerifiedCache) -> Appraisal:
+    """Verify a peer's evidence; raise `DeniedError` when it is none that the root key may go to."""
+    try:
+        evidence = Evidence.decode(request.evidence)
+        appraisal = verify(evidence, policy, nonce=bytes.fromhex(request.nonce), now=now, cache=cache)
+        KeyConfig.decode(appraisal.claims.key_config)
+    except MitaiError as error:
+        raise DeniedError(f"broker.peer-refused:{error.code}", f"no peer of this broker: {error.message}") from None
+    if appraisal.workload != WORKLOAD:
+        raise DeniedError("broker.peer-refused", f"a {appraisal.workload!r} is no broker")
+    return appraisal
+
+
+def seal_root(body: bytes, appraisal: Appraisal, root: Root, audience: str) -> bytes:
+    """Seal the root key to a peer's attested key, bound to its exact request."""
+    config = KeyConfig.decode(appraisal.claims.key_config)
+    context = setup_sender(config.kem, config.public, _info(body), config.aeads[0])
+    plaintext = protocol.encode(SealedRoot(broker=audience, epoch=root.epoch, key=root.key))
+    return protocol.encode(RootAnswer(sealed=context.enc + context.seal(plaintext)))
+
+
+def open_root(body: bytes, answer: bytes, keyring: KeyRing, key_config: bytes) -> tuple[str, Root]:
+    """Return the broker's audience and the root key out of the answer to `body`.
+
+    Args:
+        body: The exact request that was sent.
+        answer: The body of its answer.
+        keyring: Holds the private key of `key_config`.
+        key_config: What the evidence in the request named.
+
+    Raises:
+        MitaiError: The answer is malformed, or for another key or request.
+    """
+    parsed = protocol.decode(answer, RootAnswer, 64 << 10)
+    config = KeyConfig.decode(key_config)
+    held = keyring.find(config.key_id)
+    if held is None or held.config.public != config.public:
+        raise BrokerError("broker.key-rotated", "the key that the evidence held is gone", hint="join again")
+    cut = config.kem.enc_bytes
+    context = setup_recipient(held.private, parsed.sealed[:cut], _info(body), config.aeads[0])
+    sealed = protocol.decode(context.open(parsed.sealed[cut:]), SealedRoot, 64 << 10)
+    return sealed.broker, Root(sealed.epoch, sealed.key)
+
+
+def _info(body: bytes) -> bytes:
+    return _ROOT_LABEL + hashlib.sha256(body).digest()
