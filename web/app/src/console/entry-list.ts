@@ -23,6 +23,8 @@ const t = strings({
     approval: "Approval",
     export: "Export",
     receipt: "Receipt",
+    "root-key": "Broker's root key",
+    "recovery-set": "Recovery plan",
     simulated: "simulated",
     none: "none",
     yes: "yes",
@@ -47,6 +49,8 @@ const t = strings({
     approval: "审批",
     export: "导出",
     receipt: "回执",
+    "root-key": "密钥服务的根密钥",
+    "recovery-set": "恢复方案",
     simulated: "模拟",
     none: "无",
     yes: "是",
@@ -63,9 +67,9 @@ const t = strings({
 
 const KINDS = [
   ...(["party-registered", "capsule-registered", "derivation", "policy-set", "release", "denial"] as const),
-  ...(["deployment", "revocation", "approval", "export", "receipt"] as const),
+  ...(["deployment", "revocation", "approval", "export", "receipt", "root-key", "recovery-set"] as const),
 ];
-const TONES: Readonly<Record<string, string>> = { denial: "bad", revocation: "warn" };
+const TONES: Readonly<Record<string, string>> = { denial: "bad", revocation: "warn", "root-key": "warn", "recovery-set": "warn" };
 
 @customElement("entry-list")
 export class EntryList extends View {

@@ -307,6 +307,26 @@ describe("receipts", () => {
       expect(() => decodeEntry(utf8(entry.replace(from, to)))).toThrow(MitaiError);
   });
 
+  test("read what is said of the broker's root key, and nothing that is spelled otherwise", () => {
+    const digest = "ab".repeat(32);
+    const tail = `"time":"2026-01-02T03:04:05Z","type":"root-key","v":"mitai ledger entry v1"}`;
+    const shared =
+      `{"epoch":2,"event":"shared","evidence_sha256":"${digest}","recipient_sha256":"${digest}",` +
+      `"recovery_sha256":null,"simulated":true,${tail}`;
+    expect(decodeEntry(utf8(shared))).toMatchObject({ type: "root-key", event: "shared", epoch: 2, simulated: true });
+    const plan =
+      `{"members":["${digest}"],"recovery_sha256":"${digest}","threshold":1,` +
+      `"time":"2026-01-02T03:04:05Z","type":"recovery-set","v":"mitai ledger entry v1","version":3}`;
+    expect(decodeEntry(utf8(plan))).toMatchObject({ type: "recovery-set", threshold: 1, version: 3 });
+    for (const [from, to] of [
+      ['"shared"', '"given"'],
+      ['"epoch":2', '"epoch":-2'],
+      ['"epoch":2,', ""],
+    ] as const)
+      expect(() => decodeEntry(utf8(shared.replace(from, to)))).toThrow(MitaiError);
+    expect(() => decodeEntry(utf8(plan.replace('"threshold":1', '"threshold":"1"')))).toThrow(MitaiError);
+  });
+
   test("are bounded", () => {
     expect(() => ReceiptBundle.decode(new Uint8Array((1 << 20) + 1))).toThrow(MitaiError);
     expect(() => decodeEntry(new Uint8Array(65536))).toThrow(MitaiError);

@@ -166,6 +166,26 @@ const entries = {
     exchange: id,
     receipt_sha256: digest, // `receiptSha256` of the signed envelope
   }),
+  /** The root key of the broker's state was given to another machine, rotated, or recovered by owners. */
+  "root-key": struct({
+    ...head,
+    type: oneOf("root-key"),
+    event: oneOf("shared", "rotated", "recovered"),
+    epoch: count,
+    evidence_sha256: nullable(digest), // of the machine that it was given to
+    recipient_sha256: nullable(digest), // of the key configuration that it was sealed to
+    simulated: nullable(boolean),
+    recovery_sha256: nullable(digest), // of the recovery plan in force
+  }),
+  /** A recovery plan came into force: who can give the root key to a new machine, and how many of them it takes. */
+  "recovery-set": struct({
+    ...head,
+    type: oneOf("recovery-set"),
+    recovery_sha256: digest,
+    version: count,
+    threshold: count,
+    members: digests, // key ids of the parties that hold a share
+  }),
 };
 
 type Entries = { readonly [Type in keyof typeof entries]: Decoded<(typeof entries)[Type]> };
