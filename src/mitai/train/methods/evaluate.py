@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+from mitai.errors import TrainError
 from mitai.train.evaluate.measure import Models
 from mitai.train.evaluate.report import MEASURED_NAME
 from mitai.train.evaluate.run import evaluate as run_tasks
@@ -19,8 +20,9 @@ from mitai.train.task import Task
 
 def evaluate(task: Task) -> dict[str, bytes]:
     """Run the tasks of a job; return the unsigned results as the one file `MEASURED_NAME`."""
-    plan = cast("Evaluate", task.job.options)
-    judge = None
+    plan, judge = cast("Evaluate", task.job.options), None
+    if task.evaluation is not None:
+        raise TrainError("train.job-malformed", "an evaluation measures all of job.data: [evaluation] is for training")
     if plan.judge:
         loaded = task.loaded("judge")
         judge = Scorer(loaded.model, loaded.tokenizer, plan.batch)
