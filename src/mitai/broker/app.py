@@ -1,7 +1,8 @@
 """The broker over HTTP: a Starlette app for what arrives sealed, and routes for what is public.
 
 - Sealed: `POST /v1/challenge`, `/v1/release`, `/v1/commands`, `/v1/receipts`, `/v1/lease`, `/v1/derived`;
-  `GET /v1/capsules?page=N`, `/v1/capsules/ID`, `/v1/decisions?capsule=ID`, `/v1/proof?index=N`; `keys`' own:
+  `GET /v1/capsules?page=N`, `/v1/capsules/ID`, `/v1/decisions?capsule=ID`,
+  `/v1/lineage?capsule=ID`, `/v1/proof?index=N`; `keys`' own:
   `POST /v1/root/challenge`, `/v1/root`, `GET /v1/recovery`.
 - Public: `GET /ledger/checkpoint`, `/ledger/tile/…` (C2SP tlog-tiles), `/healthz`.
 
@@ -127,6 +128,10 @@ def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None, keys
         capsule = request.query_params.get("capsule", "")
         return _json(await broker.decisions(capsule, request.headers.get(protocol.QUERY_HEADER)))
 
+    async def lineage(request: Request) -> Response:
+        capsule = request.query_params.get("capsule", "")
+        return _json(await broker.lineage(capsule, request.headers.get(protocol.QUERY_HEADER)))
+
     async def proof(request: Request) -> Response:
         return _json(await broker.proof(_number(request, "index")))
 
@@ -140,6 +145,7 @@ def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None, keys
         _get("/v1/capsules", capsules),
         _get("/v1/capsules/{capsule}", capsule),
         _get("/v1/decisions", decisions),
+        _get("/v1/lineage", lineage),
         _get("/v1/proof", proof),
     ]
     if keys is not None:

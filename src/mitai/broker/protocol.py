@@ -334,6 +334,21 @@ class DecisionsAnswer(Wire, frozen=True):
     checkpoint: bytes
 
 
+class LineageNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A capsule's first ledger entry; of a derived one also its maker's public key and signed statement."""
+
+    entry: LoggedEntry
+    signer: Key32 | None = None
+    statement: Envelope | None = None
+
+
+class LineageAnswer(Wire, frozen=True):
+    """A capsule and all that it derives from, proven at `checkpoint`."""
+
+    nodes: Annotated[tuple[LineageNode, ...], Meta(min_length=1, max_length=256)]
+    checkpoint: bytes
+
+
 # --- Encoding and digests -------------------------------------------------------------------------------------------
 
 T = TypeVar("T")

@@ -36,6 +36,7 @@ from mitai.attest import Attester, LedgerClaim, Policy, VerifiedCache
 from mitai.broker import commands, derive, leases, protocol, receipts
 from mitai.broker.anchor import Anchor, Witness
 from mitai.broker.commands import Limits, check_addressing, open_signed, page_of, public_key
+from mitai.broker.inheritance import ancestors
 from mitai.broker.nonces import NONCE_LIFE_S, Nonces
 from mitai.broker.policy import CedarEngine, PolicyEngine
 from mitai.broker.protocol import Amounts, LoggedEntry, ReleaseRequest, encode, sha256_hex
@@ -46,7 +47,7 @@ from mitai.broker.trusted import Trusted
 from mitai.broker.vault import DIGEST_BYTES, Vault
 from mitai.broker.writer import Job, Writer
 from mitai.errors import BrokerError, DeniedError, MitaiError, ParseError, RollbackError
-from mitai.identity import Identity
+from mitai.identity import Envelope, Identity
 from mitai.ledger.log import Log
 from mitai.ledger.note import sign_checkpoint, vkey
 from mitai.ledger.tree import EMPTY_ROOT
@@ -365,6 +366,24 @@ class Broker:
         entries, checkpoint = await self._run(self._prove_entries, tuple(reversed(recent)))
         return encode(protocol.DecisionsAnswer(entries=entries, checkpoint=checkpoint))
 
+    async def lineage(self, capsule_id: str, header: str | None) -> bytes:
+        """Tell an owner what its capsule was made of, with the signed statements of all that went into it."""
+        party = self._asked_by(header, f"/v1/lineage?capsule={capsule_id}")
+        found = await self._decided(Job(lambda draft: _lineage(draft, party, capsule_id)))
+        entries, checkpoint = await self._run(self._prove_entries, tuple(each.index for each in found))
+        nodes = await self._run(self._nodes, found, entries)
+        return encode(protocol.LineageAnswer(nodes=nodes, checkpoint=checkpoint))
+
+    def _nodes(self, found: list[Capsule], entries: tuple[LoggedEntry, ...]) -> tuple[protocol.LineageNode, ...]:
+        return tuple(
+            protocol.LineageNode(
+                entry,
+                capsule.made.signer if capsule.made else None,
+                Envelope.decode(self._database.blob(capsule.made.envelope_sha256)) if capsule.made else None,
+            )
+            for capsule, entry in zip(found, entries, strict=True)
+        )
+
     # --- Helpers --------------------------------------------------------------------------------------------------
 
     def _asked_by(self, header: str | None, target: str) -> str:
@@ -450,6 +469,11 @@ def _view(draft: Draft, party: str, capsule_id: str) -> protocol.CapsuleView:
         parents=capsule.made.parents if capsule.made else (),
         grants=tuple(_grant_view(draft, grant, own=grant.party == party) for grant in capsule.grants),
     )
+
+
+def _lineage(draft: Draft, party: str, capsule_id: str) -> list[Capsule]:
+    capsule = _owned(draft, party, capsule_id)
+    return [capsule, *ancestors(draft, capsule)]
 
 
 def _grant_view(draft: Draft, grant: Grant, *, own: bool) -> protocol.GrantView:

@@ -22,6 +22,7 @@ from mitai.cli import (
     demo,
     deploy,
     ledger,
+    lineage,
     measure,
     owner,
     platform,
@@ -52,7 +53,7 @@ _START, _TALK, _OWN, _PROVE = (
 for group, commands in {
     _START: (demo.demo, platform.up, platform.down, platform.status, platform.doctor),
     _TALK: (verify.verify, chat.chat),
-    _OWN: (owner.seal, owner.publish, deploy.deploy, owner.revoke),
+    _OWN: (owner.seal, owner.publish, deploy.deploy, owner.revoke, lineage.lineage),
     _PROVE: (user.receipt, measure.measure),
 }.items():
     for command in commands:

@@ -40,7 +40,7 @@ from mitai.broker.protocol import (
     CommandAnswer,
     CommandRequest,
     DecisionsAnswer,
-    LoggedEntry,
+    LineageAnswer,
     Query,
     QueryHeader,
     RegisterCapsule,
@@ -52,12 +52,11 @@ from mitai.broker.protocol import (
 from mitai.capsule.manifest import PAYLOAD_TYPE
 from mitai.client.again import again
 from mitai.client.http import session_client
+from mitai.client.lineage import Lineage, proven, verify_lineage
 from mitai.client.session import Session
 from mitai.errors import BrokerError, ClientError
 from mitai.identity import Envelope, Identity
 from mitai.ledger.note import Checkpoint, parse_vkey, verify_checkpoint
-from mitai.ledger.proof import verify_inclusion
-from mitai.ledger.tree import leaf_hash
 from mitai.problem import error_from
 
 MAX_ANSWER_BYTES = 16 << 20
@@ -193,6 +192,12 @@ class Owner:
         checkpoint = self._checkpoint(answer.checkpoint)
         return [(entry.index, proven(entry, checkpoint)) for entry in answer.entries]
 
+    def lineage(self, capsule_id: str) -> Lineage:
+        """Return what a capsule was made of, all the way up: every signature, link and place in the ledger verified."""
+        answer = self._query(f"/v1/lineage?capsule={capsule_id}", LineageAnswer)
+        broker = protocol.audience(parse_vkey(self.ledger.vkey).public)
+        return verify_lineage(answer, self._checkpoint(answer.checkpoint), capsule_id, broker=broker)
+
     # --- Helpers --------------------------------------------------------------------------------------------------
 
     def _addressed(self) -> dict[str, Any]:
@@ -241,12 +246,6 @@ class Owner:
 
     def _checkpoint(self, note: bytes) -> Checkpoint:
         return verify_checkpoint(note, self.ledger.vkey)
-
-
-def proven(logged: LoggedEntry, checkpoint: Checkpoint) -> bytes:
-    """Return an entry that is proven to be in the tree of a verified checkpoint."""
-    verify_inclusion(leaf_hash(logged.entry), logged.index, checkpoint.size, logged.proof, checkpoint.root)
-    return logged.entry
 
 
 def _budget(uses: int | None, not_after: datetime | None, amounts: Amounts | None) -> Budget:

@@ -18,8 +18,10 @@ from mitai.broker.policy.templates import compose
 from mitai.broker.protocol import Amounts, Budget, DeriveRequest
 from mitai.broker.release_client import OpenedKey
 from mitai.capsule import Sealed, seal
+from mitai.client.lineage import Lineage, verify_lineage
 from mitai.errors import BrokerError, DeniedError, MitaiError
 from mitai.identity import Identity
+from mitai.ledger.note import verify_checkpoint
 
 TRAINING = 'permit(principal, action == Action::"training", resource);'
 
@@ -434,3 +436,27 @@ def test_training_by_these_and_inference_with_what_comes_out_but_never_on_the_da
     ready.register(carol)
     foreign = ready.publish(owner=carol)
     denied(ready, "broker.policy-denied", foreign.capsule_id, adapter.capsule_id)
+
+
+# --- Lineage ----------------------------------------------------------------------------------------------------------
+
+
+def lineage(rig: Rig, party: Party, capsule: str) -> Lineage:
+    answer = asyncio.run(rig.broker.lineage(capsule, party.query(rig, f"/v1/lineage?capsule={capsule}")))
+    parsed = protocol.decode(answer, protocol.LineageAnswer, 1 << 24)
+    checkpoint = verify_checkpoint(parsed.checkpoint, rig.broker.vkey)
+    return verify_lineage(parsed, checkpoint, capsule, broker=rig.broker.audience)
+
+
+def test_owners_see_the_whole_lineage_and_strangers_nothing(ready: Rig, trio: Trio) -> None:
+    adapter = register(ready, trio.inputs)
+    merged = register(ready, served(ready, adapter.capsule_id, purpose="training"), "model")
+    for party in (ready.alice, trio.bob, trio.carol):
+        found = lineage(ready, party, merged.capsule_id)
+        assert set(found.nodes) == {*trio.ids, adapter.capsule_id, merged.capsule_id}
+        assert found.nodes[adapter.capsule_id].statement.declared.parameters == {"method": "sft"}
+    assert set(lineage(ready, trio.bob, trio.first.capsule_id).nodes) == {trio.first.capsule_id}
+    for party, capsule in ((trio.bob, trio.second.capsule_id), (Party("eve"), merged.capsule_id)):
+        with pytest.raises(BrokerError) as caught:
+            lineage(ready, party, capsule)
+        assert caught.value.code == "broker.capsule-unknown"

@@ -202,7 +202,7 @@ def test_receipts_are_logged_and_proven(process: Process, owner: Owner, sealed, 
 
 
 def test_proofs(process: Process, owner: Owner, sealed, client: httpx2.Client) -> None:
-    from mitai.client.owner import proven
+    from mitai.client.lineage import proven
 
     answer = client.get(f"{process.url}/v1/proof?index=0").content
     proof = protocol.decode(answer, protocol.ProofAnswer, 1 << 20)
