@@ -119,6 +119,12 @@ class Checkpoints(Table, frozen=True):
     every_steps: Natural = 50
 
 
+class Transcribed(Table, frozen=True):
+    """`[transcript]`: keep a transcript of the run, and the states that its verification starts from."""
+
+    segment_steps: Natural = 0
+
+
 METHOD_TABLES: dict[str, type[Table]] = {
     "sft": Sft,
     "dpo": Dpo,
@@ -141,6 +147,7 @@ class Job(Table, frozen=True):
     evaluation: Evaluation | None = None
     early_stopping: EarlyStopping | None = None
     checkpoints: Checkpoints = Checkpoints()
+    transcript: Transcribed | None = None
     sft: Sft | None = None
     dpo: Dpo | None = None
     grpo: Grpo | None = None
@@ -161,6 +168,18 @@ class Job(Table, frozen=True):
         try:
             job = msgspec.toml.decode(text, type=Job)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise _malformed(str(error)[:300]) from None
+        job._check()
+        return job
+
+    @staticmethod
+    def decode(data: bytes) -> Job:
+        """Parse what `encode` gave; raise `TrainError` on anything else."""
+        if len(data) > 2 * MAX_JOB_BYTES:
+            raise TrainError("train.job-too-large", f"a job has at most {2 * MAX_JOB_BYTES} bytes")
+        try:
+            job = msgspec.json.decode(data, type=Job)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise _malformed(str(error)[:300]) from None
         job._check()
         return job
@@ -187,6 +206,8 @@ class Job(Table, frozen=True):
             raise _malformed("[evaluation] needs rows to hold out, or capsules (job.evaluation)")
         if self.early_stopping and not self.evaluation:
             raise _malformed("[early_stopping] needs [evaluation]")
+        if self.transcript and method in ("private", "evaluate"):
+            raise _malformed(f"[transcript] is not for the method {method}")
         own = getattr(self.options, "unfit", None)
         if why := own(self) if own else None:
             raise _malformed(f"[{method}] {why}")

@@ -54,11 +54,13 @@ class Outcome:
         kind: The capsule kind of the output: `adapter`, `model` or `report`.
         files: The output's files by name.
         metrics: Numbers only: losses, steps, tokens, rows. They are among the files too.
+        byproducts: Which of the files the signed statement of lineage names by their digests.
     """
 
     kind: str
     files: dict[str, bytes] = field(repr=False)
     metrics: dict[str, Any]
+    byproducts: tuple[str, ...] = ()
 
 
 def run(
@@ -95,7 +97,8 @@ def _run(job: Job, sources: Mapping[str, FileSource], secret: bytes, watch: Watc
     set_seed(job.job.seed)
     task, rows = _task(job, sources, secret)
     if hasattr(method, "evaluate"):
-        return Outcome("report", method.evaluate(task), {"rows": rows})
+        files = method.evaluate(task)
+        return Outcome("report", files, {"rows": rows}, tuple(sorted(files)))
     trainer = watched(_built(partial(method.trainer, task)), watch)
     best = _prepare(trainer, job)
     _hold_to_steps(trainer, job)
@@ -108,16 +111,37 @@ def _run(job: Job, sources: Mapping[str, FileSource], secret: bytes, watch: Watc
         "losses": watch.losses,
         "evaluations": watch.evaluations,
     }
+    files |= {"metrics.json": msgspec.json.format(msgspec.json.encode(metrics))}
     kind, made = weights.files(trainer.model, sources[job.job.model])
-    files |= made | {"metrics.json": msgspec.json.format(msgspec.json.encode(metrics))}
-    return Outcome(kind, files, metrics)
+    return Outcome(kind, made | files, metrics, tuple(sorted(files)))
+
+
+def prepared(job: Job, sources: Mapping[str, FileSource]) -> Trainer:
+    """Return a job's trainer as `run` has it before the first step: for who re-executes a run, within `calm()`."""
+    method = METHODS[job.job.method].load()
+    set_seed(job.job.seed)
+    task, _ = _task(job, sources, b"")
+    trainer = _built(partial(method.trainer, task))
+    _prepare(trainer, job)
+    _hold_to_steps(trainer, job)
+    return trainer
+
+
+def training_rows(job: Job, sources: Mapping[str, FileSource]) -> Records:
+    """Return the records that a job trains on."""
+    return _rows(job, _by_role(job, sources))[0]
+
+
+def _by_role(job: Job, sources: Mapping[str, FileSource]) -> dict[str, list[FileSource]]:
+    by_role: dict[str, list[FileSource]] = {}
+    for each in job.inputs():
+        by_role.setdefault(each.role, []).append(sources[each.capsule])
+    return by_role
 
 
 def _task(job: Job, sources: Mapping[str, FileSource], secret: bytes) -> tuple[Task, int]:
     """Load model and rows; return the task, and how many rows it trains on."""
-    by_role: dict[str, list[FileSource]] = {}
-    for each in job.inputs():
-        by_role.setdefault(each.role, []).append(sources[each.capsule])
+    by_role = _by_role(job, sources)
     train, held_out = _rows(job, by_role)
     base = load(by_role["model"][0])
     model = _model(job, base, by_role)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
-from hashlib import sha256
 from itertools import pairwise
 from typing import Annotated, Final, Literal
 
@@ -30,7 +29,6 @@ from mitai.ledger.entry import Count, Digest, Id, Name, Time, decode_canonical, 
 from mitai.train.transcript.commitment import MAX_COLUMNS, Column
 
 TRANSCRIPT_LABEL: Final = "mitai training transcript v1"
-DIGEST_LABEL: Final = b"mitai training transcript digest v1\x00"
 PAYLOAD_TYPE: Final = "application/vnd.mitai.training-transcript+json"
 MAX_TRANSCRIPT_BYTES = 8 << 20
 MAX_SEGMENTS = 10_000
@@ -90,7 +88,6 @@ class Declared(_Part, frozen=True, kw_only=True):
     ]  # all capsules that the job opened, the model first
     data: Data
     seed: Count
-    evidence_sha256: Digest  # of the evidence whose claims hold the signing key
 
 
 class Transcript(Declared, frozen=True, kw_only=True):
@@ -150,8 +147,3 @@ class Transcript(Declared, frozen=True, kw_only=True):
 
 
 _TRANSCRIPT = msgspec.json.Decoder(Transcript)
-
-
-def transcript_sha256(envelope: bytes) -> str:
-    """Return the digest by which lineage and proofs name a signed transcript."""
-    return sha256(DIGEST_LABEL + envelope).hexdigest()

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 BATCH_LABEL: Final = b"mitai training batch v1\x00"
 NO_BATCH: Final = bytes(32)
 SEGMENTS = 200  # aimed at: what is caught depends on how many segments are drawn, not on how long they are
+MAX_KEPT_BYTES = 1 << 30  # of all states together, about
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 
 
@@ -67,7 +68,7 @@ class Recorder:
 
         Args:
             keep: Takes each state under its name, to be sealed.
-            segment_steps: Steps between two states; 0: so many that there are about 200 segments.
+            segment_steps: Steps between two states; 0: so many that there are up to 200 segments, and a GiB of states.
         """
         self._keep, self._trainer = keep, cast("Any", None)
         self._now = Progress(
@@ -95,7 +96,9 @@ class Recorder:
         self._trainer.training_step = self._step
         if step == 0:
             stride = int(getattr(trainer, "steps_between_states", 1))
-            wanted = self._now.segment_steps or math.ceil(trainer.state.max_steps / SEGMENTS)
+            weights = sum(each.numel() * each.element_size() for each in trainable(self._trainer.model).values())
+            segments = min(SEGMENTS, max(1, MAX_KEPT_BYTES // (3 * weights + 1)))  # with two tensors of the optimizer
+            wanted = self._now.segment_steps or math.ceil(trainer.state.max_steps / segments)
             self._now.segment_steps = math.ceil(wanted / stride) * stride
             self._now.start = self._boundary(0)
 

@@ -70,16 +70,16 @@ class Verdict:
         equal = "bit for bit" if self.distance == 0 else f"up to a distance of {self.distance:.2g}"
         one = sampling.caught(1 / self.segments, self.drawn)
         text = (
-            f"The weights follow from the claimed data, as far as this check sees. The batches of all {self.steps} steps "
-            f"are those of the job's data, in the job's order; the chain of {self.segments} segments leads from the base "
-            f"model to the published weights; {self.re_executed} segments, re-executed, ended where they should, {equal}. "
-            f"A forgery that touches {share:.0%} of the segments or more would have been caught with a probability of at "
-            f"least 95 %, one that touches a single segment with at least {one:.0%}."
+            f"The weights follow from the claimed data, as far as this check sees. The batches of all {self.steps} "
+            f"steps are those of the job's data, in the job's order; the chain of {self.segments} segments leads from "
+            f"the base model to the published weights; {self.re_executed} segments, re-executed, ended where they "
+            f"should, {equal}. A forgery that touches {share:.0%} of the segments or more would have been caught with "
+            f"a probability of at least 95 %, one that touches a single segment with at least {one:.0%}."
         )
         if self.below_median is not None:
             text += (
-                f" Memorisation test: {self.below_median:.0%} of the claimed samples look as if they had not been trained "
-                f"on; about 50 % would if none had been."
+                f" Memorisation test: {self.below_median:.0%} of the claimed samples look as if they had not been "
+                f"trained on; about 50 % would if none had been."
             )
         if not self.same_software:
             text += " Software, device or number of threads differ from those of the run."
@@ -123,13 +123,13 @@ def verify(
     transcript = Transcript.open(envelope, signer)
     # 2. job and inputs
     if transcript.job_sha256 != claim.job_sha256:
-        raise _refused("job", "the transcript is that of another job")
+        raise refused("job", "the transcript is that of another job")
     if transcript.inputs != claim.inputs:
-        raise _refused("inputs", "the transcript is about other inputs")
+        raise refused("inputs", "the transcript is about other inputs")
     # 3. records
     data = Commitment.of(claim.secret, transcript.data.columns, claim.records)
     if len(data.entries) != transcript.data.records or data.root.hex() != transcript.data.root:
-        raise _refused("data", "the transcript is about other records")
+        raise refused("data", "the transcript is about other records")
     # 4. states
     states = States(transcript, claim.states)
     moved = sampling.movements(transcript, states)
@@ -167,12 +167,13 @@ def check_published(published: Mapping[str, Tensor], weights: Mapping[str, Tenso
     if named.keys() != published.keys() or any(
         value.dtype != published[name].dtype or not torch.equal(value, published[name]) for name, value in named.items()
     ):
-        raise _refused("published", "the published weights are not those with which the transcript ends")
+        raise refused("published", "the published weights are not those with which the transcript ends")
 
 
 def _largest(values: list[float], count: int) -> list[int]:
     return sorted(range(len(values)), key=values.__getitem__, reverse=True)[:count]
 
 
-def _refused(step: str, message: str) -> TrainError:
+def refused(step: str, message: str) -> TrainError:
+    """Return the error of a check that failed."""
     return TrainError("train.transcript-refused", message, step=step)

@@ -1,0 +1,157 @@
+"""Checks a job's output against its transcript, and proves that a document was among its data: for who may read both.
+
+`docs/spec/transcript.md`, "Checking" and "Membership". The output is the folder that the run gave out, opened; the
+inputs are the job's capsules, opened. All of it is a stranger's: the forger may have made it.
+
+Invariants:
+
+- Nothing is taken from the output but what is compared with the transcript, the data or a re-execution.
+- What is re-executed is built from the job by this installation's code.
+
+Example:
+    >>> check_output(output, sources, manifests, worker_key).words  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+
+from mitai.capsule.sources import FileSource
+from mitai.errors import TrainError
+from mitai.identity import PublicKey
+from mitai.train.job import Job
+from mitai.train.quiet import calm
+from mitai.train.transcript.commitment import SECRET_BYTES, Commitment, MembershipProof, Record, find
+from mitai.train.transcript.document import MAX_TRANSCRIPT_BYTES, Transcript
+from mitai.train.transcript.observer import JOB, OPENING, TRANSCRIPT, assets
+from mitai.train.transcript.verify import Claim, Verdict, refused, verify
+
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+
+
+class _Files(Mapping[str, bytes]):
+    """A source as a table of files."""
+
+    def __init__(self, source: FileSource) -> None:
+        self._source, self._names = source, frozenset(source.names())
+
+    def __getitem__(self, name: str) -> bytes:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._source.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def check_output(
+    output: FileSource,
+    sources: Mapping[str, FileSource],
+    manifests: Mapping[str, str],
+    signer: PublicKey,
+    *,
+    share: float = 0.1,
+    tolerance: float = 0.0,
+    rng: random.Random | None = None,
+) -> Verdict:
+    """Return the verdict about an output: whether its weights follow from the job's data.
+
+    Args:
+        output: What the run gave out, opened.
+        sources: The job's inputs by capsule id, opened.
+        manifests: The digests of their manifests.
+        signer: The workload's key, from verified evidence or a verified statement.
+        share: Of the segments, to re-execute.
+        tolerance: The distance that counts as equal.
+        rng: The verifier's randomness; the system's, if not given.
+
+    Raises:
+        MitaiError: The transcript does not hold, or the files are not those of a run.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from mitai.train.run import prepared, training_rows
+
+    files = _Files(output)
+    job = Job.decode(_small(output, JOB))
+    if missing := [
+        each.capsule for each in job.inputs() if each.capsule not in sources or each.capsule not in manifests
+    ]:
+        raise refused("inputs", f"the job's input {missing[0]} is not at hand")
+    weights = [name for name in WEIGHTS if name in files]
+    if len(weights) != 1:
+        raise refused("published", "the output has no weights, or several")
+    try:
+        published = load(files[weights[0]])
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise refused("published", "the output's weights are malformed") from error
+    with calm():
+        claim = Claim(
+            job_sha256=job.sha256(),
+            inputs=assets(job, manifests),
+            records=training_rows(job, sources).plain(),
+            secret=_secret(output),
+            states=files,
+            published=published,
+        )
+        envelope = _small(output, TRANSCRIPT)
+        return verify(
+            envelope, signer, claim, lambda: prepared(job, sources), share=share, tolerance=tolerance, rng=rng
+        )
+
+
+def prove_membership(
+    output: FileSource, sources: Mapping[str, FileSource], signer: PublicKey, document: Record
+) -> MembershipProof:
+    """Return the proof that a record with the document's values is in the data that the transcript commits to.
+
+    Raises:
+        MitaiError: There is no such record, or the data are not those of the transcript.
+    """
+    from hashlib import sha256
+
+    from mitai.train.run import training_rows
+
+    envelope = _small(output, TRANSCRIPT)
+    transcript = Transcript.open(envelope, signer)
+    records = training_rows(Job.decode(_small(output, JOB)), sources).plain()
+    data = Commitment.of(_secret(output), transcript.data.columns, records)
+    if data.root.hex() != transcript.data.root:
+        raise refused("data", "the transcript is about other records")
+    return data.proof(find(records, document), tuple(document), sha256(envelope).hexdigest())
+
+
+def check_membership(proof: MembershipProof, envelope: bytes, signer: PublicKey, document: Record) -> Transcript:
+    """Return the transcript of the run that had the document among its data; raise `MitaiError` if that isn't proven.
+
+    1. The workload's key signed the transcript, and the proof is about it.
+    2. The proof holds for the document under the transcript's root.
+    """
+    from hashlib import sha256
+
+    # 1. transcript
+    transcript = Transcript.open(envelope, signer)
+    if proof.transcript_sha256 != sha256(envelope).hexdigest():
+        raise TrainError("train.proof-transcript", "the proof is about another transcript", step="transcript")
+    # 2. proof
+    data = transcript.data
+    proof.check(bytes.fromhex(data.root), data.records, data.columns, document)
+    return transcript
+
+
+def _small(output: FileSource, name: str) -> bytes:
+    if name not in output.names() or output.size(name) > 2 * MAX_TRANSCRIPT_BYTES:
+        raise refused("files", f"the output has no {name}: its job asked for no transcript")
+    return output.read(name)
+
+
+def _secret(output: FileSource) -> bytes:
+    secret = _small(output, OPENING)
+    if len(secret) != SECRET_BYTES:
+        raise refused("files", f"{OPENING} is malformed")
+    return secret
