@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -15,6 +16,7 @@ from mitai.fleet import platform as platforms
 from mitai.fleet.home import Home
 
 _POLL_S = 0.1
+_ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")  # likewise
 _API_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")  # as a replica demands it
 
 _NEXT = {  # as this command line says it
@@ -27,6 +29,12 @@ _NEXT = {  # as this command line says it
 def deploy(
     capsule: Annotated[str, Parameter(help="A published capsule's id, as `mitai publish` says it.")],
     *,
+    adapter: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="", help="A published adapter's capsule to serve beside it, or NAME=CAPSULE. May be repeated."
+        ),
+    ] = (),
     name: Annotated[
         str | None,
         Parameter(help="The model's name in the API: ASCII, no spaces; by default one made from the capsule's."),
@@ -41,21 +49,26 @@ def deploy(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Have the replicas serve a published capsule.
+    """Have the replicas serve a published capsule, and adapters of it.
 
     Each replica proves itself to the broker, gets the key if the owner's policy allows it, and streams the capsule
-    from the store straight into memory. A release counts as a use, also when the replica then fails.
+    from the store straight into memory. A release counts as a use, also when the replica then fails. The keys of a
+    model and its adapters are released together or not at all; in the API an adapter is called MODEL:ADAPTER.
 
-    Example: `mitai deploy CAPSULE_ID --replace`
+    Examples: `mitai deploy CAPSULE_ID --replace`, `mitai deploy CAPSULE_ID --adapter support=ADAPTER_ID`
     """
     out, home = Output(json), Home.default()
     gateway = platform_url(home, url)
     token = operator_token or token_for(home, gateway, "operator")
-    model = serve_capsule(out, gateway, token, capsule, name, replace=replace)
+    adapters = adapter_names(gateway, adapter)
+    model = serve_capsule(out, gateway, token, capsule, name, adapters=adapters, replace=replace)
     simulated = is_simulated(platforms.status(gateway, token))
     out.say(f"[green]✔[/] capsule {data(capsule)} is served as {data(model)}")
+    named = {f"{model}:{own}": each for own, each in adapters.items()}
+    for each, one in named.items():
+        out.say(f"[green]✔[/] with adapter {data(one)} it is {data(each)}")
     out.simulated(simulated)
-    out.result({"capsule": capsule, "deployed": True, "model": model, "simulated": simulated})
+    out.result({"capsule": capsule, "deployed": True, "model": model, "adapters": named, "simulated": simulated})
 
 
 def deploy_capsule(out: Output, home: Home, capsule: str, name: str | None = None, *, replace: bool = False) -> str:
@@ -65,7 +78,14 @@ def deploy_capsule(out: Output, home: Home, capsule: str, name: str | None = Non
 
 
 def serve_capsule(
-    out: Output, gateway: str, token: str, capsule: str, name: str | None, *, replace: bool = False
+    out: Output,
+    gateway: str,
+    token: str,
+    capsule: str,
+    name: str | None,
+    *,
+    adapters: Mapping[str, str] = {},
+    replace: bool = False,
 ) -> str:
     """Tell the replicas to serve a capsule and wait until they do, with a progress bar; return the model's name."""
     if name is not None and not _API_NAME.fullmatch(name):
@@ -80,7 +100,8 @@ def serve_capsule(
         if name != stored:
             out.note(f"{stored} is called {name} in the API, where a name is ASCII without spaces")
     body = {
-        "capsules": [capsule],
+        "capsules": [capsule, *adapters.values()],
+        "adapters": list(adapters),
         "model": name,
         "replace": replace,
         "broker": f"{gateway}/broker",
@@ -96,6 +117,30 @@ def serve_capsule(
         error.hint = _NEXT.get(error.code, error.hint)
         raise
     return name
+
+
+def adapter_names(gateway: str, wanted: tuple[str, ...]) -> dict[str, str]:
+    """Return each adapter's capsule by its name in the API: as told, or made from the capsule's own."""
+    named: dict[str, str] = {}
+    for each in wanted:
+        own, told, capsule = each.rpartition("=")
+        name = own if told else adapter_name(platforms.stored_name(gateway, capsule), capsule)
+        if name in named and not told:
+            name = capsule[:12]
+        if name in named or not _ADAPTER_NAME.fullmatch(name):
+            raise ClientError(
+                "client.adapter-name",
+                f"{name[:200]!r} can't be this adapter's name in the API, or another one has it",
+                hint="--adapter NAME=CAPSULE; letters and digits, then also . _ @ + -, at most 64",
+            )
+        named[name] = capsule
+    return named
+
+
+def adapter_name(name: str, capsule: str) -> str:
+    """Return a name for the API, made from an adapter's own; from its id when nothing of that is left."""
+    kept = re.sub(r"[^A-Za-z0-9._@+-]+", "-", name)
+    return kept.lstrip("._@+-")[:64].rstrip("-") or capsule[:12]
 
 
 def api_name(name: str, capsule: str) -> str:

@@ -15,6 +15,7 @@ from mitai.cli.deploy import deploy_capsule
 from mitai.cli.models import model_folder
 from mitai.cli.options import JsonFlag, Natural, Port, Positive
 from mitai.cli.output import SIMULATED, Output, data, marked, plural
+from mitai.cli.verify import served
 from mitai.errors import FleetError
 from mitai.fleet import platform as platforms
 from mitai.fleet.home import Home
@@ -103,6 +104,8 @@ def status(*, json: JsonFlag = False) -> None:
     replicas = platforms.status(running.gateway, running.operator_token) if processes.get("gateway") else {}
     for name, answer in replicas.items():
         out.say(data(f"{name}: {_replica_line(answer)}"))
+        for _, line in served(_about(answer)):
+            out.say(data(f"  {line}"))
     out.simulated(running.simulated)
     error = None
     if not all(processes.values()):
@@ -118,6 +121,13 @@ def status(*, json: JsonFlag = False) -> None:
     out.result(fields if error is None else fields | {"error": error.to_dict()})
     if error is not None:
         sys.exit(1)
+
+
+def _about(answer: object) -> dict[str, str]:
+    """Return what a replica says of what it serves; nobody vouches for it here, so it is cut."""
+    body = answer.get("body") if isinstance(answer, dict) else None
+    told = body.get("about") if isinstance(body, dict) else None
+    return {str(name)[:200]: str(value)[:10_000] for name, value in told.items()} if isinstance(told, dict) else {}
 
 
 def _replica_line(answer: object) -> str:

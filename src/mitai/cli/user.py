@@ -38,10 +38,12 @@ def receipt(
     checked, appraisal = receipts.check(proof, read_policy(home, policy))
     origin = appraisal.claims.ledger.origin if appraisal.claims.ledger else ""
     capsules = [capsule.id for capsule in checked.capsules]
+    adapters = [capsule.id for capsule in checked.adapters]
     rows = [
         ("exchange", checked.exchange),
         ("model", checked.model),
         ("capsules", ", ".join(capsules) or "none"),
+        *([("adapters", ", ".join(adapters))] if adapters else []),
         ("tokens", f"{checked.usage.prompt_tokens} in, {checked.usage.completion_tokens} out"),
         ("time", f"{checked.started} to {checked.finished}"),
         ("request (ciphertext)", checked.request_sha256),
@@ -61,6 +63,7 @@ def receipt(
             "exchange": checked.exchange,
             "model": checked.model,
             "capsules": capsules,
+            "adapters": adapters,
             "usage": usage,
             "started": checked.started,
             "finished": checked.finished,

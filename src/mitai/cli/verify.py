@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,7 +102,8 @@ def verify(
             )
         rules = with_releases(read_policy(home, policy), list(map(read_file, release)), now=datetime.now(UTC))
         appraisal = Session(platform_url(home, target), rules).appraisal
-        _tell(out, appraisal.machine, appraisal.checks, appraisal.summary(), explain)
+        summary = [*appraisal.summary(), *served(appraisal.claims.extra)]
+        _tell(out, appraisal.machine, appraisal.checks, summary, explain)
         out.say("\n[bold green]✔ verified[/] under your policy")
         if appraisal.simulated:
             out.say(SIMULATED)
@@ -277,11 +279,24 @@ def _fields(machine: Machine, checks: tuple[tuple[str, str], ...]) -> dict[str, 
     }
 
 
+def served(about: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what a machine says of what it serves, in words: names in the API, and what was derived from what."""
+    lines = []
+    for name, value in about.items():
+        what, _, which = name.partition(" ")
+        if what == "adapter" and which:
+            lines.append(("adapter", f"{which} answers with capsule {value}"))
+        if what == "derived" and which:
+            lines.append(("derived", f"capsule {which} was made from {', '.join(value.split())}"))
+    return lines
+
+
 def machine_of(appraisal: Appraisal) -> dict[str, object]:
     """Return an appraisal for programs."""
     return {
         "workload": appraisal.workload,
         "capsules": [capsule.id for capsule in appraisal.claims.capsules],
+        "about": appraisal.claims.extra,
         "evidence_sha256": appraisal.evidence_sha256,
         "devices": [dict(device.summary()) for device in appraisal.devices],
         **_fields(appraisal.machine, appraisal.checks),

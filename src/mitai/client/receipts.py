@@ -114,7 +114,7 @@ def check(proof: Proof, policy: Policy) -> tuple[Receipt, Appraisal]:
     1. The evidence held under `policy` when the exchange took place.
     2. The receipt is signed by the key in that evidence and is about these bytes.
     3. The ledger that the evidence names holds it, at the index that the receipt's bundle says.
-    4. It is about a capsule that the evidence lists as open.
+    4. It is about capsules (the model, and the adapter where one was used) that the evidence lists as open.
     5. It was logged around the time for which the evidence was verified: old collateral serves no new answers.
 
     Raises:
@@ -137,8 +137,10 @@ def check(proof: Proof, policy: Policy) -> tuple[Receipt, Appraisal]:
     )
     # 4. the model
     opened = {(capsule.id, capsule.manifest_sha256) for capsule in claims.capsules}
-    if any((capsule.id, capsule.manifest_sha256) not in opened for capsule in receipt.capsules):
-        raise LedgerError("client.receipt-capsule", "the receipt names a model that was not open there", step="model")
+    if any((each.id, each.manifest_sha256) not in opened for each in (*receipt.capsules, *receipt.adapters)):
+        raise LedgerError(
+            "client.receipt-capsule", "the receipt names a model or adapter that was not open there", step="model"
+        )
     # 5. the time
     logged = datetime.fromisoformat(decode_entry(proof.bundle.entry).time)
     if abs(logged - proof.verified_at) > MAX_GAP:

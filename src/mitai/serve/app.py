@@ -24,7 +24,7 @@ import dataclasses
 import hashlib
 import importlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio.to_thread
@@ -36,7 +36,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from mitai.attest import Attester, CapsuleClaim, Claims, Policy
+from mitai.attest import Attester, Claims, Policy
 from mitai.attester import own_attester
 from mitai.channel import KeyRing
 from mitai.errors import ServeError
@@ -113,9 +113,7 @@ class Replica:
             capsules=serving.capsules,
             policies=serving.policies,
             ledger=serving.ledger,
-            extra={"broker_policy_sha256": self._policy_sha256}
-            | ({"model": serving.model} if serving.capsules else {})
-            | ({"adapters": _named(serving.adapters)} if serving.adapters else {}),
+            extra=serving.about | {"broker_policy_sha256": self._policy_sha256},
         )
 
     @contextlib.asynccontextmanager
@@ -164,6 +162,7 @@ class Replica:
         shown = dataclasses.asdict(self.deployment.progress)
         shown |= {
             "serving": self.deployment.model,
+            "about": self.deployment.about,
             "simulated": self._simulated,
             "uptime_s": round(time.monotonic() - self._started, 1),
         }
@@ -177,11 +176,6 @@ class Replica:
         except ServeError as error:
             return problem_of(_STATUS[error.code], error)
         return Response(bundle, media_type="application/vnd.mitai.receipt-bundle+json")
-
-
-def _named(adapters: Mapping[str, CapsuleClaim]) -> str:
-    """Return which name in the API stands for which adapter's capsule: `NAME=ID NAME=ID`."""
-    return " ".join(f"{name}={capsule.id}" for name, capsule in adapters.items())
 
 
 async def _warm_up() -> None:

@@ -104,6 +104,7 @@ class Deployment:
         self.policies: tuple[str, ...] = ()
         self.model = ""
         self.adapters: dict[str, CapsuleClaim] = {}  # by their names in the API
+        self.about: dict[str, str] = {}  # what is served, in words, for claims and status
         self.ledger: LedgerClaim | None = None
         self._link: BrokerLink | None = None
         self._task: asyncio.Task[None] | None = None
@@ -175,6 +176,9 @@ class Deployment:
         self.adapters = dict(zip(_adapter_names(request), self.capsules[1:], strict=True))
         self.policies = tuple(dict.fromkeys(policy for key in keys for policy in key.policies))
         self.model, self.ledger = request.model, link.claims.ledger
+        self.about = {"model": self.model}
+        self.about |= {f"adapter {name}": capsule.id for name, capsule in self.adapters.items()}
+        self.about |= {f"derived {key.capsule}": " ".join(key.manifest.parents) for key in keys if key.manifest.parents}
         await self.renew(grace_s=0.0)
 
     def _begin_lease(self, link: BrokerLink, capsules: tuple[str, ...]) -> Lease:
@@ -275,7 +279,7 @@ class Deployment:
         engine, self._engine = self._engine, None
         link, self._link = self._link, None
         self.capsules, self.policies, self.ledger, self.model = (), (), None, ""
-        self.adapters = {}
+        self.adapters, self.about = {}, {}
         self._book.serve(None, None)
         if self._lease is not None:
             self._lease.close()

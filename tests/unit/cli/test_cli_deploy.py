@@ -10,7 +10,8 @@ import pytest
 
 from mitai.cli import deploy
 from mitai.cli.output import Output
-from mitai.cli.platform import _replica_line
+from mitai.cli.platform import _about, _replica_line
+from mitai.cli.verify import served
 from mitai.errors import ClientError, FleetError
 from mitai.fleet import platform as platforms
 from mitai.serve.config import DeployRequest
@@ -145,3 +146,31 @@ def test_the_made_name_is_told(gateway, monkeypatch, capsys):
     monkeypatch.setattr(platforms, "stored_name", lambda *_: "mein Modell")
     assert deploy.serve_capsule(Output(False), GATEWAY, "t" * 20, CAPSULE, None) == "mein-Modell"
     assert "mein Modell is called mein-Modell" in capsys.readouterr().err
+
+
+def test_adapters_are_named_after_their_capsules_or_as_told(gateway, monkeypatch):
+    stored = {"a" * 32: "my adapter", "b" * 32: "my adapter", "d" * 32: "千问"}
+    monkeypatch.setattr(platforms, "stored_name", lambda _, capsule: stored[capsule])
+    wanted = ("a" * 32, "b" * 32, "d" * 32, "support=" + "e" * 32)
+    names = deploy.adapter_names(GATEWAY, wanted)
+    assert names == {"my-adapter": "a" * 32, "b" * 12: "b" * 32, "d" * 12: "d" * 32, "support": "e" * 32}
+    gateway[0]["deploy"] = {"replica-0": {"status": 202, "body": {}}}
+    assert serve(adapters=names) == "name"
+    body = {"capsules": [CAPSULE, *names.values()], "adapters": list(names), "model": "name"}
+    body |= {"broker": f"{GATEWAY}/broker", "objects": f"{GATEWAY}/objects"}
+    assert msgspec.json.decode(json.dumps(body), type=DeployRequest).adapters == tuple(names)  # a replica takes them
+
+
+@pytest.mark.parametrize("wanted", [("x=" + CAPSULE, "x=" + CAPSULE), ("x:y=" + CAPSULE,), ("=" + CAPSULE,)])
+def test_an_adapters_name_that_the_api_can_not_have_is_refused(gateway, wanted):
+    with pytest.raises(ClientError) as refused:
+        deploy.adapter_names(GATEWAY, wanted)
+    assert refused.value.code == "client.adapter-name"
+    assert gateway[1] == []
+
+
+def test_what_is_served_is_told_in_words():
+    about = {"model": "m", "adapter m:x": "a" * 32, f"derived {'a' * 32}": "b c", "broker_policy_sha256": "0"}
+    lines = [("adapter", f"m:x answers with capsule {'a' * 32}"), ("derived", f"capsule {'a' * 32} was made from b, c")]
+    assert served(_about({"body": {"about": about}})) == lines
+    assert _about({"body": {"about": [1]}}) == _about(None) == {}

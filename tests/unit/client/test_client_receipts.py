@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mitai.attest import Claims, LedgerClaim, Policy
+from mitai.attest import CapsuleClaim, Claims, LedgerClaim, Policy
 from mitai.attest.sim import SimPlatform, Workload, reference_values
 from mitai.channel import KeyRing
 from mitai.client.receipts import LedgerMemory, Proof, check, ledger_fetcher
@@ -15,7 +15,7 @@ from mitai.errors import ClientError, LedgerError, MitaiError, ParseError
 from mitai.identity import Identity
 from mitai.ledger import FolderStore, Log, Receipt, ReceiptBundle, folder_reader
 from mitai.ledger.entry import ReceiptEntry, utc
-from mitai.ledger.receipt import Usage, receipt_sha256
+from mitai.ledger.receipt import CapsuleRef, Usage, receipt_sha256
 
 ORIGIN = "example.org/log"
 
@@ -117,7 +117,7 @@ def platform(tmp_path):
     return SimPlatform.create(tmp_path / "sim")
 
 
-def prove(platform, tmp_path, key, *, logged, verified_at):
+def prove(platform, tmp_path, key, *, logged, verified_at, model=(), adapters=(), opened=()):
     """Return a proof, and the policy under which its machine holds."""
     code, receipt_key = Workload("serve", bytes(32)), Identity.generate()
     receipt = Receipt(
@@ -125,7 +125,8 @@ def prove(platform, tmp_path, key, *, logged, verified_at):
         request_sha256="a" * 64,
         response_sha256="b" * 64,
         model="m",
-        capsules=(),
+        capsules=model,
+        adapters=adapters,
         policies=(),
         usage=Usage(prompt_tokens=1, completion_tokens=1),
         evidence_sha256="c" * 64,
@@ -140,6 +141,7 @@ def prove(platform, tmp_path, key, *, logged, verified_at):
         workload="serve",
         key_config=KeyRing.generate().current_config(),
         receipt_key=receipt_key.public.raw,
+        capsules=tuple(CapsuleClaim(each.id, each.manifest_sha256) for each in opened),
         ledger=LedgerClaim(ORIGIN, log.vkey, log.checkpoint()),
     )
     nonce = bytes(range(32))
@@ -160,6 +162,29 @@ def test_a_proof_holds(platform, tmp_path, key):
     proof, policy = prove(platform, tmp_path, key, logged=now, verified_at=now - timedelta(minutes=2))
     receipt, appraisal = check(Proof.decode(proof.encode()), policy)
     assert (receipt.exchange, appraisal.workload) == ("e1", "serve")
+
+
+def test_model_and_adapter_must_have_been_open_there(platform, tmp_path, key):
+    now = datetime.now(UTC)
+    model, adapter, other = (CapsuleRef(id=name, manifest_sha256="d" * 64) for name in ("m1", "a1", "a2"))
+    changed = CapsuleRef(id="a1", manifest_sha256="e" * 64)
+    for at, (used, holds) in enumerate([(adapter, True), (other, False), (changed, False)]):
+        proof, policy = prove(
+            platform,
+            tmp_path / str(at),
+            key,
+            logged=now,
+            verified_at=now,
+            model=(model,),
+            adapters=(used,),
+            opened=(model, adapter),
+        )
+        if holds:
+            assert check(proof, policy)[0].adapters == (used,)
+            continue
+        with pytest.raises(LedgerError) as refused:
+            check(proof, policy)
+        assert refused.value.code == "client.receipt-capsule"
 
 
 def test_any_changed_byte_of_a_proof_is_refused_or_changes_nothing(platform, tmp_path, key):

@@ -142,7 +142,10 @@ def test_a_model_with_adapters_of_another_owner(stage, adapters):
     exchanges = []
     with stage.http() as (http, session):
         assert [each.id for each in session.appraisal.claims.capsules] == list(capsules)
-        assert session.appraisal.claims.extra["adapters"] == f"tiny:one={capsules[1]} tiny:two={capsules[2]}"
+        extra = session.appraisal.claims.extra
+        assert [extra["model"], extra["adapter tiny:one"], extra["adapter tiny:two"]] == ["tiny", *capsules[1:]]
+        assert extra[f"derived {capsules[1]}"] == capsules[0]
+        assert f"derived {capsules[0]}" not in extra
         http.event_hooks["response"] = [lambda answer: exchanges.append(answer.extensions[EXCHANGE_EXTENSION])]
         client = openai.OpenAI(base_url=f"{stage.running.replica}/v1", api_key="none", http_client=http, max_retries=0)
         listed = client.models.list().data

@@ -172,8 +172,9 @@ export async function checkProof(
   });
   // 4. the model
   const open = new Set(capsules.map(({ id, manifestSha256 }) => JSON.stringify([id, manifestSha256])));
-  if (!receipt.capsules.every(({ id, manifestSha256 }) => open.has(JSON.stringify([id, manifestSha256])))) {
-    throw refused("client.receipt-capsule", "the receipt names a model that was not open there", "model");
+  const named = [...receipt.capsules, ...receipt.adapters];
+  if (!named.every(({ id, manifestSha256 }) => open.has(JSON.stringify([id, manifestSha256])))) {
+    throw refused("client.receipt-capsule", "the receipt names a model or adapter that was not open there", "model");
   }
   // 5. the time
   const logged = new Date(decodeEntry(bundle.entry).time);

@@ -46,10 +46,16 @@ describe("checkProof", () => {
     expect(Object.isFrozen(proof)).toBe(true);
   });
 
+  it("holds for an answer with an adapter", async () => {
+    const { receipt } = await checkProof(Proof.decode(kept("adapter")), policy);
+    expect(receipt.adapters).toEqual([{ id: "a1", manifestSha256: "d".repeat(64) }]);
+  });
+
   it.each([
     ["late", "client.receipt-time", "time"],
     ["early", "client.receipt-time", "time"],
     ["other-model", "client.receipt-capsule", "model"],
+    ["other-adapter", "client.receipt-capsule", "model"],
     ["no-ledger", "client.no-receipt-key", "machine"],
   ])("refuses one that is %s", async (name, expected, step) => {
     await expect(checkProof(Proof.decode(kept(name)), policy)).rejects.toMatchObject({ code: expected, step });

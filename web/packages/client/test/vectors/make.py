@@ -23,6 +23,7 @@ from mitai.ledger.receipt import CapsuleRef, Usage, receipt_sha256
 ORIGIN = "example.org/log"
 CODE = Workload("serve", bytes(32))
 OPEN = CapsuleRef(id="c1", manifest_sha256="d" * 64)
+ADAPTER = CapsuleRef(id="a1", manifest_sha256="d" * 64)
 NOW = datetime.now(UTC)
 
 
@@ -50,7 +51,15 @@ class Maker:
         log.append(entries)
         return log
 
-    def proof(self, name: str, *, gap: timedelta = timedelta(), model: CapsuleRef = OPEN, ledger: bool = True) -> str:
+    def proof(
+        self,
+        name: str,
+        *,
+        gap: timedelta = timedelta(),
+        model: CapsuleRef = OPEN,
+        adapters: tuple[CapsuleRef, ...] = (),
+        ledger: bool = True,
+    ) -> str:
         """Return a kept proof."""
         receipt_key, logged = Identity.generate(), NOW + gap
         receipt = Receipt(
@@ -59,6 +68,7 @@ class Maker:
             response_sha256="b" * 64,
             model="m",
             capsules=(model,),
+            adapters=adapters,
             policies=(),
             usage=Usage(prompt_tokens=1, completion_tokens=2),
             evidence_sha256="c" * 64,
@@ -79,7 +89,7 @@ class Maker:
             workload="serve",
             key_config=KeyRing.generate().current_config(),
             receipt_key=receipt_key.public.raw,
-            capsules=(CapsuleClaim(OPEN.id, OPEN.manifest_sha256),),
+            capsules=tuple(CapsuleClaim(each.id, each.manifest_sha256) for each in (OPEN, ADAPTER)),
             ledger=LedgerClaim(ORIGIN, log.vkey, log.checkpoint()) if ledger else None,
         )
         nonce = bytes(range(32))
@@ -112,6 +122,8 @@ def main() -> None:
                 "late": maker.proof("p2", gap=timedelta(days=2)),
                 "early": maker.proof("p3", gap=timedelta(days=-2)),
                 "other-model": maker.proof("p4", model=CapsuleRef(id="c1", manifest_sha256="e" * 64)),
+                "adapter": maker.proof("p6", adapters=(ADAPTER,)),
+                "other-adapter": maker.proof("p7", adapters=(CapsuleRef(id="a2", manifest_sha256="d" * 64),)),
                 "no-ledger": maker.proof("p5", ledger=False),
             },
             "vkey": short.vkey,
