@@ -16,6 +16,7 @@ from benchmarks.harness import OUT, progress
 HERE = Path(__file__).parent
 SEVERAL = {
     "attest": ["attest", "attest_snp", "attest_nitro", "attest_gpu", "attest_tpm"],
+    "broker": ["broker", "broker_failover"],
     "channel": ["channel", "throughput"],
 }  # groups whose rows come from several modules
 

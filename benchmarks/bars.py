@@ -46,6 +46,8 @@ BARS = {
     "broker-scale": _least("≥ 0.8 of the rate at 100 capsules", 0.8),
     "broker-policy-ms": _most("≤ 1 ms with 5 owners", 1.0),
     "broker-policy-scale": _most("≤ 1.10 × the time with 100 policies", 1.10, "ratio"),
+    "broker-failover-errors-s": _most("≤ 2 s", 2.0),
+    "broker-failover-lost": _most("none", 0.5),
     "ledger-append-ms": _most("≤ 1 ms", 1.0),
     "ledger-proof-ms": _most("≤ 5 ms", 5.0),
     "web-verify-ms": _most("≤ 100 ms", 100.0),

@@ -63,10 +63,10 @@ DECISIONS = 200  # in one run
 class Setup:
     """A broker with some capsules, and a workload that asks for their keys."""
 
-    def __init__(self, folder: Path, sim: SimPlatform, capsules: int) -> None:
+    def __init__(self, folder: Path, sim: SimPlatform, capsules: int, state: str | None = None) -> None:
         measured = installed_workload("serve")
         policy = Policy(allow_simulation=True, sim_roots=(sim.sim_root,), workloads=(reference_values(measured),))
-        settings = Settings("bench.mitai/ledger", f"sqlite:///{folder / 'state.db'}", folder / "ledger")
+        settings = Settings("bench.mitai/ledger", state or f"sqlite:///{folder / 'state.db'}", folder / "ledger")
         self.broker = Broker.open(settings, sim.attester(installed_workload("broker")), policy)
         self.keyring = KeyRing.generate()
         receipt_key = Identity.generate().public.raw

@@ -16,6 +16,7 @@ Example:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -106,7 +107,9 @@ class StandBy:
 
     async def _lead(self, term: int) -> None:
         """Open the broker and serve it until the term is over."""
+        began = time.monotonic()
         broker = await anyio.to_thread.run_sync(self._open, lambda: self._leadership.term() == term)
+        log.info("took over", term=term, entries=broker.size, seconds=round(time.monotonic() - began, 3))
         try:
             async with self._serving(broker) as app:
                 self._leading, self._obstacle = (term, broker, app), None
