@@ -17,16 +17,19 @@ from rich.console import Console
 from mitai import __version__
 from mitai.cli import (
     attest,
+    broker,
     chat,
     collateral,
     demo,
     deploy,
+    evaluate,
     ledger,
     lineage,
     measure,
     owner,
     platform,
     policy,
+    recovery,
     user,
     verify,
     web,
@@ -61,8 +64,14 @@ for group, commands in {
 ledger.app.group = web.app.group = (_PROVE,)
 policy.app.group = (_OWN,)
 app.command(policy.app)
+recovery.app.group = broker.app.group = (_OWN,)
+app.command(recovery.app)
+app.command(broker.app)
 app.command(ledger.app)
 attest.app.group = collateral.app.group = (_PROVE,)
+evaluate.app.group = evaluate.board_app.group = (_PROVE,)
+app.command(evaluate.app)
+app.command(evaluate.board_app)
 app.command(collateral.app)
 app.command(attest.app)
 app.command(web.app)

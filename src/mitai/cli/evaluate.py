@@ -1,0 +1,219 @@
+"""`mitai evaluate` and `mitai leaderboard`: what an evaluation measures, its report, and reports side by side."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, cast
+
+from cyclopts import App, Parameter
+
+from mitai.attest import Appraisal
+from mitai.attest.refvalues.release import with_releases
+from mitai.cli.evidence import read_file
+from mitai.cli.options import JsonFlag, PolicyOption, read_policy
+from mitai.cli.output import SIMULATED, Output, data, plural
+from mitai.cli.verify import brief
+from mitai.errors import ClientError, MitaiError
+from mitai.fleet.home import Home
+from mitai.train.evaluate.leaderboard import Leaderboard, build, comparable
+from mitai.train.evaluate.report import MICROS, Number, Report, verify_report
+from mitai.train.evaluate.tasks import Evaluate
+from mitai.train.job import Job
+
+app = App(
+    name="evaluate",
+    help="""Evaluations of sealed models on sealed data: what one measures, and the signed report that is all of it.
+
+`mitai evaluate digest` says by what an owner's policy names an evaluation; `show` checks and prints a report. The job
+itself runs like a training job.""",
+    help_format="markdown",
+    help_epilogue="",
+)
+board_app = App(
+    name="leaderboard",
+    help="""Several models on the same sealed test, out of their signed reports.
+
+Anybody who has the reports makes the same table. Models are named by their capsules until their owners reveal them.""",
+    help_format="markdown",
+    help_epilogue="",
+)
+Reports = Annotated[tuple[Path, ...], Parameter(help="Reports: the file `report.json` of each report capsule.")]
+ReleaseOption = Annotated[
+    tuple[Path, ...],
+    Parameter(negative="", help="A signed release manifest that the policy's [[releases]] trust. May be repeated."),
+]
+Verified = list[tuple[Report, Appraisal]]
+
+
+@app.command
+def digest(
+    job: Annotated[Path, Parameter(help='A job file with method = "evaluate".')], *, json: JsonFlag = False
+) -> None:
+    """Print what an evaluation declares to the broker, for owners' policies to ask for.
+
+    A policy that demands `context.parameters.contains("evaluation=DIGEST")` allows exactly these tasks, groups,
+    examples, smallest group and judge, and nothing else.
+    """
+    out, parsed = Output(json), Job.parse(read_file(job).decode("utf-8"))
+    if parsed.job.method != "evaluate":
+        raise ClientError("client.no-evaluation", f"{job} is a job of method {parsed.job.method!r}, not 'evaluate'")
+    plan = cast("Evaluate", parsed.options)
+    out.table(("task", "kind"), [(task.name, str(type(task).__struct_config__.tag)) for task in plan.tasks])
+    out.say()
+    out.table(("declared", ""), [*sorted(plan.declared().items())])
+    out.result({"declared": plan.declared(), "tasks": [task.name for task in plan.tasks]})
+
+
+@app.command
+def show(
+    report: Annotated[Path, Parameter(help="The file `report.json` of a report capsule.")],
+    *,
+    policy: PolicyOption = None,
+    release: ReleaseOption = (),
+    json: JsonFlag = False,
+) -> None:
+    """Check a report and print its numbers: each with its records and its 95 % interval.
+
+    Who signed it is judged by your policy: the evidence of the machine, its code, and the key that signed.
+    """
+    out = Output(json)
+    ((found, appraisal),) = _verified((report,), policy, release)
+    out.table(
+        ("task", "metric", "group", "records", "value", "95 % interval"),
+        [
+            (
+                result.task,
+                number.metric,
+                number.group or "(all)",
+                str(number.n),
+                _value(number.value),
+                _interval(number),
+            )
+            for result in found.measured.results
+            for number in result.numbers
+        ],
+    )
+    out.say()
+    inputs = [(each.role, f"{each.capsule}  manifest {each.manifest_sha256[:16]}…") for each in found.inputs]
+    facts = [("evaluation", found.measured.evaluation_sha256), ("smallest group", str(found.measured.min_group))]
+    out.table(("", ""), [*inputs, *facts, ("made", found.created), ("machine", brief(appraisal))])
+    out.say("\n[bold green]✔ verified[/] under your policy")
+    if appraisal.simulated:
+        out.say(SIMULATED)
+    out.result({"verdict": "verified", **_report(found, appraisal)})
+
+
+@board_app.command(name="verify")
+def verify_board(
+    reports: Reports, *, policy: PolicyOption = None, release: ReleaseOption = (), json: JsonFlag = False
+) -> None:
+    """Check that each report holds, and that all are of the same evaluation, data, judge and code."""
+    out = Output(json)
+    verified = _verified(reports, policy, release)
+    comparable(verified)
+    out.say(f"[bold green]✔ comparable[/]: {plural(len(verified), 'report', 'reports')} of one evaluation")
+    if verified[0][1].simulated:
+        out.say(SIMULATED)
+    out.result({"verdict": "comparable", "reports": len(verified), "simulated": verified[0][1].simulated})
+
+
+@board_app.command(name="show")
+def show_board(
+    reports: Reports,
+    *,
+    task: Annotated[str | None, Parameter(help="Whose numbers; by default the first task's.")] = None,
+    metric: Annotated[str | None, Parameter(help="Which number; by default the task's first.")] = None,
+    group: Annotated[str, Parameter(help="Of which group of records; by default of all.")] = "",
+    reveal: Annotated[
+        tuple[Path, ...],
+        Parameter(negative="", help="The signed manifest of a model whose owner reveals it. May be repeated."),
+    ] = (),
+    policy: PolicyOption = None,
+    release: ReleaseOption = (),
+    json: JsonFlag = False,
+) -> None:
+    """Print the table, best first. Where intervals overlap, the order says little."""
+    out = Output(json)
+    verified = _verified(reports, policy, release)
+    board = build(verified, task=task, metric=metric, group=group, reveals=[read_file(path) for path in reveal])
+    out.table(
+        ("", "model", board.metric, "95 % interval", "records", "made"),
+        [
+            (
+                str(place),
+                line.name or " + ".join(each.capsule for each in line.inputs),
+                _value(line.number.value),
+                _interval(line.number),
+                str(line.number.n),
+                line.created,
+            )
+            for place, line in enumerate(board.lines, 1)
+        ],
+    )
+    out.say(f"\ntask {data(board.task)}, evaluation {board.evaluation_sha256}")
+    if board.simulated:
+        out.say(SIMULATED)
+    out.result(_board(board))
+
+
+def _verified(paths: tuple[Path, ...], policy: Path | None, release: tuple[Path, ...]) -> Verified:
+    rules = with_releases(
+        read_policy(Home.default(), policy), [read_file(path) for path in release], now=datetime.now(UTC)
+    )
+    found: Verified = []
+    for path in paths:
+        try:
+            found.append(verify_report(read_file(path), rules))
+        except MitaiError as error:
+            raise type(error)(error.code, f"{path}: {error.message}", step=error.step, hint=error.hint) from error
+    return found
+
+
+def _value(micros: int) -> str:
+    return f"{micros / MICROS:.4f}"
+
+
+def _interval(number: Number) -> str:
+    return f"{_value(number.low)} … {_value(number.high)}"
+
+
+def _number(number: Number) -> dict[str, object]:
+    return {
+        "metric": number.metric,
+        "group": number.group,
+        "n": number.n,
+        "value": number.value / MICROS,
+        "low": number.low / MICROS,
+        "high": number.high / MICROS,
+    }
+
+
+def _report(report: Report, appraisal: Appraisal) -> dict[str, object]:
+    return {
+        "created": report.created,
+        "evaluation_sha256": report.measured.evaluation_sha256,
+        "min_group": report.measured.min_group,
+        "inputs": [{"role": i.role, "capsule": i.capsule, "manifest_sha256": i.manifest_sha256} for i in report.inputs],
+        "results": [
+            {"task": result.task, "numbers": [_number(number) for number in result.numbers]}
+            for result in report.measured.results
+        ],
+        "evidence_sha256": report.evidence_sha256,
+        "measurements": dict(appraisal.measurements),
+        "simulated": appraisal.simulated,
+    }
+
+
+def _board(board: Leaderboard) -> dict[str, object]:
+    return {
+        "task": board.task,
+        "metric": board.metric,
+        "group": board.group,
+        "evaluation_sha256": board.evaluation_sha256,
+        "simulated": board.simulated,
+        "lines": [
+            {"name": line.name, "inputs": [each.capsule for each in line.inputs], **_number(line.number)}
+            for line in board.lines
+        ],
+    }

@@ -1,0 +1,132 @@
+"""`mitai evaluate` and `mitai leaderboard`, on reports in files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from evaluate_lab import Lab, number, ref
+
+from mitai.capsule import seal
+from mitai.cli.commands import run
+from mitai.identity import Identity
+from mitai.train.evaluate.report import InputRef, Result
+
+JOB = """
+[job]
+name = "triage-2026"
+method = "evaluate"
+model = "base"
+data = ["records"]
+
+[[evaluate.tasks]]
+kind = "perplexity"
+name = "text"
+prompt = "{text}"
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    found = Lab(tmp_path / "sim")
+    (tmp_path / "policy.toml").write_text(found.policy.to_toml())
+    for name, value in (("a", 500_000), ("b", 700_000)):
+        (tmp_path / f"{name}.json").write_bytes(found.report(name, value))
+    return found
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run a command in the folder; return its exit status and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["mitai", *arguments])
+        try:
+            run()
+        except SystemExit as stopped:
+            return int(stopped.code or 0), "".join(capsys.readouterr())
+        return 0, "".join(capsys.readouterr())
+
+    return call
+
+
+def test_a_report_is_shown_with_who_signed_it(lab, told):
+    status, text = told("evaluate", "show", "a.json", "--policy", "policy.toml")
+    assert status == 0
+    assert "triage  acc     (all)  40       0.5000  0.4990 … 0.5010" in text
+    assert "triage  acc     north  25" in text
+    assert "SIMULATED" in text
+    status, text = told("evaluate", "show", "a.json", "--policy", "policy.toml", "--json")
+    fields = json.loads(text)
+    assert (fields["verdict"], fields["simulated"]) == ("verified", True)
+    assert fields["results"][0]["numbers"][0] == {
+        "metric": "acc",
+        "group": "",
+        "n": 40,
+        "value": 0.5,
+        "low": 0.499,
+        "high": 0.501,
+    }
+
+
+def test_a_report_that_does_not_hold_is_named(lab, told, tmp_path):
+    (tmp_path / "forged.json").write_bytes(lab.report("c", signer=Identity.generate()))
+    for command in (("evaluate", "show"), ("leaderboard", "verify", "a.json")):
+        status, text = told(*command, "forged.json", "--policy", "policy.toml")
+        assert status == 1
+        assert "forged.json" in text
+        assert "identity.signature-invalid" in text
+    status, text = told("evaluate", "show", "none.json", "--policy", "policy.toml")
+    assert status == 1
+    assert "none.json" in text
+
+
+def test_a_leaderboard_is_verified_and_shown(lab, told, tmp_path):
+    status, text = told("leaderboard", "verify", "a.json", "b.json", "--policy", "policy.toml")
+    assert status == 0
+    assert "2 reports of one evaluation" in text
+    status, text = told("leaderboard", "show", "a.json", "b.json", "--policy", "policy.toml")
+    lines = text.splitlines()
+    assert lines[1].startswith("1  b      0.7000")
+    assert lines[2].startswith("2  a      0.5000")
+    assert "SIMULATED" in text
+    status, text = told("leaderboard", "verify", "a.json", "b.json", "--policy", "policy.toml", "--json")
+    assert json.loads(text) == {"verdict": "comparable", "reports": 2, "simulated": True}
+
+
+def test_a_name_is_revealed(lab, told, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    sealed = seal(tmp_path / "model", tmp_path / "sealed", owner=Identity.generate(), name="Ours [red]7B[/]")
+    capsule = InputRef(role="model", capsule=sealed.capsule_id, manifest_sha256=sealed.manifest_sha256)
+    (tmp_path / "c.json").write_bytes(lab.report(inputs=(capsule, ref("data", "records"))))
+    arguments = ("leaderboard", "show", "a.json", "c.json", "--policy", "policy.toml")
+    assert "Ours" not in told(*arguments)[1]
+    assert "Ours [red]7B[/]" in told(*arguments, "--reveal", "sealed/manifest.json")[1]
+    text = told(*arguments, "--reveal", "sealed/manifest.json", "--json")[1]
+    assert {line["name"] for line in json.loads(text)["lines"]} == {None, "Ours [red]7B[/]"}
+
+
+def test_reports_of_different_tests_make_no_table(lab, told, tmp_path):
+    (tmp_path / "c.json").write_bytes(lab.report("c", results=(Result(task="other", numbers=(number(),)),)))
+    for command in ("verify", "show"):
+        status, text = told("leaderboard", command, "a.json", "c.json", "--policy", "policy.toml", "--json")
+        assert status == 1
+        assert json.loads(text)["error"]["code"] == "train.board-mismatch"
+
+
+def test_a_digest_for_policies(told, tmp_path):
+    (tmp_path / "job.toml").write_text(JOB)
+    status, text = told("evaluate", "digest", "job.toml", "--json")
+    assert status == 0
+    fields = json.loads(text)
+    assert fields["tasks"] == ["text"]
+    assert fields["declared"]["min_group"] == "20"
+    assert len(fields["declared"]["evaluation"]) == 64
+    status, text = told("evaluate", "digest", "job.toml")
+    assert "perplexity" in text
+    (tmp_path / "sft.toml").write_text(JOB.split("[[", maxsplit=1)[0].replace("evaluate", "sft"))
+    assert told("evaluate", "digest", "sft.toml", "--json")[0] == 1
