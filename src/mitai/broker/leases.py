@@ -16,6 +16,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,7 +24,7 @@ import msgspec
 
 from mitai.broker import protocol
 from mitai.broker.commands import MAX_RECENT, check_addressing, check_clock, open_signed, public_key
-from mitai.broker.inheritance import Refusal, ended
+from mitai.broker.inheritance import Refusal, ancestors, ended, held
 from mitai.broker.protocol import LEASE_S, LeaseAnswer, LeaseRequest, LeaseStatement
 from mitai.broker.records import Capsule, Replica
 from mitai.broker.store import Draft, Key
@@ -76,35 +77,29 @@ def _decide(draft: Draft, record: str, statement: LeaseStatement, now: datetime)
     if replica is None:
         raise DeniedError("broker.replica-unknown", "no keys were released to a workload with this receipt key")
     lease_s = LEASE_S
-    for held in statement.capsules:
-        if held not in replica.capsules:
-            raise DeniedError("broker.capsule-unknown", f"capsule {held} was not released to this receipt key")
-        for name in (held, *_known(draft, held).lineage):
-            for grant in _known(draft, name).grants:
+    for name in statement.capsules:
+        if name not in replica.capsules:
+            raise DeniedError("broker.capsule-unknown", f"capsule {name} was not released to this receipt key")
+        capsule = held(draft, name)
+        for each in (capsule, *ancestors(draft, capsule)):
+            for grant in each.grants:
                 over = ended(draft, grant, now)
                 if over is not None:
-                    refusal = Refusal(over.code, f"capsule {name}, owner {grant.party[:16]}: {over.why}")
-                    if held not in replica.stopped:
-                        _log(draft, (held, name), refusal, replica, now)
-                        draft.put(record, msgspec.structs.replace(replica, stopped=(*replica.stopped, held)))
+                    refusal = Refusal(over.code, f"capsule {each.capsule}, owner {grant.party[:16]}: {over.why}")
+                    if name not in replica.stopped:
+                        _log(draft, {name: capsule, each.capsule: each}, refusal, replica, now)
+                        draft.put(record, msgspec.structs.replace(replica, stopped=(*replica.stopped, name)))
                     return Outcome(statement.nonce, refusal=refusal)
                 if grant.budget.not_after_s is not None:
                     lease_s = min(lease_s, grant.budget.not_after_s - now.timestamp())
     return Outcome(statement.nonce, lease_s)
 
 
-def _known(draft: Draft, name: str) -> Capsule:
-    capsule = draft.get(Capsule, name)
-    if capsule is None:
-        raise DeniedError("broker.capsule-unknown", f"no capsule {name} is registered here")
-    return capsule
-
-
-def _log(draft: Draft, names: tuple[str, str], refusal: Refusal, replica: Replica, now: datetime) -> None:
+def _log(draft: Draft, capsules: Mapping[str, Capsule], refusal: Refusal, replica: Replica, now: datetime) -> None:
     """Log a refusal, for the owners of the capsule that was held and of the ancestor that ended it."""
     entry = Denial(
         time=utc(now),
-        capsules=tuple(dict.fromkeys(names)),
+        capsules=tuple(capsules),
         code=refusal.code,
         reasons=(refusal.why,),
         workload=replica.workload,
@@ -112,5 +107,5 @@ def _log(draft: Draft, names: tuple[str, str], refusal: Refusal, replica: Replic
         simulated=replica.simulated,
     )
     index = draft.append(entry.encode())
-    for name in entry.capsules:
-        draft.put(name, _known(draft, name).noted(index, MAX_RECENT))
+    for name, capsule in capsules.items():
+        draft.put(name, capsule.noted(index, MAX_RECENT))

@@ -14,8 +14,10 @@ import pytest
 
 from broker_rig import Party, Rig
 from mitai.broker import protocol
+from mitai.broker.derive_client import Derivation
 from mitai.broker.lease_client import Lease
 from mitai.broker.protocol import Budget, LeaseAnswer, LeaseRequest, LeaseStatement
+from mitai.capsule import seal
 from mitai.errors import BrokerError, DeniedError, MitaiError
 from mitai.identity import Identity
 
@@ -94,6 +96,44 @@ def test_one_co_owner_is_enough(ready: Rig) -> None:
     assert ask(ready, capsule).lease_s == 60.0
     ready.send(bob.revocation(ready, capsule))
     refused(ready, "broker.revoked", capsule)
+
+
+@pytest.mark.parametrize("how", ["capsule", "party", "time"])
+def test_what_ends_an_ancestor_ends_the_lease_on_what_was_made_of_it(ready: Rig, how: str) -> None:
+    bob = Party("bob")
+    ready.register(bob)
+    model, data = ready.publish().capsule_id, ready.publish(owner=bob).capsule_id
+    inputs = ready.release(model, data, purpose="training")
+    derivation = Derivation(ready.receipt_key, ready.broker.audience, inputs)
+    plain = ready.folder / "derived-plain"
+    plain.mkdir()
+    (plain / "weights").write_bytes(b"weights")
+    sealed = seal(
+        plain,
+        ready.folder / "derived",
+        owner=ready.receipt_key,
+        name="joint",
+        kind="adapter",
+        parents=derivation.parents,
+    )
+    asyncio.run(ready.broker.derived(derivation.request(sealed)))
+    ready.receipt_key = Identity.generate()  # another process serves it
+    ready.release(model, sealed.capsule_id)
+    assert ask(ready, model, sealed.capsule_id).lease_s == 60.0
+    if how == "time":
+        budget = Budget(not_after_s=int(ready.clock().timestamp()) + 30)
+        ready.send(bob.policy(ready, data, budget=budget))
+        assert 28 < ask(ready, model, sealed.capsule_id).lease_s <= 30
+        ready.clock.ahead = timedelta(seconds=31)
+    else:
+        ready.send(bob.revocation(ready, data if how == "capsule" else None))
+    code = "broker.policy-expired" if how == "time" else "broker.revoked"
+    refused(ready, code, model, sealed.capsule_id)
+    refused(ready, code, sealed.capsule_id)
+    entry = ready.entries()[-1]
+    assert (entry["type"], entry["purpose"], entry["code"]) == ("denial", "lease", code)
+    assert entry["capsules"][0] == sealed.capsule_id
+    assert ask(ready, model).lease_s == 60.0
 
 
 def test_a_lease_never_reaches_beyond_an_owners_time(ready: Rig) -> None:

@@ -12,15 +12,20 @@ import httpx2
 import openai
 import uvicorn
 
-from mitai.attest import Attester, Policy
+from mitai.attest import Attester, Claims, Policy
 from mitai.attest.sim import SimPlatform, installed_workload, reference_values
+from mitai.broker.derive_client import Derivation
+from mitai.broker.release_client import Release
 from mitai.capsule import Sealed, seal
+from mitai.channel import KeyRing
 from mitai.client.http import session_client
 from mitai.client.owner import Owner
 from mitai.client.session import Session
 from mitai.identity import Identity
 from mitai.serve.app import Replica, create_replica
 from mitai.serve.config import ServeConfig
+from mitai.serve.link import BrokerLink
+from mitai.workload import Workload
 
 POLICY = 'permit (principal == Workload::"serve", action == Action::"inference", resource);'
 
@@ -52,6 +57,7 @@ class Platform:
     objects: Path
     inside: Replica  # what no client can see
     broker_attester: Attester
+    serve_attester: Attester
 
     def deploy(self, capsule_id: str, **more):
         body = {"capsules": [capsule_id], "broker": self.broker, "objects": f"file://{self.objects}", "model": "tiny"}
@@ -78,7 +84,7 @@ def platform(root: Path, **settings):
     policy = Policy(allow_simulation=True, sim_roots=(sim.sim_root,), workloads=workloads)
     (root / "policy.toml").write_text(policy.to_toml())
     config = Config(state=f"sqlite:///{root}/state.db", publish=str(root / "ledger"), policy="", sim=str(root / "sim"))
-    attester = sim.attester(installed_workload("broker"))
+    attester, own = (sim.attester(installed_workload(name)) for name in ("broker", "serve"))
     broker = Broker.open(config.settings(), attester, policy)
     serve = ServeConfig(port=0, sim=str(root / "sim"), threads=1, broker_policy=str(root / "policy.toml"), **settings)
     (root / "objects").mkdir()
@@ -87,7 +93,7 @@ def platform(root: Path, **settings):
             served(build_app(broker, attester, policy, config), lifespan="off") as broker_url,
             served((replica := create_replica(serve)).app()) as replica_url,
         ):
-            yield Platform(policy, broker_url, replica_url, root / "sim", root / "objects", replica, attester)
+            yield Platform(policy, broker_url, replica_url, root / "sim", root / "objects", replica, attester, own)
     finally:
         broker.close()
 
@@ -120,6 +126,22 @@ class Stage:
         sealed = seal(folder, objects / "new", owner=identity, name="tiny", kind=kind, parents=parents)
         (objects / "new").rename(objects / sealed.capsule_id)
         owner.publish(sealed.capsule_id, sealed.envelope, sealed.data_key, policy=policy, **budget)
+        return sealed
+
+    def derive(self, folder: Path, *inputs: str) -> Sealed:
+        """Do what a training workload does: open capsules, and hand a new one made of them to the broker."""
+        identity, keyring = Identity.generate(), KeyRing.generate()
+        claims = Claims(workload="serve", key_config=b"", receipt_key=identity.public.raw)
+        workload = Workload(self.running.serve_attester, keyring, lambda: claims)
+        link = BrokerLink(self.running.broker, self.running.policy)
+        challenge = link.post("/v1/challenge", b"")
+        release = Release(challenge, workload.evidence, purpose="training", capsules=inputs)
+        derivation = Derivation(identity, link.audience, release.open(link.post("/v1/release", release.body), keyring))
+        objects = self.running.objects
+        sealed = seal(folder, objects / "new", owner=identity, name="joint", kind="adapter", parents=derivation.parents)
+        (objects / "new").rename(objects / sealed.capsule_id)
+        link.post("/v1/derived", derivation.request(sealed))
+        link.close()
         return sealed
 
     def deploy(self, *capsules: str, expect: str = "ready", **more) -> dict:

@@ -174,6 +174,29 @@ def test_a_model_with_adapters_of_another_owner(stage, adapters):
     bob[1].close()
 
 
+def test_an_adapter_that_a_workload_derived(stage, adapters, tmp_path):
+    """Its manifest is signed by the workload, it belongs to all owners, and the data's owner ends serving it."""
+    bob = stage.party("Bob")
+    model = stage.publish(stage.model)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "records.jsonl").write_text("{}")
+    either = "permit (principal, action, resource);"
+    stage.owner.set_policy(model.capsule_id, policy=either)
+    data = stage.publish(tmp_path / "data", "dataset", by=bob, policy=either)
+    sealed = stage.derive(adapters["one"], model.capsule_id, data.capsule_id)
+    stage.deploy(model.capsule_id, sealed.capsule_id, adapters=["joint"])
+    about = stage.status()["about"]
+    assert about[f"derived {sealed.capsule_id}"] == " ".join(sorted((model.capsule_id, data.capsule_id)))
+    with stage.client() as client:
+        answer = client.chat.completions.create(
+            model="tiny:joint", messages=[{"role": "user", "content": "hello"}], max_tokens=4
+        )
+    assert answer.usage.completion_tokens > 0
+    bob[1].revoke(data.capsule_id)
+    assert f"capsule {data.capsule_id}" in stage.until_withdrawn()["error"]["message"]
+    bob[1].close()
+
+
 def test_every_owner_of_every_capsule_must_allow(stage, adapters):
     carol = stage.party("Carol")
     model = stage.publish(stage.model)
