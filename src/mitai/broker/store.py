@@ -179,7 +179,7 @@ class Database:
         self._wrapper = wrapper
         self._opened: tuple[Root, Vault] | None = None
         self.shared = is_shared(url)
-        self.engine = _engine(url)
+        self.engine = engine_of(url)
         migrate(self.engine)
 
     @property
@@ -642,7 +642,8 @@ def is_shared(url: str) -> bool:
     return sqlalchemy.make_url(url).get_backend_name() != "sqlite"
 
 
-def _engine(url: str) -> sqlalchemy.Engine:
+def engine_of(url: str) -> sqlalchemy.Engine:
+    """Return an engine for a broker's database, with the settings that its durability rests on."""
     engine = sqlalchemy.create_engine(url, connect_args=POSTGRESQL if is_shared(url) else {})
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _sqlite_settings)

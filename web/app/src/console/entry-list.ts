@@ -69,7 +69,12 @@ const KINDS = [
   ...(["party-registered", "capsule-registered", "derivation", "policy-set", "release", "denial"] as const),
   ...(["deployment", "revocation", "approval", "export", "receipt", "root-key", "recovery-set"] as const),
 ];
-const TONES: Readonly<Record<string, string>> = { denial: "bad", revocation: "warn", "root-key": "warn", "recovery-set": "warn" };
+const TONES: Readonly<Record<string, string>> = {
+  denial: "bad",
+  revocation: "warn",
+  "root-key": "warn",
+  "recovery-set": "warn",
+};
 
 @customElement("entry-list")
 export class EntryList extends View {
