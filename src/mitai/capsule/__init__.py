@@ -14,7 +14,7 @@ from mitai.capsule.manifest import (
 )
 from mitai.capsule.opening import CapsuleSource, open_capsule, verify_objects
 from mitai.capsule.sealing import Sealed, seal
-from mitai.capsule.sources import FileSource, FolderSource
+from mitai.capsule.sources import FileSource, FolderSource, MemorySource
 from mitai.capsule.stores import FolderStore, FsspecStore, MemoryStore, ObjectStore
 from mitai.capsule.tensors import Shard, Tensor, iter_shards
 
@@ -28,6 +28,7 @@ __all__ = [
     "FolderStore",
     "FsspecStore",
     "Manifest",
+    "MemorySource",
     "MemoryStore",
     "ObjectStore",
     "Sealed",

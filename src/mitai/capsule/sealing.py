@@ -1,4 +1,4 @@
-"""Seal a folder: encrypt every file into an object, on several threads, then sign the manifest; resumable.
+"""Seal files: encrypt every file into an object, on several threads, then sign the manifest; resumable.
 
 Follows `docs/spec/capsule.md`. Memory is bounded by the number of threads, not by the size of files.
 
@@ -8,6 +8,7 @@ Invariants:
 - Sealing can be killed at any moment and called again. The journal (`.sealing.json`) holds the plan, and the data key
   encrypted under a key that only the owner's identity gives. It is removed once the manifest stands.
 - No file holds plaintext or a key in the clear.
+- Files that are in memory only (a `FileSource` that is no folder) are sealed from there.
 - Resuming trusts nothing that it finds: a segment is kept only if it opens under the key and equals the source's bytes.
 
 Example:
@@ -41,7 +42,7 @@ from mitai.capsule.directio import Buffers
 from mitai.capsule.manifest import MANIFEST_NAME, PAYLOAD_TYPE, FileEntry, Manifest, open_manifest
 from mitai.capsule.opening import check_data_key
 from mitai.capsule.segments import CHUNK_BYTES, SEALED_BYTES, SEGMENT_BYTES, Place
-from mitai.capsule.sources import FolderSource, read_exactly, source_changed
+from mitai.capsule.sources import FileSource, FolderSource, read_exactly, source_changed
 from mitai.capsule.stores import checked
 from mitai.capsule.workers import Progress, default_workers, run_all
 from mitai.errors import CapsuleError
@@ -92,7 +93,7 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def seal(
-    source_dir: Path,
+    source_dir: Path | FileSource,
     dest_dir: Path,
     *,
     owner: Identity,
@@ -106,10 +107,10 @@ def seal(
     progress: Progress | None = None,
     now: datetime | None = None,
 ) -> Sealed:
-    """Seal every file under `source_dir` into `dest_dir`; after a crash, call again with the same arguments to resume.
+    """Seal every file of `source_dir` into `dest_dir`; after a crash, call again with the same arguments to resume.
 
     Args:
-        source_dir: The plain folder; `.git` and `.cache` in it are left out.
+        source_dir: The plain folder, without `.git` and `.cache` in it; or files from elsewhere, which must not change.
         dest_dir: An empty or absent folder, or one where the same seal was interrupted.
         owner: Signs the manifest; also wraps the data key in the journal while sealing is under way.
         name: A name for people, in the clear.
@@ -129,8 +130,8 @@ def seal(
         CapsuleError: Sealing is impossible or was interrupted by a changed source, a full disk …; `code` says which.
         ParseError: A name, label or the journal is malformed.
     """
-    source = FolderSource(source_dir)
-    if dest_dir.resolve().is_relative_to(source_dir.resolve()):
+    source = FolderSource(source_dir) if isinstance(source_dir, Path) else source_dir
+    if isinstance(source_dir, Path) and dest_dir.resolve().is_relative_to(source_dir.resolve()):
         raise CapsuleError("capsule.destination-inside-source", "the sealed folder can't lie within the plain folder")
     request = Journal(
         v=1,
@@ -149,7 +150,7 @@ def seal(
         with _locked(dest_dir):
             journal, key = _plan(dest_dir, request, owner, data_key)
             if not (dest_dir / MANIFEST_NAME).exists():
-                _Sealer(source_dir, source, dest_dir, journal, key).run(owner, workers, progress)
+                _Sealer(source, dest_dir, journal, key).run(owner, workers, progress)
             return _finish(dest_dir, journal, key, owner)
     except OSError as error:
         raise CapsuleError(
@@ -220,8 +221,7 @@ def _read_journal(path: Path) -> Journal:
 class _Sealer:
     """One run over all segments of a plan."""
 
-    def __init__(self, source_dir: Path, source: FolderSource, dest: Path, journal: Journal, key: bytes) -> None:
-        self._source_dir = source_dir
+    def __init__(self, source: FileSource, dest: Path, journal: Journal, key: bytes) -> None:
         self._source = source
         self._dest = dest
         self._journal = journal
@@ -251,11 +251,13 @@ class _Sealer:
         _write_atomically(self._dest / MANIFEST_NAME, owner.sign(payload, PAYLOAD_TYPE).encode())
 
     def _stamps(self) -> list[tuple[int, int]]:
+        """Return size and time of each file of a folder, by which a change while it is read is found out."""
+        if not isinstance(self._source, FolderSource):
+            return []
         try:
-            found = [(self._source_dir / file.name).stat() for file in self._journal.files]
+            return [self._source.stamp(file.name) for file in self._journal.files]
         except FileNotFoundError:
             raise source_changed(self._journal.name) from None
-        return [(stat.st_size, stat.st_mtime_ns) for stat in found]
 
     def _segment(self, file: PlannedFile, index: int) -> int:
         """Seal one segment at its place, unless it already lies there."""
@@ -298,6 +300,12 @@ class _Sealer:
     def _blocks(self, file: PlannedFile, place: Place, buffer: memoryview) -> Iterator[memoryview]:
         """Yield the source's bytes of one segment by chunks, each until the next: mapped, or read into `buffer`."""
         first = place.index * SEGMENT_BYTES
+        if not isinstance(self._source, FolderSource):
+            for start, end in segments.cuts(place.length):
+                block = buffer[: end - start]
+                self._source.read_into(file.name, first + start, block)
+                yield block
+            return
         with (
             self._source.opened(file.name) as descriptor,
             directio.mapped(descriptor, first, place.length) as memory,

@@ -14,7 +14,7 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -79,6 +79,11 @@ class FolderSource:
         with self.opened(name) as descriptor:
             read_exactly(descriptor, offset, buffer, name)
 
+    def stamp(self, name: str) -> tuple[int, int]:
+        """Return size and time of change of a file, as they are now."""
+        found = (self._path / name).stat()
+        return found.st_size, found.st_mtime_ns
+
     @contextmanager
     def opened(self, name: str) -> Iterator[int]:
         """Open a file for several reads; give its descriptor."""
@@ -92,6 +97,40 @@ class FolderSource:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+class MemorySource:
+    """Files in this process's memory alone, by name."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        for name in files:
+            check_file_name(name)
+        self._files = dict(sorted(files.items()))
+
+    def names(self) -> tuple[str, ...]:
+        """Return every file's name, sorted."""
+        return tuple(self._files)
+
+    def size(self, name: str) -> int:
+        """Return a file's size."""
+        return len(self._file(name))
+
+    def read(self, name: str) -> bytes:
+        """Return a whole file."""
+        return self._file(name)
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset` on."""
+        buffer = buffer.cast("B")
+        content = self._file(name)
+        check_range(len(content), offset, len(buffer))
+        buffer[:] = memoryview(content)[offset : offset + len(buffer)]
+
+    def _file(self, name: str) -> bytes:
+        try:
+            return self._files[name]
+        except KeyError:
+            raise unknown_file(name) from None
 
 
 def read_exactly(descriptor: int, offset: int, buffer: memoryview, name: str) -> None:

@@ -39,7 +39,8 @@ from mitai.train.state import State
 log = structlog.get_logger(__name__)
 MAGIC = b"mitai ckpt v1\n\0\0"
 _HEADER_BYTES = len(MAGIC) + 16 + 8 + 8  # object id, step, size of the plaintext
-_KEY_LABEL = b"mitai training checkpoint key v1\0"
+KEY_LABEL = b"mitai training checkpoint key v1\0"
+SECRET_LABEL = b"mitai training secret v1\0"  # of what a method hides with noise; the same after a resumption
 _BINDING_LABEL = b"mitai training checkpoint v1\0"
 _KEPT = 2
 _NAME = re.compile(r"[0-9a-f]{32}-([0-9]{12})\.checkpoint")
@@ -60,9 +61,9 @@ class Checkpoints:
     ) -> None:
         self._folder = folder
         bound = msgspec.json.encode([job_sha256, sorted(inputs.items())])
-        self._binding = hashlib.sha256(_BINDING_LABEL + bound).digest()
-        self._key = sealing_key(_KEY_LABEL + self._binding)
-        self._prefix = self._binding.hex()[:32]
+        self.binding = hashlib.sha256(_BINDING_LABEL + bound).digest()
+        self._key = sealing_key(KEY_LABEL + self.binding)
+        self._prefix = self.binding.hex()[:32]
         self._writer = ThreadPoolExecutor(1, "mitai-checkpoint")
         self._writing: Future[None] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,7 @@ class Checkpoints:
 
     def _place(self, header: bytes, index: int) -> Place:
         """Return where a segment belongs: all of the header's fields and the binding are in it."""
-        context = hashlib.sha256(self._binding + header).digest()
+        context = hashlib.sha256(self.binding + header).digest()
         size = int.from_bytes(header[-8:], "big")
         return Place(context[:16], context[16:], size, index)
 

@@ -43,6 +43,11 @@ class Input(NamedTuple):
     capsule: str
     kind: str
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of manifests that are one: data sets go by two names."""
+        return ("data", "dataset") if self.kind == "data" else (self.kind,)
+
 
 class Sft(Table, frozen=True):
     """`[sft]`: supervised fine-tuning, and with a column `text` continued pre-training."""

@@ -14,7 +14,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mitai.capsule import FolderSource, FolderStore, open_capsule, open_manifest, seal, segments, verify_objects
+from mitai.capsule import (
+    FolderSource,
+    FolderStore,
+    MemorySource,
+    open_capsule,
+    open_manifest,
+    seal,
+    segments,
+    verify_objects,
+)
 from mitai.capsule.sealing import JOURNAL_NAME
 from mitai.capsule.segments import SEGMENT_BYTES
 from mitai.errors import CapsuleError, ParseError
@@ -464,3 +473,22 @@ def test_a_manifest_of_another_capsule_with_the_same_key_is_refused(plain, tmp_p
 
 def interrupt(done, total):
     raise KeyboardInterrupt
+
+
+def test_files_in_memory_are_sealed_from_there(tmp_path, alice):
+    files = {"weights": CONTENT, "folder/small": b"small", "empty": b""}
+    sealed = seal(MemorySource(files), tmp_path / "sealed", owner=alice, name="n", kind="adapter", parents=("a" * 32, "b" * 32))
+    source = opened(tmp_path / "sealed", sealed, alice)
+    assert {name: source.read(name) for name in source.names()} == files
+    assert source.manifest.parents == ("a" * 32, "b" * 32)
+    assert not any(b"small" in path.read_bytes() for path in (tmp_path / "sealed").iterdir())
+
+
+def test_a_source_in_memory_stays_within_its_files():
+    source = MemorySource({"b": b"12345", "a": b""})
+    assert source.names() == ("a", "b")
+    assert (source.size("b"), source.read("b")) == (5, b"12345")
+    refused("capsule.file-unknown", lambda: source.read("c"))
+    refused("capsule.range-invalid", lambda: source.read_into("b", 3, memoryview(bytearray(3))))
+    with pytest.raises(ParseError):
+        MemorySource({"../up": b""})

@@ -1,0 +1,128 @@
+"""The process of one job: it opens the inputs, trains, and seals the output; then its memory is gone.
+
+It is started by the worker with one socket to it as standard input, a fixed environment and the worker's import path.
+`docs/spec/training.md`, "Isolation".
+
+Invariants:
+
+- The network is given up before anything is opened (`mitai.train.sandbox.network`): what is left is the socket to the
+  worker, which hands over ciphertext only.
+- No core dump; it ends with its worker; what libraries print goes nowhere.
+- Plaintext is in memory only. What it writes are sealed checkpoints and the sealed output.
+
+Example:
+    >>> main()  # with a connected socket as descriptor 0
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from mitai.errors import MitaiError, TrainError
+from mitai.process import forbid_core_dumps
+from mitai.train.relay import TO_JOB, Done, Failed, Numbers, Order, Relay, RelayStore, SealingKey, Step
+from mitai.train.sandbox.network import drop_network
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> None:
+    """Do one job, and tell the worker how it ended."""
+    _end_with_the_worker()
+    relay = Relay(socket.socket(fileno=os.dup(0)))
+    _log_to(os.dup(2))
+    for descriptor in (0, 1, 2):  # what a library prints may hold anything
+        os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    try:
+        drop_network()
+        forbid_core_dumps()
+        order = relay.receive(TO_JOB)
+        if not isinstance(order, Order):
+            raise TrainError("train.worker-gone", "the worker has ended")
+        _work(order, relay)
+    except MitaiError as error:
+        relay.send(Failed.of(error))
+    except MemoryError:
+        relay.send(Failed("train.memory", "the job needs more memory than this machine has"))
+    except Exception as error:  # noqa: BLE001 - its words may hold anything
+        relay.send(Failed("train.internal", f"the job failed in a way that is not known ({type(error).__name__})"))
+
+
+def _work(order: Order, relay: Relay) -> None:
+    if order.threads:
+        os.environ["OMP_NUM_THREADS"] = str(order.threads)
+    from mitai.capsule import MemorySource, open_capsule, seal
+    from mitai.identity import Identity, PublicKey
+    from mitai.train.checkpoints import SECRET_LABEL, Checkpoints
+    from mitai.train.job import Job
+    from mitai.train.run import run
+
+    job = Job.parse(order.job)
+    relay.send(Step("open"))
+    inputs = {each.capsule: each for each in order.inputs}
+    sources = {
+        name: open_capsule(
+            RelayStore(relay, name),
+            each.envelope,
+            each.data_key,
+            owner=PublicKey(each.owner),
+            manifest_sha256=each.manifest_sha256,
+            workers=1,
+        )
+        for name, each in inputs.items()
+    }
+    for wanted in job.inputs():
+        if sources[wanted.capsule].manifest.kind not in wanted.kinds:
+            raise TrainError("train.kind", f"{wanted.capsule} is no {wanted.kind}, as its manifest says")
+    states = Checkpoints(
+        Path(order.checkpoints),
+        lambda label: relay.ask(SealingKey(label)).data,
+        job.sha256(),
+        {name: each.manifest_sha256 for name, each in inputs.items()},
+    )
+    relay.send(Step("train"))
+    secret = relay.ask(SealingKey(SECRET_LABEL + states.binding)).data
+    outcome = run(job, sources, secret=secret, states=states, report=lambda values: relay.send(Numbers(values)))
+    relay.send(Step("seal"))
+    sealed = seal(
+        MemorySource(outcome.files),
+        Path(order.output),
+        owner=Identity.from_seed(order.seed),
+        name=job.job.name,
+        kind=outcome.kind,
+        parents=order.parents,
+        workers=1,
+    )
+    byproducts = {name: hashlib.sha256(outcome.files[name]).hexdigest() for name in outcome.byproducts}
+    made = sealed.capsule_id, sealed.envelope, sealed.manifest_sha256, sealed.data_key
+    relay.ask(Done(*made, outcome.kind, byproducts | {"job": job.sha256()}))
+    states.clear()  # the output is registered
+
+
+def _end_with_the_worker() -> None:
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _log_to(descriptor: int) -> None:
+    """Let our own log lines, and no others, reach the worker's log."""
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("iso"),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(os.fdopen(descriptor, "w", buffering=1)),
+    )

@@ -1,0 +1,82 @@
+"""What a training worker's configuration file says, and what its host may ask of it.
+
+`docs/configuration.md` lists every field. None of them brings code: there are no paths of modules, plug-ins, templates
+or kernels, and no way to trust code from a model's folder.
+
+Example:
+    >>> TrainConfig.parse(Path("train.toml").read_text()).port
+    8702
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from mitai.errors import TrainError
+from mitai.serve.config import ObjectsUrl, Url
+from mitai.train.job import MAX_JOB_BYTES
+
+
+class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A training worker.
+
+    Attributes:
+        port: Port to listen on.
+        broker_policy: The appraisal policy (a file) that brokers must meet; its digest is in the worker's claims.
+        scratch: A folder for sealed checkpoints and sealed outputs; it holds ciphertext only.
+        sim: Folder of a simulated platform; without it, the machine's own TEE (not yet run on hardware).
+        gpus: With the machine's own TEE: its NVIDIA GPUs attest too.
+        host: Address to listen on.
+        kem: The channel's key encapsulation.
+        threads: Of the arithmetic; 0: as many as processors. Results are equal for equal numbers only.
+        queue: How many jobs may wait.
+        renew_s: How often the lease on a job's inputs is renewed; at most 10.
+    """
+
+    port: Annotated[int, Meta(ge=0, le=65535)]
+    broker_policy: str
+    scratch: str
+    sim: str | None = None
+    gpus: bool = False
+    host: str = "127.0.0.1"
+    kem: Literal["x25519", "x-wing"] = "x25519"
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    queue: Annotated[int, Meta(ge=0, le=1000)] = 16
+    renew_s: Annotated[float, Meta(gt=0, le=10)] = 10.0
+
+    @staticmethod
+    def parse(text: str) -> TrainConfig:
+        """Parse TOML; raise `TrainError` on anything unknown."""
+        try:
+            return msgspec.toml.decode(text, type=TrainConfig)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise TrainError("train.config-malformed", f"the configuration is not valid: {error}") from error
+
+
+class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the sealed output goes: a gateway that takes it for an upload token."""
+
+    gateway: Url
+    token: Annotated[str, Meta(min_length=16, max_length=512)]
+
+    def __repr__(self) -> str:
+        return f"Destination({self.gateway!r})"
+
+
+class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /control/jobs: a job file, and where keys, ciphertext and the output's place are.
+
+    Attributes:
+        job: The job file's text.
+        broker: The broker's address.
+        objects: The object store of the inputs: `OBJECTS/CAPSULE/NAME` over HTTP, or an fsspec URL.
+        output: Where to.
+    """
+
+    job: Annotated[str, Meta(max_length=MAX_JOB_BYTES)]
+    broker: Url
+    objects: ObjectsUrl
+    output: Destination
