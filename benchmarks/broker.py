@@ -11,7 +11,8 @@ whose five policies are read and compiled. `broker-policy-scale` asks about the 
 
 Rows: `broker-release` (releases per second, p99 in `p99_ms`), `broker-scale` (the rate at 100,000 capsules to that at
 100), `broker-policy-ms` (a decision with five owners), `broker-policy-scale` (at 10,000 policies in the store to 100),
-`broker-policy-spread` (decisions over all of 10,000 policies to decisions over 100; no bar).
+`broker-policy-spread` (decisions over all of 10,000 policies to decisions over 100; no bar), `broker-lease` (renewals
+of workloads' leases per second; no bar).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import secrets
 import statistics
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -37,7 +39,7 @@ from mitai.broker.commands import Context, Offer, register_capsule
 from mitai.broker.policy import template
 from mitai.broker.protocol import Budget, RegisterCapsule
 from mitai.broker.records import Capsule, Grant, Party
-from mitai.broker.release import Case, decide, prove
+from mitai.broker.release import MAX_REPLICA_CAPSULES, Case, decide, prove
 from mitai.broker.release_client import Release
 from mitai.broker.service import Broker, Settings
 from mitai.broker.store import Draft
@@ -69,11 +71,14 @@ class Setup:
         settings = Settings("bench.mitai/ledger", state or f"sqlite:///{folder / 'state.db'}", folder / "ledger")
         self.broker = Broker.open(settings, sim.attester(installed_workload("broker")), policy)
         self.keyring = KeyRing.generate()
-        receipt_key = Identity.generate().public.raw
-        claims = Claims(workload="serve", key_config=b"", receipt_key=receipt_key)
+        self.identity = Identity.generate()
+        claims = Claims(workload="serve", key_config=b"", receipt_key=self.identity.public.raw)
         self.workload = Workload(sim.attester(measured), self.keyring, lambda: claims)
         start = time.perf_counter()
         self.capsules = register(self.broker, capsules, reference_values(measured).registers["mrtd"], folder)
+        self.asked = random.sample(
+            self.capsules, min(len(self.capsules), MAX_REPLICA_CAPSULES)
+        )  # all that one may open
         seconds = time.perf_counter() - start
         progress(f"registered {capsules} capsules in {seconds:.1f} s ({capsules / seconds:.0f}/s)")
         self.latencies: list[float] = []  # of the last run
@@ -86,15 +91,32 @@ class Setup:
                 self.broker.challenge(),
                 self.workload.evidence,
                 purpose="inference",
-                capsules=(random.choice(self.capsules),),
+                capsules=(random.choice(self.asked),),
             ).body
             for _ in range(RELEASES)
         ]
 
+    def lease_rate(self) -> float:
+        """Return lease renewals per second of one run; the workload was given the capsule before."""
+        release = Release(
+            self.broker.challenge(), self.workload.evidence, purpose="inference", capsules=(self.asked[0],)
+        )
+        asyncio.run(self.broker.release(release.body))
+        statement = protocol.LeaseStatement(
+            broker=self.broker.audience,
+            party=self.identity.key_id,
+            capsules=(self.asked[0],),
+            time_s=int(time.time()),
+            nonce="0" * 64,
+        )
+        signed = self.identity.sign(protocol.encode(statement), protocol.LEASE_TYPE)
+        body = protocol.encode(protocol.LeaseRequest(receipt_key=self.identity.public.raw, lease=signed))
+        return asyncio.run(self._rate([body] * RELEASES, self.broker.lease))
+
     def rate(self) -> float:
         """Return releases per second of one run."""
         self.latencies.clear()
-        rate = asyncio.run(self._rate(self.prepare()))
+        rate = asyncio.run(self._rate(self.prepare(), self.broker.release))
         self.p99s.append(statistics.quantiles(self.latencies, n=100)[98])
         return rate
 
@@ -102,13 +124,13 @@ class Setup:
         """Return the median of the runs' 99th percentiles, without the warm-up's."""
         return round(statistics.median(self.p99s[1:]) * 1000, 2)
 
-    async def _rate(self, bodies: list[bytes]) -> float:
+    async def _rate(self, bodies: list[bytes], answer: Callable[[bytes], Awaitable[bytes]]) -> float:
         queue = iter(bodies)
 
         async def client() -> None:
             for body in queue:
                 start = time.perf_counter()
-                await self.broker.release(body)
+                await answer(body)
                 self.latencies.append(time.perf_counter() - start)
 
         start = time.perf_counter()
@@ -274,11 +296,13 @@ def main() -> None:
         many = Setup(Path(root) / "many", sim, MANY)
         try:
             at_few, at_many = interleave(RUNS, few.rate, many.rate)
+            (leases,) = interleave(RUNS, few.lease_rate)
         finally:
             few.broker.close()
             many.broker.close()
         more = {"concurrency": CONCURRENCY, "capsules": FEW}
         row("broker-release", at_few, "releases/s", p99_ms=few.p99_ms(), **more)
+        row("broker-lease", leases, "renewals/s", concurrency=CONCURRENCY, capsules=FEW)
         row(
             "broker-scale",
             at_many,
