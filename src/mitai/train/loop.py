@@ -102,13 +102,23 @@ class Watch:
             self.order.take(self.skip)
             self.samples = self.order.take(len(batches))
         self.skip = 0
-        self.tokens += sum(
-            value.numel()
-            for batch in batches
-            if isinstance(batch, dict)
-            for name, value in batch.items()
-            if name.endswith("input_ids")
+        self.count(
+            sum(
+                value.numel()
+                for batch in batches
+                if isinstance(batch, dict)
+                for name, value in batch.items()
+                if name.endswith("input_ids")
+            )
         )
+
+    def count(self, tokens: int) -> None:
+        """Add tokens that the run works on; a trainer that makes some itself (GRPO: answers) says so here.
+
+        Raises:
+            TrainError: They are more than the job's limit.
+        """
+        self.tokens += tokens
         limit = self.job.limits.tokens
         if limit is not None and self.tokens > limit:
             raise TrainError("train.tokens-exceeded", f"the job states at most {limit} tokens, and needs more")

@@ -10,20 +10,21 @@ Invariants:
 - The unit of privacy is one record: the run's outcome is (epsilon, delta)-close to that of a run without any one of
   them. How many records there are is public.
 - Which records a step takes and its noise come from a secret that never leaves the TEE, not from the job's public seed:
-  ChaCha20 under keys from HKDF. Who knew the seed could subtract the noise.
+  ChaCha20 under keys from HKDF, others for every job. Who knew the seed could subtract the noise.
 - Noise is bound to what it hides, as nonces of deterministic signatures are bound to the message (RFC 6979): its key
   holds the digest of the sum. The same step of the same data after a restart gets the same noise, so nothing is spent
   twice; any other sum gets independent noise, so two of them never share it and none can be told from their difference.
 
 Example:
     >>> plan = Plan.of(epsilon=3.0, delta=1e-5, batch=16, rows=1000, steps=200, clip=1.0)
-    >>> randomness = Randomness(secret)
+    >>> randomness = Randomness(secret, job.sha256())
     >>> taken = randomness.sample(step=0, rows=1000, rate=plan.sample_rate)
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -83,8 +84,6 @@ class Plan:
         Raises:
             TrainError: No noise keeps the budget, or these values promise nothing.
         """
-        from opacus.accountants.utils import get_noise_multiplier
-
         if not 0 < batch <= rows:
             raise TrainError("train.batch-too-large", f"a step can't take {batch} of {rows} records on average")
         if delta * rows >= 1:
@@ -93,23 +92,30 @@ class Plan:
                 f"a delta of {delta} lets {rows} records leak one whole record",
                 hint=f"choose a delta well below {1 / rows:.1g}",
             )
-        rate = batch / rows
-        try:
-            with _quiet():
-                noise = get_noise_multiplier(
-                    target_epsilon=epsilon, target_delta=delta, sample_rate=rate, steps=steps, accountant="prv"
-                )
-                noise = max(noise, MIN_NOISE)
-                spent = epsilon_spent(noise, rate, steps, delta)
-        except ValueError as error:
-            raise TrainError(
-                "train.budget-unreachable",
-                f"no noise keeps {steps} steps within an epsilon of {epsilon}",
-                hint="ask for fewer steps or a greater epsilon",
-            ) from error
+        noise, spent = _least_noise(epsilon, delta, batch / rows, steps)
         if not spent <= epsilon:
             raise TrainError("train.budget-unreachable", f"these steps cost {spent}, more than {epsilon}")
         return cls(epsilon, delta, batch, rows, steps, clip, noise, spent)
+
+
+@functools.lru_cache
+def _least_noise(epsilon: float, delta: float, rate: float, steps: int) -> tuple[float, float]:
+    """Return the least noise multiplier that keeps the budget, and what is spent with it; this takes seconds."""
+    from opacus.accountants.utils import get_noise_multiplier
+
+    try:
+        with _quiet():
+            noise = get_noise_multiplier(
+                target_epsilon=epsilon, target_delta=delta, sample_rate=rate, steps=steps, accountant="prv"
+            )
+    except ValueError as error:
+        raise TrainError(
+            "train.budget-unreachable",
+            f"no noise keeps {steps} steps within an epsilon of {epsilon}",
+            hint="ask for fewer steps or a greater epsilon",
+        ) from error
+    noise = max(float(noise), MIN_NOISE)
+    return noise, epsilon_spent(noise, rate, steps, delta)
 
 
 def epsilon_spent(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
@@ -132,12 +138,12 @@ def _quiet() -> Iterator[None]:
 
 
 class Randomness:
-    """Cryptographic randomness of one run: which records a step takes, and its noise."""
+    """Cryptographic randomness of one job: which records a step takes, and its noise."""
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, job_sha256: str) -> None:
         if len(secret) < 32:
             raise TrainError("train.secret-too-short", f"noise needs a secret of 32 bytes, not {len(secret)}")
-        self._secret = secret
+        self._secret, self._job = secret, bytes.fromhex(job_sha256)
 
     def sample(self, step: int, rows: int, rate: float) -> list[int]:
         """Return the records that a step takes: each with probability `rate`, rounded down to 2^-64."""
@@ -170,6 +176,6 @@ class Randomness:
 
     def _words(self, context: bytes, count: int) -> NDArray[np.uint64]:
         """Return 64-bit words of a ChaCha20 key stream; each context has a key of its own, used once."""
-        key = HKDF(SHA256(), 32, salt=None, info=context).derive(self._secret)
+        key = HKDF(SHA256(), 32, salt=self._job, info=context).derive(self._secret)
         stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
         return np.frombuffer(stream.update(bytes(8 * count)), dtype="<u8")

@@ -70,7 +70,7 @@ def _adapter(model: Any) -> dict[str, bytes]:  # noqa: ANN401 - peft has no type
         target_modules=sorted(peft.target_modules),
         lora_dropout=peft.lora_dropout,
         task_type=peft.task_type,
-        modules_to_save=peft.modules_to_save,
+        modules_to_save=["score"] if peft.task_type == "SEQ_CLS" else None,
     )
     return {
         CONFIG: msgspec.json.format(msgspec.json.encode(config)),

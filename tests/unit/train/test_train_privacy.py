@@ -12,7 +12,7 @@ from mitai.errors import TrainError
 from mitai.train.privacy import Plan, Randomness, epsilon_spent
 from mitai.train.tables import Private
 
-SECRET = bytes(range(32))
+SECRET, JOB = bytes(range(32)), "ab" * 32
 ASKED = {"epsilon": 3.0, "delta": 1e-5, "batch": 16, "rows": 800, "steps": 100, "clip": 1.0}
 
 
@@ -38,7 +38,7 @@ def test_more_steps_and_less_epsilon_need_more_noise():
 def test_all_records_in_each_step_is_the_plain_gaussian_mechanism():
     plan = Plan.of(**ASKED | {"batch": 800, "steps": 4})
     assert plan.sample_rate == 1.0
-    assert Randomness(SECRET).sample(0, 5, plan.sample_rate) == [0, 1, 2, 3, 4]
+    assert Randomness(SECRET, JOB).sample(0, 5, plan.sample_rate) == [0, 1, 2, 3, 4]
 
 
 def test_a_budget_that_is_too_large_does_not_buy_silence():
@@ -76,7 +76,7 @@ def test_what_is_declared_is_never_less_than_what_is_spent(epsilon, delta):
 
 
 def test_noise_is_normal():
-    noise = Randomness(SECRET).noise(0, b"sum", 0, 400_000)
+    noise = Randomness(SECRET, JOB).noise(0, b"sum", 0, 400_000)
     assert abs(noise.mean()) < 0.005
     assert abs(noise.std() - 1) < 0.004
     kurtosis = ((noise - noise.mean()) ** 4).mean() / noise.var() ** 2
@@ -84,26 +84,26 @@ def test_noise_is_normal():
     assert abs(np.corrcoef(noise[:-1], noise[1:])[0, 1]) < 0.006
 
 
-def test_noise_is_a_function_of_secret_step_part_and_what_it_hides():
-    def draw(secret=SECRET, step=3, hidden=b"sum", part=1):
-        return Randomness(secret).noise(step, hidden, part, 1000)
+def test_noise_is_a_function_of_secret_job_step_part_and_what_it_hides():
+    def draw(secret=SECRET, job=JOB, step=3, hidden=b"sum", part=1):
+        return Randomness(secret, job).noise(step, hidden, part, 1000)
 
     again = draw()
     assert (again == draw()).all()
-    for other in (draw(bytes(32)), draw(step=4), draw(hidden=b"another"), draw(part=2)):
+    for other in (draw(bytes(32)), draw(job="00" * 32), draw(step=4), draw(hidden=b"another"), draw(part=2)):
         assert abs(np.corrcoef(again, other)[0, 1]) < 0.15
         assert not (again == other).any()
 
 
 def test_each_record_is_taken_with_the_planned_probability():
-    randomness = Randomness(SECRET)
+    randomness = Randomness(SECRET, JOB)
     taken = [randomness.sample(step, 2000, 0.05) for step in range(200)]
     assert abs(sum(map(len, taken)) / (200 * 2000) - 0.05) < 0.002
     assert taken[0] == randomness.sample(0, 2000, 0.05) != taken[1]
-    assert taken[0] != Randomness(bytes(32)).sample(0, 2000, 0.05)
+    assert taken[0] != Randomness(bytes(32), JOB).sample(0, 2000, 0.05)
     assert randomness.sample(0, 2000, 1e-18) == []
 
 
 def test_a_short_secret_is_refused():
     with pytest.raises(TrainError, match="32 bytes"):
-        Randomness(b"seed")
+        Randomness(b"seed", JOB)

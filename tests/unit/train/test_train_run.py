@@ -5,27 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from train_rig import MemorySource, job, lines
+from train_rig import Kept, MemorySource, job, lines
 
 from mitai.errors import TrainError
 from mitai.train.run import run
 from mitai.train.state import State
 
 LORA = "[lora]\nrank = 2\nalpha = 4\ndropout = 0.1\n"
-
-
-class Kept:
-    """States in memory, every one of them."""
-
-    def __init__(self, newest: bytes | None = None) -> None:
-        self.all: dict[int, bytes] = {}
-        self._newest = newest
-
-    def save(self, state: State) -> None:
-        self.all[state.step] = state.encode()
-
-    def newest(self) -> State | None:
-        return State.decode(self._newest) if self._newest else None
 
 
 class Notes:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from mitai.train.job import Job
+from mitai.train.state import State
 
 
 class MemorySource:
@@ -25,6 +26,20 @@ class MemorySource:
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         buffer[:] = self._files[name][offset : offset + len(buffer)]
+
+
+class Kept:
+    """States in memory, every one of them."""
+
+    def __init__(self, newest: bytes | None = None) -> None:
+        self.all: dict[int, bytes] = {}
+        self._newest = newest
+
+    def save(self, state: State) -> None:
+        self.all[state.step] = state.encode()
+
+    def newest(self) -> State | None:
+        return State.decode(self._newest) if self._newest else None
 
 
 def lines(rows: Sequence[object]) -> MemorySource:
@@ -47,15 +62,15 @@ def conversations(count: int) -> MemorySource:
     )
 
 
-def tiny_llama() -> MemorySource:
-    """Return a random Llama of some 20,000 parameters, with the demo model's tokenizer."""
+def tiny_llama(seed: int = 0) -> MemorySource:
+    """Return a random Llama of some 40,000 parameters, with the demo model's tokenizer."""
     import torch
     from safetensors.torch import save
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from mitai import demo_model
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=2560, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0
     )

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from trl.trainer.grpo_config import GRPOConfig
@@ -32,11 +33,13 @@ from mitai.train.sandbox import Limits, ProgramError, Sandbox
 if TYPE_CHECKING:
     from transformers import Trainer
 
+    from mitai.train.loop import Watch
     from mitai.train.tables import Grpo
     from mitai.train.task import Task
 
 Scores = Callable[[Sequence[str], Sequence[dict[str, Any]]], list[float]]
 MAX_PROGRAM_BYTES = 1 << 20
+PROGRAM_LIMITS = Limits(wall_s=60.0, cpu_s=60)  # for all answers of a step
 
 
 def trainer(task: Task) -> Trainer:
@@ -44,6 +47,7 @@ def trainer(task: Task) -> Trainer:
     options = cast("Grpo", task.job.options)
     _columns_there(task, options)
     use_template(task, options.template, conversations=require(task, "prompt"))
+    fits = partial(_fits, task.tokenizer, task.job.training.max_length - options.max_answer)
     arguments = task.arguments(
         GRPOConfig,
         num_generations=options.generations,
@@ -60,15 +64,35 @@ def trainer(task: Task) -> Trainer:
         log_completions=False,
     )
     functions: list[Any] = [_function(task, reward, number) for number, reward in enumerate(options.rewards, 1)]
-    return GRPOTrainer(
+    return Answering(
         model=task.model,
         reward_funcs=functions,
         args=arguments,
-        train_dataset=task.train,
-        eval_dataset=task.evaluation,
+        train_dataset=task.train.filter(fits),
+        eval_dataset=task.evaluation and task.evaluation.filter(fits),
         processing_class=task.tokenizer,
         peft_config=task.peft_config(),
     )
+
+
+class Answering(GRPOTrainer):
+    """trl's trainer, with the tokens of prompts and answers counted."""
+
+    mitai: Watch | None = None  # set by `mitai.train.loop.watched`
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.mitai is not None and cast("Any", self.model).training:
+            self.mitai.count(int(made["prompt_mask"].sum() + made["completion_mask"].sum()))
+        return made
+
+
+def _fits(tokenizer: Any, limit: int, row: dict[str, Any]) -> bool:  # noqa: ANN401 - transformers' types are loose
+    """Whether a prompt leaves room for an answer; those that don't are left out."""
+    prompt = row["prompt"]
+    if not isinstance(prompt, str):
+        prompt = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    return len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) <= limit
 
 
 def _columns_there(task: Task, options: Grpo) -> None:
@@ -124,7 +148,7 @@ def _program_unfit(why: str) -> TrainError:
 
 def _sandboxed(program: str) -> Scores:
     def scores(answers: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[float]:
-        with Sandbox(program, Limits(wall_s=60.0, cpu_s=60)) as box:
+        with Sandbox(program, PROGRAM_LIMITS) as box:
             return [_asked(box, answer, row) for answer, row in zip(answers, rows, strict=True)]
 
     return scores

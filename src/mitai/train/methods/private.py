@@ -59,7 +59,7 @@ def trainer(task: Task) -> Trainer:
         steps=steps,
         clip=options.clip,
     )
-    randomness = Randomness(task.secret)
+    randomness = Randomness(task.secret, task.job.sha256())
     made = cast("PrivateTrainer", sft.trainer(task, PrivateTrainer, max_steps=steps, max_grad_norm=0.0))
     if made.args.world_size > 1:
         raise TrainError("train.private-alone", "private training runs in one process")

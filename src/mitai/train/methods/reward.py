@@ -36,7 +36,7 @@ def trainer(task: Task) -> Trainer:
     use_template(task, options.template, conversations=require(task, *prompted, "chosen", "rejected"))
     adapter = task.peft_config()
     if adapter is not None:
-        adapter.task_type, adapter.modules_to_save = "SEQ_CLS", ["score"]
+        adapter.task_type = "SEQ_CLS"  # by which peft trains and keeps `score` too
     return RewardTrainer(
         model=with_score(task.model),
         args=task.arguments(
