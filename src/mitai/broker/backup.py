@@ -39,9 +39,12 @@ from mitai.ledger.sql import metadata as ledger_metadata
 
 MAGIC = b"mitai broker backup v1\n"
 MAX_FRAME_BYTES = 64 << 20
-ROWS_AT_ONCE = 200
+READ_AT_ONCE = 8  # rows, of up to 16 MiB each
+WRITE_AT_ONCE_BYTES = 4 << 20
 _DIGEST_BYTES = 32
-_TABLES: dict[str, Table] = {table.name: table for table in (*metadata.sorted_tables, *ledger_metadata.sorted_tables)}
+_TABLES: dict[str, Table] = {
+    str(table.name): table for table in (*metadata.sorted_tables, *ledger_metadata.sorted_tables)
+}
 
 _ONE_MOMENT: dict[str, dict[str, Any]] = {
     "postgresql": {"isolation_level": "REPEATABLE READ"}
@@ -99,7 +102,7 @@ def backup(url: str, path: Path) -> int:
             connection = plain.execution_options(**_ONE_MOMENT.get(engine.dialect.name, {}))
             write(Header(_revision(connection), {name: _columns(table) for name, table in _TABLES.items()}))
             for name, table in _TABLES.items():
-                found = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(select(table))
+                found = connection.execution_options(yield_per=READ_AT_ONCE).execute(select(table))
                 for row in found:
                     write(Row(name, list(row)))
                     rows += 1
@@ -140,13 +143,14 @@ def restore(url: str, path: Path) -> int:
 
 
 def _write_rows(connection: Connection, file: BinaryIO) -> int:
-    total = 0
+    total, room = 0, WRITE_AT_ONCE_BYTES
     part: list[Row] = []
     for row in _rows(file, _revision(connection)):
-        if part and (row.table != part[0].table or len(part) == ROWS_AT_ONCE):
+        if part and (row.table != part[0].table or room <= 0):
             _insert(connection, part)
-            part = []
+            part, room = [], WRITE_AT_ONCE_BYTES
         part.append(row)
+        room -= sum(len(value) if isinstance(value, bytes | str) else 8 for value in row.values)
         total += 1
     _insert(connection, part)
     return total
@@ -219,7 +223,7 @@ def _malformed() -> ParseError:
 
 
 def _columns(table: Table) -> list[str]:
-    return [column.name for column in table.columns]
+    return [str(column.name) for column in table.columns]
 
 
 def _revision(connection: Connection) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -13,6 +14,7 @@ import pytest
 from broker_rig import Rig
 from mitai.attest.sim import SimPlatform
 from mitai.broker import anchor
+from mitai.broker.backup import backup, restore
 from mitai.errors import BrokerError, MitaiError, ParseError, RollbackError
 from mitai.fleet.witness import Witness as RealWitness
 from mitai.identity import Identity
@@ -106,9 +108,25 @@ def test_it_notices_when_everything_was_put_back(witnessed: Rig) -> None:
     assert caught.value.code == "broker.rolled-back"
 
 
-def test_it_can_not_be_dropped(witnessed: Rig) -> None:
-    from dataclasses import replace
+def test_it_notices_a_restored_backup(witnessed: Rig, tmp_path: Path) -> None:
+    """An older backup, and an older or empty published folder beside it: nothing else remembers."""
+    witnessed.broker.close()
+    backup(witnessed.settings.state_url, tmp_path / "old.backup")
+    witnessed.open()
+    witnessed.publish()
+    witnessed.broker.close()
+    restored = f"sqlite:///{tmp_path / 'restored.db'}"
+    restore(restored, tmp_path / "old.backup")
+    settings = witnessed.settings
+    witnessed.settings = replace(settings, state_url=restored, publish_folder=tmp_path / "empty")
+    with pytest.raises(RollbackError) as caught:
+        witnessed.open()
+    assert caught.value.code == "broker.rolled-back"
+    witnessed.settings = settings
+    witnessed.open()
 
+
+def test_it_can_not_be_dropped(witnessed: Rig) -> None:
     put_back_everything(witnessed)
     witnessed.settings = replace(witnessed.settings, witnesses=())
     with pytest.raises(BrokerError) as caught:
