@@ -1,8 +1,8 @@
 """The broker over HTTP: a Starlette app for what arrives sealed, and routes for what is public.
 
-- Sealed: `POST /v1/challenge`, `/v1/release`, `/v1/commands`, `/v1/receipts`, `/v1/lease`, `/v1/derived`;
-  `GET /v1/capsules?page=N`, `/v1/capsules/ID`, `/v1/decisions?capsule=ID`,
-  `/v1/lineage?capsule=ID`, `/v1/proof?index=N`; `keys`' own:
+- Sealed: `POST /v1/challenge`, `/v1/release`, `/v1/commands`, `/v1/receipts`, `/v1/lease`, `/v1/derived`,
+  `/v1/exports`; `GET /v1/capsules?page=N`, `/v1/capsules/ID`, `/v1/decisions?capsule=ID`,
+  `/v1/lineage?capsule=ID`, `/v1/exports?capsule=ID`, `/v1/export?request=ID`, `/v1/proof?index=N`; `keys`' own:
   `POST /v1/root/challenge`, `/v1/root`, `GET /v1/recovery`.
 - Public: `GET /ledger/checkpoint`, `/ledger/tile/…` (C2SP tlog-tiles), `/healthz`.
 
@@ -47,6 +47,9 @@ _STATUS = {
     "broker.capsule-unknown": 404,
     "broker.clock-behind": 503,
     "broker.closed": 503,
+    "broker.export-ended": 409,
+    "broker.export-unknown": 404,
+    "broker.export-voted": 409,
     "broker.full": 507,
     "broker.internal": 500,
     "broker.nonce-used": 409,
@@ -128,6 +131,18 @@ def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None, keys
         capsule = request.query_params.get("capsule", "")
         return _json(await broker.decisions(capsule, request.headers.get(protocol.QUERY_HEADER)))
 
+    async def export_command(request: Request) -> Response:
+        async with room.body(request, protocol.MAX_EXPORT_BYTES) as body:
+            return _json(await broker.export_command(body))
+
+    async def exports(request: Request) -> Response:
+        capsule = request.query_params.get("capsule", "")
+        return _json(await broker.exports(capsule, request.headers.get(protocol.QUERY_HEADER)))
+
+    async def export(request: Request) -> Response:
+        asked = request.query_params.get("request", "")
+        return _json(await broker.export(asked, request.headers.get(protocol.QUERY_HEADER)))
+
     async def lineage(request: Request) -> Response:
         capsule = request.query_params.get("capsule", "")
         return _json(await broker.lineage(capsule, request.headers.get(protocol.QUERY_HEADER)))
@@ -145,6 +160,9 @@ def create_app(broker: Broker, lifespan: Lifespan[Starlette] | None = None, keys
         _get("/v1/capsules", capsules),
         _get("/v1/capsules/{capsule}", capsule),
         _get("/v1/decisions", decisions),
+        _post("/v1/exports", export_command),
+        _get("/v1/exports", exports),
+        _get("/v1/export", export),
         _get("/v1/lineage", lineage),
         _get("/v1/proof", proof),
     ]

@@ -16,6 +16,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -31,6 +32,7 @@ from mitai.broker.protocol import (
     RegisterParty,
     Revoke,
     SetPolicy,
+    Signed,
     sha256_hex,
 )
 from mitai.broker.records import Capsule, Grant, Holding, Party
@@ -54,6 +56,7 @@ class Limits:
     capsules: int = 1_000_000
     capsules_per_party: int = 10_000
     replicas: int = 100_000
+    exports: int = 100_000
     allowed_parties: frozenset[str] = frozenset()
 
 
@@ -171,22 +174,27 @@ def check_clock(draft: Draft, now: datetime) -> None:
 
 
 def _apply(draft: Draft, command: Command, context: Context, signer: PublicKey, offer: Offer | None) -> int:
+    return once(draft, command.party, context, lambda: _carry_out(draft, command, context, signer, offer))
+
+
+def once(draft: Draft, party_id: str, context: Context, carry_out: Callable[[], int]) -> int:
+    """Carry a command out, unless it is its party's newest: then its answer was lost, and is what it was."""
     check_clock(draft, context.now)
-    before = draft.get(Party, command.party)
+    before = draft.get(Party, party_id)
     if before is not None and before.last_sha256 == context.command_sha256:
         return before.last_index  # its answer was lost
-    index = _carry_out(draft, command, context, signer, offer)
-    party = draft.records[Party, command.party]
+    index = carry_out()
+    party = draft.records[Party, party_id]
     assert isinstance(party, Party)  # noqa: S101 - every command changes its party's record
     last = {"last_sha256": context.command_sha256, "last_index": index}
-    draft.put(command.party, msgspec.structs.replace(party, **last))
+    draft.put(party_id, msgspec.structs.replace(party, **last))
     return index
 
 
 def _carry_out(draft: Draft, command: Command, context: Context, signer: PublicKey, offer: Offer | None) -> int:
     if isinstance(command, RegisterParty):
         return _register_party(draft, command, context, signer)
-    party = _accept(draft, command)
+    party = accept(draft, command)
     if isinstance(command, Revoke):
         return _revoke(draft, command, context, party)
     if isinstance(command, SetPolicy):
@@ -225,7 +233,7 @@ def _register_party(draft: Draft, command: RegisterParty, context: Context, sign
     return draft.append(PartyRegistered(time=context.time, party=command.party, name=command.name).encode())
 
 
-def _accept(draft: Draft, command: Command) -> Party:
+def accept(draft: Draft, command: Signed) -> Party:
     """Advance the party's sequence; raise when it is unknown, revoked, or said this before."""
     party = known_party(draft, command.party)
     if command.sequence <= party.sequence:
@@ -302,7 +310,7 @@ def register_capsule(draft: Draft, command: RegisterCapsule, context: Context, o
 
 
 def _set_policy(draft: Draft, command: SetPolicy, context: Context) -> int:
-    capsule, old = _owned(draft, command.capsule, command.party)
+    capsule, old = owned(draft, command.capsule, command.party)
     policy_sha256 = keep(draft, command.policy.encode())
     grant = msgspec.structs.replace(
         old, policy_sha256=policy_sha256, version=old.version + 1, budget=command.budget
@@ -324,14 +332,15 @@ def _revoke(draft: Draft, command: Revoke, context: Context, party: Party) -> in
     if command.capsule is None:
         draft.put(command.party, msgspec.structs.replace(party, revoked=True))
         return draft.append(entry.encode())
-    capsule, grant = _owned(draft, command.capsule, command.party)
+    capsule, grant = owned(draft, command.capsule, command.party)
     index = draft.append(entry.encode())
     revoked = capsule.with_grant(msgspec.structs.replace(grant, revoked=True))
     draft.put(command.capsule, revoked.noted(index, MAX_RECENT))
     return index
 
 
-def _owned(draft: Draft, capsule_id: str, party: str) -> tuple[Capsule, Grant]:
+def owned(draft: Draft, capsule_id: str, party: str) -> tuple[Capsule, Grant]:
+    """Return a capsule with that party's grant; raise `DeniedError` when it has none, or revoked it."""
     capsule = draft.get(Capsule, capsule_id)
     grant = capsule.grant_of(party) if capsule else None
     if capsule is None or grant is None:

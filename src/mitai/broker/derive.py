@@ -115,7 +115,7 @@ def _apply(draft: Draft, offer: Offer, now: datetime, limits: Limits) -> int:
         refusal = any_ended(draft, parent, now)
         if refusal is not None:
             raise DeniedError(refusal.code, refusal.why)
-    capsule = _capsule(offer, parents, now, draft.next_index)
+    capsule = _capsule(offer, parents, replica, now, draft.next_index)
     if replica.derived >= MAX_DERIVED:
         raise _out_of_bounds(f"a workload makes at most {MAX_DERIVED} capsules")
     check_room(draft, "capsule", limits.capsules)
@@ -155,8 +155,9 @@ def _check_truth(statement: Statement, replica: Replica) -> None:
         )
 
 
-def _capsule(offer: Offer, parents: list[Capsule], now: datetime, index: int) -> Capsule:
+def _capsule(offer: Offer, parents: list[Capsule], replica: Replica, now: datetime, index: int) -> Capsule:
     """Return the record of a derived capsule: all owners of its parents own it."""
+    assert replica.platform is not None  # noqa: S101 - written with every release
     lineage = {name for parent in parents for name in (parent.capsule, *parent.lineage)}
     depth = 1 + max(parent.made.depth if parent.made else 0 for parent in parents)
     owners = tuple(dict.fromkeys(grant.party for parent in parents for grant in parent.grants))
@@ -184,6 +185,10 @@ def _capsule(offer: Offer, parents: list[Capsule], now: datetime, index: int) ->
             parents=manifest.parents,
             lineage=tuple(sorted(lineage)),
             depth=depth,
+            workload=replica.workload,
+            measurements=replica.measurements,
+            parameters=replica.parameters,
+            platform=replica.platform,
         ),
     )
 

@@ -39,12 +39,16 @@ MAX_DERIVE_BYTES = MAX_COMMAND_BYTES
 MAX_RECEIPTS_BYTES = 4 << 20
 MAX_QUERY_BYTES = 8 << 10
 MAX_LEASE_BYTES = 128 << 10
+MAX_EXPORT_BYTES = 64 << 10
+MAX_DELEGATES = 8
+MAX_THRESHOLD = 4
 MAX_POLICY_CHARS = 64 << 10
 CAPSULES_PER_PAGE = 100
 LEASE_S = 60.0  # how long a workload may go on with what it was given, without asking again
 CLOCK_WINDOW_S = 300  # how far a signed structure's time may be from the broker's
 
 _RELEASE_LABEL = b"mitai key release v1\x00"
+_EXPORT_LABEL = b"mitai key export v1\x00"
 _AUDIENCE_LABEL = b"mitai broker audience v1\x00"
 
 _FIELD = re.compile(r"\$[A-Za-z0-9_.\[\]]*")
@@ -127,6 +131,47 @@ class Revoke(Signed, frozen=True, tag="revoke"):
 
 
 Command = RegisterParty | RegisterCapsule | SetPolicy | Revoke
+
+
+class Recipient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is to have something in the clear: a name for people, a party, and the key that it is sealed to."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    party: Hex32
+    key: Annotated[bytes, Meta(max_length=2048)]  # RFC 9458 key configuration
+
+
+class RequestExport(Signed, frozen=True, tag="request-export"):
+    """Ask all owners to let exactly this capsule out, to this recipient; the request's id is its payload's digest."""
+
+    capsule: CapsuleId
+    manifest_sha256: Hex32
+    recipient: Recipient
+    not_after_s: Count
+
+
+class VoteExport(Signed, frozen=True, tag="vote-export"):
+    """Approve or refuse a request, for an owner: the signer itself, or one that named it a delegate."""
+
+    request: Hex32
+    owner: Hex32
+    approve: bool
+
+
+class SetDelegates(Signed, frozen=True, tag="set-delegates"):
+    """Name who votes on exports in the signer's place, and how many of them it takes; none: the signer itself."""
+
+    delegates: Annotated[tuple[Hex32, ...], Meta(max_length=MAX_DELEGATES)]
+    threshold: Annotated[int, Meta(ge=0, le=MAX_THRESHOLD)]
+
+
+class CollectExport(Signed, frozen=True, tag="collect-export"):
+    """Have the key of an approved request sealed to its recipient."""
+
+    request: Hex32
+
+
+ExportCommand = RequestExport | VoteExport | SetDelegates | CollectExport
 
 
 class Query(Wire, frozen=True):
@@ -349,6 +394,66 @@ class LineageAnswer(Wire, frozen=True):
     checkpoint: bytes
 
 
+class ExportVote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A vote, as it was counted when it was cast."""
+
+    owner: Hex32
+    voter: Hex32
+    approve: bool
+    time_s: Count
+
+
+class ExportConsent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One owner's consent as it stands: `by` says how it was given, or that it is missing."""
+
+    owner: Hex32
+    by: Literal["vote", "delegates", "policy"] | None
+    delegates: tuple[Hex32, ...] = ()
+    threshold: int = 0
+
+
+ExportState = Literal["open", "approved", "collected", "refused", "expired", "ended"]
+
+
+class ExportView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request with its requester's signature, and how it stands."""
+
+    public_key: Key32
+    command: Envelope
+    state: ExportState
+    consents: tuple[ExportConsent, ...]
+    votes: tuple[ExportVote, ...]
+    index: int
+
+
+class ExportsAnswer(Wire, frozen=True):
+    """Requests about a capsule, newest first."""
+
+    exports: tuple[ExportView, ...]
+
+
+class ExportAnswer(Wire, frozen=True):
+    """A collected export: the key sealed to the recipient, the signed manifest, and the ledger's entry, proven."""
+
+    sealed: bytes
+    manifest: bytes
+    entry: LoggedEntry
+    checkpoint: bytes
+
+
+class ExportedKey(Wire, frozen=True):
+    """The plaintext under `ExportAnswer.sealed`; `signer` is the public key that signed the manifest."""
+
+    request: Hex32
+    capsule: CapsuleId
+    manifest_sha256: Hex32
+    data_key: Key32
+    signer: Key32
+
+    def __repr__(self) -> str:
+        return f"ExportedKey({self.capsule!r}, …)"
+
+
 # --- Encoding and digests -------------------------------------------------------------------------------------------
 
 T = TypeVar("T")
@@ -371,6 +476,11 @@ def decode_command(payload: bytes) -> Command:
     return decode(payload, cast("type[Command]", Command), MAX_COMMAND_BYTES)
 
 
+def decode_export_command(payload: bytes) -> ExportCommand:
+    """Parse the signed payload of a command about exports."""
+    return decode(payload, cast("type[ExportCommand]", ExportCommand), MAX_EXPORT_BYTES)
+
+
 def encode(value: msgspec.Struct) -> bytes:
     """Return the JSON form."""
     return msgspec.json.encode(value)
@@ -389,3 +499,8 @@ def audience(ledger_key: PublicKey) -> str:
 def release_info(request_bytes: bytes) -> bytes:
     """HPKE `info` of a release: binds the sealed keys to the exact request (nonce, evidence, purpose, capsules)."""
     return _RELEASE_LABEL + hashlib.sha256(request_bytes).digest()
+
+
+def export_info(request: str) -> bytes:
+    """HPKE `info` of an export: binds the sealed key to the exact request that was approved."""
+    return _EXPORT_LABEL + bytes.fromhex(request)

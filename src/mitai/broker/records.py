@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from mitai.broker.protocol import Amounts, Budget
+from mitai.broker.protocol import Amounts, Budget, Recipient
 from mitai.errors import BrokerError
 
 
@@ -32,6 +32,9 @@ class Party(Record, frozen=True):
     revoked: bool = False
     capsules: int = 0  # how many it has registered
     held: int = 0  # how many it has a say over, its own and those that others named it a co-owner of
+    delegates: tuple[str, ...] = ()  # who votes on exports in its place
+    threshold: int = 0  # how many of them it takes
+    delegates_version: int = 0
     last_sha256: str = ""  # of its newest command
     last_index: int = 0  # of that command's ledger entry
 
@@ -51,6 +54,17 @@ class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spent: Amounts = Amounts()
 
 
+class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a workload that was given keys ran on, as its evidence showed, and the signed release that it is of."""
+
+    tee: str
+    simulated: bool
+    tcb_status: str
+    advisory_ids: tuple[str, ...]
+    tcb_evaluation_number: int
+    release: tuple[str, int, str] | None  # name, version, publisher
+
+
 class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a workload made a capsule; a member that this version does not know may be a limit."""
 
@@ -60,6 +74,10 @@ class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parents: tuple[str, ...]
     lineage: tuple[str, ...]  # parents, their parents, and so on; sorted
     depth: int  # steps up to the farthest ancestor
+    workload: str
+    measurements: dict[str, str]
+    parameters: dict[str, str]  # as the workload declared them
+    platform: Platform
 
 
 class Capsule(Record, frozen=True):
@@ -77,6 +95,7 @@ class Capsule(Record, frozen=True):
     kind: str = ""  # as its manifest says
     index: int = 0  # the ledger entry that made it known
     made: Made | None = None  # where a workload made it
+    exports: tuple[str, ...] = ()  # requests to let it out, the oldest that have ended are forgotten
 
     def __repr__(self) -> str:
         return f"Capsule({self.capsule!r}, …)"
@@ -100,6 +119,32 @@ class Capsule(Record, frozen=True):
         return msgspec.structs.replace(self, recent=(*self.recent, index)[-at_most:])
 
 
+class Vote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A yes or no to an export, for an owner, by that owner or a delegate of it."""
+
+    owner: str
+    voter: str
+    approve: bool
+    time_s: int
+    command_sha256: str
+
+
+class ExportRequest(Record, frozen=True):
+    """A wish to let a capsule out in the clear; its id is the digest of the signed command that asked."""
+
+    capsule: str
+    manifest_sha256: str
+    requester: str
+    recipient: Recipient
+    not_after_s: int
+    index: int  # the ledger entry of the request
+    command_sha256: str  # of the signed command as it is stored
+    votes: tuple[Vote, ...] = ()
+    refused: bool = False
+    collected: int | None = None  # the ledger entry of the export
+    sealed: bytes = b""  # the key, sealed to the recipient
+
+
 class Holding(Record, frozen=True):
     """One page of the capsules that a party has a say over, in the order of their registration."""
 
@@ -120,6 +165,7 @@ class Replica(Record, frozen=True):
     parameters: dict[str, str] = {}
     evidence: tuple[str, ...] = ()  # digests of what it proved itself with, newest last
     capsules: tuple[str, ...] = ()  # in the order of their release
+    platform: Platform | None = None
     mixed: bool = False
     derived: int = 0  # how many capsules it has made
     stopped: tuple[str, ...] = ()  # those of them for which a lease was refused, and logged

@@ -17,8 +17,6 @@ Example:
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -27,10 +25,11 @@ import msgspec
 from mitai.attest import Appraisal, Evidence, VerifiedCache, verify
 from mitai.broker import budgets, protocol
 from mitai.broker.commands import MAX_RECENT, check_clock, check_room
-from mitai.broker.inheritance import Refusal, any_ended, asked, ended
-from mitai.broker.policy import CompiledPolicy, Facts, PolicyEngine, ReleaseFact, job_of
+from mitai.broker.consent import Policies, ask
+from mitai.broker.inheritance import Refusal, any_ended, asked
+from mitai.broker.policy import Facts, ReleaseFact, job_of
 from mitai.broker.protocol import Origin, ReleasedKey, ReleasedKeys, ReleaseRequest, sha256_hex
-from mitai.broker.records import Capsule, Grant, Party, Replica
+from mitai.broker.records import Capsule, Party, Platform, Replica
 from mitai.broker.store import Draft, Key
 from mitai.broker.trusted import Trusted
 from mitai.capsule.manifest import MAX_PARENTS
@@ -71,31 +70,6 @@ def prove(request: ReleaseRequest, trusted: Trusted, now: datetime, cache: Verif
 
 
 # --- The decision ---------------------------------------------------------------------------------------------------
-
-
-class Policies:
-    """Compiled policies by digest, those in use and at most `size_bytes` of text; used by the writer alone.
-
-    They are compiled on a thread of their own: glibc gives each thread its own heap, and thousands of parsed policies
-    would break up the writer's into small pieces, in which every decision then searches (benchmarks/LOG.md).
-    """
-
-    def __init__(self, engine: PolicyEngine, size_bytes: int = 16 << 20) -> None:
-        self._engine, self._room = engine, size_bytes
-        self._compiler = ThreadPoolExecutor(1, "broker-policies")
-        self._compiled: OrderedDict[str, tuple[CompiledPolicy, int]] = OrderedDict()
-
-    def get(self, digest: str, draft: Draft) -> CompiledPolicy:
-        """Return a policy, compiled once while it is in use."""
-        kept = self._compiled.pop(digest, None)
-        if kept is None:
-            text = draft.blob(digest)
-            kept = self._compiler.submit(self._engine.compile, text.decode()).result(), len(text)
-            self._room -= len(text)
-            while self._room < 0 and self._compiled:
-                self._room += self._compiled.popitem(last=False)[1][1]
-        self._compiled[digest] = kept
-        return kept[0]
 
 
 @dataclass(frozen=True)
@@ -185,30 +159,9 @@ def _first_refusal(draft: Draft, case: Case, found: list[Capsule | None]) -> Ref
             return over
         about = replace(facts, kind=capsule.kind, lineage=capsule.lineage)
         for grant, source in asked(draft, capsule):
-            refusal = _ask(draft, case, about, capsule, (grant, source))
+            refusal = ask(draft, case, about, capsule, (grant, source))
             if refusal is not None:
                 return Refusal(refusal.code, f"capsule {name}, owner {grant.party[:16]}: {refusal.why}")
-    return None
-
-
-def _ask(draft: Draft, case: Case, facts: Facts, capsule: Capsule, grants: tuple[Grant, Grant]) -> Refusal | None:
-    """Ask one owner's policy: the first grant counts what was used of the capsule, the other has policy and limits."""
-    grant, source = grants
-    over = ended(draft, grant, case.now)
-    if over is not None:
-        return over
-    if source.policy_sha256 is None:
-        return Refusal("broker.policy-missing", "this owner has set no policy yet")
-    budget = source.budget
-    if budget.uses is not None and grant.uses >= budget.uses:
-        return Refusal("broker.budget-exhausted", f"all {budget.uses} uses that the owner allowed are spent")
-    if budget.amounts is not msgspec.UNSET:
-        too_much = budgets.first_over(budget.amounts, grant.spent, facts.job.amounts)
-        if too_much is not None:
-            return Refusal(*too_much)
-    policy = case.policies.get(source.policy_sha256, draft)
-    if not policy.allows(facts, capsule.capsule, grant.uses, grant.spent):
-        return Refusal("broker.policy-denied", f"the policy does not allow {facts.workload} {facts.purpose}")
     return None
 
 
@@ -305,9 +258,21 @@ def _know_replica(draft: Draft, case: Case, appraisal: Appraisal) -> None:
         )
     mixed = known.mixed or (known.purpose, known.parameters) != (case.request.purpose, case.request.parameters)
     evidence = known.evidence if mixed else (*known.evidence, appraisal.evidence_sha256)[-MAX_EVIDENCE:]
-    new = msgspec.structs.replace(known, capsules=capsules, mixed=mixed, evidence=evidence)
+    platform = known.platform if mixed else _platform(appraisal, case.proof.release)
+    new = msgspec.structs.replace(known, capsules=capsules, mixed=mixed, evidence=evidence, platform=platform)
     if new != known:
         draft.put(receipt_key.hex(), new)
+
+
+def _platform(appraisal: Appraisal, release: ReleaseFact | None) -> Platform:
+    return Platform(
+        tee=appraisal.tee,
+        simulated=appraisal.simulated,
+        tcb_status=appraisal.tcb_status,
+        advisory_ids=appraisal.advisory_ids,
+        tcb_evaluation_number=appraisal.tcb_evaluation_number,
+        release=(release.name, release.version, release.publisher) if release else None,
+    )
 
 
 def _policies(draft: Draft, capsules: list[Capsule]) -> tuple[str, ...]:

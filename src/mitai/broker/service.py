@@ -33,15 +33,16 @@ import structlog
 from msgspec import UNSET
 
 from mitai.attest import Attester, LedgerClaim, Policy, VerifiedCache
-from mitai.broker import commands, derive, leases, protocol, receipts
+from mitai.broker import commands, derive, exports, leases, protocol, receipts
 from mitai.broker.anchor import Anchor, Witness
 from mitai.broker.commands import Limits, check_addressing, open_signed, page_of, public_key
+from mitai.broker.consent import Policies
 from mitai.broker.inheritance import ancestors
 from mitai.broker.nonces import NONCE_LIFE_S, Nonces
 from mitai.broker.policy import CedarEngine, PolicyEngine
 from mitai.broker.protocol import Amounts, LoggedEntry, ReleaseRequest, encode, sha256_hex
-from mitai.broker.records import Capsule, Grant, Head, Holding, LedgerKey, Party, Pin, R
-from mitai.broker.release import Case, Decision, Policies, Proof, decide, denied, prove, seal_answer
+from mitai.broker.records import Capsule, ExportRequest, Grant, Head, Holding, LedgerKey, Party, Pin, R
+from mitai.broker.release import Case, Decision, Proof, decide, denied, prove, seal_answer
 from mitai.broker.store import ROOT_LABEL, Database, Draft, EdgeStore, State
 from mitai.broker.trusted import Trusted
 from mitai.broker.vault import DIGEST_BYTES, Vault
@@ -366,6 +367,36 @@ class Broker:
         entries, checkpoint = await self._run(self._prove_entries, tuple(reversed(recent)))
         return encode(protocol.DecisionsAnswer(entries=entries, checkpoint=checkpoint))
 
+    async def export_command(self, body: bytes) -> bytes:
+        """Apply a command about exports."""
+        self._anchor.check_current()
+        job = await self._run(exports.prepare, body, self.audience, self._clock(), self.settings.limits, self._policies)
+        index = await self._decided(job)
+        return encode(protocol.CommandAnswer(index=index, checkpoint=self.checkpoint()))
+
+    async def exports(self, capsule_id: str, header: str | None) -> bytes:
+        """List the requests to let a capsule out, to its owners and their delegates."""
+        party, now = self._asked_by(header, f"/v1/exports?capsule={capsule_id}"), self._clock()
+
+        def views(draft: Draft) -> tuple[protocol.ExportView, ...]:
+            found = exports.listed(draft, _seen(draft, party, capsule_id))
+            return tuple(_export_view(draft, self._policies, request, now) for _, request in found)
+
+        return encode(protocol.ExportsAnswer(exports=await self._decided(Job(views))))
+
+    async def export(self, request_id: str, header: str | None) -> bytes:
+        """Give the sealed key of a collected export, again and again until it ends."""
+        self._anchor.check_current()
+        party, now = self._asked_by(header, f"/v1/export?request={request_id}"), self._clock()
+        request, capsule = await self._decided(Job(lambda draft: exports.collected(draft, request_id, party, now)))
+        assert request.collected is not None  # noqa: S101 - `collected` saw to it
+        manifest = await self._run(self._database.blob, capsule.envelope_sha256)
+        entries, checkpoint = await self._run(self._prove_entries, (request.collected,))
+        answer = protocol.ExportAnswer(
+            sealed=request.sealed, manifest=manifest, entry=entries[0], checkpoint=checkpoint
+        )
+        return encode(answer)
+
     async def lineage(self, capsule_id: str, header: str | None) -> bytes:
         """Tell an owner what its capsule was made of, with the signed statements of all that went into it."""
         party = self._asked_by(header, f"/v1/lineage?capsule={capsule_id}")
@@ -472,8 +503,30 @@ def _view(draft: Draft, party: str, capsule_id: str) -> protocol.CapsuleView:
 
 
 def _lineage(draft: Draft, party: str, capsule_id: str) -> list[Capsule]:
-    capsule = _owned(draft, party, capsule_id)
+    capsule = _seen(draft, party, capsule_id)
     return [capsule, *ancestors(draft, capsule)]
+
+
+def _seen(draft: Draft, party: str, capsule_id: str) -> Capsule:
+    """Return a capsule to its owners and their delegates."""
+    capsule = draft.get(Capsule, capsule_id)
+    if capsule is None or draft.get(Party, party) is None or not exports.may_look(draft, capsule, party):
+        raise BrokerError("broker.capsule-unknown", "this party has no say over such a capsule here")
+    return capsule
+
+
+def _export_view(draft: Draft, policies: Policies, request: ExportRequest, now: datetime) -> protocol.ExportView:
+    standing = exports.stand(draft, policies, request, now)
+    requester = draft.get(Party, request.requester)
+    assert requester is not None  # noqa: S101 - it signed the request
+    return protocol.ExportView(
+        public_key=requester.public_key,
+        command=Envelope.decode(draft.blob(request.command_sha256)),
+        state=standing.state,
+        consents=standing.consents,
+        votes=tuple(protocol.ExportVote(vote.owner, vote.voter, vote.approve, vote.time_s) for vote in request.votes),
+        index=request.index,
+    )
 
 
 def _grant_view(draft: Draft, grant: Grant, *, own: bool) -> protocol.GrantView:

@@ -144,6 +144,32 @@ class Revocation(Entry, frozen=True, tag="revocation"):
     command_sha256: Digest | None = None
 
 
+class DelegatesSet(Entry, frozen=True, tag="delegates-set"):
+    """An owner named who votes on exports in its place, or nobody."""
+
+    owner: Digest
+    delegates: Digests
+    threshold: Count
+    version: Count
+    command_sha256: Digest
+
+
+class ExportRequested(Entry, frozen=True, tag="export-requested"):
+    """An owner asked to let a capsule out in the clear."""
+
+    request: Digest  # of the owner's signed command
+    capsule: Id
+    manifest_sha256: Digest
+    owner: Digest
+    recipient: Digest  # party
+    recipient_sha256: Digest  # of the key configuration that it will be sealed to
+    not_after: Time
+
+    def __post_init__(self) -> None:
+        Entry.__post_init__(self)
+        datetime.fromisoformat(self.not_after)
+
+
 class Approval(Entry, frozen=True, tag="approval"):
     """An owner agreed to, or refused, what a request asks."""
 
@@ -151,6 +177,7 @@ class Approval(Entry, frozen=True, tag="approval"):
     request: Id
     approved: bool
     subject_sha256: Digest
+    delegate: Digest | None = None  # who said so in the owner's place
     command_sha256: Digest | None = None
 
 
@@ -200,6 +227,8 @@ _DECODER: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(
     | Denial
     | Deployment
     | Revocation
+    | DelegatesSet
+    | ExportRequested
     | Approval
     | Export
     | ReceiptEntry

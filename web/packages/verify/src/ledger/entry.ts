@@ -139,6 +139,28 @@ const entries = {
     reason,
     command_sha256: nullable(digest),
   }),
+  /** An owner named who votes on exports in its place, or nobody. */
+  "delegates-set": struct({
+    ...head,
+    type: oneOf("delegates-set"),
+    owner: digest,
+    delegates: digests,
+    threshold: count,
+    version: count,
+    command_sha256: digest,
+  }),
+  /** An owner asked to let a capsule out in the clear. */
+  "export-requested": struct({
+    ...head,
+    type: oneOf("export-requested"),
+    request: digest, // of the owner's signed command
+    capsule: id,
+    manifest_sha256: digest,
+    owner: digest,
+    recipient: digest, // party
+    recipient_sha256: digest, // of the key configuration that it will be sealed to
+    not_after: time,
+  }),
   /** An owner agreed to, or refused, what a request asks. */
   approval: struct({
     ...head,
@@ -147,6 +169,7 @@ const entries = {
     request: id,
     approved: boolean,
     subject_sha256: digest,
+    delegate: nullable(digest), // who said so in the owner's place
     command_sha256: nullable(digest),
   }),
   /** Something derived left in the clear, with all its owners' approvals. */

@@ -1,0 +1,439 @@
+"""Exports: a capsule leaves in the clear when every owner agreed to exactly that, for exactly this recipient.
+
+Follows `docs/spec/exports.md`. Commands are checked as all owners' commands are, then applied by the writer.
+
+Invariants:
+
+- A request is named by the digest of its signed command: capsule, manifest digest, recipient with its key, and end.
+  A vote names that digest, so it is about nothing else.
+- Every owner consents: by its own vote, by as many of its delegates as it demands, or, for a report that a workload
+  made, by policies that permit `export`. Consent is counted anew when the key is collected.
+- One refusal, the end of the time, and a revocation at the capsule or anything above it end a request.
+- The key is sealed to the recipient's key of the request, once; it is logged before anybody sees it, and the same
+  answer is given again until the request's end.
+
+Example:
+    >>> writer.submit(prepare(body, audience, now, limits, policies)).result()
+    17
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from mitai.broker import protocol
+from mitai.broker.commands import (
+    MAX_RECENT,
+    Context,
+    Limits,
+    accept,
+    check_addressing,
+    check_room,
+    keep,
+    known_co_owner,
+    once,
+    open_signed,
+    owned,
+    public_key,
+)
+from mitai.broker.consent import Policies, ask
+from mitai.broker.inheritance import any_ended, asked, held
+from mitai.broker.policy import Facts, ReleaseFact, job_of
+from mitai.broker.protocol import (
+    CollectExport,
+    CommandRequest,
+    ExportCommand,
+    ExportConsent,
+    ExportedKey,
+    ExportState,
+    RequestExport,
+    SetDelegates,
+    VoteExport,
+    export_info,
+    sha256_hex,
+)
+from mitai.broker.records import Capsule, ExportRequest, Grant, Made, Party, Vote
+from mitai.broker.store import Draft, Key
+from mitai.broker.writer import Job
+from mitai.channel.hpke import setup_sender
+from mitai.channel.ohttp import KeyConfig
+from mitai.errors import BrokerError, DeniedError, ParseError
+from mitai.identity import Envelope
+from mitai.ledger.entry import Approval, DelegatesSet, Export, ExportRequested, utc
+
+MAX_LIFE_S = 30 * 86400
+MAX_OPEN = 4  # requests of one owner about one capsule
+MAX_KEPT = 64  # requests that a capsule remembers: 16 owners' open ones, at least
+FINAL = frozenset({"collected", "refused", "expired", "ended"})
+
+
+@dataclass(frozen=True)
+class Command:
+    """A checked command, and what its application needs."""
+
+    command: ExportCommand
+    envelope: Envelope
+    context: Context
+    policies: Policies
+
+    @property
+    def id(self) -> str:
+        """The digest of the signed payload: a request's id."""
+        return self.context.command_sha256
+
+    @property
+    def now(self) -> datetime:
+        """When it came."""
+        return self.context.now
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a request stands: its state, and each owner's consent."""
+
+    state: ExportState
+    consents: tuple[ExportConsent, ...]
+
+
+def prepare(body: bytes, audience: str, now: datetime, limits: Limits, policies: Policies) -> Job[int]:
+    """Check a command on its own and return the job that applies it; the job's result is its ledger index.
+
+    Raises:
+        ParseError: The request is malformed or too large.
+        BrokerError: A check failed.
+    """
+    request = protocol.decode(body, CommandRequest, protocol.MAX_EXPORT_BYTES)
+    signer = public_key(request.public_key)
+    payload = open_signed(request.command, protocol.COMMAND_TYPE, signer)
+    command = protocol.decode_export_command(payload)
+    check_addressing(command, signer, audience, now)
+    if request.data_key is not None or request.manifest is not None or len(request.command.signatures) != 1:
+        raise ParseError("broker.malformed", "a command about exports carries one signature, and nothing else")
+    _check_content(command, now)
+    checked = Command(command, request.command, Context(sha256_hex(payload), now, limits), policies)
+    return Job(lambda draft: _apply(draft, checked), _keys(command))
+
+
+def _check_content(command: ExportCommand, now: datetime) -> None:
+    if isinstance(command, RequestExport):
+        config = KeyConfig.decode(command.recipient.key)
+        setup_sender(config.kem, config.public, b"", config.aeads[0])  # a key that nothing can be sealed to is refused
+        if not 0 < command.not_after_s - now.timestamp() <= MAX_LIFE_S:
+            raise BrokerError("broker.export-term", f"a request for export ends within {MAX_LIFE_S // 86400} days")
+    if isinstance(command, SetDelegates):
+        count = len(command.delegates)
+        once_each = len({*command.delegates, command.party}) == count + 1
+        if not once_each or not min(1, count) <= command.threshold <= count:
+            raise ParseError(
+                "broker.malformed", "delegates are others, named once each, and it takes one to all of them"
+            )
+
+
+def _keys(command: ExportCommand) -> tuple[Key, ...]:
+    keys: list[Key] = [(Party, command.party)]
+    if isinstance(command, RequestExport):
+        keys.append((Capsule, command.capsule))
+    elif isinstance(command, SetDelegates):
+        keys += [(Party, delegate) for delegate in command.delegates]
+    else:
+        keys.append((ExportRequest, command.request))
+    return tuple(keys)
+
+
+def _apply(draft: Draft, checked: Command) -> int:
+    command = checked.command
+
+    def carry_out() -> int:
+        party = accept(draft, command)
+        match command:
+            case RequestExport():
+                return _request(draft, command, checked)
+            case VoteExport():
+                return _vote(draft, command, checked)
+            case SetDelegates():
+                return _delegate(draft, command, checked, party)
+            case CollectExport():
+                return _collect(draft, command, checked)
+
+    return once(draft, command.party, checked.context, carry_out)
+
+
+# --- Commands ---------------------------------------------------------------------------------------------------------
+
+
+def _request(draft: Draft, command: RequestExport, checked: Command) -> int:
+    capsule, _ = owned(draft, command.capsule, command.party)
+    if capsule.manifest_sha256 != command.manifest_sha256:
+        raise BrokerError("broker.capsule-mismatch", "the capsule has another manifest than the request names")
+    over = any_ended(draft, capsule, checked.now)
+    if over is not None:
+        raise DeniedError(over.code, over.why)
+    check_room(draft, "exportrequest", checked.context.limits.exports)
+    kept = _room_for_one(draft, checked, capsule, command.party)
+    entry = ExportRequested(
+        time=checked.context.time,
+        request=checked.id,
+        capsule=command.capsule,
+        manifest_sha256=command.manifest_sha256,
+        owner=command.party,
+        recipient=command.recipient.party,
+        recipient_sha256=sha256_hex(command.recipient.key),
+        not_after=utc(datetime.fromtimestamp(command.not_after_s, UTC)),
+    )
+    index = draft.append(entry.encode())
+    request = ExportRequest(
+        capsule=command.capsule,
+        manifest_sha256=command.manifest_sha256,
+        requester=command.party,
+        recipient=command.recipient,
+        not_after_s=command.not_after_s,
+        index=index,
+        command_sha256=keep(draft, checked.envelope.encode()),
+    )
+    draft.put(checked.id, request)
+    draft.put(capsule.capsule, msgspec.structs.replace(capsule, exports=(*kept, checked.id)).noted(index, MAX_RECENT))
+    return index
+
+
+def _room_for_one(draft: Draft, checked: Command, capsule: Capsule, party: str) -> tuple[str, ...]:
+    """Return the requests that a capsule still remembers when one more comes; raise when its owner has enough open."""
+    found = {name: _known(draft, name) for name in capsule.exports}
+    done = [name for name, each in found.items() if _ending(draft, each, capsule, checked.now) in FINAL]
+    if sum(each.requester == party for name, each in found.items() if name not in done) >= MAX_OPEN:
+        raise BrokerError(
+            "broker.export-open", f"{MAX_OPEN} requests of this party about this capsule are open", hint="refuse one"
+        )
+    forgotten = done[: max(0, len(found) + 1 - MAX_KEPT)]
+    return tuple(name for name in capsule.exports if name not in forgotten)
+
+
+def _vote(draft: Draft, command: VoteExport, checked: Command) -> int:
+    request = _known(draft, command.request)
+    capsule = held(draft, request.capsule)
+    if capsule.grant_of(command.owner) is None:
+        raise _unknown()
+    owner = known_co_owner(draft, command.owner)
+    own = command.party == command.owner
+    if not own and command.party not in owner.delegates:
+        raise _unknown()
+    if own and command.approve and owner.delegates:
+        raise DeniedError(
+            "broker.export-delegated", "this owner's delegates approve in its place", hint="refuse, or end delegation"
+        )
+    state = _ending(draft, request, capsule, checked.now)
+    if state in FINAL:
+        raise BrokerError("broker.export-ended", f"this request is {state}: there is nothing to vote on any more")
+    mine = next((v for v in request.votes if (v.owner, v.voter) == (command.owner, command.party)), None)
+    if mine is not None and (command.approve or not mine.approve):
+        raise BrokerError("broker.export-voted", "this vote was cast before", hint="a yes can become a no, never back")
+    entry = Approval(
+        time=checked.context.time,
+        owner=command.owner,
+        request=command.request,
+        approved=command.approve,
+        subject_sha256=request.manifest_sha256,
+        delegate=None if own else command.party,
+        command_sha256=checked.id,
+    )
+    index = draft.append(entry.encode())
+    vote = Vote(command.owner, command.party, command.approve, command.time_s, checked.id)
+    votes = (*(other for other in request.votes if other is not mine), vote)
+    refused = not command.approve and (own or _lost(owner, command.owner, votes))
+    draft.put(command.request, msgspec.structs.replace(request, votes=votes, refused=refused))
+    draft.put(capsule.capsule, capsule.noted(index, MAX_RECENT))
+    return index
+
+
+def _lost(owner: Party, name: str, votes: tuple[Vote, ...]) -> bool:
+    """Tell whether so many delegates refused that the others are too few."""
+    against = {vote.voter for vote in votes if vote.owner == name and not vote.approve}
+    return len(set(owner.delegates) - against) < owner.threshold
+
+
+def _delegate(draft: Draft, command: SetDelegates, checked: Command, party: Party) -> int:
+    for delegate in command.delegates:
+        known_co_owner(draft, delegate)
+    version = party.delegates_version + 1
+    entry = DelegatesSet(
+        time=checked.context.time,
+        owner=command.party,
+        delegates=command.delegates,
+        threshold=command.threshold,
+        version=version,
+        command_sha256=checked.id,
+    )
+    new = {"delegates": command.delegates, "threshold": command.threshold, "delegates_version": version}
+    draft.put(command.party, msgspec.structs.replace(party, **new))
+    return draft.append(entry.encode())
+
+
+def _collect(draft: Draft, command: CollectExport, checked: Command) -> int:
+    request = _known(draft, command.request)
+    capsule = held(draft, request.capsule)
+    check_collector(request, capsule, command.party)
+    standing = stand(draft, checked, request, checked.now)
+    if standing.state == "collected" and request.collected is not None:
+        return request.collected
+    if standing.state != "approved":
+        missing = [consent.owner[:16] for consent in standing.consents if consent.by is None]
+        raise DeniedError(
+            "broker.export-not-approved",
+            f"this request is {standing.state}" + (f"; missing: {', '.join(missing)}" if missing else ""),
+        )
+    entry = Export(
+        time=checked.context.time,
+        export=command.request,
+        capsule=capsule.capsule,
+        owners=tuple(grant.party for grant in capsule.grants),
+        approvals=tuple(vote.command_sha256 for vote in request.votes if vote.approve)[:64],
+        recipient=request.recipient.party,
+    )
+    index = draft.append(entry.encode())
+    sealed = _sealed(draft, request, capsule, command.request)
+    draft.put(command.request, msgspec.structs.replace(request, collected=index, sealed=sealed))
+    for consent in standing.consents:
+        grant = capsule.grant_of(consent.owner)
+        if consent.by == "policy" and grant is not None:
+            capsule = capsule.with_grant(msgspec.structs.replace(grant, uses=grant.uses + 1))
+    draft.put(capsule.capsule, capsule.noted(index, MAX_RECENT))
+    return index
+
+
+def _sealed(draft: Draft, request: ExportRequest, capsule: Capsule, name: str) -> bytes:
+    """Seal the data key to the recipient whom the owners approved."""
+    signer = capsule.made.signer if capsule.made else known_co_owner(draft, capsule.owner).public_key
+    key = ExportedKey(
+        request=name,
+        capsule=capsule.capsule,
+        manifest_sha256=capsule.manifest_sha256,
+        data_key=capsule.data_key,
+        signer=signer,
+    )
+    config = KeyConfig.decode(request.recipient.key)
+    context = setup_sender(config.kem, config.public, export_info(name), config.aeads[0])
+    return context.enc + context.seal(protocol.encode(key))
+
+
+# --- How a request stands ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Asking:
+    policies: Policies
+    now: datetime
+
+
+def stand(draft: Draft, policies: Command | Policies, request: ExportRequest, now: datetime) -> Standing:
+    """Return how a request stands now."""
+    compiled = policies.policies if isinstance(policies, Command) else policies
+    capsule = held(draft, request.capsule)
+    consents = tuple(_consent(draft, _Asking(compiled, now), request, capsule, grant) for grant in capsule.grants)
+    state = _ending(draft, request, capsule, now)
+    if state == "open" and all(consent.by for consent in consents):
+        state = "approved"
+    return Standing(state, consents)
+
+
+def _ending(draft: Draft, request: ExportRequest, capsule: Capsule, now: datetime) -> ExportState:
+    """Return the state that a request is in for good, or `open`."""
+    if request.refused:
+        return "refused"
+    if now.timestamp() > request.not_after_s:
+        return "expired"
+    if capsule.manifest_sha256 != request.manifest_sha256 or any_ended(draft, capsule, now) is not None:
+        return "ended"
+    return "open" if request.collected is None else "collected"
+
+
+def _consent(draft: Draft, asking: _Asking, request: ExportRequest, capsule: Capsule, grant: Grant) -> ExportConsent:
+    owner = known_co_owner(draft, grant.party)
+    yes = {vote.voter for vote in request.votes if vote.owner == grant.party and vote.approve}
+    standing = [name for name in owner.delegates if name in yes and not known_co_owner(draft, name).revoked]
+    by = None
+    if owner.delegates:
+        by = "delegates" if len(standing) >= owner.threshold else None
+    elif grant.party in yes:
+        by = "vote"
+    if by is None and _permitted(draft, asking, capsule, grant):
+        by = "policy"
+    return ExportConsent(grant.party, by, owner.delegates, owner.threshold)  # type: ignore[arg-type]  # one of three
+
+
+def _permitted(draft: Draft, asking: _Asking, capsule: Capsule, grant: Grant) -> bool:
+    """Tell whether an owner's policies let this report out: all that it has over what the report was made of."""
+    made = capsule.made
+    if made is None or capsule.kind != "report":
+        return False
+    facts = _facts(made, capsule, asking.now)
+    mine = [(counts, source) for counts, source in asked(draft, capsule) if counts.party == grant.party]
+    return bool(mine) and all(ask(draft, asking, facts, capsule, each) is None for each in mine)
+
+
+def _facts(made: Made, capsule: Capsule, now: datetime) -> Facts:
+    """Return what a policy sees of an export: the workload that made it, and what that declared."""
+    platform = made.platform
+    return Facts(
+        workload=made.workload,
+        purpose="export",
+        time=now,
+        tee=platform.tee,
+        simulated=platform.simulated,
+        measurements=tuple(made.measurements.items()),
+        tcb_status=platform.tcb_status,
+        advisory_ids=platform.advisory_ids,
+        tcb_evaluation_number=platform.tcb_evaluation_number,
+        parameters=made.parameters,
+        release=ReleaseFact(*platform.release) if platform.release else None,
+        capsules=(capsule.capsule,),
+        owners=tuple(grant.party for grant in capsule.grants),
+        job=job_of(made.parameters),
+        kind=capsule.kind,
+        lineage=made.lineage,
+    )
+
+
+# --- Who may look -----------------------------------------------------------------------------------------------------
+
+
+def check_collector(request: ExportRequest, capsule: Capsule, party: str) -> None:
+    """Raise unless a party may have the sealed key fetched: the recipient, or an owner."""
+    if party != request.recipient.party and capsule.grant_of(party) is None:
+        raise _unknown()
+
+
+def may_look(draft: Draft, capsule: Capsule, party: str) -> bool:
+    """Tell whether a party sees a capsule and its exports: an owner, or a delegate of one."""
+    return capsule.grant_of(party) is not None or any(
+        party in known_co_owner(draft, grant.party).delegates for grant in capsule.grants
+    )
+
+
+def listed(draft: Draft, capsule: Capsule) -> Iterator[tuple[str, ExportRequest]]:
+    """Return the requests about a capsule, newest first."""
+    return ((name, _known(draft, name)) for name in reversed(capsule.exports))
+
+
+def collected(draft: Draft, name: str, party: str, now: datetime) -> tuple[ExportRequest, Capsule]:
+    """Return a request whose key was collected, and its capsule, while that may still be fetched."""
+    request = _known(draft, name)
+    capsule = held(draft, request.capsule)
+    check_collector(request, capsule, party)
+    state = _ending(draft, request, capsule, now)
+    if state != "collected":
+        raise DeniedError("broker.export-not-approved", f"this request is {state}")
+    return request, capsule
+
+
+def _known(draft: Draft, name: str) -> ExportRequest:
+    request = draft.get(ExportRequest, name)
+    if request is None:
+        raise _unknown()
+    return request
+
+
+def _unknown() -> DeniedError:
+    return DeniedError("broker.export-unknown", "this party has no say in such a request")
