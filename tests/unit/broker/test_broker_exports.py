@@ -335,7 +335,7 @@ def test_delegates_vote_in_their_owner_s_place(ready: Rig, case: Case, board: tu
     case.refused("broker.export-unknown", case.vote, board[0], request, owner=case.alice)
     case.vote(board[2], request, owner=case.bob)
     (view,) = case.views(board[1])
-    assert [consent.by for consent in view.consents] == ["vote", "delegates"]
+    assert {consent.owner: consent.by for consent in view.consents} == {case.alice.id: "vote", case.bob.id: "delegates"}
     assert case.collect(request)
 
 
