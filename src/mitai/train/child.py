@@ -23,12 +23,20 @@ import resource
 import signal
 import socket
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from mitai.errors import MitaiError, TrainError
 from mitai.process import forbid_core_dumps
 from mitai.train.relay import TO_JOB, Done, Failed, Numbers, Order, Relay, RelayStore, SealingKey, Step
 from mitai.train.sandbox.network import drop_network
+
+if TYPE_CHECKING:
+    from mitai.train.evaluate.report import Role
+    from mitai.train.job import Job
+    from mitai.train.run import Outcome
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -90,6 +98,8 @@ def _work(order: Order, relay: Relay) -> None:
     relay.send(Step("train"))
     secret = relay.ask(SealingKey(SECRET_LABEL + states.binding)).data
     outcome = run(job, sources, secret=secret, states=states, report=lambda values: relay.send(Numbers(values)))
+    if order.evidence:
+        outcome = _signed(outcome, job, order)
     relay.send(Step("seal"))
     sealed = seal(
         MemorySource(outcome.files),
@@ -104,6 +114,24 @@ def _work(order: Order, relay: Relay) -> None:
     made = sealed.capsule_id, sealed.envelope, sealed.manifest_sha256, sealed.data_key
     relay.ask(Done(*made, outcome.kind, byproducts | {"job": job.sha256()}))
     states.clear()  # the output is registered
+
+
+def _signed(outcome: Outcome, job: Job, order: Order) -> Outcome:
+    """Return an evaluation's outcome with its one file signed by the workload key."""
+    from mitai.attest import Evidence
+    from mitai.identity import Identity
+    from mitai.train.evaluate.report import MEASURED_NAME, REPORT_NAME, InputRef, Measured, sign_report
+
+    digests = {each.capsule: each.manifest_sha256 for each in order.inputs}
+    inputs = [(cast("Role", each.role), each.capsule) for each in job.inputs()]  # signing checks them
+    report = sign_report(
+        Measured.decode(outcome.files[MEASURED_NAME]),
+        [InputRef(role=role, capsule=capsule, manifest_sha256=digests[capsule]) for role, capsule in inputs],
+        signer=Identity.from_seed(order.seed),
+        evidence=Evidence.decode(order.evidence),
+        now=datetime.now(UTC),
+    )
+    return replace(outcome, files={REPORT_NAME: report}, byproducts=(REPORT_NAME,))
 
 
 def _end_with_the_worker() -> None:

@@ -49,7 +49,10 @@ class OpenedInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Order(_Message, frozen=True):
-    """Worker to job: what to do. `seed` is the workload key, which signs what is made."""
+    """Worker to job: what to do. `seed` is the workload key, which signs what is made.
+
+    With `evidence` the output is a report: it is signed, and the evidence goes with it.
+    """
 
     job: str
     inputs: tuple[OpenedInput, ...]
@@ -58,6 +61,7 @@ class Order(_Message, frozen=True):
     checkpoints: str
     output: str
     threads: int
+    evidence: bytes = b""
 
 
 class Size(_Message, frozen=True):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
-from mitai.attest import Claims, Policy
+from mitai.attest import CapsuleClaim, Claims, Policy
 from mitai.attest.sim import SimPlatform, Workload, reference_values
 from mitai.channel import KeyRing
 from mitai.identity import Identity
@@ -65,21 +65,23 @@ class Lab:
             allow_simulation=True, sim_roots=(self.sim.sim_root,), workloads=(reference_values(self.workload),)
         )
 
-    def evidence(self, key: bytes | None = None):
+    def evidence(self, key: bytes | None = None, inputs=()):
         claims = Claims(
             workload=self.workload.name,
             key_config=self.keyring.current_config(),
+            capsules=tuple(CapsuleClaim(each.capsule, each.manifest_sha256) for each in inputs),
             receipt_key=self.signer.public.raw if key is None else key,
         )
         return self.sim.attester(self.workload).evidence(claims.encode(), b"\x05" * 32)
 
     def report(self, model: str = "a", value: int = 500_000, signer=None, evidence=None, **changes) -> bytes:
         inputs = changes.pop("inputs", (ref("model", model), ref("data", "records")))
+        evidence = evidence or self.evidence(inputs=inputs)
         return sign_report(
             measured(value, **changes),
             inputs,
             signer=signer or self.signer,
-            evidence=evidence or self.evidence(),
+            evidence=evidence,
             now=datetime.now(UTC),
         )
 

@@ -17,6 +17,8 @@ from mitai.identity import Envelope, Identity
 from mitai.train.evaluate.leaderboard import build
 from mitai.train.evaluate.report import PAYLOAD_TYPE, InputRef, Measured, Report, ReportFile, Result, verify_report
 
+INPUTS = (ref("model", "a"), ref("data", "records"))
+
 
 @pytest.fixture
 def lab(tmp_path):
@@ -57,17 +59,17 @@ def test_another_workload_makes_no_reports(lab, tmp_path):
 
 def test_other_evidence_of_the_same_key_is_refused(lab):
     file = msgspec.json.decode(lab.report(), type=ReportFile)
-    later = Lab.evidence(lab)  # quotes are signed anew
+    later = lab.evidence(inputs=INPUTS)  # quotes are signed anew
     exchanged = msgspec.structs.replace(file, evidence=msgspec.structs.replace(later, nonce=later.nonce).encode())
     lab.keyring.rotate()
-    other = msgspec.structs.replace(file, evidence=lab.evidence().encode())
+    other = msgspec.structs.replace(file, evidence=lab.evidence(inputs=INPUTS).encode())
     assert code_of(verify_report, canonical(other), lab.policy) == "train.report-evidence"
     assert verify_report(canonical(exchanged), lab.policy)  # the same claims and nonce: the same evidence
 
 
 def test_evidence_is_judged_at_the_time_that_the_report_states(lab):
     def stated(moment):
-        evidence = lab.evidence()
+        evidence = lab.evidence(inputs=INPUTS)
         report, _ = verify_report(lab.report(evidence=evidence), lab.policy)
         changed = msgspec.structs.replace(report, created=moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
         envelope = lab.signer.sign(rfc8785.dumps(msgspec.to_builtins(changed)), PAYLOAD_TYPE).encode()
@@ -76,6 +78,13 @@ def test_evidence_is_judged_at_the_time_that_the_report_states(lab):
     assert verify_report(stated(datetime.now(UTC)), lab.policy)
     with pytest.raises(AttestError):
         verify_report(stated(datetime.now(UTC) + timedelta(days=4000)), lab.policy)
+
+
+def test_the_machine_must_have_opened_what_the_report_names(lab):
+    for inputs in ((), INPUTS[:1], (*INPUTS, ref("data", "more")), (ref("model", "a"), ref("data", "others"))):
+        assert code_of(verify_report, lab.report(evidence=lab.evidence(inputs=inputs)), lab.policy) == (
+            "train.report-inputs"
+        )
 
 
 def canonical(value) -> bytes:

@@ -170,7 +170,7 @@ def verify_report(data: bytes, policy: Policy) -> tuple[Report, Appraisal]:
     1. The file is well formed, and of a known version.
     2. The evidence held under `policy` when the report was made, and is of a training workload.
     3. The report is signed by the key in that evidence's claims, and well formed.
-    4. It names this evidence.
+    4. It names this evidence, whose claims list exactly the report's capsules as open.
 
     Whether the machine's code is one that measures as this format says is for `policy` to decide: it should name it.
 
@@ -204,6 +204,11 @@ def verify_report(data: bytes, policy: Policy) -> tuple[Report, Appraisal]:
     if stated.evidence_sha256 != appraisal.evidence_sha256:
         raise TrainError(
             "train.report-evidence", "the report names other evidence than its file holds", step="evidence"
+        )
+    opened = {(capsule.id, capsule.manifest_sha256) for capsule in appraisal.claims.capsules}
+    if opened != {(each.capsule, each.manifest_sha256) for each in stated.inputs}:
+        raise TrainError(
+            "train.report-inputs", "the machine had opened other capsules than the report names", step="inputs"
         )
     return stated, appraisal
 
