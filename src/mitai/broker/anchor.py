@@ -29,7 +29,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from mitai.bodies import PLAIN, bounded
+from mitai.bodies import PLAIN, bounded, tls
 from mitai.broker.records import Head, Pin
 from mitai.broker.store import Database, EdgeStore, State
 from mitai.errors import BrokerError, LedgerError, MitaiError, RollbackError
@@ -76,7 +76,8 @@ class Witness:
 
     def _request(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         try:
-            with httpx2.stream(method, self.url + path, content=body, headers=PLAIN, timeout=10.0) as answer:
+            url = self.url + path
+            with httpx2.stream(method, url, content=body, headers=PLAIN, timeout=10.0, verify=tls()) as answer:
                 data = bounded(answer, MAX_ANSWER_BYTES, ANSWER_WITHIN_S)
             if data is None:
                 raise BrokerError("broker.witness-answer-too-large", f"the witness at {self.url} answered far too much")

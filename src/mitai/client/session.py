@@ -27,7 +27,7 @@ import httpx2
 import msgspec
 
 from mitai.attest import Appraisal, Evidence, Policy, verify
-from mitai.bodies import PLAIN, bounded
+from mitai.bodies import PLAIN, bounded, tls
 from mitai.errors import ClientError, MitaiError
 from mitai.problem import error_from
 
@@ -112,7 +112,7 @@ class Session:
     def _fetch(self, nonce: bytes) -> tuple[bytes, str | None]:
         url = f"{self.base_url}{EVIDENCE_PATH}"
         try:
-            stream = self._http.stream if self._http else partial(httpx2.stream, timeout=30.0)
+            stream = self._http.stream if self._http else partial(httpx2.stream, timeout=30.0, verify=tls())
             with stream("GET", url, params={"nonce": nonce.hex()}, headers=PLAIN) as answer:
                 body = bounded(answer, MAX_EVIDENCE_BYTES)
             if body is None:

@@ -215,7 +215,7 @@ def test_requests_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
         return httpx2.Response(200, content=b"x" * (1 << 20))
 
     client = httpx2.Client(transport=httpx2.MockTransport(flood))
-    monkeypatch.setattr(anchor.httpx2, "stream", lambda *args, **more: client.stream(*args, **more))
+    monkeypatch.setattr(anchor.httpx2, "stream", lambda *args, verify, **more: client.stream(*args, **more))
     for ask in (lambda: anchor.Witness("http://a").post(b""), anchor.Witness("http://a").key):
         with pytest.raises(BrokerError) as caught:
             ask()
