@@ -55,6 +55,7 @@ _STATUS = {
     "broker.nonce-used": 409,
     "broker.outcome-unknown": 503,
     "broker.party-exists": 409,
+    "broker.policy-changed": 409,
     "broker.rate-limited": 429,
     "broker.replayed": 409,
     "broker.standby": 503,

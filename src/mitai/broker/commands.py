@@ -31,6 +31,7 @@ from mitai.broker.protocol import (
     RegisterCapsule,
     RegisterParty,
     Revoke,
+    RotateKey,
     SetPolicy,
     Signed,
     sha256_hex,
@@ -42,10 +43,11 @@ from mitai.capsule import Manifest, open_manifest
 from mitai.capsule.opening import check_data_key
 from mitai.errors import BrokerError, DeniedError, MitaiError, ParseError
 from mitai.identity import Envelope, PublicKey
-from mitai.ledger.entry import CapsuleRegistered, PartyRegistered, PolicySet, Revocation, utc
+from mitai.ledger.entry import CapsuleRegistered, CapsuleResealed, PartyRegistered, PolicySet, Revocation, utc
 
 CLOCK_TOLERANCE_S = 60  # how far the clock may be behind the newest ledger entry
 MAX_RECENT = 100  # ledger indices that a capsule remembers
+MAX_FORMER = 16  # revisions before the present one
 
 
 @dataclass(frozen=True)
@@ -145,17 +147,20 @@ def check_addressing(
 def _check_content(request: CommandRequest, command: Command, signer: PublicKey, engine: PolicyEngine) -> Offer | None:
     if isinstance(command, RegisterCapsule | SetPolicy):
         engine.compile(command.policy)
-    if not isinstance(command, RegisterCapsule):
+    if not isinstance(command, RegisterCapsule | RotateKey):
         if request.data_key is not None or request.manifest is not None:
-            raise ParseError("broker.malformed", "only a capsule's registration carries a key and a manifest")
+            raise ParseError(
+                "broker.malformed", "only a capsule's registration or new key carries a key and a manifest"
+            )
         return None
     if request.data_key is None or request.manifest is None:
-        raise ParseError("broker.malformed", "a capsule's registration carries its key and its manifest")
+        raise ParseError("broker.malformed", "a capsule's registration or new key carries its key and its manifest")
     manifest = open_manifest(request.manifest, owner=signer, manifest_sha256=command.manifest_sha256)
     check_data_key(manifest, request.data_key)
     if manifest.capsule_id != command.capsule:
         raise BrokerError("broker.capsule-mismatch", "the command names another capsule than its manifest")
-    if len({*command.co_owners, command.party}) != len(command.co_owners) + 1:
+    co_owners = command.co_owners if isinstance(command, RegisterCapsule) else ()
+    if len({*co_owners, command.party}) != len(co_owners) + 1:
         raise ParseError("broker.malformed", "a capsule's owners are named once each")
     return Offer(manifest, request.manifest, request.data_key)
 
@@ -200,6 +205,8 @@ def _carry_out(draft: Draft, command: Command, context: Context, signer: PublicK
     if isinstance(command, SetPolicy):
         return _set_policy(draft, command, context)
     assert offer is not None  # noqa: S101 - `_check_content` made one
+    if isinstance(command, RotateKey):
+        return _rotate_key(draft, command, context, offer)
     if party.capsules >= context.limits.capsules_per_party:
         raise BrokerError("broker.full", "this party has registered as many capsules as it may")
     index = register_capsule(draft, command, context, offer)
@@ -311,6 +318,12 @@ def register_capsule(draft: Draft, command: RegisterCapsule, context: Context, o
 
 def _set_policy(draft: Draft, command: SetPolicy, context: Context) -> int:
     capsule, old = owned(draft, command.capsule, command.party)
+    if command.replaces not in {msgspec.UNSET, old.version}:
+        raise BrokerError(
+            "broker.policy-changed",
+            f"version {old.version} of this owner's policy is in force, not {command.replaces}",
+            hint="look at it, then replace that one",
+        )
     policy_sha256 = keep(draft, command.policy.encode())
     grant = msgspec.structs.replace(
         old, policy_sha256=policy_sha256, version=old.version + 1, budget=command.budget
@@ -318,6 +331,66 @@ def _set_policy(draft: Draft, command: SetPolicy, context: Context) -> int:
     index = draft.append(_policy_set(command, context, grant))
     draft.put(command.capsule, capsule.with_grant(grant).noted(index, MAX_RECENT))
     return index
+
+
+def _rotate_key(draft: Draft, command: RotateKey, context: Context, offer: Offer) -> int:
+    """Give a capsule a new data key and manifest.
+
+    1. The signer registered it; it is nobody's derivation, of which many are owners, and no single one has the key.
+    2. What it replaces is what is in force: a command that was overtaken changes nothing.
+    3. It says of itself what the former one said, file by file; and the key is another.
+    4. As nobody can see that the contents are the same, each co-owner has to set its policy anew.
+    """
+    # 1. whose
+    capsule, grant = owned(draft, command.capsule, command.party)
+    if capsule.made is not None:
+        raise BrokerError(
+            "broker.derived-fixed", "a derived capsule's key can't be rotated by its owners", hint="derive it anew"
+        )
+    if capsule.owner != command.party:
+        raise DeniedError("broker.not-registrant", "only the party that registered a capsule can give it a new key")
+    # 2. what it replaces
+    if command.previous_sha256 != capsule.manifest_sha256:
+        raise BrokerError("broker.revision-overtaken", "another manifest is in force than this command would replace")
+    # 3. the same files, another key
+    former = open_manifest(
+        draft.blob(capsule.envelope_sha256), owner=PublicKey(known_party(draft, command.party).public_key)
+    )
+    if _outline(former) != _outline(offer.manifest):
+        raise BrokerError(
+            "broker.revision-differs", "the new manifest is not of the same files: seal them as they were"
+        )
+    if offer.data_key == capsule.data_key:
+        raise BrokerError("broker.key-unchanged", "the new data key is the former one")
+    entry = CapsuleResealed(
+        time=context.time,
+        capsule=command.capsule,
+        owner=command.party,
+        manifest_sha256=command.manifest_sha256,
+        previous_sha256=command.previous_sha256,
+        command_sha256=context.command_sha256,
+    )
+    index = draft.append(entry.encode())
+    # 4. co-owners
+    others = (msgspec.structs.replace(other, policy_sha256=None) for other in capsule.grants if other != grant)
+    resealed = msgspec.structs.replace(
+        capsule,
+        manifest_sha256=command.manifest_sha256,
+        envelope_sha256=keep(draft, offer.envelope),
+        envelope_bytes=len(offer.envelope),
+        data_key=offer.data_key,
+        former=(*capsule.former, capsule.manifest_sha256)[-MAX_FORMER:],
+        reseals=(*capsule.reseals, index)[-MAX_RECENT:],
+        grants=(grant, *others),
+    )
+    draft.put(command.capsule, resealed.noted(index, MAX_RECENT))
+    return index
+
+
+def _outline(manifest: Manifest) -> tuple[object, ...]:
+    """Return what a manifest says of itself, but for how and when it was sealed."""
+    files = tuple((file.name, file.size) for file in manifest.files)
+    return manifest.name, manifest.kind, manifest.parents, manifest.labels, files
 
 
 def _revoke(draft: Draft, command: Revoke, context: Context, party: Party) -> int:

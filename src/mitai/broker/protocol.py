@@ -117,11 +117,20 @@ class RegisterCapsule(Signed, frozen=True, tag="register-capsule"):
 
 
 class SetPolicy(Signed, frozen=True, tag="set-policy"):
-    """Replace the signer's own policy and budget over a capsule."""
+    """Replace the signer's own policy and budget over a capsule; only version `replaces` of it, where that is given."""
 
     capsule: CapsuleId
     policy: Annotated[str, Meta(min_length=1, max_length=MAX_POLICY_CHARS)]
     budget: Budget
+    replaces: Count | UnsetType = UNSET
+
+
+class RotateKey(Signed, frozen=True, tag="rotate-key"):
+    """Replace a capsule's data key and manifest by those of the same files, sealed anew."""
+
+    capsule: CapsuleId
+    manifest_sha256: Hex32
+    previous_sha256: Hex32
 
 
 class Revoke(Signed, frozen=True, tag="revoke"):
@@ -130,7 +139,7 @@ class Revoke(Signed, frozen=True, tag="revoke"):
     capsule: CapsuleId | None = None
 
 
-Command = RegisterParty | RegisterCapsule | SetPolicy | Revoke
+Command = RegisterParty | RegisterCapsule | SetPolicy | RotateKey | Revoke
 
 
 class Recipient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -380,9 +389,10 @@ class DecisionsAnswer(Wire, frozen=True):
 
 
 class LineageNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A capsule's first ledger entry; of a derived one also its maker's public key and signed statement."""
+    """A capsule's first ledger entry, and those of its newer manifests; of a derived one also who made it, and how."""
 
     entry: LoggedEntry
+    reseals: Annotated[tuple[LoggedEntry, ...], Meta(max_length=100)] = ()
     signer: Key32 | None = None
     statement: Envelope | None = None
 

@@ -105,7 +105,7 @@ def publish(
     gateway = platform_url(home, url)
     token = upload_token or token_for(home, gateway, "upload")
     own = cedar.read_text(encoding="utf-8") if cedar else None
-    terms = Terms(uses, datetime.now(UTC) + timedelta(days=days), own, Amounts(tokens, steps, _micros(epsilon)))
+    terms = Terms(uses, datetime.now(UTC) + timedelta(days=days), own, Amounts(tokens, steps, micros(epsilon)))
     done = _publish(
         output,
         home,
@@ -176,7 +176,7 @@ class Terms:
         self.amounts = amounts if amounts != Amounts() else None
 
 
-def _micros(epsilon: Decimal | None) -> int | None:
+def micros(epsilon: Decimal | None) -> int | None:
     """Return an epsilon in millionths."""
     if epsilon is None:
         return None

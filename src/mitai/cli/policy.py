@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from mitai.broker.policy.check import Finding
 from mitai.broker.policy.check import check as find
@@ -18,9 +21,11 @@ from mitai.broker.policy.explain import Explanation, describe, why
 from mitai.broker.policy.request import Case, Request, convert, read, read_cases
 from mitai.broker.policy.templates import LISTS, TEMPLATES, compose, explanation, places, template
 from mitai.broker.policy.trustflow import convert as from_trustflow
+from mitai.broker.protocol import Amounts
 from mitai.cli.evidence import read_file
-from mitai.cli.options import JsonFlag
+from mitai.cli.options import JsonFlag, Natural, PolicyOption, Positive, platform_url, read_policy
 from mitai.cli.output import Output, data, plural
+from mitai.cli.owner import DEFAULT_TERM, micros, verified_broker
 from mitai.errors import BrokerError, ClientError, ParseError
 from mitai.fleet.home import Home
 
@@ -28,11 +33,12 @@ SHOWN_CHANGES = 10
 
 app = App(
     name="policy",
-    help="""Your policies: who may do what with your capsules. Nothing here talks to a broker.
+    help="""Your policies: who may do what with your capsules. Nothing here but `set` talks to a broker.
 
 Begin with a template: `mitai policy templates`, `mitai policy new NAME --set VALUE=…`; then `check` finds mistakes,
 `explain` says in plain words what it allows, `test` tries it on your cases, `diff` shows what a change changes.
-`mitai publish CAPSULE --cedar FILE` puts it in force. Every fact that a policy can ask for: docs/spec/policies.md.""",
+`mitai publish CAPSULE --cedar FILE` puts it in force, `set` replaces it.
+Every fact that a policy can ask for: docs/spec/policies.md.""",
     help_format="markdown",
     help_epilogue="",
 )
@@ -228,6 +234,51 @@ def try_cases(
     output.result({"passed": not failed, "cases": results})
     if failed:
         raise SystemExit(1)
+
+
+@app.command(name="set")
+def set_policy(
+    capsule: Annotated[str, Parameter(help="The id of a capsule that you own, alone or with others.")],
+    file: PolicyFile,
+    *,
+    replaces: Annotated[
+        Natural | None, Parameter(help="Only if this version of yours is in force; 0: only if you have set none yet.")
+    ] = None,
+    uses: Annotated[
+        Positive | None, Parameter(help="How many releases of the key to allow, from its first on.")
+    ] = None,
+    days: Annotated[
+        int, Parameter(validator=Number(gte=1, lte=36500), help="For how many days the key may be released.")
+    ] = DEFAULT_TERM.days,
+    tokens: Annotated[Natural | None, Parameter(help="How many tokens all releases together may declare.")] = None,
+    steps: Annotated[Natural | None, Parameter(help="How many training steps, likewise.")] = None,
+    epsilon: Annotated[Decimal | None, Parameter(help="How much privacy loss (epsilon), likewise.")] = None,
+    url: Annotated[str | None, Parameter(help="The gateway; by default that of the local platform.")] = None,
+    policy: PolicyOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Verify the key broker and put your policy over a capsule in force, in place of the one before.
+
+    Every limit is set anew: one that is not named is none. It takes effect on the next release; workloads that run keep
+    what they have, and stop at the new end of `--days`. With `--replaces` nobody's change in between is overwritten.
+
+    Example: `mitai policy set CAPSULE_ID policy.cedar --replaces 3 --days 90`
+    """
+    output, home, text = Output(json), Home.default(), _valid(file)
+    until, amounts = datetime.now(UTC) + timedelta(days=days), Amounts(tokens, steps, micros(epsilon))
+    with closing(verified_broker(home, platform_url(home, url), read_policy(home, policy))) as owner:
+        index = owner.set_policy(
+            capsule,
+            text,
+            uses=uses,
+            not_after=until,
+            amounts=amounts if amounts != Amounts() else None,
+            replaces=replaces,
+        )
+        simulated = owner.session.appraisal.simulated
+    output.say(f"[green]✔[/] your policy over {data(capsule)} is in force: ledger entry {index}")
+    output.simulated(simulated)
+    output.result({"capsule": capsule, "ledger_index": index, "until": until.isoformat(), "simulated": simulated})
 
 
 @app.command(name="import-trustflow")

@@ -46,6 +46,7 @@ from mitai.broker.protocol import (
     RegisterCapsule,
     RegisterParty,
     Revoke,
+    RotateKey,
     SetPolicy,
     sha256_hex,
 )
@@ -162,10 +163,38 @@ class Owner:
         uses: int | None = None,
         not_after: datetime | None = None,
         amounts: Amounts | None = None,
+        replaces: int | None = None,
     ) -> int:
-        """Replace this owner's policy and budget, which count from the first release on. Return the ledger index."""
-        budget = _budget(uses, not_after, amounts)
-        return self._command(SetPolicy(capsule=capsule_id, policy=policy, budget=budget, **self._signed()))
+        """Replace this owner's policy and budget, which count from the first release on. Return the ledger index.
+
+        With `replaces`, only while that version is in force: `broker.policy-changed` otherwise.
+        """
+        command = SetPolicy(
+            capsule=capsule_id,
+            policy=policy,
+            budget=_budget(uses, not_after, amounts),
+            replaces=UNSET if replaces is None else replaces,
+            **self._signed(),
+        )
+        return self._command(command)
+
+    def rotate_key(self, capsule_id: str, envelope: bytes, data_key: bytes, *, previous_sha256: str) -> int:
+        """Replace a capsule's data key and manifest; what runs goes on with the former ones. Return the ledger index.
+
+        Args:
+            capsule_id: The capsule's id, which stays.
+            envelope: Its new signed manifest, of the same files.
+            data_key: Its new data key.
+            previous_sha256: Of the manifest that is to be replaced; if another one is in force, nothing changes.
+        """
+        payload = Envelope.decode(envelope).open(PAYLOAD_TYPE, self.identity.public)
+        command = RotateKey(
+            capsule=capsule_id,
+            manifest_sha256=sha256_hex(payload),
+            previous_sha256=previous_sha256,
+            **self._signed(),
+        )
+        return self._command(command, data_key, envelope)
 
     def revoke(self, capsule_id: str | None = None) -> int:
         """End the consent for a capsule, or for everything of this party, for good; return the ledger index."""

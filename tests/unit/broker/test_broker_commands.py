@@ -7,10 +7,10 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from broker_rig import ALLOW_ALL, Party, Rig
+from broker_rig import ALLOW_ALL, UNLIMITED, Party, Rig
 from mitai.broker import protocol
 from mitai.broker.commands import Limits
-from mitai.broker.protocol import Budget, RegisterParty, Revoke
+from mitai.broker.protocol import Budget, RegisterParty, Revoke, SetPolicy
 from mitai.errors import MitaiError
 
 
@@ -234,6 +234,25 @@ def test_a_party_s_revocation_ends_it(ready: Rig) -> None:
     ready.send(ready.alice.revocation(ready))
     assert ready.entries()[-1]["subject"] == f"party:{ready.alice.id}"
     refused(ready, ready.alice.policy(ready, sealed.capsule_id), "broker.revoked")
+
+
+def test_a_policy_replaces_the_version_that_its_owner_has_seen(ready: Rig) -> None:
+    bob = Party("bob")
+    ready.register(bob)
+    capsule = ready.publish(co_owners=(bob.id,)).capsule_id
+
+    def replacing(party: Party, version: int) -> bytes:
+        fields = {"capsule": capsule, "policy": ALLOW_ALL, "budget": UNLIMITED, "replaces": version}
+        return party.body(SetPolicy(**fields, **party.signed(ready)))
+
+    ready.send(replacing(ready.alice, 1))
+    refused(ready, replacing(ready.alice, 1), "broker.policy-changed")
+    refused(ready, replacing(ready.alice, 3), "broker.policy-changed")
+    ready.send(replacing(ready.alice, 2))
+    refused(ready, replacing(bob, 1), "broker.policy-changed")  # each owner's versions are its own
+    ready.send(replacing(bob, 0))
+    ready.send(ready.alice.policy(ready, capsule))  # without, whatever is in force
+    ready.send(replacing(ready.alice, 4))
 
 
 def test_a_policy_keeps_what_was_used(ready: Rig) -> None:

@@ -154,7 +154,10 @@ def test_the_whole_story(process: Process, owner: Owner, sealed, client: httpx2.
         "capsule-registered",
     ]
     later = datetime.now(UTC) + timedelta(days=1)
-    assert owner.set_policy(sealed.capsule_id, ALLOW_ALL, uses=50, not_after=later) > 0
+    assert owner.set_policy(sealed.capsule_id, ALLOW_ALL, uses=50, not_after=later, replaces=1) > 0
+    with pytest.raises(BrokerError) as changed:
+        owner.set_policy(sealed.capsule_id, ALLOW_ALL, replaces=1)
+    assert changed.value.code == "broker.policy-changed"
     assert owner.capsule(sealed.capsule_id).grants[0].version == 2
 
 

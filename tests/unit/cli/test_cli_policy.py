@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from mitai.broker.protocol import Amounts
 from mitai.cli.commands import run
 
 VALUES = ["--set", "workload=serve", "--set", "mrtd=00ff", "--set", "until=2027-01-01"]
@@ -118,3 +121,32 @@ def test_import_trustflow(monkeypatch, capsys, tmp_path: Path) -> None:
     assert 'context.owners.contains("b0b")' in out.read_text()
     assert ended(monkeypatch, *arguments) == 1
     assert "--party bob=KEY_ID" in capsys.readouterr().err
+
+
+def test_set_hands_the_policy_and_its_limits_to_the_verified_broker(monkeypatch, written, capsys) -> None:
+    calls = []
+
+    class Verified:
+        session = SimpleNamespace(appraisal=SimpleNamespace(simulated=True))
+
+        def set_policy(self, *arguments, **limits):
+            calls.append((arguments, limits))
+            return 7
+
+        def close(self):
+            calls.append("closed")
+
+    monkeypatch.setattr("mitai.cli.policy.verified_broker", lambda *_: Verified())
+    monkeypatch.setattr("mitai.cli.policy.read_policy", lambda *_: None)
+    limits = ["--replaces", "3", "--uses", "5", "--steps", "0", "--epsilon", "0.5", "--url", "http://gateway.test"]
+    assert ended(monkeypatch, "set", "c" * 32, str(written), *limits, "--json") == 0
+    told = answer(capsys)
+    assert (told["capsule"], told["ledger_index"], told["simulated"]) == ("c" * 32, 7, True)
+    ((arguments, given), closed) = calls
+    assert (arguments, closed) == (("c" * 32, written.read_text()), "closed")
+    assert (given["uses"], given["replaces"]) == (5, 3)
+    assert given["amounts"] == Amounts(steps=0, epsilon_micros=500_000)
+    assert timedelta(days=29) < given["not_after"] - datetime.now(UTC) < timedelta(days=31)
+    written.write_text("permit (principal, action);")
+    assert ended(monkeypatch, "set", "c" * 32, str(written), "--url", "http://gateway.test") == 1
+    assert len(calls) == 2  # a policy with mistakes goes nowhere
