@@ -93,6 +93,8 @@ def run(
 
 
 def _run(job: Job, sources: Mapping[str, FileSource], secret: bytes, watch: Watch) -> Outcome:
+    if watch.observers and not METHODS[job.job.method].observed:
+        raise TrainError("train.not-observed", "a private job has no transcript: it would tell what the noise hides")
     method = METHODS[job.job.method].load()
     set_seed(job.job.seed)
     task, rows = _task(job, sources, secret)
