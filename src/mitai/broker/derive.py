@@ -108,7 +108,9 @@ def _apply(draft: Draft, offer: Offer, now: datetime, limits: Limits) -> int:
     # 3. the truth
     _check_truth(offer.statement, replica)
     parents = [held(draft, name) for name in offer.manifest.parents]
-    if any(parent.manifest_sha256 != offer.statement.inputs[parent.capsule] for parent in parents):
+    if any(
+        offer.statement.inputs[parent.capsule] not in {parent.manifest_sha256, *parent.former} for parent in parents
+    ):
         raise BrokerError("broker.statement-mismatch", "the statement names another manifest of an input")
     # 4. consent and bounds
     for parent in parents:

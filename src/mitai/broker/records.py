@@ -95,6 +95,8 @@ class Capsule(Record, frozen=True):
     kind: str = ""  # as its manifest says
     index: int = 0  # the ledger entry that made it known
     made: Made | None = None  # where a workload made it
+    reseals: tuple[int, ...] = ()  # ledger entries of its newer manifests
+    former: tuple[str, ...] = ()  # manifests before its data key was rotated, newest last: workloads may still use them
     exports: tuple[str, ...] = ()  # requests to let it out, the oldest that have ended are forgotten
 
     def __repr__(self) -> str:

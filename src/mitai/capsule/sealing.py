@@ -100,6 +100,7 @@ def seal(
     name: str,
     kind: str = "model",
     data_key: bytes | None = None,
+    capsule_id: str | None = None,
     parents: tuple[str, ...] = (),
     labels: Mapping[str, str] | None = None,
     digests: bool = False,
@@ -117,6 +118,7 @@ def seal(
         kind: `model`, `data`, `adapter` …, in the clear.
         data_key: 32 uniformly random bytes; made when not given. Whoever has to be safe against being killed right
             after `seal` has returned makes and keeps the key beforehand.
+        capsule_id: Of the capsule that this is a new revision of; a new one when not given.
         parents: Ids of the capsules that this one derives from.
         labels: Short texts for people and programs, in the clear.
         digests: Put SHA-256 of the ciphertext into the manifest: anyone can then check stored objects bit by bit
@@ -135,7 +137,7 @@ def seal(
         raise CapsuleError("capsule.destination-inside-source", "the sealed folder can't lie within the plain folder")
     request = Journal(
         v=1,
-        capsule_id=secrets.token_hex(16),
+        capsule_id=checked(capsule_id) if capsule_id else secrets.token_hex(16),
         name=name,
         kind=kind,
         created=(now or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -148,7 +150,7 @@ def seal(
     )
     try:
         with _locked(dest_dir):
-            journal, key = _plan(dest_dir, request, owner, data_key)
+            journal, key = _plan(dest_dir, request, owner, data_key, capsule_id)
             if not (dest_dir / MANIFEST_NAME).exists():
                 _Sealer(source, dest_dir, journal, key).run(owner, workers, progress)
             return _finish(dest_dir, journal, key, owner)
@@ -160,14 +162,16 @@ def seal(
         ) from error
 
 
-def _plan(dest: Path, request: Journal, owner: Identity, data_key: bytes | None) -> tuple[Journal, bytes]:
+def _plan(
+    dest: Path, request: Journal, owner: Identity, data_key: bytes | None, capsule_id: str | None
+) -> tuple[Journal, bytes]:
     """Return the journal and the data key: those of the interrupted seal in `dest`, or new ones, safely written."""
     if data_key is not None and len(data_key) != segments.DATA_KEY_BYTES:
         raise CapsuleError("capsule.key-malformed", f"a data key has 32 bytes, not {len(data_key)}")
     path = dest / JOURNAL_NAME
     if path.exists():
         journal = _read_journal(path)
-        if journal.request() != request.request():
+        if journal.request() != request.request() or capsule_id not in {None, journal.capsule_id}:
             raise CapsuleError(
                 "capsule.resume-mismatch",
                 "an unfinished seal of something else lies in the destination",

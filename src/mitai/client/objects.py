@@ -69,9 +69,12 @@ class HttpStore:
         return answer
 
 
-def upload(folder: Path, gateway: str, token: str, *, owner: PublicKey, progress: Report | None = None) -> int:
+def upload(
+    folder: Path, gateway: str, token: str, *, owner: PublicKey, progress: Report | None = None, revision: bool = False
+) -> int:
     """Store every object of a sealed folder at a gateway, and its manifest last; return the bytes sent.
 
+    Of a new `revision` only the objects are stored, beside the former ones: its manifest comes from the broker.
     Objects that are there already are left alone, so an interrupted upload can be repeated.
 
     Raises:
@@ -79,7 +82,7 @@ def upload(folder: Path, gateway: str, token: str, *, owner: PublicKey, progress
         CapsuleError, MitaiError: The folder is not a whole capsule of `owner`.
     """
     manifest = open_manifest((folder / MANIFEST_NAME).read_bytes(), owner=owner)
-    names = [entry.object for entry in manifest.files] + [MANIFEST_NAME]
+    names = [entry.object for entry in manifest.files] + ([] if revision else [MANIFEST_NAME])
     total = sum((folder / name).stat().st_size for name in names)
     done, sent = 0, 0
     with httpx2.Client(timeout=60.0, headers={"authorization": f"Bearer {token}"}) as http:

@@ -98,6 +98,16 @@ class PolicySet(Entry, frozen=True, tag="policy-set"):
     command_sha256: Digest | None = None  # the owner's signed command
 
 
+class CapsuleResealed(Entry, frozen=True, tag="capsule-resealed"):
+    """An owner gave a capsule a new data key, and so a new manifest."""
+
+    capsule: Id
+    owner: Digest
+    manifest_sha256: Digest
+    previous_sha256: Digest
+    command_sha256: Digest | None = None  # the owner's signed command
+
+
 class Release(Entry, frozen=True, tag="release"):
     """Keys were released to an attested workload."""
 
@@ -233,6 +243,7 @@ _DECODER: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(
     | Export
     | ReceiptEntry
     | RootKey
+    | CapsuleResealed
     | RecoverySet
 )
 

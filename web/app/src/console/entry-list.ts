@@ -23,6 +23,7 @@ const t = strings({
     approval: "Approval",
     export: "Export",
     receipt: "Receipt",
+    "capsule-resealed": "New data key",
     "root-key": "Broker's root key",
     "recovery-set": "Recovery plan",
     simulated: "simulated",
@@ -49,6 +50,7 @@ const t = strings({
     approval: "审批",
     export: "导出",
     receipt: "回执",
+    "capsule-resealed": "更换数据密钥",
     "root-key": "密钥服务的根密钥",
     "recovery-set": "恢复方案",
     simulated: "模拟",
@@ -67,7 +69,16 @@ const t = strings({
 
 const KINDS = [
   ...(["party-registered", "capsule-registered", "derivation", "policy-set", "release", "denial"] as const),
-  ...(["deployment", "revocation", "approval", "export", "receipt", "root-key", "recovery-set"] as const),
+  ...([
+    "deployment",
+    "revocation",
+    "approval",
+    "export",
+    "receipt",
+    "root-key",
+    "recovery-set",
+    "capsule-resealed",
+  ] as const),
 ];
 const TONES: Readonly<Record<string, string>> = {
   denial: "bad",

@@ -318,6 +318,10 @@ describe("receipts", () => {
       `{"members":["${digest}"],"recovery_sha256":"${digest}","threshold":1,` +
       `"time":"2026-01-02T03:04:05Z","type":"recovery-set","v":"mitai ledger entry v1","version":3}`;
     expect(decodeEntry(utf8(plan))).toMatchObject({ type: "recovery-set", threshold: 1, version: 3 });
+    const resealed =
+      `{"capsule":"c","command_sha256":null,"manifest_sha256":"${digest}","owner":"${digest}",` +
+      `"previous_sha256":"${digest}","time":"2026-01-02T03:04:05Z","type":"capsule-resealed","v":"mitai ledger entry v1"}`;
+    expect(decodeEntry(utf8(resealed))).toMatchObject({ type: "capsule-resealed", previousSha256: digest });
     for (const [from, to] of [
       ['"shared"', '"given"'],
       ['"epoch":2', '"epoch":-2'],

@@ -189,6 +189,16 @@ const entries = {
     exchange: id,
     receipt_sha256: digest, // `receiptSha256` of the signed envelope
   }),
+  /** An owner gave a capsule a new data key, and so a new manifest. */
+  "capsule-resealed": struct({
+    ...head,
+    type: oneOf("capsule-resealed"),
+    capsule: id,
+    owner: digest,
+    manifest_sha256: digest,
+    previous_sha256: digest,
+    command_sha256: nullable(digest), // the owner's signed command
+  }),
   /** The root key of the broker's state was given to another machine, rotated, or recovered by owners. */
   "root-key": struct({
     ...head,
