@@ -42,6 +42,7 @@ VALUES = {
     "tees": ["tdx", "snp"],
     "tcb_statuses": "UpToDate",
     "tcb_evaluation_number": 17,
+    "evaluation": "ab" * 32,
 }
 ALLOW = "permit (principal, action, resource);\n"
 SFT = {"method": "sft", "epochs": "3"}
@@ -84,6 +85,10 @@ CASES = {
             {"parameters": {"output": "aggregate"}},
             {"purpose": "export"},
         ],
+    ),
+    "evaluation-agreed": (
+        {"purpose": "evaluation", "parameters": AGGREGATE | {"evaluation": "ab" * 32}},
+        [{"parameters": AGGREGATE}, {"parameters": AGGREGATE | {"evaluation": "ac" * 32}}],
     ),
     "columns-rows": (
         {"parameters": READ},

@@ -156,7 +156,7 @@ class Evaluate(Table, frozen=True, kw_only=True):
 
     def declared(self) -> dict[str, str]:
         """Return what the broker is told."""
-        return {"min_group": str(self.min_group), "evaluation": self.sha256()}
+        return {"output": "aggregate", "min_group": str(self.min_group), "evaluation": self.sha256()}
 
     def sha256(self) -> str:
         """Return the digest of everything that is said here, defaults written out."""

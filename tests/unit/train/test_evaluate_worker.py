@@ -1,0 +1,128 @@
+"""Private evaluation both ways: a vendor's sealed model on a hospital's sealed records, in a worker of neither."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from train_platform import TRAIN, Stage, platform
+from train_rig import MemorySource, lines, tiny_llama
+
+from mitai.broker.derive_client import Derivation
+from mitai.broker.policy.templates import compose, template
+from mitai.capsule import FolderStore, open_capsule
+from mitai.train.evaluate.leaderboard import build
+from mitai.train.evaluate.report import REPORT_NAME, verify_report
+from mitai.train.job import Job
+
+SECRET = "patient zero"
+EVALUATE = 'permit (principal == Workload::"train", action == Action::"evaluation", resource);'
+JOB = """
+[job]
+name = "trial"
+method = "evaluate"
+model = "{model}"
+data = ["{data}"]
+
+[evaluate]
+min_group = 5
+resamples = 100
+groups = {{ column = "site", labels = ["north", "south"] }}
+
+[[evaluate.tasks]]
+kind = "multiple-choice"
+name = "triage"
+prompt = "{{question}}"
+choices = ["{{answer}}", "no"]
+gold = "gold"
+
+[[evaluate.tasks]]
+kind = "pass-at-k"
+name = "code"
+prompt = "{{question}}"
+tests = "assert f() == 1"
+function = "f"
+samples = 1
+max_tokens = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory):
+    with platform(tmp_path_factory.mktemp("evaluation"), queue=4) as stage:
+        yield stage
+
+
+def records() -> MemorySource:
+    rows = [{"question": f"{SECRET} {n}", "answer": f"yes {n}", "gold": 0, "site": "north"} for n in range(6)]
+    return lines([*rows, *({**row, "site": "south"} for row in rows)])
+
+
+def agreed_policy(stage: Stage, digest: str) -> str:
+    """Return what a hospital would say: aggregates only, of this one evaluation."""
+    registers = next(each for each in stage.policy.workloads if each.name == "train").registers
+    values = {"workload": "train", "mrtd": registers["mrtd"], "min_group": "5", "until": "2100-01-01"}
+    return compose(template("evaluation-aggregate", **values), template("evaluation-agreed", evaluation=digest))
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch):
+    """Remember the sealed outputs with their keys, as only a worker knows them."""
+    found, request = [], Derivation.request
+
+    def remembered(self, sealed, byproducts=None):
+        found.append((sealed, self))
+        return request(self, sealed, byproducts)
+
+    monkeypatch.setattr(Derivation, "request", remembered)
+    return found
+
+
+def read(stage: Stage, made) -> bytes:
+    sealed, derivation = made
+    store = FolderStore(stage.root / "objects" / sealed.capsule_id)
+    source = open_capsule(store, sealed.envelope, sealed.data_key, owner=derivation._identity.public, kind="report")
+    assert source.names() == (REPORT_NAME,)
+    return source.read(REPORT_NAME)
+
+
+def test_both_owners_get_the_same_numbers_and_nothing_else(stage: Stage, made) -> None:
+    vendor, rival, hospital = (stage.party(name) for name in ("vendor", "rival", "hospital"))
+    models = [stage.publish(owner, tiny_llama(), "model", EVALUATE) for owner in (vendor, rival)]
+    agreed = Job.parse(JOB.format(model="m", data="d")).declared()["evaluation"]
+    data = stage.publish(hospital, records(), "dataset", agreed_policy(stage, agreed))
+    for model in models:
+        done = stage.until(stage.submit(JOB.format(model=model, data=data)).json()["id"])
+        assert (done["state"], done["kind"]) == ("done", "report"), done
+        assert stage.logs(done["id"]) == []
+        assert SECRET not in json.dumps(done)
+    for owner in (vendor, hospital):
+        assert made[0][0].capsule_id in owner.capsules()
+    files = [read(stage, each) for each in made]
+    report, appraisal = verify_report(files[0], stage.policy)
+    assert appraisal.simulated
+    assert [(each.role, each.capsule) for each in report.inputs] == [("model", models[0]), ("data", data)]
+    assert report.measured.evaluation_sha256 == agreed
+    told = {(r.task, n.metric, n.group, n.n) for r in report.measured.results for n in r.numbers}
+    groups = (("", 12), ("north", 6), ("south", 6))
+    metrics = (("triage", "acc"), ("triage", "acc_norm"), ("code", "pass@1"))
+    assert told == {(task, metric, group, n) for task, metric in metrics for group, n in groups}
+    assert SECRET.encode() not in files[0]
+    board = build([verify_report(file, stage.policy) for file in files])
+    assert {line.inputs[0].capsule for line in board.lines} == set(models)
+    for owner in (vendor, rival, hospital):
+        owner.close()
+
+
+def test_another_evaluation_than_agreed_never_starts(stage: Stage) -> None:
+    vendor, hospital = stage.party("vendor two"), stage.party("hospital two")
+    model = stage.publish(vendor, tiny_llama(), "model", EVALUATE + TRAIN)
+    agreed = Job.parse(JOB.format(model="m", data="d")).declared()["evaluation"]
+    data = stage.publish(hospital, records(), "dataset", agreed_policy(stage, agreed))
+    text = JOB.format(model=model, data=data)
+    trained = text.split("[evaluate]", maxsplit=1)[0].replace('"evaluate"', '"sft"')
+    for other in (text.replace("min_group = 5", "min_group = 4"), text.replace('"no"', '"yes"'), trained):
+        refused = stage.until(stage.submit(other).json()["id"])
+        assert refused["error"]["code"] == "broker.policy-denied", refused
+    for owner in (vendor, hospital):
+        owner.close()
