@@ -24,6 +24,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -327,6 +328,8 @@ def throughput(root: Path, database: str) -> None:
 def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     for part in (failover, throughput):
+        if sys.argv[1:] not in ([], [part.__name__]):
+            continue
         with tempfile.TemporaryDirectory() as root, postgresql() as database:
             part(Path(root), database)
 
