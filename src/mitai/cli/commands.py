@@ -22,6 +22,7 @@ from mitai.cli import (
     collateral,
     demo,
     deploy,
+    export,
     evaluate,
     ledger,
     lineage,
@@ -30,6 +31,8 @@ from mitai.cli import (
     platform,
     policy,
     recovery,
+    rotate,
+    train,
     user,
     verify,
     web,
@@ -62,8 +65,11 @@ for group, commands in {
     for command in commands:
         app.command(command, group=group, help_epilogue="")
 ledger.app.group = web.app.group = (_PROVE,)
-policy.app.group = (_OWN,)
+policy.app.group = export.app.group = (_OWN,)
 app.command(policy.app)
+app.command(export.app)
+train.app.group = (_OWN,)
+app.command(train.app)
 recovery.app.group = broker.app.group = (_OWN,)
 app.command(recovery.app)
 app.command(broker.app)

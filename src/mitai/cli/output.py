@@ -106,6 +106,27 @@ class Output:
 
             yield report
 
+    @contextmanager
+    def steps(self, label: str) -> Iterator[Callable[[str, object, object, object], None]]:
+        """Show a progress bar in steps; yields `report(phase, step, steps, loss)`, whose values a stranger may give."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+        )
+        hidden = self.as_json or not self.errors.is_terminal
+        with Progress(*columns, console=self.errors, transient=True, disable=hidden) as progress:
+            task = progress.add_task(label, total=None, told="")
+
+            def report(phase: str, step: object, steps: object, loss: object) -> None:
+                done, total = (value if isinstance(value, (int, float)) else 0 for value in (step, steps))
+                tail = f", loss {loss:.4f}" if isinstance(loss, (int, float)) else ""
+                told = f"step {done:g} of {total:g}{tail}" if total else data(phase)
+                progress.update(task, completed=done, total=total or None, told=told)
+
+            yield report
+
 
 class _Bytes(DownloadColumn):
     """So many bytes of so many, once the total is known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from mitai.cli.output import SIMULATED, Output, data, marked, plural
 from mitai.cli.verify import served
 from mitai.errors import FleetError
 from mitai.fleet import platform as platforms
+from mitai.fleet.caretaker import Caretaker
 from mitai.fleet.home import Home
 from mitai.fleet.processes import alive, stop
 from mitai.web.page import installed_page, page_link
@@ -32,6 +34,7 @@ def up(
     replicas: Annotated[Positive, Parameter(help="How many processes serve the model.")] = 1,
     brokers: Annotated[Positive, Parameter(help="How many key brokers; several share a database.")] = 1,
     database: Annotated[str, Parameter(help="The brokers' database (postgresql://…); SQLite by default.")] = "",
+    train: Annotated[bool, Parameter(negative="", help="Start a training worker too: `mitai train`.")] = False,
     capture: Annotated[bool, Parameter(negative="", help="Record what the gateway sees (ciphertext).")] = False,
     threads: Annotated[Natural, Parameter(help="The engine's threads; 0: as many as cores.")] = 0,
     kem: Annotated[
@@ -49,9 +52,17 @@ def up(
     out, home = Output(json), Home.default()
     found = None if no_model else model_folder(model)
     settings = platforms.Settings(
-        port=port, replicas=replicas, brokers=brokers, database=database, capture=capture, threads=threads, kem=kem
+        port=port,
+        replicas=replicas,
+        brokers=brokers,
+        database=database,
+        capture=capture,
+        threads=threads,
+        kem=kem,
+        train=train,
     )
     out.say(SIMULATED)
+    _end_on_sigterm()
     platform = platforms.start(home, settings, out.note)
     if port and not platform.gateway.endswith(f":{port}"):
         out.note(f"port {port} is taken by another program: the gateway has another one")
@@ -155,16 +166,13 @@ def doctor(*, json: JsonFlag = False) -> None:
 
 
 def _watch(platform: platforms.Platform, out: Output) -> None:
-    """Wait for Ctrl-C; start a broker again that was killed beside others; raise when another process has died."""
+    """Look after the processes until Ctrl-C; raise when one has died that the platform can't be without."""
+    caretaker = Caretaker(platform, out.note)
     while True:
         time.sleep(0.5)
-        for process in platform.dead():
-            if process.name.startswith("broker-") and process.popen.returncode < 0:
-                out.note(f"{process.name} was killed: starting it again")
-                platform.restart(process.name)
-                continue
-            raise FleetError(
-                "fleet.process-died",
-                f"the {process.name} has stopped: {process.last_words()}",
-                hint=f"see {process.log}",
-            )
+        caretaker.look()
+
+
+def _end_on_sigterm() -> None:
+    """Make SIGTERM an exit like any other, so that no process is left behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -7,6 +7,7 @@ read, drop or change is exactly what the threat model grants the host, so nobody
 - `/objects/CAPSULE/NAME`: ciphertext, written once with the upload token, readable by all (also in ranges).
 - `/broker/…`: to the broker, prefix removed; of several broker processes to the one that leads (`leader`), and while
   none does a request waits a few seconds.  `/control/…`: to every replica, with the operator token only.
+- `/control/train/…`: to the training worker, likewise.  `/train/.well-known/mitai/evidence`: that worker's evidence.
 - everything else: to a replica. An evidence answer names its replica in `mitai-replica`; a request that repeats
   the header reaches the same one, because each replica has its own key. When that one is gone, the client is told to
   verify again, and so finds another.
@@ -32,7 +33,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, cast
 
 import anyio
 import anyio.to_thread
@@ -62,7 +63,7 @@ log = structlog.get_logger()
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})")
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~:@-]+")
-_OWN_SEGMENTS = {"broker", "control", "healthz", "objects"}  # never forwarded to a replica as they are
+_OWN_SEGMENTS = {"broker", "control", "healthz", "objects", "train"}  # never forwarded to a replica as they are
 _HOP_BY_HOP = {  # RFC 9110 §7.6.1, and what the next request writes afresh
     b"connection",
     b"keep-alive",
@@ -103,6 +104,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     page: str = ""  # a folder with the page for browsers; the installed one by default
     policy: str = ""  # a file: the appraisal policy that the page is offered
     releases: tuple[str, ...] = ()  # files: signed release manifests that the page is offered
+    train: str = ""  # base URL of the training worker, where there is one
 
     @staticmethod
     def load(path: Path) -> GatewayConfig:
@@ -146,6 +148,8 @@ class Gateway:
             Route("/healthz", self._health),
             Route("/objects/{capsule}/{name}", self._get_object, methods=["GET", "HEAD"]),
             Route("/objects/{capsule}/{name}", self._put_object, methods=["PUT"]),
+            Route("/control/train/{path:path}", self._train_control, methods=["GET", "POST"]),
+            Route("/train/.well-known/mitai/evidence", self._train_evidence),
             Route("/control/{path:path}", self._control, methods=["GET", "POST"]),
             Route("/broker/{path:path}", self._broker, methods=_METHODS),
             Route("/{path:path}", self._replica, methods=_METHODS),
@@ -172,22 +176,10 @@ class Gateway:
 
     async def _control(self, request: Request) -> Response:
         """Pass an operator's request to every replica; answer with what each said."""
-        if not _bears(request, self._config.operator_token):
-            return problem(
-                401,
-                "fleet.operator-token",
-                "this address is for the operator: the operator token is missing or wrong",
-                "ask the gateway's operator for it",
-            )
         path = "/control/" + request.path_params["path"]
-        if not _is_plain(path):
-            return _bad_path()
-        try:
-            body = await _bounded(request.stream(), _MAX_CONTROL_BYTES)
-        except _TooLargeError:
-            return problem(413, "fleet.request-too-large", "a control request is at most 1 MiB")
-        except ClientDisconnect:
-            return Response(status_code=499)
+        body = await self._operators(request, path)
+        if isinstance(body, Response):
+            return body
         answers: dict[str, object] = {}
 
         async def ask(name: str, url: str) -> None:
@@ -197,6 +189,35 @@ class Gateway:
             for name, url in self._config.replicas.items():
                 group.start_soon(ask, name, url)
         return JSONResponse({name: answers[name] for name in sorted(answers)})
+
+    async def _train_control(self, request: Request) -> Response:
+        """Pass an operator's request to the training worker."""
+        path = "/control/" + request.path_params["path"]
+        body = await self._operators(request, path)
+        if isinstance(body, Response):
+            return body
+        if not self._config.train:
+            return _no_worker()
+        told = await self._control_one(request, self._config.train, path, body)
+        return JSONResponse(told["body"], cast("int", told["status"]))
+
+    async def _operators(self, request: Request, path: str) -> Response | bytes:
+        """Return the body of an operator's request, or why it is refused."""
+        if not _bears(request, self._config.operator_token):
+            return problem(
+                401,
+                "fleet.operator-token",
+                "this address is for the operator: the operator token is missing or wrong",
+                "ask the gateway's operator for it",
+            )
+        if not _is_plain(path):
+            return _bad_path()
+        try:
+            return await _bounded(request.stream(), _MAX_CONTROL_BYTES)
+        except _TooLargeError:
+            return problem(413, "fleet.request-too-large", "a control request is at most 1 MiB")
+        except ClientDisconnect:
+            return Response(status_code=499)
 
     async def _control_one(self, request: Request, url: str, path: str, body: bytes) -> dict[str, object]:
         """Ask one replica; a replica that fails, lies or floods spoils only its own entry."""
@@ -213,6 +234,12 @@ class Gateway:
         return {"status": answer.status_code, "body": told}
 
     # -- forwarding ------------------------------------------------------------------------------------------
+
+    async def _train_evidence(self, request: Request) -> Response:
+        """Forward this one path of the training worker: what else it has is for operators."""
+        if not self._config.train:
+            return _no_worker()
+        return await self._forward(request, _each({"train": self._config.train}), "/.well-known/mitai/evidence")
 
     async def _broker(self, request: Request) -> Response:
         wanted = request.headers.get("mitai-replica")
@@ -511,6 +538,10 @@ def _forwarded(headers: Headers) -> Headers:
 
 def _is_plain(path: str) -> bool:
     return path == "/" or (path.startswith("/") and all(map(_SEGMENT.fullmatch, path[1:].split("/"))))
+
+
+def _no_worker() -> Response:
+    return problem(404, "fleet.no-train-worker", "there is no training worker here", "start one: mitai up --train")
 
 
 def _bad_path() -> Response:

@@ -64,6 +64,7 @@ class Settings:
     kem: str = "x25519"
     rotate_s: float = 3600.0  # how often a replica's channel key is replaced
     grace_s: float = 600.0  # how long the former key is honoured
+    train: bool = False  # a training worker too
 
 
 @dataclass
@@ -226,6 +227,17 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
         }
         run(name, "mitai.serve", ["--config", str(_config(root / f"{name}.toml", serve))], f"{urls[name]}/healthz")
         replicas[name] = urls[name]
+    if settings.train:
+        urls["train"] = f"http://127.0.0.1:{(train_port := free_port())}"
+        train = {
+            "port": train_port,
+            "sim": str(home.sim),
+            "threads": settings.threads,
+            "kem": settings.kem,
+            "broker_policy": str(policy_file),
+            "scratch": str(root / "train"),
+        }
+        run("train", "mitai.train", ["--config", str(_config(root / "train.toml", train))], f"{urls['train']}/healthz")
     users_policy = _users_policy(policy, ledger.vkey)
     write_private(root / "offer.toml", users_policy.encode())
     gateway = {
@@ -237,6 +249,7 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
         "capture": str(home.capture) if settings.capture else "",
         "policy": str(root / "offer.toml"),
         "releases": [str(home.release(name)) for name in WORKLOADS],
+        "train": urls.get("train", ""),
         "replicas": replicas,
     }
     path = _config(root / "gateway.toml", gateway)
@@ -327,7 +340,7 @@ def _count(value: object) -> int:
 
 
 def _control(gateway: str, token: str, what: str, body: Mapping[str, object] | None) -> dict[str, object]:
-    status, content = _ask(gateway, f"/control/{what}", _MAX_CONTROL_BYTES, {"authorization": f"Bearer {token}"}, body)
+    status, content = ask(gateway, f"/control/{what}", _MAX_CONTROL_BYTES, {"authorization": f"Bearer {token}"}, body)
     try:
         fields = msgspec.json.decode(content)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -337,7 +350,7 @@ def _control(gateway: str, token: str, what: str, body: Mapping[str, object] | N
     return fields
 
 
-def _ask(
+def ask(
     gateway: str, path: str, limit: int, headers: Mapping[str, str] = {}, body: Mapping[str, object] | None = None
 ) -> tuple[int, bytes]:
     """GET, or POST a body, at a gateway; return status and body of its answer, which nobody vouches for."""
@@ -358,7 +371,7 @@ def _ask(
 
 def stored_name(gateway: str, capsule: str) -> str:
     """Return the name in a stored capsule's manifest: a label for people, signed but not checked here."""
-    status, content = _ask(gateway, f"/objects/{quote(capsule, safe='')}/{MANIFEST_NAME}", MAX_ENVELOPE_BYTES)
+    status, content = ask(gateway, f"/objects/{quote(capsule, safe='')}/{MANIFEST_NAME}", MAX_ENVELOPE_BYTES)
     if status != 200:
         raise FleetError(
             "fleet.capsule-unknown", f"no capsule {capsule} is stored there", hint="publish it: mitai publish"

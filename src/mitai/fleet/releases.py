@@ -22,7 +22,7 @@ from mitai.errors import MitaiError
 from mitai.fleet.home import Home, write_private
 from mitai.web.page import SUBJECT, Page
 
-WORKLOADS = ("serve", "broker")
+WORKLOADS = ("serve", "broker", "train")
 
 
 def publish_installed(home: Home, page: Page | None, *, now: datetime) -> tuple[ReleaseTrust, ...]:

@@ -20,6 +20,7 @@ import ctypes
 import hashlib
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -71,6 +72,7 @@ def _work(order: Order, relay: Relay) -> None:
     from mitai.train.checkpoints import SECRET_LABEL, Checkpoints
     from mitai.train.job import Job
     from mitai.train.run import run
+    from mitai.train.transcript.observer import observers
 
     job = Job.parse(order.job)
     relay.send(Step("open"))
@@ -89,22 +91,31 @@ def _work(order: Order, relay: Relay) -> None:
     for wanted in job.inputs():
         if sources[wanted.capsule].manifest.kind not in wanted.kinds:
             raise TrainError("train.kind", f"{wanted.capsule} is no {wanted.kind}, as its manifest says")
+    manifests = {name: each.manifest_sha256 for name, each in inputs.items()}
     states = Checkpoints(
         Path(order.checkpoints),
         lambda label: relay.ask(SealingKey(label)).data,
         job.sha256(),
-        {name: each.manifest_sha256 for name, each in inputs.items()},
+        manifests,
     )
     relay.send(Step("train"))
-    secret = relay.ask(SealingKey(SECRET_LABEL + states.binding)).data
-    outcome = run(job, sources, secret=secret, states=states, report=lambda values: relay.send(Numbers(values)))
+    identity = Identity.from_seed(order.seed)
+    spill = Path(order.checkpoints) / states.binding.hex()
+    outcome = run(
+        job,
+        sources,
+        secret=relay.ask(SealingKey(SECRET_LABEL + states.binding)).data,
+        observers=observers(job, sources, manifests, identity, spill),
+        states=states,
+        report=lambda values: relay.send(Numbers(values)),
+    )
     if order.evidence:
         outcome = _signed(outcome, job, order)
     relay.send(Step("seal"))
     sealed = seal(
         MemorySource(outcome.files),
         Path(order.output),
-        owner=Identity.from_seed(order.seed),
+        owner=identity,
         name=job.job.name,
         kind=outcome.kind,
         parents=order.parents,
@@ -114,6 +125,7 @@ def _work(order: Order, relay: Relay) -> None:
     made = sealed.capsule_id, sealed.envelope, sealed.manifest_sha256, sealed.data_key
     relay.ask(Done(*made, outcome.kind, byproducts | {"job": job.sha256()}))
     states.clear()  # the output is registered
+    shutil.rmtree(spill, ignore_errors=True)
 
 
 def _signed(outcome: Outcome, job: Job, order: Order) -> Outcome:

@@ -100,7 +100,7 @@ def _run(job: Job, sources: Mapping[str, FileSource], secret: bytes, watch: Watc
     task, rows = _task(job, sources, secret)
     if hasattr(method, "evaluate"):
         files = method.evaluate(task)
-        return Outcome("report", files, {"rows": rows}, tuple(sorted(files)))
+        return Outcome("report", files, {"rows": rows}, _named(files))
     trainer = watched(_built(partial(method.trainer, task)), watch)
     best = _prepare(trainer, job)
     _hold_to_steps(trainer, job)
@@ -115,7 +115,12 @@ def _run(job: Job, sources: Mapping[str, FileSource], secret: bytes, watch: Watc
     }
     files |= {"metrics.json": msgspec.json.format(msgspec.json.encode(metrics))}
     kind, made = weights.files(trainer.model, sources[job.job.model])
-    return Outcome(kind, made | files, metrics, tuple(sorted(files)))
+    return Outcome(kind, made | files, metrics, _named(files))
+
+
+def _named(files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Return the documents among the files: what lineage names by digests."""
+    return tuple(sorted(name for name in files if "/" not in name and name.endswith(".json")))
 
 
 def prepared(job: Job, sources: Mapping[str, FileSource]) -> Trainer:

@@ -400,6 +400,45 @@ def test_own_segments_are_those_of_the_routes(gate):
     assert {name for name in routes if not name.startswith("{")} == _OWN_SEGMENTS
 
 
+# -- the training worker ----------------------------------------------------------------------------------------
+
+
+async def test_operators_reach_the_training_worker_and_everybody_its_evidence(gate):
+    gateway = gate({"r1": well, "worker": answers(b'{"id": "j"}', 202)}, train="http://worker")
+    assert (await gateway.ask("POST", "/control/train/jobs", b"{}")).json["code"] == "fleet.operator-token"
+    got = await gateway.ask("POST", "/control/train/jobs", b"{}", bearer(OPERATOR))
+    assert (got.status, got.json) == (202, {"id": "j"})
+    assert await gateway.ask("GET", "/train/.well-known/mitai/evidence", query="nonce=00")
+    requests = [(request.method, str(request.url)) for request in gateway.replicas.seen]
+    assert requests == [
+        ("POST", "http://worker/control/jobs"),
+        ("GET", "http://worker/.well-known/mitai/evidence?nonce=00"),
+    ]
+    assert "authorization" not in gateway.replicas.seen[0].headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/train/control/jobs",
+        "/train/ohttp",
+        "/train/.well-known/mitai/evidence/../../../control/jobs",
+        "/train",
+        "/train/",
+    ],
+)
+async def test_nothing_else_of_the_worker_is_reached(gate, path):
+    gateway = gate({"r1": well, "worker": well}, train="http://worker")
+    assert (await gateway.ask("POST", path, b"{}")).status in {400, 404, 405}
+    assert gateway.replicas.seen == []
+
+
+async def test_a_platform_without_a_worker_says_so(gate):
+    for path in ("/control/train/jobs", "/train/.well-known/mitai/evidence"):
+        got = await gate().ask("GET", path, headers=bearer(OPERATOR))
+        assert (got.status, got.json["code"]) == (404, "fleet.no-train-worker")
+
+
 # -- objects -------------------------------------------------------------------------------------------------
 
 

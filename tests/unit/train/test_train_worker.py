@@ -56,7 +56,8 @@ SLOW_JOB = "[training]\nbatch = 1\nepochs = 1000\nmax_length = 32\n[checkpoints]
 
 def test_a_joint_adapter_belongs_to_all(scene: Scene) -> None:
     stage = scene.stage
-    answer = stage.submit(scene.job("[training]\nepochs = 2\nmax_length = 64\n[checkpoints]\nevery_steps = 2"))
+    tables = "[training]\nepochs = 2\nmax_length = 64\n[checkpoints]\nevery_steps = 2\n[transcript]\nsegment_steps = 4"
+    answer = stage.submit(scene.job(tables))
     assert answer.status_code == 202, answer.text
     done = stage.until(answer.json()["id"])
     assert (done["state"], done["kind"]) == ("done", "adapter"), done
@@ -65,6 +66,7 @@ def test_a_joint_adapter_belongs_to_all(scene: Scene) -> None:
         lineage = owner.lineage(done["capsule"])
         assert set(scene.data) | {scene.model} <= set(str(lineage).replace("'", " ").split())
         assert done["capsule"] in owner.capsules()
+        assert all(name in str(lineage) for name in ("metrics.json", "transcript.json"))
     stored = {path.name for path in (stage.root / "objects" / done["capsule"]).iterdir()}
     assert "manifest.json" in stored
     left = [path for path in (stage.root / "scratch").rglob("*") if path.is_file()]
