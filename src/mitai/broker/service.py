@@ -19,9 +19,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -401,18 +402,20 @@ class Broker:
         """Tell an owner what its capsule was made of, with the signed statements of all that went into it."""
         party = self._asked_by(header, f"/v1/lineage?capsule={capsule_id}")
         found = await self._decided(Job(lambda draft: _lineage(draft, party, capsule_id)))
-        entries, checkpoint = await self._run(self._prove_entries, tuple(each.index for each in found))
-        nodes = await self._run(self._nodes, found, entries)
+        indices = [(capsule.index, *capsule.reseals) for capsule in found]
+        entries, checkpoint = await self._run(self._prove_entries, tuple(itertools.chain.from_iterable(indices)))
+        nodes = await self._run(self._nodes, found, iter(entries))
         return encode(protocol.LineageAnswer(nodes=nodes, checkpoint=checkpoint))
 
-    def _nodes(self, found: list[Capsule], entries: tuple[LoggedEntry, ...]) -> tuple[protocol.LineageNode, ...]:
+    def _nodes(self, found: list[Capsule], entries: Iterator[LoggedEntry]) -> tuple[protocol.LineageNode, ...]:
         return tuple(
             protocol.LineageNode(
-                entry,
+                next(entries),
+                tuple(itertools.islice(entries, len(capsule.reseals))),
                 capsule.made.signer if capsule.made else None,
                 Envelope.decode(self._database.blob(capsule.made.envelope_sha256)) if capsule.made else None,
             )
-            for capsule, entry in zip(found, entries, strict=True)
+            for capsule in found
         )
 
     # --- Helpers --------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from mitai.broker.lineage import Statement, statement_sha256
 from mitai.broker.protocol import LineageAnswer, LineageNode, LoggedEntry
 from mitai.errors import ClientError
 from mitai.identity import PublicKey
-from mitai.ledger.entry import CapsuleRegistered, Derivation, decode
+from mitai.ledger.entry import CapsuleRegistered, CapsuleResealed, Derivation, decode
 from mitai.ledger.note import Checkpoint
 from mitai.ledger.proof import verify_inclusion
 from mitai.ledger.tree import leaf_hash
@@ -36,6 +36,7 @@ class Node:
     index: int
     entry: CapsuleRegistered | Derivation
     statement: Statement | None = None
+    newer: frozenset[str] = frozenset()  # digests of manifests that its owner sealed it with later
 
     @property
     def capsule(self) -> str:
@@ -69,7 +70,8 @@ class Lineage:
 def verify_lineage(answer: LineageAnswer, checkpoint: Checkpoint, capsule: str, *, broker: str) -> Lineage:
     """Return the lineage of a capsule when all of these hold.
 
-    1. Each entry is in the tree of the checkpoint, and makes a capsule known that no other one does.
+    1. Each entry is in the tree of the checkpoint, and makes a capsule known that no other one does, or a newer
+       manifest of it.
     2. A derived capsule's statement is signed by the maker that its entry names, and is the one that the entry names.
     3. Statement and entry say the same of the capsule, its parents and its maker, at this broker.
     4. Each parent is there, was logged before, and has the manifest that the statement says; its owners are owners.
@@ -100,7 +102,11 @@ def proven(logged: LoggedEntry, checkpoint: Checkpoint) -> bytes:
 def _node(each: LineageNode, checkpoint: Checkpoint, broker: str) -> Node:
     entry = decode(proven(each.entry, checkpoint))
     if isinstance(entry, CapsuleRegistered):
-        return Node(each.entry.index, entry)
+        newer = [decode(proven(logged, checkpoint)) for logged in each.reseals]
+        resealed = {
+            it.manifest_sha256 for it in newer if isinstance(it, CapsuleResealed) and it.capsule == entry.capsule
+        }
+        return Node(each.entry.index, entry, newer=frozenset(resealed))
     if not isinstance(entry, Derivation) or each.signer is None or each.statement is None:
         raise _mismatch("does not say where a capsule is from")
     # 2. signature
@@ -139,7 +145,8 @@ def _check_parents(node: Node, found: dict[str, Node]) -> None:
         parent = found.get(name)
         if parent is None or parent.index >= node.index:
             raise _mismatch("leaves a parent out")
-        _demand(parent.entry.manifest_sha256 == manifest_sha256, "has another manifest of a parent than the statement")
+        known = {parent.entry.manifest_sha256, *parent.newer}
+        _demand(manifest_sha256 in known, "has another manifest of a parent than the statement")
         owners.update(parent.entry.owners)
     _demand(set(node.entry.owners) == owners, "has other owners than the parents have")
 

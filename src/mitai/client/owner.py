@@ -36,22 +36,31 @@ from mitai.broker.protocol import (
     Budget,
     CapsulesAnswer,
     CapsuleView,
+    CollectExport,
     Command,
     CommandAnswer,
     CommandRequest,
     DecisionsAnswer,
+    ExportAnswer,
+    ExportCommand,
+    ExportsAnswer,
     LineageAnswer,
     Query,
     QueryHeader,
+    Recipient,
     RegisterCapsule,
     RegisterParty,
+    RequestExport,
     Revoke,
     RotateKey,
+    SetDelegates,
     SetPolicy,
+    VoteExport,
     sha256_hex,
 )
 from mitai.capsule.manifest import PAYLOAD_TYPE
 from mitai.client.again import again
+from mitai.client.exports import Exported, Pending, RecipientKey, open_export, verify_view
 from mitai.client.http import session_client
 from mitai.client.lineage import Lineage, proven, verify_lineage
 from mitai.client.session import Session
@@ -142,8 +151,10 @@ class Owner:
             co_owners: Key ids of further owners, who must each set a policy before any release.
 
         Raises:
+            ClientError: Others could recover the broker's keys, and the owner's policy does not say that it knows.
             BrokerError: The broker refused, with its code.
         """
+        self._check_recovery()
         payload = Envelope.decode(envelope).open(PAYLOAD_TYPE, self.identity.public)
         command = RegisterCapsule(
             capsule=capsule_id,
@@ -187,6 +198,7 @@ class Owner:
             data_key: Its new data key.
             previous_sha256: Of the manifest that is to be replaced; if another one is in force, nothing changes.
         """
+        self._check_recovery()
         payload = Envelope.decode(envelope).open(PAYLOAD_TYPE, self.identity.public)
         command = RotateKey(
             capsule=capsule_id,
@@ -199,6 +211,40 @@ class Owner:
     def revoke(self, capsule_id: str | None = None) -> int:
         """End the consent for a capsule, or for everything of this party, for good; return the ledger index."""
         return self._command(Revoke(capsule=capsule_id, **self._signed()))
+
+    # --- Exports --------------------------------------------------------------------------------------------------
+
+    def request_export(self, capsule_id: str, recipient: Recipient, not_after: datetime) -> str:
+        """Ask all owners to let a capsule out to a recipient, as it is now; return the request's id."""
+        command = RequestExport(
+            capsule=capsule_id,
+            manifest_sha256=self.capsule(capsule_id).manifest_sha256,
+            recipient=recipient,
+            not_after_s=int(not_after.timestamp()),
+            **self._signed(),
+        )
+        self._command(command)
+        return sha256_hex(protocol.encode(command))
+
+    def vote_export(self, request: str, *, approve: bool, owner: str | None = None) -> int:
+        """Approve or refuse a request, for oneself or, as its delegate, for `owner`; return the ledger index."""
+        owner = owner or self.identity.key_id
+        return self._command(VoteExport(request=request, owner=owner, approve=approve, **self._signed()))
+
+    def set_delegates(self, delegates: Iterable[str], threshold: int) -> int:
+        """Name who votes in one's place, and how many of them it takes; return the ledger index."""
+        return self._command(SetDelegates(delegates=tuple(delegates), threshold=threshold, **self._signed()))
+
+    def exports(self, capsule_id: str) -> list[Pending]:
+        """Return the requests about a capsule, newest first, each verified to be what its requester signed."""
+        answer = self._query(f"/v1/exports?capsule={capsule_id}", ExportsAnswer)
+        return [verify_view(view, capsule_id, self._addressed()["broker"]) for view in answer.exports]
+
+    def collect_export(self, request: str, key: RecipientKey) -> Exported:
+        """Have an approved export's key sealed to `key`, and open it; again and again until the request's end."""
+        self._command(CollectExport(request=request, **self._signed()))
+        answer = self._query(f"/v1/export?request={request}", ExportAnswer)
+        return open_export(answer, request, key, self._checkpoint(answer.checkpoint))
 
     # --- Queries --------------------------------------------------------------------------------------------------
 
@@ -227,6 +273,16 @@ class Owner:
         broker = protocol.audience(parse_vkey(self.ledger.vkey).public)
         return verify_lineage(answer, self._checkpoint(answer.checkpoint), capsule_id, broker=broker)
 
+    def _check_recovery(self) -> None:
+        """Raise unless this owner knows who could recover the keys that it is about to hand over."""
+        plan = self.session.appraisal.claims.extra.get("recovery")
+        if plan is not None and plan not in self.session.policy.claims.policies:
+            raise ClientError(
+                "client.recovery-unseen",
+                f"others could recover this broker's keys together, by plan {plan}, which your policy does not name",
+                hint="see who: mitai recovery show; if you agree, name the plan in your policy: [claims] policies",
+            )
+
     # --- Helpers --------------------------------------------------------------------------------------------------
 
     def _addressed(self) -> dict[str, Any]:
@@ -237,13 +293,16 @@ class Owner:
         self._sequence = max(self._sequence + 1, time.time_ns() // 1000)
         return {"sequence": self._sequence, **self._addressed()}
 
-    def _command(self, command: Command, data_key: bytes | None = None, manifest: bytes | None = None) -> int:
+    def _command(
+        self, command: Command | ExportCommand, data_key: bytes | None = None, manifest: bytes | None = None
+    ) -> int:
         envelope = self.identity.sign(protocol.encode(command), protocol.COMMAND_TYPE)
         request = CommandRequest(
             public_key=self.identity.public.raw, command=envelope, data_key=data_key, manifest=manifest
         )
         body = protocol.encode(request)
-        answer = again(lambda: self._send("POST", "/v1/commands", CommandAnswer, content=body))
+        path = "/v1/exports" if isinstance(command, ExportCommand) else "/v1/commands"
+        answer = again(lambda: self._send("POST", path, CommandAnswer, content=body))
         if self._checkpoint(answer.checkpoint).size <= answer.index:
             raise BrokerError("broker.answer-mismatch", "the broker's checkpoint does not cover what it says it logged")
         return answer.index

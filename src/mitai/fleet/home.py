@@ -68,6 +68,11 @@ class Home:
         return self.platform / "objects"
 
     @property
+    def deployment(self) -> Path:
+        """What the replicas were last told to serve, for one that is started again."""
+        return self.platform / "deployment.json"
+
+    @property
     def capture(self) -> Path:
         """The gateway's record of its traffic, where it is asked for."""
         return self.platform / "capture.jsonl"
@@ -106,6 +111,13 @@ class Home:
         """Return the owner's identity; make it on first use."""
         return _identity(self.root / "owner" / "identity.pem")
 
+    def export_seed(self) -> bytes:
+        """Return the secret of the key that exports to this owner are sealed to; make it on first use."""
+        path = self.root / "owner" / "export.key"
+        if not path.exists():
+            write_private(path, secrets.token_bytes(32))
+        return path.read_bytes()
+
     def publisher(self) -> Identity:
         """Return the identity that signs releases; make it on first use."""
         return _identity(self.root / "publisher" / "key.pem")
@@ -128,6 +140,12 @@ class Home:
     def save_data_key(self, capsule_id: str, data_key: bytes) -> None:
         """Write a data key, readable by its owner only."""
         write_private(self.data_key_path(capsule_id), data_key)
+
+    def keep_former_key(self, capsule_id: str, manifest_sha256: str) -> None:
+        """Set the data key of a former revision aside, under its manifest's digest."""
+        path = self.data_key_path(capsule_id)
+        if path.exists():
+            path.replace(path.with_name(f"{capsule_id}.{manifest_sha256[:16]}.key"))
 
     def data_key(self, capsule_id: str) -> bytes:
         """Return a data key that `save_data_key` wrote."""

@@ -21,7 +21,7 @@ from mitai.client.lineage import Lineage, verify_lineage
 from mitai.client.openlineage import run_events
 from mitai.errors import MitaiError
 from mitai.identity import Identity
-from mitai.ledger.entry import CapsuleRegistered, Derivation, Entry
+from mitai.ledger.entry import CapsuleRegistered, CapsuleResealed, Derivation, Entry
 from mitai.ledger.log import Log
 from mitai.ledger.note import verify_checkpoint
 from mitai.ledger.store import MemoryStore
@@ -88,12 +88,25 @@ class World:
     def answer(self, *, drop: str = "", **statements: object) -> LineageAnswer:
         nodes = []
         for index, entry in enumerate(self.entries):
-            if entry.capsule == drop:
+            if entry.capsule == drop or isinstance(entry, CapsuleResealed):
                 continue
-            logged = LoggedEntry(index, entry.encode(), tuple(self.log.inclusion_proof(index)))
+            logged = self.logged(index)
             made = statements.get(entry.capsule, self.statements.get(entry.capsule))
-            nodes.append(LineageNode(logged, self.maker.public.raw if made else None, made))
+            nodes.append(
+                LineageNode(logged, self.reseals(entry.capsule), self.maker.public.raw if made else None, made)
+            )
         return LineageAnswer(nodes=tuple(nodes), checkpoint=self.log.checkpoint())
+
+    def logged(self, index: int) -> LoggedEntry:
+        return LoggedEntry(index, self.entries[index].encode(), tuple(self.log.inclusion_proof(index)))
+
+    def reseals(self, capsule: str) -> tuple[LoggedEntry, ...]:
+        found = enumerate(self.entries)
+        return tuple(self.logged(at) for at, it in found if isinstance(it, CapsuleResealed) and it.capsule == capsule)
+
+    def resealed(self, capsule: str, manifest_sha256: str) -> None:
+        fields = {"capsule": capsule, "owner": ALICE, "previous_sha256": MANIFESTS[capsule], "command_sha256": "7" * 64}
+        self.add(CapsuleResealed, {**fields, "manifest_sha256": manifest_sha256})
 
     def verify(self, answer: LineageAnswer | None = None, capsule: str = "merged") -> Lineage:
         answer = answer or self.answer()
@@ -119,6 +132,20 @@ def test_what_an_owner_claims_in_its_manifest_is_no_parent() -> None:
     answer = world.answer()
     alone = msgspec.structs.replace(answer, nodes=answer.nodes[-1:])
     assert world.verify(alone).nodes["merged"].parents == ()
+
+
+def test_a_parent_that_its_owner_sealed_anew_is_known_by_either_manifest() -> None:
+    world = World(derive=False)
+    world.registered("model", (ALICE,))
+    world.derived("adapter", ("model",), owners=(ALICE,))
+    world.resealed("model", "8" * 64)
+    world.derived("merged", ("model",), {"inputs": {"model": "8" * 64}}, owners=(ALICE,))
+    for capsule, other in (("adapter", "merged"), ("merged", "adapter")):
+        assert set(world.verify(world.answer(drop=other), capsule).nodes) == {capsule, "model"}
+    unknown = msgspec.structs.replace(world.answer(drop="adapter").nodes[0], reseals=())
+    answer = world.answer(drop="adapter")
+    answer = msgspec.structs.replace(answer, nodes=(unknown, *answer.nodes[1:]))
+    assert refused(world, answer) == "client.lineage-mismatch"
 
 
 @pytest.mark.parametrize("drop", ["model", "data", "adapter", "merged"])
