@@ -59,7 +59,7 @@ _START, _TALK, _OWN, _PROVE = (
 for group, commands in {
     _START: (demo.demo, platform.up, platform.down, platform.status, platform.doctor),
     _TALK: (verify.verify, chat.chat),
-    _OWN: (owner.seal, owner.publish, deploy.deploy, owner.revoke, lineage.lineage),
+    _OWN: (owner.seal, owner.publish, deploy.deploy, rotate.rotate, owner.revoke, lineage.lineage),
     _PROVE: (user.receipt, measure.measure),
 }.items():
     for command in commands:
