@@ -22,6 +22,13 @@ KINDS = (
     protocol.LeaseRequest,
     protocol.LeaseStatement,
     protocol.LeaseAnswer,
+    protocol.DeriveRequest,
+    protocol.LineageAnswer,
+    protocol.ExportCommand,
+    protocol.ExportsAnswer,
+    protocol.ExportAnswer,
+    protocol.ExportedKey,
+    protocol.Recipient,
 )
 
 

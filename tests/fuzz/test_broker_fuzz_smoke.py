@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fuzz_broker_kbs
+import fuzz_broker_lineage
 import fuzz_broker_policy
 import fuzz_broker_policy_tools
 import fuzz_broker_protocol
@@ -33,6 +34,11 @@ def test_protocol(data: bytes) -> None:
 )
 def test_policy(data: bytes) -> None:
     fuzz_broker_policy.one_input(data)
+
+
+@pytest.mark.parametrize("data", fuzz_broker_lineage.SEEDS)
+def test_lineage(data: bytes) -> None:
+    fuzz_broker_lineage.one_input(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b"[" * 5000, *fuzz_broker_kbs.SEEDS])

@@ -34,6 +34,12 @@ KINDS = (
     protocol.ProofAnswer,
     protocol.DecisionsAnswer,
     protocol.CapsuleView,
+    protocol.DeriveRequest,
+    protocol.LineageAnswer,
+    protocol.ExportCommand,
+    protocol.ExportsAnswer,
+    protocol.ExportAnswer,
+    protocol.Recipient,
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=70) | st.sampled_from(["0" * 64, "AA==", "revoke"]),
