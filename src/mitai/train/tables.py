@@ -1,4 +1,4 @@
-"""The tables of a job file that belong to one method, and what all tables are made of; `docs/spec/training.md`.
+"""The tables of a job file that belong to one method, and what all tables are made of; `docs/spec/training-methods.md`.
 
 Invariants:
 

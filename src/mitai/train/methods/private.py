@@ -2,7 +2,7 @@
 
 Records and what is learnt from them are those of `sft`. `mitai.train.privacy` has the plan and the randomness; here
 gradients are taken record by record (opacus' hooks), clipped, summed and given noise, and transformers' loop takes the
-optimizer's step. `docs/spec/training.md`, "Privacy", says what is promised and what is not.
+optimizer's step. `docs/spec/training-methods.md`, "Private training", says what is promised and what is not.
 
 Invariants:
 

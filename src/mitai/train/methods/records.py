@@ -61,5 +61,5 @@ def _unfit(task: Task, columns: tuple[str, ...], what: str) -> TrainError:
     return TrainError(
         "train.columns-unfit",
         f"records for {task.job.job.method} have {', '.join(columns)}; these {what}",
-        hint="choose the columns with limits.columns; docs/spec/training.md lists those of each method",
+        hint="choose the columns with limits.columns; docs/spec/training-methods.md lists those of each method",
     )
