@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from mitai.cli.options import JsonFlag, platform_url, token_for
 from mitai.cli.output import Output, data
-from mitai.errors import ClientError, MitaiError
+from mitai.errors import ClientError, FleetError, MitaiError
 from mitai.fleet import platform as platforms
-from mitai.fleet.home import Home
+from mitai.fleet.home import Home, write_private
 
 _POLL_S = 0.1
 _ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")  # likewise
@@ -61,7 +63,8 @@ def deploy(
     gateway = platform_url(home, url)
     token = operator_token or token_for(home, gateway, "operator")
     adapters = adapter_names(gateway, adapter)
-    model = serve_capsule(out, gateway, token, capsule, name, adapters=adapters, replace=replace)
+    keep = home.deployment if is_local(home, gateway) else None
+    model = serve_capsule(out, gateway, token, capsule, name, adapters=adapters, replace=replace, keep=keep)
     simulated = is_simulated(platforms.status(gateway, token))
     out.say(f"[green]✔[/] capsule {data(capsule)} is served as {data(model)}")
     named = {f"{model}:{own}": each for own, each in adapters.items()}
@@ -74,7 +77,8 @@ def deploy(
 def deploy_capsule(out: Output, home: Home, capsule: str, name: str | None = None, *, replace: bool = False) -> str:
     """Deploy on the local platform; return the model's name in the API."""
     running = home.read_platform()
-    return serve_capsule(out, running.gateway, running.operator_token, capsule, name, replace=replace)
+    token, keep = running.operator_token, home.deployment
+    return serve_capsule(out, running.gateway, token, capsule, name, replace=replace, keep=keep)
 
 
 def serve_capsule(
@@ -86,8 +90,12 @@ def serve_capsule(
     *,
     adapters: Mapping[str, str] = {},
     replace: bool = False,
+    keep: Path | None = None,
 ) -> str:
-    """Tell the replicas to serve a capsule and wait until they do, with a progress bar; return the model's name."""
+    """Tell the replicas to serve a capsule and wait until they do, with a progress bar; return the model's name.
+
+    What was told is kept in `keep`, for a replica that is started again.
+    """
     if name is not None and not _API_NAME.fullmatch(name):
         raise ClientError(
             "client.model-name",
@@ -116,7 +124,17 @@ def serve_capsule(
     except MitaiError as error:
         error.hint = _NEXT.get(error.code, error.hint)
         raise
+    if keep is not None:
+        write_private(keep, msgspec.json.encode(body | {"replace": False}))
     return name
+
+
+def is_local(home: Home, gateway: str) -> bool:
+    """Tell whether a gateway is that of this home's platform."""
+    try:
+        return home.read_platform().gateway == gateway.rstrip("/")
+    except FleetError:
+        return False
 
 
 def adapter_names(gateway: str, wanted: tuple[str, ...]) -> dict[str, str]:

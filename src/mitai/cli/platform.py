@@ -175,4 +175,9 @@ def _watch(platform: platforms.Platform, out: Output) -> None:
 
 def _end_on_sigterm() -> None:
     """Make SIGTERM an exit like any other, so that no process is left behind."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what it began to stop is stopped
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)

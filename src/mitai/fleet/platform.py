@@ -113,6 +113,7 @@ def start(home: Home, settings: Settings, say: Say = lambda _: None) -> Platform
             "fleet.brokers-database", "several brokers share a PostgreSQL database", hint="--database postgresql://…"
         )
     _refuse_second(home)
+    home.deployment.unlink(missing_ok=True)
     releases = publish_installed(home, installed_page(), now=datetime.now(UTC))
     policy = installed_policy(open_sim(home), releases)
     port = free_port(settings.port)

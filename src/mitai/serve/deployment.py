@@ -126,7 +126,9 @@ class Deployment:
         self._task = asyncio.create_task(self._run(request, self.progress))
 
     async def stop(self) -> None:
-        """Unload; end what is in progress."""
+        """Unload; end what is in progress: without a lease, what is being read is read no further."""
+        if self._lease is not None:
+            self._lease.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -52,7 +52,7 @@ def test_a_revocation_ends_requests_streams_and_the_key(stage, capsys):
     assert refused.value.code == "serve.withdrawn"
     assert ended.value.code == "serve.withdrawn"
     assert "broker.revoked" in ended.value.message
-    assert took < 10 * RENEW_S + 1
+    assert took < 5.0  # a few renewals, on a busy machine
     status = stage.until_withdrawn()
     assert status["error"]["code"] == "serve.withdrawn"
     assert "broker.revoked" in status["error"]["message"]
