@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import platform
 import signal
 import time
@@ -168,6 +169,7 @@ def test_inherited_descriptors_are_closed():
         ("ctypes.string_at(0)", "ended"),
         ("return math.inf", "raised"),
         ("return {1, 2}", "raised"),
+        ("return chr(0xd800)", "raised"),
         ("sys.exit(0)", "raised"),
     ],
 )
@@ -271,6 +273,7 @@ CODE = "class Code:\n    def __repr__(self):\n        return 'exit(0)'\ndef orde
 PATCH = "import builtins\nbuiltins.sorted = None\ncheck = lambda candidate: None\ndef order(x):\n    return 1"
 FORGE = """
 import os
+import pickle
 for descriptor in range(3, 10):
     try:
         os.write(descriptor, b'{"kind": "value", "value": null}\\n')
@@ -331,3 +334,19 @@ def test_a_program_that_hangs_in_one_call_fails_in_time():
     begun = time.monotonic()
     assert not passes("import time\ndef f():\n    time.sleep(100)", "assert f() is None", "f", limits)
     assert time.monotonic() - begun < 10
+
+
+def test_large_questions_and_answers_pass():
+    with Sandbox("def back(x):\n    return x", Limits(output_bytes=4 << 20)) as sandbox:
+        assert sandbox.call("back", "é" * 1_000_000) == "é" * 1_000_000
+
+
+def test_a_child_that_stops_reading_is_given_up():
+    program = "import os, time\ndef leave():\n    os.close(3)\n    time.sleep(0.2)\n"
+    with Sandbox(program, SHORT) as sandbox:
+        sandbox.call("leave")
+        with pytest.raises(ProgramError) as caught:
+            sandbox.call("leave", "x" * (1 << 20))
+    assert caught.value.reason == "ended"
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.reason, str(copy)) == ("ended", str(caught.value))

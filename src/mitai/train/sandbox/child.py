@@ -50,7 +50,7 @@ class Conversation:
 
     def say(self, kind: str, value: object) -> None:
         """Answer what is asked."""
-        line = json.dumps({"id": self._open, "kind": kind, "value": value}, allow_nan=False)
+        line = json.dumps({"id": self._open, "kind": kind, "value": value}, allow_nan=False, ensure_ascii=False)
         self._answers.write(line + "\n")
         self._answers.flush()
 
