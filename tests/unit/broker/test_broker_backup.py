@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import resource
 import secrets
 import stat
@@ -22,8 +21,6 @@ from mitai.broker.records import Pin
 from mitai.broker.store import Draft
 from mitai.broker.writer import Job
 from mitai.errors import BrokerError, ParseError
-
-POSTGRES = os.environ.get("MITAI_POSTGRES_URL", "")
 
 
 @pytest.fixture
@@ -204,23 +201,18 @@ def test_memory_stays_bounded(ready: Rig, tmp_path: Path) -> None:
     assert grown < 128 << 20
 
 
-@pytest.mark.skipif(not POSTGRES, reason="MITAI_POSTGRES_URL names no PostgreSQL database")
-def test_to_postgresql_and_back(filled: Rig, tmp_path: Path) -> None:
+def test_to_postgresql_and_back(filled: Rig, tmp_path: Path, postgres_url: str) -> None:
     there, back = tmp_path / "there.backup", tmp_path / "back.backup"
     rows = backup(filled.settings.state_url, there)
-    engine = sqlalchemy.create_engine(POSTGRES)
-    try:
-        assert restore(POSTGRES, there) == rows
-        assert backup(POSTGRES, back) == rows
-        assert restore(url(tmp_path), back) == rows
-        filled.broker.close()
-        settings = filled.settings
-        filled.settings = replace(settings, state_url=url(tmp_path), publish_folder=tmp_path / "fresh")
+    assert restore(postgres_url, there) == rows
+    assert backup(postgres_url, back) == rows
+    assert restore(url(tmp_path), back) == rows
+    filled.broker.close()
+    settings = filled.settings
+    for state in (postgres_url, url(tmp_path)):
+        folder = tmp_path / f"fresh-{len(state)}"
+        filled.settings = replace(settings, state_url=state, publish_folder=folder)
         filled.open()
         assert filled.release(filled.sealed.capsule_id)
-    finally:
-        with engine.begin() as connection:
-            for table in sqlalchemy.inspect(connection).get_table_names():
-                if table.startswith(("broker_", "ledger_", "alembic_version")):
-                    connection.exec_driver_sql(f'DROP TABLE "{table}"')
-        engine.dispose()
+        filled.broker.close()
+    filled.open()

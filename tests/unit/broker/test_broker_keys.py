@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from sqlalchemy import update
 
 from broker_rig import BROKER, OTHER, SERVE, Party, Rig
 from mitai.attest import Claims, Policy
@@ -32,7 +33,7 @@ from mitai.broker.recovery import (
     open_share,
     read_shares,
 )
-from mitai.broker.store import ROOT_LABEL, Database
+from mitai.broker.store import ROOT_LABEL, Database, documents
 from mitai.broker.vault import Vault
 from mitai.channel import KeyRing
 from mitai.errors import BrokerError, ChannelError, DeniedError, MitaiError, ParseError
@@ -49,10 +50,16 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> SimPlatform:
 
 @pytest.fixture
 def rig(tmp_path: Path, sim: SimPlatform, elsewhere: SimPlatform) -> Iterator[Rig]:
-    made = Rig(tmp_path, sim)
-    made.policy = msgspec.structs.replace(made.policy, sim_roots=(sim.sim_root, elsewhere.sim_root))
-    yield made
-    made.close()
+    yield from ready_for_peers(Rig(tmp_path, sim), elsewhere)
+
+
+def ready_for_peers(rig: Rig, elsewhere: SimPlatform) -> Iterator[Rig]:
+    rig.policy = msgspec.structs.replace(rig.policy, sim_roots=(rig.sim.sim_root, elsewhere.sim_root))
+    rig.databases = []
+    yield rig
+    rig.close()
+    for database in rig.databases:
+        database.engine.dispose()
 
 
 def started(rig: Rig, plan: bytes | None = None) -> Keys:
@@ -70,7 +77,9 @@ def root_keys(rig: Rig) -> list[dict[str, object]]:
 
 
 def database_of(rig: Rig, sim: SimPlatform, build: Workload = BROKER) -> Database:
-    return Database(rig.settings.state_url, Vault(sim.attester(build).sealing_key(ROOT_LABEL)))
+    made = Database(rig.settings.state_url, Vault(sim.attester(build).sealing_key(ROOT_LABEL)))
+    rig.databases.append(made)
+    return made
 
 
 # --- Peers ----------------------------------------------------------------------------------------------------------
@@ -342,7 +351,7 @@ def test_with_a_rotation_shares_are_made_anew(rig: Rig, owners: tuple[Owner, ...
 def test_a_lost_document_is_made_anew(rig: Rig, owners: tuple[Owner, ...]) -> None:
     keys = started(rig, signed(plan_of(*owners)))
     with rig.broker.database.writing() as connection:
-        connection.exec_driver_sql("UPDATE broker_documents SET data = x'00'")
+        connection.execute(update(documents).values(data=b"\0"))
     again = started(rig)
     assert again.shares != keys.shares
     shares = read_shares(again.shares)
