@@ -21,9 +21,10 @@ from mitai.cli import (
     chat,
     collateral,
     demo,
+    demo_train,
     deploy,
-    export,
     evaluate,
+    export,
     ledger,
     lineage,
     measure,
@@ -57,7 +58,7 @@ _START, _TALK, _OWN, _PROVE = (
     Group.create_ordered(name) for name in ("Start", "Verify and talk", "Own a model", "Prove")
 )
 for group, commands in {
-    _START: (demo.demo, platform.up, platform.down, platform.status, platform.doctor),
+    _START: (demo.demo, demo_train.demo_train, platform.up, platform.down, platform.status, platform.doctor),
     _TALK: (verify.verify, chat.chat),
     _OWN: (owner.seal, owner.publish, deploy.deploy, rotate.rotate, owner.revoke, lineage.lineage),
     _PROVE: (user.receipt, measure.measure),

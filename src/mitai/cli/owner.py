@@ -318,7 +318,7 @@ def _publish(
     return Published(manifest, index, known=True, simulated=simulated)
 
 
-def verified_broker(home: Home, gateway: str, policy: Policy) -> Owner:
+def verified_broker(home: Home, gateway: str, policy: Policy, name: str = "owner") -> Owner:
     """Verify the broker and that it appraises workloads as we do; register this owner if it is new there."""
     owner = Owner(f"{gateway}/broker", home.owner(), policy)
     shared = msgspec.structs.replace(policy, claims=ClaimRules())  # what claims must say is each client's own matter
@@ -330,7 +330,7 @@ def verified_broker(home: Home, gateway: str, policy: Policy) -> Owner:
             hint="its operator must configure the policy that you trust",
         )
     try:
-        owner.register("owner")
+        owner.register(name)
     except BrokerError as error:
         if error.code != "broker.party-exists":
             raise

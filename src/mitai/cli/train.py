@@ -75,7 +75,7 @@ def submit(
     gateway, token = _operator(home, url, operator_token)
     told = training.submit(gateway, token, text, upload_token or token_for(home, gateway, "upload"))
     if wait:
-        told = _followed(out, gateway, token, str(told["id"]))
+        told = followed(out, gateway, token, str(told["id"]))
     else:
         out.say(f"[green]✔[/] submitted as {data(told['id'])}")
         out.say(f"  next: mitai train logs {data(told['id'])}")
@@ -151,7 +151,7 @@ def _operator(home: Home, url: str | None, token: str | None) -> tuple[str, str]
     return gateway, token or token_for(home, gateway, "operator")
 
 
-def _followed(out: Output, gateway: str, token: str, job: str) -> dict[str, Any]:
+def followed(out: Output, gateway: str, token: str, job: str) -> dict[str, Any]:
     """Wait with a progress bar; raise what the job failed with."""
     with out.steps(f"training {job}") as report:
         while (told := training.show(gateway, token, job)).get("state") not in _ENDED:
