@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from broker_rig import Rig
 from mitai.attest.sim import SimPlatform
-from mitai.broker import protocol
+from mitai.broker import leases, protocol
 from mitai.broker.nonces import Nonces
 from mitai.broker.policy import CedarEngine
 from mitai.broker.vault import Vault
@@ -40,6 +40,9 @@ KINDS = (
     protocol.ExportsAnswer,
     protocol.ExportAnswer,
     protocol.Recipient,
+    protocol.LeaseRequest,
+    protocol.LeaseStatement,
+    protocol.LeaseAnswer,
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=70) | st.sampled_from(["0" * 64, "AA==", "revoke"]),
@@ -99,6 +102,28 @@ def test_any_changed_byte_of_a_release_is_refused(rig: Rig, place: float, change
     changed[int(place * len(changed))] ^= change
     with pytest.raises(MitaiError):
         asyncio.run(rig.broker.release(bytes(changed)))
+
+
+@settings(max_examples=150)
+@given(place=PLACES, change=st.integers(1, 255))
+def test_any_changed_byte_of_a_lease_request_is_refused_before_anything_is_asked(
+    rig: Rig, place: float, change: int
+) -> None:
+    """As of a command: what is left is another spelling of the same signed bytes."""
+    key, audience, now = rig.receipt_key, rig.broker.audience, rig.clock()
+    statement = protocol.LeaseStatement(
+        broker=audience, party=key.key_id, capsules=("c",), time_s=int(now.timestamp()), nonce="0" * 64
+    )
+    signed = key.sign(protocol.encode(statement), protocol.LEASE_TYPE)
+    body = protocol.encode(protocol.LeaseRequest(receipt_key=key.public.raw, lease=signed))
+    changed = bytearray(body)
+    changed[int(place * len(body))] ^= change
+    try:
+        leases.prepare(bytes(changed), audience, now)
+    except MitaiError:
+        return
+    after = protocol.decode(bytes(changed), protocol.LeaseRequest, protocol.MAX_LEASE_BYTES)
+    assert (after.receipt_key, after.lease.payload) == (key.public.raw, signed.payload)
 
 
 @given(st.binary(min_size=32, max_size=32))

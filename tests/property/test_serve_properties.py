@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "serve"))
 import torch
 from serve_models import make_tokenizer
 
-from mitai.errors import MitaiError
+from mitai.errors import MitaiError, ParseError
+from mitai.serve.adapters import Settings, parse_settings, parts_of
 from mitai.serve.engine import Sampling, TokenLogprob
 from mitai.serve.loading import load
 from mitai.serve.sampling import Sampler, sample
@@ -198,3 +199,37 @@ def test_arbitrary_folders_are_refused_with_the_trees_errors(files, weights, fil
         files["model.safetensors"] = weights
     with pytest.raises(MitaiError):
         load(Files(files))
+
+
+LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "mlp.down_proj"]}
+MEANING = ("r", "lora_alpha", "target_modules", "use_rslora")
+
+
+@given(st.sampled_from([field for field in Settings.__struct_fields__ if field not in MEANING]), json_values)
+def test_a_member_of_an_adapters_configuration_changes_nothing_or_is_refused(name, value):
+    try:
+        settings_ = parse_settings(json.dumps(LORA | {name: value}).encode())
+    except ParseError:
+        return
+    plain = parse_settings(json.dumps(LORA).encode())
+    assert [getattr(settings_, each) for each in MEANING] == [getattr(plain, each) for each in MEANING]
+    assert settings_.scale == plain.scale == 2.0
+
+
+@given(st.text(max_size=20).filter(lambda name: name not in Settings.__struct_fields__), json_values)
+def test_a_member_that_is_not_known_is_refused(name, value):
+    with pytest.raises(ParseError) as caught:
+        parse_settings(json.dumps(LORA | {name: value}).encode())
+    assert len(str(caught.value)) < 200
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.integers(0, 4)), max_size=8))
+def test_every_token_of_a_pack_sees_its_own_adapter(owners):
+    """What the parts say, token by token, is who owns the token."""
+    tokens = [name for name, count in owners for _ in range(count)]
+    seen = [""] * len(tokens)
+    for name, at in parts_of(owners):
+        for token in range(len(tokens)) if at is None else at.tolist():
+            assert seen[token] == ""
+            seen[token] = name
+    assert seen == tokens
