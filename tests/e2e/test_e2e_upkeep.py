@@ -19,13 +19,14 @@ from mitai.client import chat
 from mitai.errors import MitaiError
 from mitai.fleet.home import Home
 
+pytestmark = pytest.mark.slow
 ASK = [{"role": "user", "content": "Who are you?"}]
 
 
 def start(root: Path, *more: str) -> subprocess.Popen[bytes]:
     environment = os.environ | {"MITAI_HOME": str(root)}
     command = [sys.executable, "-m", "mitai.cli", "up", "--port", "0", "--threads", "1", *more]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def processes(root: Path) -> list[int]:
