@@ -145,6 +145,21 @@ def _entries(fixtures: Fixtures, logged: bytes) -> None:
         entries.Denial(time=time, capsules=(), code="x.y", reasons=()),
         entries.Deployment(time=time, deployment="d", capsules=(), workload="w", state="serving"),
         entries.Revocation(time=time, owner=digest, subject="capsule:model-1", reason="ended"),
+        entries.Derivation(
+            time=time, capsule="c", kind="adapter", name="n", owners=(digest,), manifest_sha256=digest,
+            parents=("a", "b"), workload="w", signer=digest, statement_sha256=digest, evidence_sha256=digest,
+            simulated=True,
+        ),
+        entries.CapsuleResealed(time=time, capsule="c", owner=digest, manifest_sha256=digest, previous_sha256=digest),
+        entries.RootKey(time=time, event="rotated", epoch=1),
+        entries.RecoverySet(time=time, recovery_sha256=digest, version=1, threshold=2, members=(digest,)),
+        entries.DelegatesSet(
+            time=time, owner=digest, delegates=(digest,), threshold=1, version=1, command_sha256=digest
+        ),
+        entries.ExportRequested(
+            time=time, request=digest, capsule="c", manifest_sha256=digest, owner=digest, recipient=digest,
+            recipient_sha256=digest, not_after="2026-02-03T04:05:06Z",
+        ),
         entries.Approval(time=time, owner=digest, request="r", approved=False, subject_sha256=digest),
         entries.Export(time=time, export="e", capsule="c", owners=(digest,), approvals=(), recipient=digest),
     ):  # fmt: skip

@@ -13,16 +13,18 @@ const t = strings({
     about:
       "Before something that was derived from a capsule leaves in the clear, each of its owners must approve. The ledger keeps every answer.",
     later:
-      "Requests for export come with training, which this version does not have yet. Until then nothing can wait for your approval here.",
+      "Votes are signed on the command line: mitai export list CAPSULE shows what waits for you, mitai export approve and refuse answer it.",
     none: "There is no approval and no export among the newest {n} ledger entries.",
   },
   zh: {
     heading: "审批",
     about: "由密封模型派生的内容要以明文离开，必须经其每位所有者同意。每个答复都记入账本。",
-    later: "导出申请随训练功能提供，本版本还没有。在那之前，这里不会有等待您审批的事项。",
+    later: "表决在命令行上签名：mitai export list CAPSULE 列出等待您的申请，mitai export approve 和 refuse 作答。",
     none: "最新的 {n} 条账本记录中没有审批，也没有导出。",
   },
 });
+
+const SHOWN: ReadonlySet<string> = new Set(["delegates-set", "export-requested", "approval", "export"]);
 
 @customElement("console-approvals")
 export class Approvals extends Page {
@@ -42,7 +44,7 @@ export class Approvals extends Page {
     if (ledger.kind === "failed") return failureCard(ledger.failure, "");
     if (recent.kind === "failed") return failureCard(recent.failure, "");
     if (ledger.kind === "waiting" || recent.kind === "waiting") return waiting();
-    const entries = recent.value.filter(({ type }) => type === "approval" || type === "export");
+    const entries = recent.value.filter(({ type }) => SHOWN.has(type));
     return html`<entry-list
       .entries=${entries.toReversed()}
       .prove=${(index: number) => ledger.value.prove(index)}
