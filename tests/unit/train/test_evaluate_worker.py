@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from train_platform import TRAIN, Stage, platform
 from train_rig import MemorySource, lines, tiny_llama
 
-from mitai.broker.derive_client import Derivation
 from mitai.broker.policy.templates import compose, template
 from mitai.capsule import FolderStore, open_capsule
+from mitai.client.exports import RecipientKey
+from mitai.client.owner import Owner
+from mitai.identity import PublicKey
 from mitai.train.evaluate.report import REPORT_NAME, verify_report
 from mitai.train.job import Job
 
@@ -57,46 +60,46 @@ def records() -> MemorySource:
     return lines([*rows, *({**row, "site": "south"} for row in rows)])
 
 
+def values(stage: Stage) -> dict[str, str]:
+    registers = next(each for each in stage.policy.workloads if each.name == "train").registers
+    return {"workload": "train", "mrtd": registers["mrtd"], "min_group": "5", "until": "2100-01-01"}
+
+
 def agreed_policy(stage: Stage, digest: str) -> str:
     """Return what a hospital would say: aggregates only, of this one evaluation."""
-    registers = next(each for each in stage.policy.workloads if each.name == "train").registers
-    values = {"workload": "train", "mrtd": registers["mrtd"], "min_group": "5", "until": "2100-01-01"}
-    return compose(template("evaluation-aggregate", **values), template("evaluation-agreed", evaluation=digest))
+    return compose(template("evaluation-aggregate", **values(stage)), template("evaluation-agreed", evaluation=digest))
 
 
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch):
-    """Remember the sealed outputs with their keys, as only a worker knows them."""
-    found, request = [], Derivation.request
-
-    def remembered(self, sealed, byproducts=None):
-        found.append((sealed, self))
-        return request(self, sealed, byproducts)
-
-    monkeypatch.setattr(Derivation, "request", remembered)
-    return found
-
-
-def read(stage: Stage, made) -> bytes:
-    sealed, derivation = made
-    store = FolderStore(stage.root / "objects" / sealed.capsule_id)
-    source = open_capsule(store, sealed.envelope, sealed.data_key, owner=derivation._identity.public, kind="report")
+def delivered(stage: Stage, owner: Owner, report: str) -> bytes:
+    """Return the report as an owner gets it: exported to itself, by the policies and without a vote."""
+    key = RecipientKey(bytes(32))
+    recipient = key.recipient("me", owner.identity.public)
+    request = owner.request_export(report, recipient, datetime.now(UTC) + timedelta(hours=1))
+    exported = owner.collect_export(request, key)
+    source = open_capsule(
+        FolderStore(stage.root / "objects" / report),
+        exported.envelope,
+        exported.key.data_key,
+        owner=PublicKey(exported.key.signer),
+        kind="report",
+    )
     assert source.names() == (REPORT_NAME,)
     return source.read(REPORT_NAME)
 
 
-def test_both_owners_get_the_same_numbers_and_nothing_else(stage: Stage, made) -> None:
+def test_both_owners_get_the_same_numbers_and_nothing_else(stage: Stage) -> None:
     vendor, hospital = stage.party("vendor"), stage.party("hospital")
     agreed = Job.parse(JOB.format(model="m", data="d")).declared()["evaluation"]
-    model = stage.publish(vendor, tiny_llama(), "model", EVALUATE)
-    data = stage.publish(hospital, records(), "dataset", agreed_policy(stage, agreed))
+    reports = template("report-release", **values(stage), owners=[vendor.identity.key_id, hospital.identity.key_id])
+    model = stage.publish(vendor, tiny_llama(), "model", compose(EVALUATE, reports))
+    data = stage.publish(hospital, records(), "dataset", compose(agreed_policy(stage, agreed), reports))
     done = stage.until(stage.submit(JOB.format(model=model, data=data)).json()["id"])
     assert (done["state"], done["kind"]) == ("done", "report"), done
     assert stage.logs(done["id"]) == []
     assert SECRET not in json.dumps(done)
-    for owner in (vendor, hospital):
-        assert made[0][0].capsule_id in owner.capsules()
-    file = read(stage, made[0])
+    files = {delivered(stage, owner, done["capsule"]) for owner in (vendor, hospital)}
+    assert len(files) == 1
+    file = files.pop()
     assert SECRET.encode() not in file
     report, appraisal = verify_report(file, stage.policy)
     assert appraisal.simulated
