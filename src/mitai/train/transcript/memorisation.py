@@ -32,6 +32,8 @@ from mitai.train.transcript.state import restore_weights
 if TYPE_CHECKING:
     from transformers import Trainer
 
+SAMPLES = 2  # of each block
+
 
 @dataclass(frozen=True)
 class Block:
@@ -68,22 +70,20 @@ def blocks(trainer: Trainer, states: States, rows: Sequence[Sequence[Row]], coun
     samples = [_spread([row for segment in rows[a:b] for row in segment]) for a, b in pairwise(edges)]
     if count < 2 or not all(samples):
         return ()
-    losses: dict[tuple[int, int], list[float]] = {}
+    losses: dict[tuple[int, int], list[float]] = {}  # at an edge, of the samples of a block
     for edge in range(count + 1):
         restore_weights(states(edges[edge]), trainer)
-        for block in range(max(0, edge - 2), min(count, edge + 2)):
-            losses[edge, block] = _losses(trainer, samples[block])
+        wanted = (
+            {edge - 1, edge, edge + 1} if edge < count else {edge - 2, edge - 1}
+        )  # behind, ahead, and one to compare
+        losses |= {(edge, block): _losses(trainer, samples[block]) for block in wanted & set(range(count))}
     found = []
     for block in range(count):
-        near = [other for other in (block - 1, block + 1) if 0 <= other < count]
-        falls = {each: _falls(losses[block, each], losses[block + 1, each]) for each in (block, *near)}
-        others = tuple(fall for other in near for fall in falls[other])
-        if falls[block] and others:
-            found.append(Block(edges[block], edges[block + 1], falls[block], others))
+        other = block + 1 if block + 1 < count else block - 1
+        own, others = (_falls(losses[block, each], losses[block + 1, each]) for each in (block, other))
+        if own and others:
+            found.append(Block(edges[block], edges[block + 1], own, others))
     return tuple(found)
-
-
-SAMPLES = 4  # of each block
 
 
 def _spread(rows: list[Row]) -> list[Row]:

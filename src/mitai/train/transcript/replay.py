@@ -72,6 +72,7 @@ class Replay(TrainerCallback):
         tolerance: float = 0.0,
         rows: int = 0,
         rng: random.Random | None = None,
+        whole: bool = True,
     ) -> None:
         """Prepare the pass.
 
@@ -84,6 +85,7 @@ class Replay(TrainerCallback):
             tolerance: The distance up to which an end counts as the claimed one; 0: bit-equal.
             rows: How many rows of each segment to keep for the memorisation test.
             rng: Chooses those rows.
+            whole: Go on to the end of the run, and not only to the last drawn segment.
         """
         self._trainer: Any = trainer
         self._transcript, self._secret, self._states = transcript, secret, states
@@ -91,6 +93,7 @@ class Replay(TrainerCallback):
         self._rows_wanted, self._rng = rows, rng or random.SystemRandom()
         self._at = {boundary.step: index for index, boundary in enumerate(transcript.boundaries)}
         self._segment, self._mac = 0, NO_BATCH
+        self._segments = len(transcript.segments) if whole else max(drawn, default=0) + 1
         self._losses: list[float] = []
         self._step_loss = 0.0
         self.distances: dict[int, float] = {}
@@ -105,7 +108,7 @@ class Replay(TrainerCallback):
         live.remove_callback(PrinterCallback)
         live.add_callback(self)
         live.train()
-        if self._segment != len(self._transcript.segments):
+        if self._segment != self._segments:
             raise self._refused("steps", "the job has fewer steps than the transcript")
         return self
 
@@ -123,7 +126,7 @@ class Replay(TrainerCallback):
         if index is None:
             return
         self._leave(self._transcript.segments[index - 1].loss)
-        if index == len(self._transcript.segments):
+        if index == self._segments:
             control.should_training_stop = True
         else:
             self._enter(index)
@@ -195,6 +198,7 @@ class Replay(TrainerCallback):
     def _evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # noqa: ANN401
         """Draw what an evaluation's loader draws of the random generator, and evaluate nothing."""
         next(iter(self._trainer.get_eval_dataloader()), None)
+        self._trainer.control.should_evaluate = False
         return {}
 
     @staticmethod

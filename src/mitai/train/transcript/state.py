@@ -20,6 +20,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,20 +66,14 @@ class State:
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
-        header: dict[str, Any] = {}
-        body: list[bytes] = []
+        layout: list[tuple[str, str, torch.dtype, torch.Size]] = []
+        body = []
         for part in PARTS:
-            tensors: Tensors = getattr(self, part)
-            header[part] = []
-            for name in sorted(tensors):
-                tensor = tensors[name].detach().cpu().contiguous()
-                if tensor.dtype not in _NAMES:
-                    raise TrainError(
-                        "train.transcript-unsupported", f"a training state holds no tensors of {tensor.dtype}"
-                    )
-                header[part].append([name, _NAMES[tensor.dtype], list(tensor.shape)])
-                body.append(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-        head = rfc8785.dumps(header)
+            for name, value in sorted(getattr(self, part).items()):
+                tensor = value.detach().cpu().contiguous()
+                layout.append((part, name, tensor.dtype, tensor.shape))
+                body.append(tensor.reshape(-1).view(torch.uint8).numpy())
+        head = _head(tuple(layout))
         return b"".join([MAGIC, len(head).to_bytes(4, "big"), head, *body])
 
     @staticmethod
@@ -88,34 +83,51 @@ class State:
         head_size = int.from_bytes(data[len(MAGIC) : start], "big")
         if not data.startswith(MAGIC) or len(data) < start + head_size or head_size > MAX_HEADER_BYTES:
             raise _malformed()
-        try:
-            header = _HEADER.decode(data[start : start + head_size])
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise _malformed() from error
-        names = [[row[0] for row in header.get(part, ())] for part in PARTS]
-        if rfc8785.dumps(msgspec.to_builtins(header)) != data[start : start + head_size] or len(header) != len(PARTS):
-            raise _malformed()
-        if any(each != sorted(set(each)) for each in names):
-            raise _malformed()
         at = start + head_size
-        parts: dict[str, Tensors] = {}
-        for part in PARTS:
-            parts[part] = {}
-            for name, kind, shape in header[part]:
-                dtype = _DTYPES.get(kind)
-                if dtype is None or len(shape) > 16 or any(not 0 <= side < 1 << 40 for side in shape):
-                    raise _malformed()
-                end = at + int(np.prod(shape, dtype=object)) * dtype.itemsize
-                if end > len(data):
-                    raise _malformed()
-                raw = (
-                    torch.frombuffer(bytearray(data[at:end]), dtype=dtype) if end > at else torch.empty(0, dtype=dtype)
-                )
-                parts[part][name] = raw.reshape(shape)
-                at = end
+        parts: dict[str, Tensors] = {part: {} for part in PARTS}
+        for part, name, dtype, shape, size in _layout(data[start:at]):
+            end = at + size
+            if end > len(data):
+                raise _malformed()
+            raw = torch.frombuffer(bytearray(data[at:end]), dtype=dtype) if size else torch.empty(0, dtype=dtype)
+            parts[part][name] = raw.reshape(shape)
+            at = end
         if at != len(data):
             raise _malformed()
         return State(**parts)
+
+
+@lru_cache(maxsize=8)  # the states of a run have the same one
+def _head(layout: tuple[tuple[str, str, torch.dtype, torch.Size], ...]) -> bytes:
+    """Return the header of tensors: part, name, type and shape of each, in order."""
+    header: dict[str, list[object]] = {part: [] for part in PARTS}
+    for part, name, dtype, shape in layout:
+        if dtype not in _NAMES:
+            raise TrainError("train.transcript-unsupported", f"a training state holds no tensors of {dtype}")
+        header[part].append([name, _NAMES[dtype], list(shape)])
+    return rfc8785.dumps(msgspec.to_builtins(header))
+
+
+@lru_cache(maxsize=8)
+def _layout(head: bytes) -> tuple[tuple[str, str, torch.dtype, tuple[int, ...], int], ...]:
+    """Parse a header: part, name, type, shape and bytes of each tensor, in order."""
+    try:
+        header = _HEADER.decode(head)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise _malformed() from error
+    if len(header) != len(PARTS) or rfc8785.dumps(msgspec.to_builtins(header)) != head:
+        raise _malformed()
+    layout = []
+    for part in PARTS:
+        names = [name for name, _, _ in header.get(part, ())]
+        if part not in header or names != sorted(set(names)):
+            raise _malformed()
+        for name, kind, shape in header[part]:
+            dtype = _DTYPES.get(kind)
+            if dtype is None or len(shape) > 16 or any(not 0 <= side < 1 << 40 for side in shape):
+                raise _malformed()
+            layout.append((part, name, dtype, shape, math.prod(shape) * dtype.itemsize))
+    return tuple(layout)
 
 
 def state_sha256(data: bytes) -> str:
@@ -194,7 +206,10 @@ def distance(mine: Mapping[str, Tensor], claimed: Mapping[str, Tensor], start: M
 
 def apart(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:
     """Return ‖left - right‖ over all tensors."""
-    return math.sqrt(sum((left[name].double() - right[name].double()).square().sum().item() for name in right))
+    if not right:
+        return 0.0
+    flat = (torch.cat([side[name].reshape(-1).float() for name in right]) for side in (left, right))
+    return float(torch.linalg.vector_norm(next(flat) - next(flat), dtype=torch.float64))
 
 
 def _slots(trainer: Trainer) -> Tensors:
