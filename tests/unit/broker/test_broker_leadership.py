@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -10,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx2
+import msgspec
 import pytest
 import sqlalchemy
 from sqlalchemy.exc import OperationalError
@@ -30,7 +36,7 @@ from mitai.ledger import folder_reader, verify_log
 from postgres_rig import Postgres
 
 
-def eventually(true: Callable[[], object], within_s: float = 10.0) -> None:
+def eventually(true: Callable[[], object], within_s: float = 30.0) -> None:
     until = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < until, "it did not come about"
@@ -498,3 +504,84 @@ async def test_a_real_standby_takes_over_when_the_database_crashed(
         assert brokers[1].size == 1
         assert await brokers[1].command(Party("bob").registration(rig)) != registered
     assert not standing.stopped
+
+
+# --- processes that are killed and paused ---------------------------------------------------------------------------
+
+
+class Child:
+    """A process that leads and releases one capsule's key, and what it has said."""
+
+    def __init__(self, folder: Path, sim: Path, url: str, capsule: str) -> None:
+        tests = Path(__file__).parents[2]
+        command = [sys.executable, str(Path(__file__).with_name("broker_leader_child.py"))]
+        self.process = subprocess.Popen(
+            [*command, str(folder), str(sim), url, capsule],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent / 'src'}"},
+        )
+        self.lines: list[list[str]] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            self.lines.append(line.split())
+
+    def acknowledged(self) -> list[tuple[int, str]]:
+        return [(int(index), digest) for index, digest in (w for w in self.lines if len(w) == 2) if index.isdecimal()]
+
+    def refusals(self) -> set[str]:
+        return {words[1] for words in list(self.lines) if words[:1] == ["refused"]}
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        self.process.stdout.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_leader_that_is_killed_or_paused_is_replaced(tmp_path: Path, postgres_url: str, how: signal.Signals) -> None:
+    """What it had acknowledged is there, what it does when it wakes up is not, and no use is counted twice."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    rig = Rig(tmp_path / "a", SimPlatform.create(tmp_path / "sim"), state_url=postgres_url)
+    rig.register()
+    capsule = rig.publish().capsule_id
+    rig.close()
+    child = Child(tmp_path / "b", tmp_path / "sim", postgres_url, capsule)
+    lock = None
+    try:
+        eventually(lambda: len(child.acknowledged()) > 5, 30.0)
+        lock = Leadership(postgres_url)
+        time.sleep(0.5)
+        assert lock.term() is None
+        child.process.send_signal(how)
+        began = time.monotonic()
+        eventually(lock.term)
+        assert time.monotonic() - began < (0 if how == signal.SIGKILL else leadership.LEASE_S) + 5  # on a busy machine
+        rig.open()
+        ours = [rig.release(capsule)[0].ledger_index for _ in range(3)]
+        if how == signal.SIGSTOP:
+            known = len(child.lines)
+            child.process.send_signal(signal.SIGCONT)
+            eventually(lambda: len(child.lines) > known + 3)
+            assert child.refusals() <= {"broker.standby", "broker.state-conflict", "broker.outcome-unknown"}
+            assert child.refusals()
+        time.sleep(0.2)
+        entries = rig.entries()
+        acknowledged = child.acknowledged()
+        assert all(entries[index]["release"] == digest for index, digest in acknowledged)
+        assert not {index for index, _ in acknowledged} & set(ours)
+        releases = [index for index, entry in enumerate(entries) if entry["type"] == "release"]
+        assert max(index for index, _ in acknowledged) < ours[0] == releases[-3]
+        target = f"/v1/capsules/{capsule}"
+        view = msgspec.json.decode(asyncio.run(rig.broker.capsule(capsule, rig.alice.query(rig, target))))
+        assert view["grants"][0]["uses"] == len(releases)
+    finally:
+        child.close()
+        if lock is not None:
+            lock.close()
+        rig.close()
