@@ -23,7 +23,6 @@ from mitai.cli import (
     demo,
     demo_train,
     deploy,
-    evaluate,
     export,
     ledger,
     lineage,
@@ -32,6 +31,7 @@ from mitai.cli import (
     platform,
     policy,
     recovery,
+    report,
     rotate,
     train,
     user,
@@ -61,7 +61,7 @@ for group, commands in {
     _START: (demo.demo, demo_train.demo_train, platform.up, platform.down, platform.status, platform.doctor),
     _TALK: (verify.verify, chat.chat),
     _OWN: (owner.seal, owner.publish, deploy.deploy, rotate.rotate, owner.revoke, lineage.lineage),
-    _PROVE: (user.receipt, measure.measure),
+    _PROVE: (user.receipt, report.report, measure.measure),
 }.items():
     for command in commands:
         app.command(command, group=group, help_epilogue="")
@@ -76,9 +76,8 @@ app.command(recovery.app)
 app.command(broker.app)
 app.command(ledger.app)
 attest.app.group = collateral.app.group = (_PROVE,)
-evaluate.app.group = evaluate.board_app.group = (_PROVE,)
-app.command(evaluate.app)
-app.command(evaluate.board_app)
+report.app.group = (_PROVE,)
+app.command(report.app)
 app.command(collateral.app)
 app.command(attest.app)
 app.command(web.app)

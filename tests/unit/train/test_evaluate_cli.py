@@ -1,4 +1,4 @@
-"""`mitai evaluate` and `mitai leaderboard`, on reports in files."""
+"""`mitai report` and `mitai leaderboard`, on reports in files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,6 @@ from mitai.capsule import seal
 from mitai.cli.commands import run
 from mitai.identity import Identity
 from mitai.train.evaluate.report import InputRef, Result
-
-JOB = """
-[job]
-name = "triage-2026"
-method = "evaluate"
-model = "base"
-data = ["records"]
-
-[[evaluate.tasks]]
-kind = "perplexity"
-name = "text"
-prompt = "{text}"
-"""
 
 
 @pytest.fixture
@@ -54,12 +41,12 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def test_a_report_is_shown_with_who_signed_it(lab, told):
-    status, text = told("evaluate", "show", "a.json", "--policy", "policy.toml")
+    status, text = told("report", "a.json", "--policy", "policy.toml")
     assert status == 0
     assert "triage  acc     (all)  40       0.5000  0.4990 … 0.5010" in text
     assert "triage  acc     north  25" in text
     assert "SIMULATED" in text
-    status, text = told("evaluate", "show", "a.json", "--policy", "policy.toml", "--json")
+    status, text = told("report", "a.json", "--policy", "policy.toml", "--json")
     fields = json.loads(text)
     assert (fields["verdict"], fields["simulated"]) == ("verified", True)
     assert fields["results"][0]["numbers"][0] == {
@@ -74,12 +61,12 @@ def test_a_report_is_shown_with_who_signed_it(lab, told):
 
 def test_a_report_that_does_not_hold_is_named(lab, told, tmp_path):
     (tmp_path / "forged.json").write_bytes(lab.report("c", signer=Identity.generate()))
-    for command in (("evaluate", "show"), ("leaderboard", "verify", "a.json")):
+    for command in (("report",), ("leaderboard", "verify", "a.json")):
         status, text = told(*command, "forged.json", "--policy", "policy.toml")
         assert status == 1
         assert "forged.json" in text
         assert "identity.signature-invalid" in text
-    status, text = told("evaluate", "show", "none.json", "--policy", "policy.toml")
+    status, text = told("report", "none.json", "--policy", "policy.toml")
     assert status == 1
     assert "none.json" in text
 
@@ -116,17 +103,3 @@ def test_reports_of_different_tests_make_no_table(lab, told, tmp_path):
         status, text = told("leaderboard", command, "a.json", "c.json", "--policy", "policy.toml", "--json")
         assert status == 1
         assert json.loads(text)["error"]["code"] == "train.board-mismatch"
-
-
-def test_a_digest_for_policies(told, tmp_path):
-    (tmp_path / "job.toml").write_text(JOB)
-    status, text = told("evaluate", "digest", "job.toml", "--json")
-    assert status == 0
-    fields = json.loads(text)
-    assert fields["tasks"] == ["text"]
-    assert fields["declared"]["min_group"] == "20"
-    assert len(fields["declared"]["evaluation"]) == 64
-    status, text = told("evaluate", "digest", "job.toml")
-    assert "perplexity" in text
-    (tmp_path / "sft.toml").write_text(JOB.split("[[", maxsplit=1)[0].replace("evaluate", "sft"))
-    assert told("evaluate", "digest", "sft.toml", "--json")[0] == 1

@@ -1,10 +1,10 @@
-"""`mitai evaluate` and `mitai leaderboard`: what an evaluation measures, its report, and reports side by side."""
+"""`mitai report` and `mitai leaderboard`: the signed report of an evaluation, and reports side by side."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
@@ -14,23 +14,12 @@ from mitai.cli.evidence import read_file
 from mitai.cli.options import JsonFlag, PolicyOption, read_policy
 from mitai.cli.output import SIMULATED, Output, data, plural
 from mitai.cli.verify import brief
-from mitai.errors import ClientError, MitaiError
+from mitai.errors import MitaiError
 from mitai.fleet.home import Home
 from mitai.train.evaluate.leaderboard import Leaderboard, build, comparable
 from mitai.train.evaluate.report import MICROS, Number, Report, verify_report
-from mitai.train.evaluate.tasks import Evaluate
-from mitai.train.job import Job
 
 app = App(
-    name="evaluate",
-    help="""Evaluations of sealed models on sealed data: what one measures, and the signed report that is all of it.
-
-`mitai evaluate digest` says by what an owner's policy names an evaluation; `show` checks and prints a report. The job
-itself runs like a training job.""",
-    help_format="markdown",
-    help_epilogue="",
-)
-board_app = App(
     name="leaderboard",
     help="""Several models on the same sealed test, out of their signed reports.
 
@@ -46,39 +35,19 @@ ReleaseOption = Annotated[
 Verified = list[tuple[Report, Appraisal]]
 
 
-@app.command
-def digest(
-    job: Annotated[Path, Parameter(help='A job file with method = "evaluate".')], *, json: JsonFlag = False
-) -> None:
-    """Print what an evaluation declares to the broker, for owners' policies to ask for.
-
-    A policy that demands `context.parameters.contains("evaluation=DIGEST")` allows exactly these tasks, groups,
-    examples, smallest group and judge, and nothing else.
-    """
-    out, parsed = Output(json), Job.parse(read_file(job).decode("utf-8"))
-    if parsed.job.method != "evaluate":
-        raise ClientError("client.no-evaluation", f"{job} is a job of method {parsed.job.method!r}, not 'evaluate'")
-    plan = cast("Evaluate", parsed.options)
-    out.table(("task", "kind"), [(task.name, str(type(task).__struct_config__.tag)) for task in plan.tasks])
-    out.say()
-    out.table(("declared", ""), [*sorted(plan.declared().items())])
-    out.result({"declared": plan.declared(), "tasks": [task.name for task in plan.tasks]})
-
-
-@app.command
-def show(
-    report: Annotated[Path, Parameter(help="The file `report.json` of a report capsule.")],
+def report(
+    file: Annotated[Path, Parameter(help="The file `report.json` of a report capsule.")],
     *,
     policy: PolicyOption = None,
     release: ReleaseOption = (),
     json: JsonFlag = False,
 ) -> None:
-    """Check a report and print its numbers: each with its records and its 95 % interval.
+    """Check the report of an evaluation and print its numbers: each with its records and its 95 % interval.
 
     Who signed it is judged by your policy: the evidence of the machine, its code, and the key that signed.
     """
     out = Output(json)
-    ((found, appraisal),) = _verified((report,), policy, release)
+    ((found, appraisal),) = _verified((file,), policy, release)
     out.table(
         ("task", "metric", "group", "records", "value", "95 % interval"),
         [
@@ -104,8 +73,8 @@ def show(
     out.result({"verdict": "verified", **_report(found, appraisal)})
 
 
-@board_app.command(name="verify")
-def verify_board(
+@app.command
+def verify(
     reports: Reports, *, policy: PolicyOption = None, release: ReleaseOption = (), json: JsonFlag = False
 ) -> None:
     """Check that each report holds, and that all are of the same evaluation, data, judge and code."""
@@ -118,8 +87,8 @@ def verify_board(
     out.result({"verdict": "comparable", "reports": len(verified), "simulated": verified[0][1].simulated})
 
 
-@board_app.command(name="show")
-def show_board(
+@app.command
+def show(
     reports: Reports,
     *,
     task: Annotated[str | None, Parameter(help="Whose numbers; by default the first task's.")] = None,
