@@ -18,6 +18,7 @@ SEVERAL = {
     "attest": ["attest", "attest_snp", "attest_nitro", "attest_gpu", "attest_tpm"],
     "broker": ["broker", "broker_failover"],
     "channel": ["channel", "throughput"],
+    "serve": ["serve", "serve_adapter"],
 }  # groups whose rows come from several modules
 
 
