@@ -5,7 +5,8 @@ Follows `docs/spec/broker-keys.md`.
 Invariants:
 
 - Before the root key goes to a peer, the ledger says to which: machine, key and evidence.
-- With every new root key, and every new plan, shares are made anew within the same transaction.
+- With every new root key, and every new plan, shares are made anew within the same transaction. A plan that follows
+  another gets a new root key too: shares of former members open nothing that comes after.
 - The digest of the plan in force is in the broker's claims: an owner sees who could recover before it gives anything.
 
 Example:
@@ -77,6 +78,8 @@ class Keys:
         self.plan = recovery.plan if recovery else b""
         if plan is not None:
             await self.adopt(plan)
+        if await self._decided(lambda draft: (draft.get(Recovery, _CURRENT) or Recovery(b"")).due):
+            await anyio.to_thread.run_sync(self.rotate)
         await self._show()
         await self._tell_recovered()
 
@@ -181,7 +184,7 @@ class Keys:
             if ask_all and draft.head.counts.get("party", 0) != len(parties):
                 raise BrokerError("broker.busy", "parties have registered meanwhile", hint="try again")
             plan = check_plan(signed, current, _holders(draft, parties), self._broker.audience)
-            draft.put(_CURRENT, Recovery(signed.payload))
+            draft.put(_CURRENT, Recovery(signed.payload, due=bool(current and current.members)))
             entry = RecoverySet(
                 time=utc(now),
                 recovery_sha256=sha256_hex(signed.payload),
@@ -234,6 +237,8 @@ class Keys:
 
         def also(draft: Draft, root: Root) -> str | None:
             made.append(self._share_out(draft, root, self.plan))
+            if draft.get(Recovery, _CURRENT) is not None:
+                draft.put(_CURRENT, Recovery(self.plan))
             return sha256_hex(self.plan) if self.plan else None
 
         with self._rotating:

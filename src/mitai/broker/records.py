@@ -213,9 +213,10 @@ class Root(Record, frozen=True, forbid_unknown_fields=True):
 
 
 class Recovery(Record, frozen=True):
-    """The exact bytes of the recovery plan in force; see `recovery`."""
+    """The exact bytes of the recovery plan in force; see `recovery`. `due`: former members' shares still fit."""
 
     plan: bytes
+    due: bool = False
 
 
 R = TypeVar("R", bound=Record)

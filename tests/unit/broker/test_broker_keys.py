@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -301,7 +302,25 @@ def test_a_later_plan_needs_the_members_of_the_one_before(rig: Rig, owners: tupl
             started(rig, envelope)
         assert code_of(caught) == "broker.recovery-plan-unsigned"
     keys = started(rig, signed(plan_of(alice, bob, version=2, broker=rig.broker.audience), bob, carol))
-    assert len(read_shares(keys.shares).shares) == 2
+    shares = read_shares(keys.shares)
+    assert (len(shares.shares), shares.epoch) == (2, 2)  # former members' shares are of a former root key
+    assert started(rig).shares == keys.shares
+    rig.reopen()
+    assert started(rig).claims["epoch"] == "2"
+
+
+def test_a_new_plan_ends_former_shares_even_after_a_crash(
+    rig: Rig, owners: tuple[Owner, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob, _ = owners
+    started(rig, signed(plan_of(*owners)))
+    later = signed(plan_of(alice, bob, version=2, broker=rig.broker.audience), alice, bob)
+    with monkeypatch.context() as patched:
+        patched.setattr(Keys, "rotate", Mock(side_effect=MemoryError))
+        with pytest.raises(MemoryError):
+            started(rig, later)
+    rig.reopen()
+    assert started(rig).claims["epoch"] == "2"
 
 
 @pytest.mark.parametrize(
