@@ -6,7 +6,7 @@ import json
 
 import msgspec
 import pytest
-from train_rig import MemorySource, job, lines
+from train_rig import MemorySource, conversations, job, lines
 
 from mitai import demo_model
 from mitai.errors import TrainError
@@ -96,17 +96,25 @@ def test_a_group_that_is_too_small_is_not_in_the_report(llama):
         (rows(5), TABLES, "train.too-few-rows"),
         (rows(20), TABLES.replace('column = "site"', 'column = "place"'), "train.record-unfit"),
         (rows(20), TABLES.replace("{question} {answer}", "{text}"), "train.record-unfit"),
-        (rows(20), TABLES + "chat = true\n", None),
     ],
 )
 def test_what_does_not_fit_is_said_without_content(llama, records, tables, code):
-    if code is None:
-        assert measured(llama, lines(records), tables)  # a perplexity has no prompt that a template would change
-        return
     with pytest.raises(TrainError) as caught:
         measured(llama, lines(records), tables)
     assert caught.value.code == code
     assert "What is" not in str(caught.value)
+
+
+def test_an_adapter_is_measured_with_its_model(llama):
+    training = "[training]\nbatch = 8\nmax_length = 64\nlearning_rate = 0.5\n[lora]\nrank = 2\n"
+    trained = run(job(training), {"base": llama, "records": conversations(16)})
+    data = lines(rows(20))
+    tasks = job(TABLES, method="evaluate", about='adapter = "adapter"')
+    adapted = run(tasks, {"base": llama, "adapter": MemorySource(trained.files), "records": data})
+    found = Measured.decode(adapted.files[MEASURED_NAME])
+    alone = measured(llama, data)
+    assert found.evaluation_sha256 == alone.evaluation_sha256
+    assert found.results[2] != alone.results[2]  # perplexities
 
 
 def test_held_out_rows_are_for_training(llama):

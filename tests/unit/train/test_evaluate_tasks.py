@@ -12,6 +12,7 @@ from mitai.train.evaluate.tasks import Evaluate, fill
 TASK = {"kind": "exact-match", "name": "sums", "prompt": "{q}", "target": "{a}"}
 JUDGE = {"kind": "judge", "name": "style", "prompt": "{q}", "rubric": "{prompt} {answer}"}
 CODE = {"kind": "pass-at-k", "name": "code", "prompt": "{q}", "tests": "{t}", "function": "f"}
+TEXT = {"kind": "perplexity", "name": "text", "prompt": "{q}"}
 SAID = """
 [evaluate]
 min_group = 25
@@ -72,6 +73,10 @@ def test_what_is_not_known_is_refused(change):
     [
         ([TASK, TASK], {}),
         ([JUDGE], {}),
+        ([CODE | {"shots": 1}], {"examples": 1}),
+        ([TEXT | {"shots": 1}], {"examples": 1}),
+        ([TEXT | {"chat": True}], {}),
+        ([TEXT | {"instructions": "Read."}], {}),
         ([TASK], {"judge": "judge-model"}),
         ([TASK], {"min_group": 0}),
         ([TASK], {"groups": {"column": "site", "labels": ["a", "a"]}}),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import pickle
 import platform
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -350,3 +353,13 @@ def test_a_child_that_stops_reading_is_given_up():
     assert caught.value.reason == "ended"
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.reason, str(copy)) == ("ended", str(caught.value))
+
+
+def test_no_privilege_is_needed():
+    """In a user namespace that maps nobody, a process has no capability over anything."""
+    check = "from mitai.train.sandbox import passes; assert passes('def f(): return 1', 'assert f() == 1', 'f')"
+    unshare = shutil.which("unshare")
+    if not unshare or subprocess.run([unshare, "-U", "true"], capture_output=True).returncode:
+        pytest.skip("this machine gives no user namespace")
+    done = subprocess.run([unshare, "-U", sys.executable, "-c", check], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -144,6 +144,10 @@ class Evaluate(Table, frozen=True, kw_only=True):
             raise ValueError("a group is named twice")
         if any(task.shots > self.examples for task in self.tasks):
             raise ValueError("a task has more shots than there are examples")
+        if any(task.shots and not isinstance(task, ExactMatch | MultipleChoice) for task in self.tasks):
+            raise ValueError("only tasks with a right answer have shots")
+        if any(isinstance(task, Perplexity) and (task.chat or task.instructions) for task in self.tasks):
+            raise ValueError("a perplexity is of the text alone: it has no chat and no instructions")
         judged = any(isinstance(task, Judged | Preferred) for task in self.tasks)
         if judged != (self.judge is not None):
             raise ValueError("tasks of kind judge and judge-pairwise need `judge`, and no others do")
