@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fuzz_broker_kbs
+import fuzz_broker_keys
 import fuzz_broker_lineage
 import fuzz_broker_policy
 import fuzz_broker_policy_tools
@@ -39,6 +40,12 @@ def test_policy(data: bytes) -> None:
 @pytest.mark.parametrize("data", fuzz_broker_lineage.SEEDS)
 def test_lineage(data: bytes) -> None:
     fuzz_broker_lineage.one_input(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b"[" * 5000, *fuzz_broker_keys.SEEDS])
+def test_keys(data: bytes) -> None:
+    fuzz_broker_keys.one_input(data)
+    fuzz_broker_keys.one_input(data[:-1])
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b"[" * 5000, *fuzz_broker_kbs.SEEDS])
