@@ -164,13 +164,13 @@ class Deployment:
         except BaseException:
             link.close()
             raise
-        self._link, self._lease = link, self._begin_lease(link, request.capsules)
+        self._link, self._lease = link, (lease := self._begin_lease(link, request.capsules))
         try:
             progress.step = "load"
             engine = await anyio.to_thread.run_sync(self._load, request, keys, progress)
             progress.step = "attest"
             self._engine = engine
-            self._lease.check()
+            lease.check()
         except BaseException:
             await self._unload()
             raise
@@ -182,6 +182,7 @@ class Deployment:
         self.about |= {f"adapter {name}": capsule.id for name, capsule in self.adapters.items()}
         self.about |= {f"derived {key.capsule}": " ".join(key.manifest.parents) for key in keys if key.manifest.parents}
         await self.renew(grace_s=0.0)
+        lease.check()  # it may have ended while the new key was made
 
     def _begin_lease(self, link: BrokerLink, capsules: tuple[str, ...]) -> Lease:
         loop, renew_s = asyncio.get_running_loop(), self._config.renew_s
@@ -265,6 +266,8 @@ class Deployment:
         if self._engine is None or link is None:
             return
         evidence = await anyio.to_thread.run_sync(self._evidence, secrets.token_bytes(32))
+        if self._link is not link:  # unloaded meanwhile
+            return
         claims = Claims.decode(evidence.claims)
         served = Served(
             (_ref(claims.capsules[0]),),
@@ -272,8 +275,6 @@ class Deployment:
             claims.policies,
             evidence_sha256(evidence.tee, evidence.quote),
         )
-        if self._link is not link:  # unloaded meanwhile
-            return
         self._book.serve(served, lambda body: link.post("/v1/receipts", body))
 
     async def _unload(self, reason: ServeError | None = None) -> None:

@@ -14,7 +14,7 @@ import pytest
 from serve_platform import Stage, platform, served
 
 from mitai.client.session import Session
-from mitai.errors import AttestError
+from mitai.errors import AttestError, BrokerError
 from mitai.serve import deployment as deployments
 from mitai.serve.link import BrokerLink
 
@@ -137,6 +137,26 @@ def test_a_revocation_while_the_model_is_read_ends_the_deployment(stage, monkeyp
     assert status["error"]["code"] == "broker.revoked"
     assert stage.running.inside.deployment._engine is None
     assert stage.running.inside.deployment.capsules == ()
+
+
+def test_a_lease_that_ends_while_the_new_key_is_made_ends_the_deployment(stage, monkeypatch):
+    inside = stage.running.inside.deployment
+    inner, begun = inside._evidence, []
+
+    def late(nonce):
+        if inside.capsules and not begun:
+            begun.append(nonce)
+            inside._lease._end(BrokerError("broker.revoked", "revoked at this very moment"))
+            while inside._engine is not None:
+                time.sleep(0.02)
+        return inner(nonce)
+
+    monkeypatch.setattr(inside, "_evidence", late)
+    stage.serve(expect="failed")
+    assert stage.status()["error"]["code"] == "broker.revoked"
+    assert begun
+    assert inside.capsules == ()
+    assert inside._book._served is None
 
 
 def test_a_link_stays_with_the_broker_that_it_began_with(stage, tmp_path):
