@@ -35,7 +35,7 @@ from transformers import PrinterCallback, Trainer, set_seed  # noqa: E402
 
 from mitai.serve.loading import LoadedModel, load  # noqa: E402
 from mitai.train import weights  # noqa: E402
-from mitai.train.data import Records, read  # noqa: E402
+from mitai.train.data import MAX_ROWS, Records, read  # noqa: E402
 from mitai.train.job import Job  # noqa: E402
 from mitai.train.loop import BestWeights, Observer, Report, States, Watch, watched  # noqa: E402
 from mitai.train.methods import METHODS  # noqa: E402
@@ -93,7 +93,7 @@ def run(
 
 
 def _run(job: Job, sources: Mapping[str, FileSource], secret: bytes, watch: Watch) -> Outcome:
-    if watch.observers and not METHODS[job.job.method].observed:
+    if watch.observers and METHODS[job.job.method].private:
         raise TrainError("train.not-observed", "a private job has no transcript: it would tell what the noise hides")
     method = METHODS[job.job.method].load()
     set_seed(job.job.seed)
@@ -165,11 +165,17 @@ def _task(job: Job, sources: Mapping[str, FileSource], secret: bytes) -> tuple[T
 
 def _rows(job: Job, by_role: Mapping[str, list[FileSource]]) -> tuple[Records, Records | None]:
     columns, limit = job.limits.columns, job.limits.rows
+    if METHODS[job.job.method].private and limit is not None:
+        found = read(by_role["data"], columns=columns, rows=limit + 1)
+        if len(found) > limit:  # to leave some out would let each decide whether another is in
+            raise TrainError("train.too-many-rows", f"there are more than the {limit} records that the job states")
+        return found, None
     found = read(by_role["data"], columns=columns, rows=limit)
     if job.evaluation is None:
         return found, None
     if "evaluation" in by_role:
-        return found, read(by_role["evaluation"], columns=columns, rows=job.evaluation.rows)
+        rows = min(job.evaluation.rows or MAX_ROWS, limit or MAX_ROWS)  # what is declared bounds these too
+        return found, read(by_role["evaluation"], columns=columns, rows=rows)
     return found.split(job.evaluation.rows or 0)
 
 

@@ -97,6 +97,8 @@ class Grpo(Table, frozen=True):
             return "generations must divide training.batch x training.accumulation"
         if job.evaluation and job.training.batch % self.generations:
             return "generations must divide training.batch where there is an [evaluation]"
+        if job.early_stopping:
+            return "goes without [early_stopping], which goes by a loss that says nothing here"
         if self.max_answer >= job.training.max_length:
             return "max_answer must be below training.max_length, which holds the prompt too"
         if self.beta and not (job.lora or job.job.adapter):

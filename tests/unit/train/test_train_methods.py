@@ -289,3 +289,36 @@ def test_an_unsupported_architecture_has_no_score():
     model.base_model_prefix = "other"
     with pytest.raises(TrainError, match="no head"):
         with_score(model)
+
+
+UNFIT = {
+    "ipo with smoothing": ("dpo", '[dpo]\nloss = "ipo"\nlabel_smoothing = 0.1\n'),
+    "a group in parts": ("grpo", TABLES["grpo"].replace("= 4", "= 3", 1)),
+    "groups not of a batch": ("grpo", FAST.replace("batch = 4", "batch = 2\naccumulation = 2") + TABLES["grpo"]),
+    "no room for a prompt": ("grpo", TABLES["grpo"].replace("max_answer = 6", "max_answer = 64")),
+    "beta without an adapter": ("grpo", TABLES["grpo"].replace("[grpo]", "[grpo]\nbeta = 0.1")),
+    "stopping by a loss of nothing": ("grpo", TABLES["grpo"] + "[early_stopping]\n"),
+    "no rewards": ("grpo", "[grpo]\nrewards = []\n"),
+    "no teacher": ("distill", ""),
+    "the student as teacher": ("distill", '[distill]\nteacher = "base"\n'),
+    "another's table": ("dpo", "[reward]\n"),
+}
+
+
+@pytest.mark.parametrize(("method", "table"), UNFIT.values(), ids=UNFIT)
+def test_what_does_not_go_together(method, table):
+    held_out = "[evaluation]\nevery_steps = 1\nrows = 2\n" if method == "grpo" else ""
+    with pytest.raises(TrainError) as error:
+        job(table + held_out, method=method)
+    assert error.value.code == "train.job-malformed"
+
+
+def test_a_reward_model_begins_anew():
+    with pytest.raises(TrainError, match="head is new"):
+        job(TABLES["reward"], method="reward", about='adapter = "first"')
+
+
+def test_what_goes_together():
+    assert job(TABLES["grpo"].replace("[grpo]", "[grpo]\nbeta = 0.1") + LORA, method="grpo").options.beta == 0.1
+    held_out = "[evaluation]\nevery_steps = 1\nrows = 2\n"
+    assert job(TABLES["grpo"] + held_out, method="grpo").evaluation.rows == 2

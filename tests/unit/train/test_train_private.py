@@ -209,6 +209,14 @@ def test_the_secret_decides_and_is_needed(llama):
     assert error.value.code == "train.secret-too-short"
 
 
+def test_records_beyond_those_stated_are_not_left_out(llama):
+    wanted = job(TABLES + LORA, method="private")
+    with pytest.raises(TrainError) as error:
+        run(wanted, {"base": llama, "records": conversations(25)}, secret=SECRET)
+    assert error.value.code == "train.too-many-rows"
+    assert run(wanted, {"base": llama, "records": conversations(20)}, secret=SECRET).metrics["steps"] == 3
+
+
 def test_no_transcript_of_a_private_run(llama):
     wanted = job(TABLES + LORA, method="private")
     with pytest.raises(TrainError) as error:

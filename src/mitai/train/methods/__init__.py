@@ -21,7 +21,7 @@ class Method(NamedTuple):
 
     module: str
     purpose: Literal["training", "evaluation"] = "training"
-    observed: bool = True  # whether the order of its rows and its losses may be told to a transcript
+    private: bool = False  # its noise hides single records: no transcript, and all records or none
 
     def load(self) -> ModuleType:
         """Import the method's module."""
@@ -34,6 +34,6 @@ METHODS = {
     "grpo": Method("mitai.train.methods.grpo"),
     "reward": Method("mitai.train.methods.reward"),
     "distill": Method("mitai.train.methods.distill"),
-    "private": Method("mitai.train.methods.private", observed=False),
+    "private": Method("mitai.train.methods.private", private=True),
     "evaluate": Method("mitai.train.methods.evaluate", "evaluation"),
 }
