@@ -5,7 +5,7 @@ ONLY ?=
 export VENV
 NPM := PATH="$(abspath $(BIN)):$$PATH" MITAI_PYTHON="$(abspath $(BIN))/python" npm --prefix web
 
-.PHONY: help demo test web web-test web-check e2e verdicts coverage slow check lint types imports docs bench fuzz clean
+.PHONY: help demo demo-train test web web-test web-check e2e verdicts coverage slow check lint types imports docs bench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -13,14 +13,20 @@ help: ## list the targets
 $(VENV)/.run: pyproject.toml constraints.txt scripts/setup
 	@scripts/setup serve,openai && touch $@
 
+$(VENV)/.train: pyproject.toml constraints.txt scripts/setup
+	@scripts/setup train,openai && touch $@ $(VENV)/.run
+
 $(VENV)/.dev: pyproject.toml constraints.txt scripts/setup
-	@scripts/setup train,postgres,bench,dev && touch $@ $(VENV)/.run
+	@scripts/setup train,postgres,bench,dev && touch $@ $(VENV)/.run $(VENV)/.train
 
 web/node_modules/.ready: web/package-lock.json scripts/setup-web | $(VENV)/.dev
 	@scripts/setup-web && touch $@
 
 demo: $(VENV)/.run ## the whole story in simulation: seal, deploy, verify, chat, prove, and attacks refused
 	@$(BIN)/mitai demo
+
+demo-train: $(VENV)/.train ## three owners, one model: train, serve, export with everybody's consent, prove, revoke
+	@$(BIN)/mitai demo-train
 
 test: $(VENV)/.dev web-test ## the default tests (under 15 minutes)
 	$(BIN)/pytest

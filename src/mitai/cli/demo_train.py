@@ -128,7 +128,7 @@ class Story(Telling):
     def start(self) -> None:
         """Act 1: the processes."""
         self.title("1. The platform starts, a training worker with it")
-        self.up = platforms.start(self.home, platforms.Settings(port=0, train=True))
+        self.up = platforms.start(self.home, platforms.Settings(port=0, train=True, threads=1))
         self._opened.callback(self.up.stop)
         self.fact(", ".join(self.up.processes))
         self.policy = Policy.from_toml(self.home.policy.read_text())
