@@ -215,6 +215,33 @@ def test_a_chat_is_written_by_the_models_template(demo):
     assert prompter.gap == ""
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_that_computes_no_numbers_ends_nothing(llama, temperature):
+    import torch
+
+    from mitai.serve.loading import load
+
+    loaded = load(llama)
+    with torch.no_grad():
+        loaded.model.get_output_embeddings().weight.fill_(float("nan"))
+    broken = Scorer(loaded.model, loaded.tokenizer)
+    assert len(broken.generate(["What?"] * 2, Sampling(3, temperature=temperature))) == 2
+    assert [each.total for each in broken.loglikelihoods([("What", " is")])] == [-1e9]
+
+
+def test_a_template_that_refuses_a_record_ends_nothing_and_one_that_refuses_all_is_said(demo, monkeypatch):
+    own = demo._tokenizer.chat_template
+    traitor = "{% if 'zero' in messages[-1]['content'] %}{{ raise_exception('it is patient zero') }}{% endif %}" + own
+    monkeypatch.setattr(demo._tokenizer, "chat_template", traitor)
+    task = ExactMatch(name="t", prompt="{q}", target="{a}", chat=True, max_tokens=4)
+    found = measure(task, [{"q": "patient zero", "a": "?"}, {"q": "x", "a": "?"}], Models(demo), Evaluate(min_group=1))
+    assert len(found[0].values) == 2
+    monkeypatch.setattr(demo._tokenizer, "chat_template", "{{ raise_exception('no') }}")
+    with pytest.raises(TrainError) as caught:
+        measure(task, [{"q": "x", "a": "?"}], Models(demo), Evaluate(min_group=1))
+    assert caught.value.code == "train.no-chat-template"
+
+
 class Said:
     """A model that says given words in turn, and remembers what it was asked."""
 

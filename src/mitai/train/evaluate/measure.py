@@ -53,7 +53,7 @@ def measure(task: Task, records: Sequence[Record], models: Models, plan: Evaluat
     """Run one task over the records behind the examples.
 
     Raises:
-        TrainError: A record does not fit the task, or this machine has no sandbox for its programs.
+        TrainError: The records lack a column, the model can't be asked so, or this machine has no sandbox.
     """
     prompter = Prompter(task, models.judged, records[: plan.examples], plan.seed)
     rows = records[plan.examples :]
@@ -85,12 +85,10 @@ def _exact_match(task: ExactMatch, rows: Sequence[Record], prompter: Prompter, m
 
 def _multiple_choice(task: MultipleChoice, rows: Sequence[Record], prompter: Prompter, model: Scorer) -> list[Series]:
     choices = [[fill(choice, row) for choice in task.choices] for row in rows]
-    if any(not choice for each in choices for choice in each):
-        raise TrainError("train.record-unfit", "a choice is empty")
     contexts = [prompter(row) for row in rows]
     requests = [(c, prompter.gap + choice) for c, each in zip(contexts, choices, strict=True) for choice in each]
     logs = np.array([each.total for each in model.loglikelihoods(requests)]).reshape(len(rows), -1)  # (rows, choices)
-    lengths = np.array([[len(choice) for choice in each] for each in choices]).reshape(logs.shape)
+    lengths = np.array([[max(len(choice), 1) for choice in each] for each in choices]).reshape(logs.shape)
     right = np.array([gold(task, row) for row in rows])
     return [
         Series.mean("acc", list(map(float, logs.argmax(axis=1) == right))),

@@ -30,16 +30,21 @@ class Prompter:
         self._task, self._scorer = task, scorer
         self._shots = [(fill(task.prompt, examples[at]), target(task, examples[at])) for at in drawn]
         self.gap = "" if task.chat else " "  # between a prompt and what follows it
+        if task.chat and not scorer.chat(self._turns("?")):
+            raise TrainError("train.no-chat-template", f"the model's chat template refuses the turns of {task.name!r}")
 
     def __call__(self, record: Record) -> str:
         """Return the whole prompt of a record."""
         task, prompt = self._task, fill(self._task.prompt, record)
-        if not task.chat:
-            return task.instructions + "".join(f"{asked} {answer}{BETWEEN}" for asked, answer in self._shots) + prompt
-        turns = [{"role": "system", "content": task.instructions}] if task.instructions else []
+        if task.chat:
+            return self._scorer.chat(self._turns(prompt))
+        return task.instructions + "".join(f"{asked} {answer}{BETWEEN}" for asked, answer in self._shots) + prompt
+
+    def _turns(self, prompt: str) -> list[dict[str, str]]:
+        turns = [{"role": "system", "content": self._task.instructions}] if self._task.instructions else []
         for asked, answer in self._shots:
             turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
-        return self._scorer.chat([*turns, {"role": "user", "content": prompt}])
+        return [*turns, {"role": "user", "content": prompt}]
 
 
 def target(task: Task, record: Record) -> str:
@@ -47,18 +52,17 @@ def target(task: Task, record: Record) -> str:
     if isinstance(task, ExactMatch):
         return fill(task.target, record)
     if isinstance(task, MultipleChoice):
-        return fill(task.choices[gold(task, record)], record)
+        right = gold(task, record)
+        return fill(task.choices[right], record) if right >= 0 else ""
     return ""
 
 
 def gold(task: MultipleChoice, record: Record) -> int:
-    """Return the number of the right choice."""
+    """Return the number of the right choice; -1 where the record names none, so that no choice is right."""
     value = record.get(task.gold)
     choices = [fill(choice, record) for choice in task.choices]
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
         return value
     if isinstance(value, str) and choices.count(value) == 1:
         return choices.index(value)
-    raise TrainError(
-        "train.record-unfit", f"a record's column {task.gold!r} holds neither the number nor the text of one choice"
-    )
+    return -1

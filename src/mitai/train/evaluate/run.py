@@ -8,7 +8,6 @@ Example:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,7 +26,7 @@ def evaluate(plan: Evaluate, records: Sequence[Record], models: Models) -> Measu
     """Measure every task of `plan` over the records behind its examples.
 
     Raises:
-        TrainError: A record does not fit, there are too few, or a model computes no numbers.
+        TrainError: The records lack a column, or are too few.
     """
     rows = records[plan.examples :]
     if len(rows) < plan.min_group:
@@ -67,6 +66,4 @@ def _number(plan: Evaluate, series: Series, group: str, rows: Mask) -> Number:
 
 
 def _micros(value: float) -> int:
-    if not math.isfinite(value):
-        raise TrainError("train.not-a-number", "a model gives likelihoods that are no numbers")
-    return max(-_LARGEST, min(round(value * MICROS), _LARGEST))
+    return round(max(-_LARGEST, min(value * MICROS, _LARGEST)))

@@ -7,6 +7,8 @@ Invariants:
 - The same requests in the same order give the same batches, and so the same numbers on the same machine.
 - Sampling draws from a generator of its own seed; the process's generators are left as they were.
 - The model's own generation settings (temperatures, penalties) are not used; only its end tokens are.
+- No record ends the job: the host sees whether a job fails, and must not learn from that what a record holds, not even
+  where the model was made to tell it. What can't be scored counts as unlikely as can be.
 
 Example:
     >>> scorer = Scorer(loaded.model, loaded.tokenizer, batch=8)  # doctest: +SKIP
@@ -26,6 +28,9 @@ from mitai.errors import TrainError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+_LEAST = -1e9  # what a log-likelihood that is no number, or not finite, counts as
 
 
 class Likelihood(NamedTuple):
@@ -66,11 +71,16 @@ class Scorer:
         self._start: int = start
 
     def chat(self, messages: list[dict[str, str]]) -> str:
-        """Return a conversation as the model's chat template writes it, up to where the assistant begins."""
+        """Return a conversation as the model's chat template writes it, up to where the assistant begins.
+
+        It is empty where the template refuses the conversation.
+        """
         if not self._tokenizer.chat_template:
             raise TrainError("train.no-chat-template", "a task has chat = true, and the model has no chat template")
-        text: Any = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return str(text)
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except Exception:  # noqa: BLE001 - a template may raise anything
+            return ""
 
     def loglikelihoods(self, requests: Sequence[tuple[str, str]]) -> list[Likelihood]:
         """Score each continuation after its context; spaces at the end of a context count to the continuation."""
@@ -127,10 +137,11 @@ class Scorer:
 
     @torch.inference_mode()
     def _score(self, pairs: list[tuple[list[int], list[int]]]) -> list[Likelihood]:
-        if any(len(after) > self._max_length for _, after in pairs):
-            raise TrainError("train.record-unfit", f"a continuation is longer than the model's {self._max_length}")
-        found = [Likelihood(0.0, greedy=True, tokens=0)] * len(pairs)
-        for places in self._batches([len(before) + len(after) for before, after in pairs]):
+        """Score (context, continuation) pairs; a continuation that is longer than the model's length is not tried."""
+        found = [Likelihood(_LEAST, greedy=False, tokens=len(after)) for _, after in pairs]
+        fits = [at for at, (_, after) in enumerate(pairs) if len(after) <= self._max_length]
+        for batch in self._batches([sum(map(len, pairs[at])) for at in fits]):
+            places = [fits[at] for at in batch]
             inputs = [(pairs[at][0] + pairs[at][1])[-(self._max_length + 1) :][:-1] for at in places]
             longest = max(map(len, inputs))
             ids = torch.tensor([each + [0] * (longest - len(each)) for each in inputs], device=self._model.device)
@@ -157,6 +168,7 @@ class Scorer:
         return config(
             max_new_tokens=sampling.max_tokens,
             do_sample=sampling.temperature > 0,
+            remove_invalid_values=True,
             eos_token_id=ends,
             pad_token_id=ends[0] if isinstance(ends, list) else ends if ends is not None else 0,
             **(drawn if sampling.temperature > 0 else {}),
@@ -170,7 +182,7 @@ class Scorer:
 def _likelihood(logits: torch.Tensor, tokens: torch.Tensor) -> Likelihood:
     """Return the likelihood of `tokens` (length,) under `logits` (length, vocabulary)."""
     logs = torch.log_softmax(logits.float(), dim=-1)
-    total = logs.gather(-1, tokens[:, None]).double().sum()
+    total = logs.gather(-1, tokens[:, None]).double().sum().nan_to_num(_LEAST).clamp(min=_LEAST)
     return Likelihood(total.item(), bool((logs.argmax(dim=-1) == tokens).all()), len(tokens))
 
 
