@@ -21,10 +21,14 @@ ALPHABET = "^ abcdefgh\n"
 class Letters:
     """A tokenizer with one token a letter."""
 
-    bos_token_id, eos_token_id, chat_template = 0, 0, None
+    bos_token_id, eos_token_id, chat_template, added_tokens_decoder = 0, 0, None, {}
 
-    def __call__(self, text, add_special_tokens=False):
-        return {"input_ids": [ALPHABET.index(letter) for letter in text]}
+    @property
+    def backend_tokenizer(self):
+        return self
+
+    def encode(self, text, add_special_tokens=False):
+        return SimpleNamespace(ids=[ALPHABET.index(letter) for letter in text])
 
     def decode(self, tokens, skip_special_tokens=True):
         return "".join(ALPHABET[token] for token in tokens if token)

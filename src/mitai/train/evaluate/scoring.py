@@ -7,6 +7,7 @@ Invariants:
 - The same requests in the same order give the same batches, and so the same numbers on the same machine.
 - Sampling draws from a generator of its own seed; the process's generators are left as they were.
 - The model's own generation settings (temperatures, penalties) are not used; only its end tokens are.
+- Control marks within a turn of a conversation are text: a judged answer can't speak as its judge.
 - No record ends the job: the host sees whether a job fails, and must not learn from that what a record holds, not even
   where the model was made to tell it. What can't be scored counts as unlikely as can be.
 
@@ -25,6 +26,7 @@ import torch
 from transformers import GenerationConfig
 
 from mitai.errors import TrainError
+from mitai.serve.marks import Marks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -63,7 +65,7 @@ class Scorer:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, batch: int = 8) -> None:
         self._model: Any = model  # transformers types its models loosely
         self._model.train(mode=False)
-        self._tokenizer, self._batch = tokenizer, batch
+        self._tokenizer, self._marks, self._batch = tokenizer, Marks(tokenizer), batch
         self._max_length: int = getattr(model.config, "max_position_embeddings", None) or 2048
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         if start is None:
@@ -77,8 +79,9 @@ class Scorer:
         """
         if not self._tokenizer.chat_template:
             raise TrainError("train.no-chat-template", "a task has chat = true, and the model has no chat template")
+        cut = [self._marks.cut(message) for message in messages]
         try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            return str(self._tokenizer.apply_chat_template(cut, tokenize=False, add_generation_prompt=True))
         except Exception:  # noqa: BLE001 - a template may raise anything
             return ""
 
@@ -107,8 +110,7 @@ class Scorer:
         return answers
 
     def _tokens(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return self._marks.encode(text)
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         spaces = len(context) - len(context.rstrip())
