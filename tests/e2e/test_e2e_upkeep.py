@@ -1,7 +1,8 @@
-"""`mitai up` in the foreground: a killed replica serves again, revoking ends it, SIGTERM leaves nothing behind."""
+"""`mitai up` in the foreground: replicas killed and revoked, an adapter, SIGTERM that leaves nothing behind."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -91,6 +92,55 @@ def test_a_killed_replica_serves_again_until_its_owner_revokes(up, capsys):
     assert took < RENEW_S + 5
     with capsys.disabled():
         sys.stdout.write(f"\n  from `mitai revoke` to refused requests: {took:.1f} s, renewing every {RENEW_S:g} s\n")
+
+
+def write_adapter(folder: Path) -> None:
+    """Write a LoRA adapter of the demo model's attention, as peft would."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    model, tensors = AutoModelForCausalLM.from_pretrained(demo_model.path()), {}
+    for name, layer in model.named_modules():
+        if name.endswith("q_proj"):
+            tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(4, layer.in_features)
+            tensors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(layer.out_features, 4)
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def test_an_adapter_from_the_command_line(up, tmp_path):
+    _, home = up
+
+    def mitai(*arguments: str) -> dict:
+        environment = os.environ | {"MITAI_HOME": str(home.root)}
+        command = [sys.executable, "-m", "mitai.cli", *arguments, "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    write_adapter(tmp_path / "support")
+    sealed = mitai("seal", str(tmp_path / "support"), "--kind", "adapter", "--out", str(tmp_path / "support.capsule"))
+    mitai("publish", str(tmp_path / "support.capsule"))
+    model = next(each.name for each in home.objects.iterdir() if each.name != sealed["capsule"])
+    deployed = mitai("deploy", model, "--adapter", sealed["capsule"], "--replace")
+    name = f"{deployed['model']}:support"
+    assert deployed["adapters"] == {name: sealed["capsule"]}
+    gateway, policy = home.read_platform().gateway, Policy.from_toml(home.policy.read_text())
+    with mitai_client.http_client(gateway, policy=policy) as http:
+        assert chat.models(http) == [deployed["model"], name]
+    mitai("chat", "--message", "Who are you?", "--max-tokens", "20", "--model", name)
+    receipt = mitai("receipt")
+    assert (receipt["model"], receipt["capsules"], receipt["adapters"]) == (name, [model], [sealed["capsule"]])
+    told = subprocess.run(
+        [sys.executable, "-m", "mitai.cli", "verify"],
+        env=os.environ | {"MITAI_HOME": str(home.root), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert f"{name} answers with capsule {sealed['capsule']}" in told
 
 
 @pytest.mark.parametrize("after", ["broker.toml", "replica-0.toml", "gateway.toml"])
