@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 
@@ -93,10 +94,11 @@ class Command:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a request stands: its state, and each owner's consent."""
+    """How a request stands: its state, each owner's consent, and the commands of the votes that count."""
 
     state: ExportState
     consents: tuple[ExportConsent, ...]
+    approvals: tuple[str, ...]
 
 
 def prepare(body: bytes, audience: str, now: datetime, limits: Limits, policies: Policies) -> Job[int]:
@@ -275,7 +277,8 @@ def _collect(draft: Draft, command: CollectExport, checked: Command) -> int:
     request = _known(draft, command.request)
     capsule = held(draft, request.capsule)
     check_collector(request, capsule, command.party)
-    standing = stand(draft, checked, request, checked.now)
+    by_policy = permitted(draft, checked.policies, capsule, checked.now)
+    standing = stand(draft, request, capsule, by_policy, checked.now)
     if standing.state == "collected" and request.collected is not None:
         return request.collected
     if standing.state != "approved":
@@ -289,7 +292,7 @@ def _collect(draft: Draft, command: CollectExport, checked: Command) -> int:
         export=command.request,
         capsule=capsule.capsule,
         owners=tuple(grant.party for grant in capsule.grants),
-        approvals=tuple(vote.command_sha256 for vote in request.votes if vote.approve)[:64],
+        approvals=standing.approvals,
         recipient=request.recipient.party,
     )
     index = draft.append(entry.encode())
@@ -327,15 +330,30 @@ class _Asking:
     now: datetime
 
 
-def stand(draft: Draft, policies: Command | Policies, request: ExportRequest, now: datetime) -> Standing:
-    """Return how a request stands now."""
-    compiled = policies.policies if isinstance(policies, Command) else policies
-    capsule = held(draft, request.capsule)
-    consents = tuple(_consent(draft, _Asking(compiled, now), request, capsule, grant) for grant in capsule.grants)
+def permitted(draft: Draft, policies: Policies, capsule: Capsule, now: datetime) -> frozenset[str]:
+    """Return the owners whose policies let this capsule out: for a report that a workload made, and nothing else."""
+    made = capsule.made
+    if made is None or capsule.kind != "report":
+        return frozenset()
+    asking, facts = _Asking(policies, now), _facts(made, capsule, now)
+    answers: dict[str, bool] = {}
+    for grant, source in asked(draft, capsule):
+        allowed = ask(draft, asking, facts, capsule, (grant, source)) is None
+        answers[grant.party] = answers.get(grant.party, True) and allowed
+    return frozenset(party for party, allowed in answers.items() if allowed)
+
+
+def stand(draft: Draft, request: ExportRequest, capsule: Capsule, by_policy: frozenset[str], now: datetime) -> Standing:
+    """Return how a request stands; `by_policy` are the owners whose policies let the capsule out."""
+    consents, counted = [], []
+    for grant in capsule.grants:
+        consent, votes = _consent(draft, request, grant, by_policy)
+        consents.append(consent)
+        counted += votes
     state = _ending(draft, request, capsule, now)
     if state == "open" and all(consent.by for consent in consents):
         state = "approved"
-    return Standing(state, consents)
+    return Standing(state, tuple(consents), tuple(vote.command_sha256 for vote in counted))
 
 
 def _ending(draft: Draft, request: ExportRequest, capsule: Capsule, now: datetime) -> ExportState:
@@ -349,28 +367,26 @@ def _ending(draft: Draft, request: ExportRequest, capsule: Capsule, now: datetim
     return "open" if request.collected is None else "collected"
 
 
-def _consent(draft: Draft, asking: _Asking, request: ExportRequest, capsule: Capsule, grant: Grant) -> ExportConsent:
+def _consent(
+    draft: Draft, request: ExportRequest, grant: Grant, by_policy: frozenset[str]
+) -> tuple[ExportConsent, list[Vote]]:
+    """Return one owner's consent, and the votes that make it."""
     owner = known_co_owner(draft, grant.party)
-    yes = {vote.voter for vote in request.votes if vote.owner == grant.party and vote.approve}
-    standing = [name for name in owner.delegates if name in yes and not known_co_owner(draft, name).revoked]
-    by = None
-    if owner.delegates:
-        by = "delegates" if len(standing) >= owner.threshold else None
-    elif grant.party in yes:
-        by = "vote"
-    if by is None and _permitted(draft, asking, capsule, grant):
+    voters, needed = (owner.delegates, owner.threshold) if owner.delegates else ((grant.party,), 1)
+    votes = [
+        vote
+        for vote in request.votes
+        if (vote.owner, vote.approve) == (grant.party, True)
+        and vote.voter in voters
+        and not known_co_owner(draft, vote.voter).revoked
+    ]
+    by: Literal["vote", "delegates", "policy"] | None = None
+    if len(votes) >= needed:
+        by = "delegates" if owner.delegates else "vote"
+    elif grant.party in by_policy:
         by = "policy"
-    return ExportConsent(grant.party, by, owner.delegates, owner.threshold)  # type: ignore[arg-type]  # one of three
-
-
-def _permitted(draft: Draft, asking: _Asking, capsule: Capsule, grant: Grant) -> bool:
-    """Tell whether an owner's policies let this report out: all that it has over what the report was made of."""
-    made = capsule.made
-    if made is None or capsule.kind != "report":
-        return False
-    facts = _facts(made, capsule, asking.now)
-    mine = [(counts, source) for counts, source in asked(draft, capsule) if counts.party == grant.party]
-    return bool(mine) and all(ask(draft, asking, facts, capsule, each) is None for each in mine)
+    counted = votes[:needed] if by in {"vote", "delegates"} else []
+    return ExportConsent(grant.party, by, owner.delegates, owner.threshold), counted
 
 
 def _facts(made: Made, capsule: Capsule, now: datetime) -> Facts:
@@ -412,9 +428,9 @@ def may_look(draft: Draft, capsule: Capsule, party: str) -> bool:
     )
 
 
-def listed(draft: Draft, capsule: Capsule) -> Iterator[tuple[str, ExportRequest]]:
+def listed(draft: Draft, capsule: Capsule) -> Iterator[ExportRequest]:
     """Return the requests about a capsule, newest first."""
-    return ((name, _known(draft, name)) for name in reversed(capsule.exports))
+    return (_known(draft, name) for name in reversed(capsule.exports))
 
 
 def collected(draft: Draft, name: str, party: str, now: datetime) -> tuple[ExportRequest, Capsule]:

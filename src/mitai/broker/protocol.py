@@ -145,7 +145,7 @@ Command = RegisterParty | RegisterCapsule | SetPolicy | RotateKey | Revoke
 class Recipient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who is to have something in the clear: a name for people, a party, and the key that it is sealed to."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    name: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,200}\Z")]  # one line: it is shown to those who vote
     party: Hex32
     key: Annotated[bytes, Meta(max_length=2048)]  # RFC 9458 key configuration
 

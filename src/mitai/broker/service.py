@@ -380,8 +380,12 @@ class Broker:
         party, now = self._asked_by(header, f"/v1/exports?capsule={capsule_id}"), self._clock()
 
         def views(draft: Draft) -> tuple[protocol.ExportView, ...]:
-            found = exports.listed(draft, _seen(draft, party, capsule_id))
-            return tuple(_export_view(draft, self._policies, request, now) for _, request in found)
+            capsule = _seen(draft, party, capsule_id)
+            by_policy = exports.permitted(draft, self._policies, capsule, now)
+            return tuple(
+                _export_view(draft, request, exports.stand(draft, request, capsule, by_policy, now))
+                for request in exports.listed(draft, capsule)
+            )
 
         return encode(protocol.ExportsAnswer(exports=await self._decided(Job(views))))
 
@@ -518,8 +522,7 @@ def _seen(draft: Draft, party: str, capsule_id: str) -> Capsule:
     return capsule
 
 
-def _export_view(draft: Draft, policies: Policies, request: ExportRequest, now: datetime) -> protocol.ExportView:
-    standing = exports.stand(draft, policies, request, now)
+def _export_view(draft: Draft, request: ExportRequest, standing: exports.Standing) -> protocol.ExportView:
     requester = draft.get(Party, request.requester)
     assert requester is not None  # noqa: S101 - it signed the request
     return protocol.ExportView(

@@ -291,9 +291,8 @@ def _describe(output: Output, pending: Pending, owner: Owner) -> None:
     output.say(f"  request    {pending.id} ({pending.view.state})")
     output.say(f"  capsule    {data(request.capsule)}: {data(node.kind)} {data(node.name)}")
     output.say(f"  manifest   {request.manifest_sha256}")
-    output.say(
-        f"  recipient  {data(request.recipient.name)} (as the asking owner says), party {request.recipient.party}"
-    )
+    name = data(" ".join(request.recipient.name.split()))
+    output.say(f"  recipient  {name} (as the asking owner says), party {request.recipient.party}")
     output.say(f"  its key    {sha256_hex(request.recipient.key)}")
     output.say(f"  asked by   {request.party}")
     output.say(f"  until      {_date(pending)} UTC")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import timedelta
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 from broker_rig import ALLOW_ALL, OTHER, SERVE, Party, Rig
 from mitai.attest.sim import SimPlatform, reference_values
 from mitai.broker import derive, protocol
+from mitai.broker import lineage as lineage_module
 from mitai.broker.derive_client import Derivation
 from mitai.broker.lineage import Statement
 from mitai.broker.policy import template
@@ -19,7 +21,7 @@ from mitai.broker.protocol import Amounts, Budget, DeriveRequest
 from mitai.broker.release_client import OpenedKey
 from mitai.capsule import Sealed, seal
 from mitai.client.lineage import Lineage, verify_lineage
-from mitai.errors import BrokerError, DeniedError, MitaiError
+from mitai.errors import BrokerError, DeniedError, MitaiError, ParseError
 from mitai.identity import Identity
 from mitai.ledger.note import verify_checkpoint
 
@@ -134,6 +136,32 @@ def test_it_survives_a_restart(ready: Rig, trio: Trio) -> None:
 
 
 # --- What a workload can't do -----------------------------------------------------------------------------------------
+
+
+def test_the_client_refuses_what_the_broker_would(ready: Rig, trio: Trio) -> None:
+    with pytest.raises(BrokerError) as caught:
+        derivation_of(ready, trio.inputs).request(make(ready, trio.inputs[:2]))
+    assert caught.value.code == "broker.parents-mismatch"
+    with pytest.raises(BrokerError) as caught:
+        derivation_of(ready, ())
+    assert caught.value.code == "broker.derive-mixed"
+    answer = protocol.CommandAnswer(index=10**6, checkpoint=ready.broker.checkpoint())
+    with pytest.raises(BrokerError) as caught:
+        derivation_of(ready, trio.inputs).index(protocol.encode(answer), ready.broker.vkey)
+    assert caught.value.code == "broker.answer-mismatch"
+
+
+def test_a_statement_has_one_spelling(ready: Rig, trio: Trio) -> None:
+    body = derivation_of(ready, trio.inputs).request(make(ready, trio.inputs), {"b": "0" * 64, "a": "1" * 64})
+    payload = protocol.decode(body, DeriveRequest, 1 << 20).statement.payload
+    key, kind = ready.receipt_key, lineage_module.PAYLOAD_TYPE
+    assert Statement.open(key.sign(payload, kind), key.public).byproducts == {"a": "1" * 64, "b": "0" * 64}
+    spoiled = [payload + b" ", payload.replace(b'"sha256"', b'"sha512"', 1), payload.replace(b'"v1"', b'"v2"')[:-1]]
+    spoiled.append(payload.replace(b'"name":"a"', b'"name":"c"'))  # not in order any more
+    spoiled.append(re.sub(rb'"finishedOn":"\d{4}-\d\d-\d\d', b'"finishedOn":"2026-02-30', payload))
+    for other in spoiled:
+        with pytest.raises(ParseError):
+            Statement.open(key.sign(other, kind), key.public)
 
 
 def test_parents_can_not_be_left_out(ready: Rig, trio: Trio) -> None:

@@ -335,8 +335,9 @@ def test_delegates_vote_in_their_owner_s_place(ready: Rig, case: Case, board: tu
     case.refused("broker.export-unknown", case.vote, board[0], request, owner=case.alice)
     case.vote(board[2], request, owner=case.bob)
     (view,) = case.views(board[1])
+    collected = case.collect(request)
+    assert len(ready.entries()[collected]["approvals"]) == 3
     assert {consent.owner: consent.by for consent in view.consents} == {case.alice.id: "vote", case.bob.id: "delegates"}
-    assert case.collect(request)
 
 
 def test_so_many_refusals_of_delegates_end_it(case: Case, board: tuple[Party, ...]) -> None:
@@ -368,7 +369,8 @@ def test_who_is_no_delegate_any_more_does_not_count(ready: Rig, case: Case, boar
     case.send(case.bob, SetDelegates, delegates=(), threshold=0)
     case.refused("broker.export-not-approved", case.collect, request)
     case.vote(case.bob, request)
-    assert case.collect(request)
+    index = case.collect(request)
+    assert len(ready.entries()[index]["approvals"]) == 2  # those that were counted
 
 
 @pytest.mark.parametrize(("who", "threshold"), [("ab", 0), ("ab", 3), ("", 1), ("aa", 1), ("ba", 5), ("self", 1)])
@@ -503,3 +505,9 @@ def test_a_view_holds_the_request_as_it_was_signed(case: Case) -> None:
 def test_keys_are_not_shown() -> None:
     key = ExportedKey(request="0" * 64, capsule="c", manifest_sha256="0" * 64, data_key=b"\x07" * 32, signer=bytes(32))
     assert "\\x07" not in repr(key)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "Rita\n  its key    0000", "a\x1bb", "\x7f"])
+def test_a_recipient_s_name_is_one_line(name: str) -> None:
+    with pytest.raises(MitaiError):
+        protocol.decode(msgspec.json.encode({"name": name, "party": "0" * 64, "key": "AA=="}), Recipient, 4096)

@@ -59,7 +59,9 @@ class Desk:
         )
         derivation = Derivation(self.rig.receipt_key, self.rig.broker.audience, inputs)
         self.adapter = self.seal(derivation.parents)
-        asyncio.run(self.rig.broker.derived(derivation.request(self.adapter)))
+        with httpx2.Client(transport=InProcess(create_app(self.rig.broker))) as http:
+            answer = http.post("http://b/v1/derived", content=derivation.request(self.adapter))
+        assert derivation.index(answer.content, self.rig.broker.vkey) < self.rig.broker.size
         monkeypatch.setattr(export, "HttpStore", lambda _url: FolderStore(folder / "sealed"))
         self.be("alice")
 
