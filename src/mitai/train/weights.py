@@ -4,7 +4,7 @@ An adapter's folder is the one that peft writes and reads: `adapter_config.json`
 
 Invariants:
 
-- Nothing is pickled, and an adapter's configuration chooses no code: only LoRA, only the members of `AdapterConfig`.
+- Nothing is pickled, and an adapter's configuration chooses no code: only LoRA, only the members of `LoraSettings`.
 - Every tensor that an adapter's configuration asks for must be there, with its shape, and no other.
 
 Example:
@@ -32,7 +32,7 @@ MAX_CONFIG_BYTES = 1 << 20
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
-class AdapterConfig(msgspec.Struct, frozen=True):
+class LoraSettings(msgspec.Struct, frozen=True):
     """What is written and read of a LoRA adapter's configuration; peft's other members keep their defaults."""
 
     peft_type: Literal["LORA"]
@@ -63,7 +63,7 @@ def _adapter(model: Any) -> dict[str, bytes]:  # noqa: ANN401 - peft has no type
     from peft import get_peft_model_state_dict
 
     peft = model.peft_config["default"]  # preference methods may keep a frozen copy beside it
-    config = AdapterConfig(
+    config = LoraSettings(
         peft_type="LORA",
         r=peft.r,
         lora_alpha=peft.lora_alpha,
@@ -93,7 +93,7 @@ def with_adapter(model: PreTrainedModel, adapter: FileSource) -> PreTrainedModel
     try:
         if adapter.size(CONFIG) > MAX_CONFIG_BYTES:
             raise ValueError(CONFIG)
-        config = msgspec.json.decode(adapter.read(CONFIG), type=AdapterConfig)
+        config = msgspec.json.decode(adapter.read(CONFIG), type=LoraSettings)
         tensors = load(adapter.read(WEIGHTS))
         if config.task_type != "CAUSAL_LM" or config.modules_to_save:
             raise ValueError(CONFIG)  # a reward model's

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import pytest
+import torch
 from train_rig import Kept, MemorySource, job, lines
 
 from mitai.errors import TrainError
 from mitai.train.run import run
 from mitai.train.state import State
+from mitai.train.task import NOWHERE
 
 LORA = "[lora]\nrank = 2\nalpha = 4\ndropout = 0.1\n"
 
@@ -68,6 +72,71 @@ def test_limits_hold(inputs: dict[str, MemorySource]) -> None:
     with pytest.raises(TrainError) as caught:
         run(job("[limits]\ntokens = 100\n" + LORA), inputs)
     assert caught.value.code == "train.tokens-exceeded"
+
+
+def test_what_is_declared_bounds_rows_of_evaluation_too(inputs: dict[str, MemorySource]) -> None:
+    inputs["held"] = inputs["records"]
+    read: list[int] = []
+
+    class Held(Notes):
+        def begin(self, trainer: Any, step: int) -> None:
+            read.append(len(trainer.eval_dataset))
+
+    tables = "[limits]\nrows = 8\n[evaluation]\nevery_steps = 1\nrows = 20\n"
+    run(job(tables + LORA, about='evaluation = ["held"]'), inputs, observers={"held": Held()})
+    assert read == [8]
+
+
+WATCHED: list[str] | None = None
+
+
+def _watch(event: str, args: tuple[Any, ...]) -> None:
+    if WATCHED is None:
+        return
+    if event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        WATCHED.append(str(args[0]))
+    if event in {"os.mkdir", "os.rename", "socket.connect", "subprocess.Popen", "os.posix_spawn"}:
+        WATCHED.append(f"{event} {args[0]}")
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.mark.parametrize("more", [LORA, ""])
+def test_nothing_is_written_connected_or_started(
+    inputs: dict[str, MemorySource], more: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    global WATCHED
+    run(job("[limits]\nsteps = 1\n" + LORA), inputs)  # what is imported late is imported
+    capfd.readouterr()
+    WATCHED = []
+    try:
+        run(job("[limits]\nsteps = 3\n[evaluation]\nevery_steps = 1\nrows = 4\n" + more), inputs)
+    finally:
+        seen, WATCHED = WATCHED, None
+    assert set(seen) <= {"/dev/null", f"os.mkdir {NOWHERE}"}  # a folder that is there, and takes no files
+    assert capfd.readouterr() == ("", "")
+
+
+def test_quantisation_without_its_hardware_says_so(inputs: dict[str, MemorySource]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(TrainError) as caught:
+        run(job(LORA + "quantised = true\n"), inputs)
+    assert caught.value.code == "train.no-quantisation"
+
+
+def test_an_adapter_is_continued(inputs: dict[str, MemorySource]) -> None:
+    first = run(job("[training]\nbatch = 4\nlearning_rate = 1e-2\n" + LORA), inputs)
+    inputs["first"] = MemorySource(first.files)
+    again = run(job("[training]\nbatch = 4\nlearning_rate = 1e-2\n", about='adapter = "first"'), inputs)
+    assert again.kind == "adapter"
+    assert again.metrics["losses"][0] < first.metrics["losses"][0]
+    for name, damage in (("adapter_config.json", b"{}"), ("adapter_model.safetensors", b"x")):
+        inputs["first"] = MemorySource(first.files | {name: damage})
+        with pytest.raises(TrainError) as caught:
+            run(job(about='adapter = "first"'), inputs)
+        assert caught.value.code == "train.adapter-unfit"
 
 
 def test_cancelled_between_two_steps(inputs: dict[str, MemorySource]) -> None:
