@@ -16,7 +16,7 @@ from benchmarks.harness import OUT, progress
 HERE = Path(__file__).parent
 SEVERAL = {
     "attest": ["attest", "attest_snp", "attest_nitro", "attest_gpu", "attest_tpm"],
-    "broker": ["broker", "broker_failover"],
+    "broker": ["broker", "broker_failover", "broker_rotation"],
     "channel": ["channel", "throughput"],
     "serve": ["serve", "serve_adapter"],
 }  # groups whose rows come from several modules

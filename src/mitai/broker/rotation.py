@@ -1,13 +1,14 @@
 """Rotation of the root key: every row, blob and the head are sealed anew under a fresh key, and the old one is let go.
 
-Blobs never change, so they are sealed anew beforehand, in small batches beside the running broker. One transaction then
-does the rest: records, ledger key, head, this machine's copy of the root key, and the ledger entry that tells of it.
+Blobs never change, so they are sealed anew beforehand, in small batches beside the running broker; rows are prepared
+in memory, as most of them won't change either. One transaction then does the rest: records, ledger key, head, this
+machine's copy of the root key, and the ledger entry that tells of it.
 
 Invariants:
 
 - Killed at any moment, the state is wholly of the old epoch or wholly of the new one; blobs of another epoch than the
   root key's are leftovers that the next rotation removes.
-- Rows are opened by the stamps held in memory: a rotation never takes over an older row.
+- Rows are opened by the stamps held in memory: a rotation never takes over an older row, also none that it prepared.
 - Other machines' copies of the root key are removed: they are of the old epoch. They get the new one from this broker.
 
 Example:
@@ -20,6 +21,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
@@ -33,8 +35,9 @@ from mitai.ledger.entry import RootKey
 
 ROWS_AT_ONCE = 500
 BLOB_BYTES_AT_ONCE = 4 << 20
+PREPARED_BYTES = 128 << 20
 
-_RECORDS = select(records.c.tag, records.c.kind, records.c.sealed)
+_RECORDS = select(records)
 _BLOB_SIZES = select(blobs.c.tag, func.length(blobs.c.sealed))
 
 Submit = Callable[[Job[Root]], Future[Root]]
@@ -53,9 +56,10 @@ class Resealing:
         self.root, self._epoch = new, old.epoch
         self._old, self._new = Vault(old.key), Vault(new.key)
         self._done: set[bytes] = set()  # tags of blobs that are there under the new key
+        self._prepared: dict[bytes, tuple[bytes, dict[str, Any]]] = {}  # by old tag: of which stamp, and the new row
 
     def ahead(self, database: Database) -> None:
-        """Seal all blobs anew, in transactions of a few MiB each; what a rotation left that did not end is removed."""
+        """Seal blobs anew, in transactions of a few MiB each, and prepare rows; remove what a broken rotation left."""
         with database.writing() as connection:
             connection.execute(delete(blobs).where(blobs.c.epoch != self._epoch))
         with database.reading() as connection:
@@ -64,6 +68,17 @@ class Resealing:
             with database.writing() as connection:
                 self._seal_blobs(connection, part)
             self._done.update(part)
+        self._prepare(database)
+
+    def _prepare(self, database: Database) -> None:
+        """Seal rows anew as they are now; each counts only if it still has this stamp when the key changes."""
+        room = PREPARED_BYTES
+        with database.reading() as connection:
+            for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(_RECORDS):
+                room -= len(row.sealed) + 256
+                if room < 0:
+                    return
+                self._prepared[row.tag] = row.stamp, self._sealed_anew(row, row.stamp)
 
     def run(self, database: Database, connection: Connection, stamps: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         """Seal all else anew; return the new stamps by tag."""
@@ -73,11 +88,7 @@ class Resealing:
         self._seal_single(connection, "ledger-key")
         connection.execute(delete(roots))
         database.keep_root(connection, self.root)
-        new: dict[bytes, bytes] = {}
-        tags = list(stamps)
-        for start in range(0, len(tags), ROWS_AT_ONCE):
-            new |= self._seal_rows(connection, tags[start : start + ROWS_AT_ONCE], stamps)
-        return new
+        return self._seal_rows(connection, stamps)
 
     def digest(self, stamps: Mapping[bytes, bytes]) -> bytes:
         """Return the set digest of the new rows."""
@@ -86,20 +97,24 @@ class Resealing:
             total ^= self._new.element(tag, stamp)
         return total.to_bytes(32)
 
-    def _seal_rows(
-        self, connection: Connection, tags: list[bytes], stamps: Mapping[bytes, bytes]
-    ) -> dict[bytes, bytes]:
-        found = connection.execute(_RECORDS.where(records.c.tag.in_(tags))).all()
-        if len(found) != len(tags):
-            raise RollbackError("broker.rows-rolled-back", "rows of the broker's database were removed")
-        values = []
-        for tag, kind, sealed in found:
-            data = self._old.open(kind, tag, stamps[tag], sealed)
-            row = self._new.seal(kind, self._new.tag(kind, row_id(data)), data)
-            values.append({"tag": row.tag, "kind": kind, "stamp": row.stamp, "sealed": row.sealed})
-        connection.execute(delete(records).where(records.c.tag.in_(tags)))
-        connection.execute(insert(records), values)
+    def _seal_rows(self, connection: Connection, stamps: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        ready = {tag: row for tag, (stamp, row) in self._prepared.items() if stamps.get(tag) == stamp}
+        changed = [tag for tag in stamps if tag not in ready]
+        values = list(ready.values())
+        for start in range(0, len(changed), ROWS_AT_ONCE):
+            found = connection.execute(_RECORDS.where(records.c.tag.in_(changed[start : start + ROWS_AT_ONCE])))
+            values += [self._sealed_anew(row, stamps[row.tag]) for row in found]
+        if connection.execute(delete(records)).rowcount != len(stamps) or len(values) != len(stamps):
+            raise RollbackError("broker.rows-rolled-back", "rows of the broker's database were removed or added")
+        for start in range(0, len(values), ROWS_AT_ONCE):
+            connection.execute(insert(records), values[start : start + ROWS_AT_ONCE])
         return {value["tag"]: value["stamp"] for value in values}
+
+    def _sealed_anew(self, row: Any, stamp: bytes) -> dict[str, Any]:  # noqa: ANN401 - SQLAlchemy's own row
+        """Open a row as of `stamp`, and seal it under the new key."""
+        data = self._old.open(row.kind, row.tag, stamp, row.sealed)
+        new = self._new.seal(row.kind, self._new.tag(row.kind, row_id(data)), data)
+        return {"tag": new.tag, "kind": row.kind, "stamp": new.stamp, "sealed": new.sealed}
 
     def _seal_single(self, connection: Connection, name: str) -> None:
         stamp, sealed = connection.execute(
