@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 from mitai.cli.output import printable
 from mitai.client.lineage import Lineage, Node
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _EDGE = 240, 78, 32, 64, 24  # px
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _EDGE, _PASSAGE = 240, 78, 32, 64, 24, 8  # px
 _COLORS = {"model": "#2563eb", "adapter": "#7c3aed", "dataset": "#059669", "data": "#059669", "report": "#b45309"}
 _STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #1f2937 }
@@ -27,23 +27,22 @@ _STYLE = """
 
 def svg(lineage: Lineage) -> str:
     """Return the drawing; parents are above what was made of them."""
-    layers = _layers(lineage)
-    widest = max(len(layer) for layer in layers)
-    width = 2 * _EDGE + widest * _WIDTH + (widest - 1) * _GAP_X
-    height = 2 * _EDGE + len(layers) * _HEIGHT + (len(layers) - 1) * _GAP_Y
-    places: dict[str, tuple[float, float]] = {}
-    for row, layer in enumerate(layers):
-        left = (width - len(layer) * _WIDTH - (len(layer) - 1) * _GAP_X) / 2
-        for column, node in enumerate(layer):
-            places[node.capsule] = (left + column * (_WIDTH + _GAP_X), _EDGE + row * (_HEIGHT + _GAP_Y))
-    nodes = list(lineage.nodes.values())
-    links = [_link(places[parent], places[node.capsule]) for node in nodes for parent in node.parents]
-    boxes = [_box(node, *places[node.capsule]) for node in nodes]
-    title = escape(f"Lineage of {lineage.nodes[lineage.capsule].capsule}")
+    rows, chains = _rows(lineage)
+    lengths = [sum(map(_breadth, row)) + _GAP_X * (len(row) - 1) for row in rows]
+    width = 2 * _EDGE + max(lengths)
+    height = 2 * _EDGE + len(rows) * _HEIGHT + (len(rows) - 1) * _GAP_Y
+    places: dict[str, tuple[float, float]] = {}  # left, top
+    for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        left = (width - length) / 2
+        for key in row:
+            places[key] = (left, _EDGE + number * (_HEIGHT + _GAP_Y))
+            left += _breadth(key) + _GAP_X
+    links = [_link(chain, places) for chain in chains]
+    boxes = [_box(node, *places[node.capsule]) for node in lineage.nodes.values()]
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-            f'role="img"><title>{title}</title><style>{_STYLE}</style>',
+            f'role="img"><title>Lineage of {escape(lineage.capsule)}</title><style>{_STYLE}</style>',
             '<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" '
             'orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="#6b7280"/></marker></defs>',
             f'<rect class="page" width="{width}" height="{height}"/>',
@@ -54,30 +53,50 @@ def svg(lineage: Lineage) -> str:
     )
 
 
-def _layers(lineage: Lineage) -> list[list[Node]]:
-    """Return the capsules by how many steps they are from the farthest of their ancestors, each near its parents."""
+def _rows(lineage: Lineage) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the rows from top to bottom, and each link as the keys that it leads through.
+
+    A capsule is one row below the lowest of its parents. A link that passes a row takes a narrow place in it, so that
+    it is not behind a box. A row is ordered by where its members' parents are.
+    """
     depth: dict[str, int] = {}
     for node in lineage.nodes.values():  # oldest first: parents come before
         depth[node.capsule] = 1 + max((depth[parent] for parent in node.parents), default=-1)
-    layers: list[list[Node]] = [[] for _ in range(1 + max(depth.values()))]
+    rows: list[list[str]] = [[] for _ in range(1 + max(depth.values()))]
+    above: dict[str, list[str]] = {}
+    chains = []
     for node in lineage.nodes.values():
-        layers[depth[node.capsule]].append(node)
+        rows[depth[node.capsule]].append(node.capsule)
+        above[node.capsule] = []
+        for parent in node.parents:
+            chain = [parent]
+            for row in range(depth[parent] + 1, depth[node.capsule]):
+                passage = f"{parent}>{node.capsule}@{row}"
+                rows[row].append(passage)
+                above[passage] = [chain[-1]]
+                chain.append(passage)
+            above[node.capsule].append(chain[-1])
+            chains.append([*chain, node.capsule])
     order: dict[str, float] = {}
-    for layer in layers:
-        layer.sort(key=lambda node: _middle([order[parent] for parent in node.parents]))
-        order |= {node.capsule: (at + 0.5) / len(layer) for at, node in enumerate(layer)}
-    return layers
+    for keys in rows:
+        keys.sort(key=lambda key: sum(order[each] for each in above[key]) / max(1, len(above[key])))
+        order |= {key: (at + 0.5) / len(keys) for at, key in enumerate(keys)}
+    return rows, chains
 
 
-def _middle(places: list[float]) -> float:
-    return sum(places) / len(places) if places else 0.0
+def _breadth(key: str) -> int:
+    return _PASSAGE if ">" in key else _WIDTH
 
 
-def _link(parent: tuple[float, float], child: tuple[float, float]) -> str:
-    x1, y1 = parent[0] + _WIDTH / 2, parent[1] + _HEIGHT
-    x2, y2 = child[0] + _WIDTH / 2, child[1]
-    bend = (y2 - y1) / 2
-    path = f"M{x1:g},{y1:g} C{x1:g},{y1 + bend:g} {x2:g},{y2 - bend:g} {x2:g},{y2:g}"
+def _link(chain: list[str], places: dict[str, tuple[float, float]]) -> str:
+    points = [(places[key][0] + _breadth(key) / 2, places[key][1]) for key in chain]
+    x, y = points[0][0], points[0][1] + _HEIGHT
+    path = f"M{x:g},{y:g}"
+    for to_x, to_y in points[1:]:
+        bend = (to_y - y) / 2
+        path += f" C{x:g},{y + bend:g} {to_x:g},{to_y - bend:g} {to_x:g},{to_y:g}"
+        x, y = to_x, to_y + _HEIGHT
+        path += f" L{x:g},{y:g}" if (to_x, to_y) != points[-1] else ""
     return f'<path class="link" marker-end="url(#arrow)" d="{path}"/>'
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 import uuid
 import xml.etree.ElementTree as ElementTree
 from datetime import datetime
@@ -250,6 +251,16 @@ def test_boxes_do_not_overlap() -> None:
     rows = {y: sorted(x for x, other in boxes if other == y) for _, y in boxes}
     assert all(b - a >= 240 for row in rows.values() for a, b in itertools.pairwise(row))
     assert len(rows) == 3
+
+
+def test_a_link_that_passes_a_row_is_not_behind_a_box() -> None:
+    root = ElementTree.fromstring(svg(World().verify()))
+    boxes = [(float(e.get("x")), float(e.get("y"))) for e in root.iter() if e.get("class") == "box"]
+    straight = [found for e in root.iter() for found in re.findall(r"L([\d.]+),([\d.]+)", e.get("d") or "")]
+    passages = [(float(x), float(y)) for x, y in straight if (float(y) - 24) % (78 + 64) == 78]
+    assert passages
+    for x, bottom in passages:
+        assert not any(left <= x <= left + 240 and top + 78 == bottom for left, top in boxes)
 
 
 def test_the_tree_shows_each_capsule_once_in_full() -> None:
