@@ -168,6 +168,23 @@ def test_grpo_raises_the_reward(sources, measured):
     assert wanted.declared().get("reward_code") == (None if measured else hashlib.sha256(PROGRAM).hexdigest())
 
 
+def test_grpo_in_conversations_holds_to_the_adapter_that_it_began_from(sources):
+    rows = [{"prompt": said("user", f"q {n}?"), "answer": str(n)} for n in range(8)]
+    inputs = sources["grpo"] | {"records": lines(rows)}
+    settings = FAST.replace("epochs = 3", "epochs = 1")
+    table = TABLES["grpo"].replace("[grpo]", '[grpo]\ntemplate = "chatml"\nbeta = 0.1')
+    numbers: list[dict[str, float]] = []
+    first = run(job(settings + table + LORA, method="grpo"), inputs, report=numbers.append)
+    assert numbers[0]["kl"] == 0.0
+    assert numbers[-1]["kl"] > 0.0
+    numbers.clear()
+    inputs["first"] = MemorySource(first.files)
+    second = run(job(settings + table, method="grpo", about='adapter = "first"'), inputs, report=numbers.append)
+    assert numbers[0]["kl"] == pytest.approx(0.0, abs=1e-6)  # of the adapter, not of the base
+    weights = [load(each.files["adapter_model.safetensors"]) for each in (first, second)]
+    assert weights[0].keys() == weights[1].keys()
+
+
 def test_grpo_counts_the_tokens_of_prompts_and_answers(sources):
     wanted = job(FAST + TABLES["grpo"], method="grpo")
     tokens = run(wanted, sources["grpo"]).metrics["tokens"]
@@ -280,13 +297,16 @@ def test_a_reward_reads_columns_that_are_there(sources):
 
 
 def test_an_unsupported_architecture_has_no_score():
-    from transformers import BloomConfig, BloomForCausalLM
+    from transformers import BloomConfig, BloomForCausalLM, PretrainedConfig
 
     from mitai.train.methods.reward import with_score
 
     model = BloomForCausalLM(BloomConfig(vocab_size=32, hidden_size=8, n_layer=1, n_head=2))
     assert with_score(model).score.out_features == 1
     model.base_model_prefix = "other"
+    with pytest.raises(TrainError, match="no head"):
+        with_score(model)
+    model.config = PretrainedConfig()
     with pytest.raises(TrainError, match="no head"):
         with_score(model)
 
