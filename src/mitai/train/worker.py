@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,9 +133,7 @@ class Jobs:
         self._waiting: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="mitai-jobs", daemon=True)
-        shutil.rmtree(
-            self._scratch / "output", ignore_errors=True
-        )  # what a killed worker left: ciphertext without keys
+        shutil.rmtree(self._scratch / "output", ignore_errors=True)  # of a killed worker: ciphertext without keys
         self._thread.start()
 
     def submit(self, request: SubmitRequest) -> Run:
@@ -149,10 +147,9 @@ class Jobs:
         with self._lock:
             if sum(each.state == "queued" for each in self._runs.values()) > self._config.queue:
                 raise TrainError("train.queue-full", f"{self._config.queue} jobs wait already", hint="try again later")
-            for old in [each for each in self._runs.values() if each.state not in {"queued", "running"}][
-                :-MAX_FINISHED
-            ]:
-                del self._runs[old.id]
+            ended = [each.id for each in self._runs.values() if each.state not in {"queued", "running"}]
+            for old in ended[:-MAX_FINISHED]:
+                del self._runs[old]
             self._runs[run.id] = run
         self._waiting.put(run)
         return run
@@ -221,10 +218,10 @@ class Jobs:
         # 1. keys
         identity, keyring = Identity.generate(), KeyRing.generate(self._config.kem, grace_s=self._config.renew_s)
         given: list[CapsuleClaim] = []
-        workload = Workload(self._attester, keyring, lambda: self._claims(run, identity, given))
         run.step = "release"
         link = BrokerLink(run.request.broker, self._policy)
         stack.callback(link.close)
+        workload = Workload(self._attester, keyring, lambda: self._claims(run, identity, given, link))
         # 2. release
         inputs = self._release(run, link, workload, keyring)
         given += [CapsuleClaim(key.capsule, key.manifest_sha256) for key in inputs]
@@ -271,12 +268,13 @@ class Jobs:
 
         self._supervise(run, order, lease, finish)
 
-    def _claims(self, run: Run, identity: Identity, given: list[CapsuleClaim]) -> Claims:
+    def _claims(self, run: Run, identity: Identity, given: list[CapsuleClaim], link: BrokerLink) -> Claims:
         return Claims(
             workload=WORKLOAD,
             key_config=b"",  # the workload puts the current one in
             receipt_key=identity.public.raw,
             capsules=tuple(given),
+            ledger=link.claims.ledger,  # where what is made of them is registered
             extra={"broker_policy_sha256": self.policy_sha256, "job_sha256": run.job.sha256()},
         )
 
@@ -340,9 +338,10 @@ class Jobs:
                     del run.numbers[:-MAX_NUMBERS]
                 case Done() as done:
                     finish(done)
-                    relay.send(Answer())
-                    if run.process is not None:
-                        run.process.wait(60.0)
+                    with suppress(OSError, subprocess.TimeoutExpired):  # it is registered; the rest is tidying up
+                        relay.send(Answer())
+                        if run.process is not None:
+                            run.process.wait(60.0)
                     return
                 case Size() | Read() | SealingKey() as question:
                     relay.send(self._told(question, stores))

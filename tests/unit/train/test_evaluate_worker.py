@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from train_platform import TRAIN, Stage, platform
 from train_rig import MemorySource, lines, tiny_llama
 
+from mitai.attest import ClaimRules
 from mitai.broker.policy.templates import compose, template
 from mitai.capsule import FolderStore, open_capsule
 from mitai.client.exports import RecipientKey
@@ -101,7 +103,9 @@ def test_both_owners_get_the_same_numbers_and_nothing_else(stage: Stage) -> None
     assert len(files) == 1
     file = files.pop()
     assert SECRET.encode() not in file
-    report, appraisal = verify_report(file, stage.policy)
+    ledger = hospital.ledger.vkey  # as the policy that `mitai up` writes demands it
+    pinned = msgspec.structs.replace(stage.policy, claims=ClaimRules(ledger_vkey=ledger))
+    report, appraisal = verify_report(file, pinned)
     assert appraisal.simulated
     assert [(each.role, each.capsule) for each in report.inputs] == [("model", model), ("data", data)]
     assert report.measured.evaluation_sha256 == agreed
