@@ -118,6 +118,16 @@ def test_nothing_is_written_connected_or_started(
     assert capfd.readouterr() == ("", "")
 
 
+def test_early_stopping_gives_the_best_weights(inputs: dict[str, MemorySource]) -> None:
+    settings = '[training]\nbatch = 4\nlearning_rate = 1e-2\nschedule = "constant"\n'
+    held_out = "[evaluation]\nevery_steps = 1\nrows = 4\n"
+    stopping = "[early_stopping]\npatience = 2\nmin_delta = 1e5\n"  # only the first is good enough
+    stopped = run(job(settings + LORA + held_out + stopping), inputs)
+    assert stopped.metrics["steps"] == 3
+    first = run(job(settings + LORA + held_out + "[limits]\nsteps = 1\n"), inputs)
+    assert stopped.files["adapter_model.safetensors"] == first.files["adapter_model.safetensors"]
+
+
 def test_quantisation_without_its_hardware_says_so(inputs: dict[str, MemorySource]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
