@@ -276,6 +276,15 @@ def test_unfit_records_are_refused_and_not_quoted(sources, method, rows, capfd, 
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("method", ["dpo", "distill"])
+def test_what_libraries_warn_of_is_not_told(sources, method, capfd, caplog):
+    # Tokens join across the boundary: trl would quote the end of the prompt.
+    row = {"prompt": SECRET_WORDS[:-6], "chosen": SECRET_WORDS[-6:], "rejected": "no", "completion": SECRET_WORDS[-6:]}
+    run(job(FAST + TABLES[method], method=method), sources[method] | {"records": lines([row] * 4)})
+    out = capfd.readouterr()
+    assert out.out + out.err + caplog.text == ""
+
+
 @pytest.mark.parametrize("method", ["dpo", "reward", "distill"])
 def test_conversations_need_a_chat_template(sources, method):
     base = sources[method]["base"]

@@ -200,6 +200,14 @@ def test_numbers_and_logs_are_the_same_whatever_the_records_are(llama):
     assert set(told[0][0][0]) == {"step", "steps", "tokens", "loss", "learning_rate", "epoch"}
 
 
+def test_steps_that_take_none_are_steps(llama):
+    table = TABLES.replace("batch = 8", "batch = 1").replace("steps = 3", "steps = 12")
+    wanted, inputs = job(table + LORA, method="private"), {"base": llama, "records": conversations(4)}
+    taken = [private.Randomness(SECRET, wanted.sha256()).sample(step, 4, 1 / 24) for step in range(12)]
+    assert [] in taken
+    assert run(wanted, inputs, secret=SECRET).metrics["steps"] == 12
+
+
 def test_the_secret_decides_and_is_needed(llama):
     wanted, inputs = job(TABLES + LORA, method="private"), {"base": llama, "records": conversations(24)}
     made = [run(wanted, inputs, secret=secret).files for secret in (SECRET, SECRET, bytes(32))]
