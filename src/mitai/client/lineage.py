@@ -11,7 +11,7 @@ Invariants:
 Example:
     >>> lineage = owner.lineage(adapter_id)
     >>> [(node.name, node.kind) for node in lineage.nodes.values()]
-    [('records', 'dataset'), ('base', 'model'), ('joint', 'adapter')]
+    [('records', 'data'), ('base', 'model'), ('joint', 'adapter')]
 """
 
 from __future__ import annotations
