@@ -39,7 +39,8 @@ Post = Callable[[str, bytes], bytes]  # path and body of a sealed request in, th
 log = structlog.get_logger(__name__)
 
 
-def _boot_clock() -> float:
+def boot_clock() -> float:
+    """Return seconds that run on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -54,6 +55,7 @@ class Lease:
         on_end: Called once with the reason, from a thread of the lease; not after `close`.
         renew_s: How often it is renewed.
         lease_s: How long it holds without; never more than `LEASE_S`.
+        asked: When the release was asked for, by `clock`: an answer that was held back gives no longer lease.
         clock: Seconds that run on while the machine sleeps.
     """
 
@@ -67,11 +69,12 @@ class Lease:
         on_end: Callable[[MitaiError], None] | None = None,
         renew_s: float = RENEW_S,
         lease_s: float = LEASE_S,
-        clock: Callable[[], float] = _boot_clock,
+        asked: float | None = None,
+        clock: Callable[[], float] = boot_clock,
     ) -> None:
         self._identity, self._audience, self._capsules, self._post = identity, audience, capsules, post
         self._on_end, self._renew_s, self._lease_s, self._clock = on_end, renew_s, min(lease_s, LEASE_S), clock
-        self._until = clock() + self._lease_s
+        self._until = (clock() if asked is None else asked) + self._lease_s
         self._last = False  # an owner's time ends with the lease that was granted last
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._reason: MitaiError | None = None

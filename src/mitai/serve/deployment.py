@@ -34,7 +34,7 @@ import msgspec
 import structlog
 
 from mitai.attest import CapsuleClaim, Claims, Evidence, LedgerClaim, Policy, evidence_sha256
-from mitai.broker.lease_client import Lease
+from mitai.broker.lease_client import RENEW_S, Lease, boot_clock
 from mitai.broker.release_client import OpenedKey, Release
 from mitai.capsule import CapsuleSource, FolderStore, FsspecStore, ObjectStore, open_capsule
 from mitai.channel import KeyRing
@@ -158,13 +158,13 @@ class Deployment:
     async def _deploy(self, request: DeployRequest, progress: Progress) -> None:
         link = await anyio.to_thread.run_sync(BrokerLink, request.broker, self._policy)
         try:
-            keys = await anyio.to_thread.run_sync(again, lambda: self._release(request, link))
+            keys, asked = await anyio.to_thread.run_sync(again, lambda: self._release(request, link))
             progress.step = "unload"
             await self._unload()
         except BaseException:
             link.close()
             raise
-        self._link, self._lease = link, (lease := self._begin_lease(link, request.capsules))
+        self._link, self._lease = link, (lease := self._begin_lease(link, request.capsules, asked))
         try:
             progress.step = "load"
             engine = await anyio.to_thread.run_sync(self._load, request, keys, progress)
@@ -184,15 +184,16 @@ class Deployment:
         await self.renew(grace_s=0.0)
         lease.check()  # it may have ended while the new key was made
 
-    def _begin_lease(self, link: BrokerLink, capsules: tuple[str, ...]) -> Lease:
+    def _begin_lease(self, link: BrokerLink, capsules: tuple[str, ...], asked: float) -> Lease:
         loop, renew_s = asyncio.get_running_loop(), self._config.renew_s
         return Lease(
             self._identity,
             link.audience,
             capsules,
-            partial(link.post, timeout_s=renew_s),
+            partial(link.post, timeout_s=RENEW_S),
             on_end=lambda _: _soon(loop, self._on_lease_end),
             renew_s=renew_s,
+            asked=asked,
         )
 
     def _on_lease_end(self) -> None:
@@ -208,7 +209,8 @@ class Deployment:
         log.error("withdrawn", model=self.model, reason=reason.code)
         await self._unload(error)
 
-    def _release(self, request: DeployRequest, link: BrokerLink) -> tuple[OpenedKey, ...]:
+    def _release(self, request: DeployRequest, link: BrokerLink) -> tuple[tuple[OpenedKey, ...], float]:
+        """Return the released keys, and when they were asked for."""
         challenge = link.post("/v1/challenge", b"")
         release = Release(
             challenge,
@@ -217,8 +219,9 @@ class Deployment:
             capsules=request.capsules,
             parameters=_TRAINS_NOTHING | request.parameters,
         )
+        asked = boot_clock()
         answer = link.post("/v1/release", release.body)
-        return release.open(answer, self._keyring)
+        return release.open(answer, self._keyring), asked
 
     def _load(self, request: DeployRequest, keys: tuple[OpenedKey, ...], progress: Progress) -> Engine:
         lease = self._lease

@@ -301,6 +301,16 @@ def test_an_answer_that_was_held_back_prolongs_nothing(held: tuple[Host, str]) -
     assert lease.ended.code == "broker.lease-lapsed"
 
 
+def test_a_release_that_was_held_back_gives_no_longer_lease(held: tuple[Host, str]) -> None:
+    host, capsule = held
+    host.way = blocked
+    assert host.lease(capsule, asked=host.now - 59).ended is None
+    lease = host.lease(capsule, asked=host.now - 61)
+    with pytest.raises(BrokerError) as caught:
+        lease.check()
+    assert caught.value.code == "broker.lease-lapsed"
+
+
 def test_a_process_that_was_stopped_uses_nothing_when_it_wakes(held: tuple[Host, str]) -> None:
     host, capsule = held
     lease = host.lease(capsule, renew_s=30.0)

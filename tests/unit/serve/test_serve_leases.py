@@ -107,14 +107,14 @@ class Way:
 
 
 def test_a_host_that_cuts_off_the_broker_ends_serving(stage, monkeypatch):
-    monkeypatch.setattr(deployments, "Lease", partial(deployments.Lease, lease_s=1.5))
+    monkeypatch.setattr(deployments, "Lease", partial(deployments.Lease, lease_s=5.0))
     way = Way(stage.running.broker)
     with served(way, lifespan="off") as url:
         stage.serve(broker=url)
-        time.sleep(2.0)  # renewed through it, beyond its length
+        time.sleep(6.0)  # renewed through it, beyond its length
         assert stage.status()["state"] == "ready"
         way.open = False
-        status = stage.until_withdrawn(5.0)
+        status = stage.until_withdrawn(15.0)
         way.end.set()
     assert "broker.lease-lapsed" in status["error"]["message"]
     with stage.client() as client, pytest.raises(openai.PermissionDeniedError):
