@@ -168,8 +168,10 @@ def test_a_forbid_says_what_it_met() -> None:
         ('context.tee != "sgx"', "context.tee is not sgx"),
         ('["tdx"].contains(context.tee)', "context.tee is one of tdx"),
         ('!context.advisory_ids.contains("X")', "context.advisory_ids does not contain X"),
+        ("context.lineage.isEmpty()", "context.lineage is empty"),
+        ("!context.lineage.isEmpty()", "context.lineage is not empty"),
         ('context.time >= datetime("2026-01-02T03:04:05Z")', "context.time is not before 2026-01-02T03:04:05Z"),
-        ("context.advisory_ids.isEmpty()", "(context.advisory_ids).isEmpty()"),
+        ('context.advisory_ids.containsAny(["X"])', '(context.advisory_ids).containsAny(["X"])'),
         ("context.uses == context.spent.steps", "(context.uses) == ((context.spent).steps)"),
         ('![ "a" ].contains(context.tee)', '!(["a"].contains(context.tee))'),
     ],
@@ -398,6 +400,14 @@ def test_the_library_is_described_without_cedar_s_own_spelling() -> None:
         "tees": ["tdx"],
         "tcb_statuses": ["x"],
         "tcb_evaluation_number": 1,
+        "evaluation": "00",
     }
     for name in TEMPLATES:
         assert "((" not in "\n".join(describe(template(name, **values)))
+
+
+def test_a_policy_about_what_is_derived_is_told_from_one_about_everything() -> None:
+    derived = "permit(principal, action, resource) when { !context.lineage.isEmpty() };"
+    difference = compare(derived, "permit(principal, action, resource);", datetime.now(UTC))
+    assert any(not change.request.lineage for change in difference.changes)
+    assert compare(derived, derived, datetime.now(UTC)).changes == ()

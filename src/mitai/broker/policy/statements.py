@@ -38,7 +38,7 @@ _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|;')
 
 @dataclass(frozen=True)
 class Test:
-    """One comparison of a fact: `operator` is a sign, or `contains`, `within`, `among`, `lacks`."""
+    """One comparison of a fact: `operator` is a sign, or `contains`, `within`, `among`, `lacks`, `empty`, `filled`."""
 
     fact: str
     operator: str
@@ -55,6 +55,8 @@ class Test:
                 return f"context.{self.fact} does not contain {shown}"
             case "within":
                 return f"context.{self.fact} holds nothing but {shown}"
+            case "empty" | "filled":
+                return f"context.{self.fact} is {'' if self.operator == 'empty' else 'not '}empty"
             case "among":
                 return f"context.{self.fact} is one of {shown}"
             case _ if isinstance(self.value, datetime) and self.operator in {"<", ">="}:
@@ -65,6 +67,8 @@ class Test:
     def values(self) -> tuple[Value, ...]:
         """Return values of interest: the first satisfies the test; some of the others lie just beyond."""
         value = self.value
+        if self.operator in {"empty", "filled"}:
+            return ((), ("another",)) if self.operator == "empty" else (("another",), ())
         if isinstance(value, bool):
             return (value, not value) if self.operator == "==" else (not value, value)
         if isinstance(value, int | datetime):
@@ -231,6 +235,9 @@ def _test(body: Expr) -> Test | None:
     if operator == ".":
         fact = _fact(body)
         return Test(fact, "==", value=True) if fact else None
+    if operator == "isEmpty":
+        fact = _fact(operands["arg"])
+        return Test(fact, "empty", value=True) if fact else None
     if not isinstance(operands, dict) or "right" not in operands:
         return None
     left, right = operands["left"], operands["right"]
@@ -250,7 +257,8 @@ def _test(body: Expr) -> Test | None:
 def _negated(test: Test) -> Test | None:
     if test.operator in _OPPOSITE:
         return Test(test.fact, _OPPOSITE[test.operator], test.value)
-    return Test(test.fact, "lacks", test.value) if test.operator == "contains" else None
+    opposite = {"contains": "lacks", "empty": "filled"}.get(test.operator)
+    return Test(test.fact, opposite, test.value) if opposite else None
 
 
 def _fact(body: Expr) -> str | None:
