@@ -72,6 +72,17 @@ def test_resumed_it_ends_the_same(sources, method, more):
     assert run(other, sources[method], secret=SECRET).files != whole.files
 
 
+@pytest.mark.parametrize("method", ["dpo", "grpo"])
+def test_a_continued_adapter_and_its_reference_resume_to_the_same(sources, method):
+    first = run(job(FAST + TABLES["dpo"] + LORA, method="dpo"), sources["dpo"]).files
+    inputs = sources[method] | {"first": MemorySource(first)}
+    table = TABLES[method].replace("[grpo]", "[grpo]\nbeta = 0.1") + "[checkpoints]\nevery_steps = 2\n"
+    wanted = job(training(method) + table, method=method, about='adapter = "first"')
+    kept = Kept()
+    whole = run(wanted, inputs, states=kept)
+    assert run(wanted, inputs, states=Kept(kept.all[4])).files == whole.files
+
+
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
 @pytest.mark.parametrize("more", [LORA, WHOLE], ids=["lora", "whole"])
 def test_dpo_prefers_the_chosen(sources, more, loss):
