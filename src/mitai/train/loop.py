@@ -255,7 +255,7 @@ class Keeper(TrainerCallback):
             watch.report(told if silent else told | numbers(logs))
 
 
-_UNTOLD = ("runtime", "per_second", "num_tokens", "flos", "entropy")  # timings, and what is counted here anyway
+_UNTOLD = ("runtime", "per_second", "num_tokens", "flos")  # timings, and what is counted here anyway
 
 
 def numbers(logs: dict[str, Any]) -> dict[str, float]:

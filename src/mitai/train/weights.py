@@ -53,6 +53,7 @@ def files(model: Any, base: FileSource) -> tuple[str, dict[str, bytes]]:  # noqa
     """Return the kind of what was trained, and its files: an adapter's, or the whole model's with its tokenizer."""
     if hasattr(model, "peft_config"):
         return "adapter", _adapter(model)
+    model.config.dtype = model.dtype  # in which it is loaded again
     config = model.config.to_json_string(use_diff=False).encode()
     made = {name: base.read(name) for name in _TOKENIZER if name in base.names()}
     made |= {"config.json": config, "model.safetensors": _saved(trainable(model))}

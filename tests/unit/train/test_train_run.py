@@ -7,10 +7,15 @@ import sys
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from train_rig import Kept, MemorySource, job, lines
 
+from mitai import demo_model
+from mitai.capsule import FolderSource
 from mitai.errors import TrainError
+from mitai.serve.adapters import put_on
+from mitai.serve.loading import load
 from mitai.train.run import run
 from mitai.train.state import State
 from mitai.train.task import NOWHERE
@@ -116,6 +121,18 @@ def test_nothing_is_written_connected_or_started(
         seen, WATCHED = WATCHED, None
     assert set(seen) <= {"/dev/null", f"os.mkdir {NOWHERE}"}  # a folder that is there, and takes no files
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_made_can_be_served(inputs: dict[str, MemorySource]) -> None:
+    inputs["base"] = FolderSource(demo_model.path())  # in bfloat16, with tied weights
+    adapter = run(job("[limits]\nsteps = 1\n" + LORA), inputs)
+    put_on(load(inputs["base"]).model, {"joint": MemorySource(adapter.files)})
+    whole = run(job("[limits]\nsteps = 1\n"), inputs)
+    served = load(MemorySource(whole.files)).model
+    assert served.dtype == torch.float32
+    weights = safetensors.torch.load(whole.files["model.safetensors"])
+    assert all(torch.equal(served.state_dict()[name], tensor) for name, tensor in weights.items())
+    assert "lm_head.weight" not in weights
 
 
 def test_early_stopping_gives_the_best_weights(inputs: dict[str, MemorySource]) -> None:
