@@ -33,7 +33,7 @@ data = ["records"]
 [limits]
 steps = {STEPS}
 [training]
-batch = 8
+batch = 16
 max_length = 96
 learning_rate = 1e-3
 [lora]
@@ -84,7 +84,7 @@ def cost() -> None:
     from mitai.train.transcript.observer import observers
 
     rng, key = random.Random(1), Identity.generate()
-    records = [{"text": " ".join(rng.choices(WORDS, k=60))} for _ in range(STEPS * 8)]
+    records = [{"text": " ".join(rng.choices(WORDS, k=60))} for _ in range(STEPS * 16)]
     sources: dict[str, Any] = {"base": FolderSource(demo_model.path()), "records": lines(records)}
     plain, kept = Job.parse(JOB), Job.parse(JOB + "[transcript]\n")
     made: list[Any] = []

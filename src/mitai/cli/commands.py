@@ -34,6 +34,7 @@ from mitai.cli import (
     report,
     rotate,
     train,
+    transcript,
     user,
     verify,
     web,
@@ -70,6 +71,7 @@ policy.app.group = export.app.group = (_OWN,)
 app.command(policy.app)
 app.command(export.app)
 train.app.group = (_OWN,)
+transcript.add_to(train.app)
 app.command(train.app)
 recovery.app.group = broker.app.group = (_OWN,)
 app.command(recovery.app)

@@ -136,13 +136,16 @@ def prepared(job: Job, sources: Mapping[str, FileSource]) -> Trainer:
 
 def training_rows(job: Job, sources: Mapping[str, FileSource]) -> Records:
     """Return the records that a job trains on."""
-    return _rows(job, _by_role(job, sources))[0]
+    return _rows(job, _by_role(job, sources, "data", "evaluation"))[0]
 
 
-def _by_role(job: Job, sources: Mapping[str, FileSource]) -> dict[str, list[FileSource]]:
+def _by_role(job: Job, sources: Mapping[str, FileSource], *roles: str) -> dict[str, list[FileSource]]:
     by_role: dict[str, list[FileSource]] = {}
     for each in job.inputs():
-        by_role.setdefault(each.role, []).append(sources[each.capsule])
+        if each.role in roles or not roles:
+            if each.capsule not in sources:
+                raise TrainError("train.input-missing", f"the job's input {each.capsule} is not at hand")
+            by_role.setdefault(each.role, []).append(sources[each.capsule])
     return by_role
 
 

@@ -16,8 +16,8 @@ from mitai.errors import MitaiError, TrainError
 from mitai.identity import Identity
 from mitai.train.run import run
 from mitai.train.state import State as Checkpoint
-from mitai.train.transcript.audit import check_membership, check_output, prove_membership
-from mitai.train.transcript.document import Transcript
+from mitai.train.transcript.audit import check_output, prove_membership
+from mitai.train.transcript.document import Transcript, check_membership
 from mitai.train.transcript.observer import OPENING, TRANSCRIPT, Transcriber, observers
 from mitai.train.transcript.recorder import Recorder, batch_mac, state_name
 from mitai.train.transcript.sampling import caught as probability
@@ -42,7 +42,7 @@ def test_an_honest_run_is_re_executed_bit_for_bit(setting: Setting) -> None:
     done = train(setting)
     verdict = done.verify(share=1.0)
     assert (verdict.distance, verdict.re_executed, verdict.same_software) == (0.0, setting.steps, True)
-    assert done.verify(random.Random(1), share=0.1).drawn == setting.steps // 10  # what isn't re-executed doesn't disturb what is
+    assert done.verify(random.Random(1), share=0.1).re_executed <= 3  # what is passed by doesn't disturb what isn't
 
 
 def test_segments_may_have_several_steps() -> None:
@@ -60,8 +60,9 @@ def test_the_verdict_says_how_sure_it_is(honest: Run) -> None:
     verdict = honest.verify(random.Random(3))
     assert verdict.below_median is not None
     assert verdict.below_median < 0.5
-    assert "A forgery that touches 53% of the segments or more" in verdict.words  # 4 of 40
-    assert "with at least 10%" in verdict.words
+    assert "A forgery that touches 78% of the segments or more" in verdict.words  # 2 drawn of 40, and 2 pointed at
+    assert "with at least 4.9%" in verdict.words
+    assert "All segments were re-executed" in honest.verify(share=1.0).words
 
 
 @pytest.mark.parametrize("kind", FORGERIES)
@@ -134,15 +135,15 @@ def test_a_jump_within_the_run_is_found_without_being_drawn(honest: Run) -> None
 
 def test_what_is_drawn_and_how_sure_that_is() -> None:
     rng = random.Random(5)
-    for segments, share in ((200, 0.1), (7, 0.5), (3, 1.0), (1, 0.1), (40, 0.03)):
-        drawn = draw(segments, share, rng)
-        assert len(set(drawn)) == len(drawn) >= share * segments
+    for segments, count in ((200, 20), (7, 4), (3, 3), (1, 1), (40, 2)):
+        drawn = draw(segments, count, rng)
+        assert len(set(drawn)) == count
         assert all(0 <= index < segments for index in drawn)
-    assert {index for _ in range(300) for index in draw(20, 0.2, rng)} == set(range(20))
+    assert {index for _ in range(300) for index in draw(20, 4, rng)} == set(range(20))
     assert probability(0.1, 20) == pytest.approx(0.878, abs=1e-3)
     assert surely_caught(0.95, 20) == pytest.approx(0.139, abs=1e-3)
     # a row of 19 steps of 200 covers one of twenty strata wholly
-    assert all(set(range(start, start + 19)) & set(draw(200, 0.1, rng)) for start in range(0, 181, 3))
+    assert all(set(range(start, start + 19)) & set(draw(200, 20, rng)) for start in range(0, 181, 3))
 
 
 def test_batches_are_told_apart() -> None:

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 
 from mitai.capsule.sources import FileSource
-from mitai.errors import TrainError
 from mitai.identity import PublicKey
 from mitai.train.job import Job
 from mitai.train.quiet import calm
@@ -113,8 +113,6 @@ def prove_membership(
     Raises:
         MitaiError: There is no such record, or the data are not those of the transcript.
     """
-    from hashlib import sha256
-
     from mitai.train.run import training_rows
 
     envelope = _small(output, TRANSCRIPT)
@@ -124,24 +122,6 @@ def prove_membership(
     if data.root.hex() != transcript.data.root:
         raise refused("data", "the transcript is about other records")
     return data.proof(find(records, document), tuple(document), sha256(envelope).hexdigest())
-
-
-def check_membership(proof: MembershipProof, envelope: bytes, signer: PublicKey, document: Record) -> Transcript:
-    """Return the transcript of the run that had the document among its data; raise `MitaiError` if that isn't proven.
-
-    1. The workload's key signed the transcript, and the proof is about it.
-    2. The proof holds for the document under the transcript's root.
-    """
-    from hashlib import sha256
-
-    # 1. transcript
-    transcript = Transcript.open(envelope, signer)
-    if proof.transcript_sha256 != sha256(envelope).hexdigest():
-        raise TrainError("train.proof-transcript", "the proof is about another transcript", step="transcript")
-    # 2. proof
-    data = transcript.data
-    proof.check(bytes.fromhex(data.root), data.records, data.columns, document)
-    return transcript
 
 
 def _small(output: FileSource, name: str) -> bytes:

@@ -18,15 +18,16 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
+from hashlib import sha256
 from itertools import pairwise
 from typing import Annotated, Final, Literal
 
 import msgspec
 
-from mitai.errors import ParseError
+from mitai.errors import ParseError, TrainError
 from mitai.identity import Envelope, Identity, PublicKey
 from mitai.ledger.entry import Count, Digest, Id, Name, Time, decode_canonical, encode_canonical
-from mitai.train.transcript.commitment import MAX_COLUMNS, Column
+from mitai.train.transcript.commitment import MAX_COLUMNS, Column, MembershipProof, Record
 
 TRANSCRIPT_LABEL: Final = "mitai training transcript v1"
 PAYLOAD_TYPE: Final = "application/vnd.mitai.training-transcript+json"
@@ -147,3 +148,19 @@ class Transcript(Declared, frozen=True, kw_only=True):
 
 
 _TRANSCRIPT = msgspec.json.Decoder(Transcript)
+
+
+def check_membership(proof: MembershipProof, envelope: bytes, signer: PublicKey, document: Record) -> Transcript:
+    """Return the transcript of the run that had the document among its data; raise `MitaiError` if that isn't proven.
+
+    1. The workload's key signed the transcript, and the proof is about it.
+    2. The proof holds for the document under the transcript's root.
+    """
+    # 1. transcript
+    transcript = Transcript.open(envelope, signer)
+    if proof.transcript_sha256 != sha256(envelope).hexdigest():
+        raise TrainError("train.proof-transcript", "the proof is about another transcript", step="transcript")
+    # 2. proof
+    data = transcript.data
+    proof.check(bytes.fromhex(data.root), data.records, data.columns, document)
+    return transcript

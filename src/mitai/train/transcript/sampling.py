@@ -26,9 +26,8 @@ from mitai.train.transcript.state import State, apart
 NEIGHBOURS = 3
 
 
-def draw(segments: int, share: float, rng: random.Random) -> tuple[int, ...]:
-    """Return `share` of the segments, at least one: one of each stratum, at random."""
-    count = min(segments, max(1, math.ceil(share * segments)))
+def draw(segments: int, count: int, rng: random.Random) -> tuple[int, ...]:
+    """Return `count` of the segments: one of each of as many strata, at random."""
     edges = [index * segments // count for index in range(count + 1)]
     return tuple(rng.randrange(edges[index], edges[index + 1]) for index in range(count))
 

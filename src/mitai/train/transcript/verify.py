@@ -15,6 +15,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import Trainer
 
-MOVED = 2  # segments re-executed because weights or optimizer moved unlike their neighbours
+MOVED = 1  # segments re-executed because weights or optimizer moved unlike their neighbours
 SUSPECT = 2  # segments re-executed in the block that the memorisation test finds odd
 ODD = 6.0  # units of the usual distance
-BLOCKS = 20
+BLOCKS = 10
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,19 @@ class Verdict:
     @property
     def words(self) -> str:
         """The verdict for people."""
-        share = sampling.surely_caught(0.95, self.drawn)
         equal = "bit for bit" if self.distance == 0 else f"up to a distance of {self.distance:.2g}"
-        one = sampling.caught(1 / self.segments, self.drawn)
+        sure = "All segments were re-executed."
+        if self.re_executed < self.segments:
+            share, one = sampling.surely_caught(0.95, self.drawn), sampling.caught(1 / self.segments, self.drawn)
+            sure = (
+                f"A forgery that touches {share:.0%} of the segments or more would have been caught with a probability "
+                f"of at least 95 %, one that touches a single segment with at least {one:.1%}."
+            )
         text = (
             f"The weights follow from the claimed data, as far as this check sees. The batches of all {self.steps} "
             f"steps are those of the job's data, in the job's order; the chain of {self.segments} segments leads from "
             f"the base model to the published weights; {self.re_executed} segments, re-executed, ended where they "
-            f"should, {equal}. A forgery that touches {share:.0%} of the segments or more would have been caught with "
-            f"a probability of at least 95 %, one that touches a single segment with at least {one:.0%}."
+            f"should, {equal}. {sure}"
         )
         if self.below_median is not None:
             text += (
@@ -111,7 +116,7 @@ def verify(
         signer: The workload's receipt key, from verified evidence.
         claim: What the verifier holds.
         build: Makes the job's trainer, seeded, over the claimed data; called once or twice.
-        share: Of the segments, to draw.
+        share: Of the segments, to re-execute: the last one, the one that moved oddest, and the others drawn.
         tolerance: The distance that counts as equal; 0 needs the same software, device and number of threads.
         rng: The verifier's randomness; the system's, if not given.
 
@@ -135,8 +140,11 @@ def verify(
     moved = sampling.movements(transcript, states)
     check_published(claim.published, states(transcript.published).weights)
     # 5, 6. start, order, drawn segments
-    drawn = sampling.draw(len(transcript.segments), share, rng)
-    chosen = {*drawn, len(moved) - 1, *_largest(moved, MOVED)}
+    pointed = {len(moved) - 1, *_largest(moved, MOVED)}
+    left = [index for index in range(len(moved)) if index not in pointed]
+    count = max(1, math.ceil(share * len(moved)) - len(pointed))
+    drawn = [left[index] for index in sampling.draw(len(left), min(len(left), count), rng)]
+    chosen = pointed.union(drawn)
     trainer = build()
     replay = Replay(trainer, transcript, claim.secret, states, drawn=chosen, tolerance=tolerance, rows=2, rng=rng).run()
     distances = dict(replay.distances)
