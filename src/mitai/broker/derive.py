@@ -71,8 +71,7 @@ def prepare(body: bytes, audience: str, now: datetime, limits: Limits) -> Job[in
     # 1. statement
     if len(request.statement.signatures) != 1:
         raise ParseError("broker.malformed", "a statement has one signature")
-    open_signed(request.statement, PAYLOAD_TYPE, signer)
-    statement = Statement.open(request.statement, signer)
+    statement = Statement.decode(open_signed(request.statement, PAYLOAD_TYPE, signer))
     if statement.internal.broker != audience:
         raise BrokerError("broker.wrong-audience", "this statement was signed for another broker")
     # 2. manifest

@@ -19,10 +19,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 import msgspec
 
@@ -41,23 +39,21 @@ from mitai.broker.commands import (
     owned,
     public_key,
 )
-from mitai.broker.consent import Policies, ask
-from mitai.broker.inheritance import any_ended, asked, held
-from mitai.broker.policy import Facts, ReleaseFact, job_of
+from mitai.broker.consent import Policies
+from mitai.broker.inheritance import any_ended, held
 from mitai.broker.protocol import (
     CollectExport,
     CommandRequest,
     ExportCommand,
-    ExportConsent,
     ExportedKey,
-    ExportState,
     RequestExport,
     SetDelegates,
     VoteExport,
     export_info,
     sha256_hex,
 )
-from mitai.broker.records import Capsule, ExportRequest, Grant, Made, Party, Vote
+from mitai.broker.records import Capsule, ExportRequest, Party, Vote
+from mitai.broker.standing import FINAL, check_collector, ending, known, permitted, stand, unknown
 from mitai.broker.store import Draft, Key
 from mitai.broker.writer import Job
 from mitai.channel.hpke import setup_sender
@@ -69,7 +65,6 @@ from mitai.ledger.entry import Approval, DelegatesSet, Export, ExportRequested, 
 MAX_LIFE_S = 30 * 86400
 MAX_OPEN = 4  # requests of one owner about one capsule
 MAX_KEPT = 64  # requests that a capsule remembers: 16 owners' open ones, at least
-FINAL = frozenset({"collected", "refused", "expired", "ended"})
 
 
 @dataclass(frozen=True)
@@ -90,15 +85,6 @@ class Command:
     def now(self) -> datetime:
         """When it came."""
         return self.context.now
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How a request stands: its state, each owner's consent, and the commands of the votes that count."""
-
-    state: ExportState
-    consents: tuple[ExportConsent, ...]
-    approvals: tuple[str, ...]
 
 
 def prepare(body: bytes, audience: str, now: datetime, limits: Limits, policies: Policies) -> Job[int]:
@@ -203,8 +189,8 @@ def _request(draft: Draft, command: RequestExport, checked: Command) -> int:
 
 def _room_for_one(draft: Draft, checked: Command, capsule: Capsule, party: str) -> tuple[str, ...]:
     """Return the requests that a capsule still remembers when one more comes; raise when its owner has enough open."""
-    found = {name: _known(draft, name) for name in capsule.exports}
-    done = [name for name, each in found.items() if _ending(draft, each, capsule, checked.now) in FINAL]
+    found = {name: known(draft, name) for name in capsule.exports}
+    done = [name for name, each in found.items() if ending(draft, each, capsule, checked.now) in FINAL]
     if sum(each.requester == party for name, each in found.items() if name not in done) >= MAX_OPEN:
         raise BrokerError(
             "broker.export-open", f"{MAX_OPEN} requests of this party about this capsule are open", hint="refuse one"
@@ -214,19 +200,19 @@ def _room_for_one(draft: Draft, checked: Command, capsule: Capsule, party: str) 
 
 
 def _vote(draft: Draft, command: VoteExport, checked: Command) -> int:
-    request = _known(draft, command.request)
+    request = known(draft, command.request)
     capsule = held(draft, request.capsule)
     if capsule.grant_of(command.owner) is None:
-        raise _unknown()
+        raise unknown()
     owner = known_co_owner(draft, command.owner)
     own = command.party == command.owner
     if not own and command.party not in owner.delegates:
-        raise _unknown()
+        raise unknown()
     if own and command.approve and owner.delegates:
         raise DeniedError(
             "broker.export-delegated", "this owner's delegates approve in its place", hint="refuse, or end delegation"
         )
-    state = _ending(draft, request, capsule, checked.now)
+    state = ending(draft, request, capsule, checked.now)
     if state in FINAL:
         raise BrokerError("broker.export-ended", f"this request is {state}: there is nothing to vote on any more")
     mine = next((v for v in request.votes if (v.owner, v.voter) == (command.owner, command.party)), None)
@@ -274,7 +260,7 @@ def _delegate(draft: Draft, command: SetDelegates, checked: Command, party: Part
 
 
 def _collect(draft: Draft, command: CollectExport, checked: Command) -> int:
-    request = _known(draft, command.request)
+    request = known(draft, command.request)
     capsule = held(draft, request.capsule)
     check_collector(request, capsule, command.party)
     by_policy = permitted(draft, checked.policies, capsule, checked.now)
@@ -319,137 +305,3 @@ def _sealed(draft: Draft, request: ExportRequest, capsule: Capsule, name: str) -
     config = KeyConfig.decode(request.recipient.key)
     context = setup_sender(config.kem, config.public, export_info(name), config.aeads[0])
     return context.enc + context.seal(protocol.encode(key))
-
-
-# --- How a request stands ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Asking:
-    policies: Policies
-    now: datetime
-
-
-def permitted(draft: Draft, policies: Policies, capsule: Capsule, now: datetime) -> frozenset[str]:
-    """Return the owners whose policies let this capsule out: for a report that a workload made, and nothing else."""
-    made = capsule.made
-    if made is None or capsule.kind != "report":
-        return frozenset()
-    asking, facts = _Asking(policies, now), _facts(made, capsule, now)
-    answers: dict[str, bool] = {}
-    for grant, source in asked(draft, capsule):
-        allowed = ask(draft, asking, facts, capsule, (grant, source)) is None
-        answers[grant.party] = answers.get(grant.party, True) and allowed
-    return frozenset(party for party, allowed in answers.items() if allowed)
-
-
-def stand(draft: Draft, request: ExportRequest, capsule: Capsule, by_policy: frozenset[str], now: datetime) -> Standing:
-    """Return how a request stands; `by_policy` are the owners whose policies let the capsule out."""
-    consents, counted = [], []
-    for grant in capsule.grants:
-        consent, votes = _consent(draft, request, grant, by_policy)
-        consents.append(consent)
-        counted += votes
-    state = _ending(draft, request, capsule, now)
-    if state == "open" and all(consent.by for consent in consents):
-        state = "approved"
-    return Standing(state, tuple(consents), tuple(vote.command_sha256 for vote in counted))
-
-
-def _ending(draft: Draft, request: ExportRequest, capsule: Capsule, now: datetime) -> ExportState:
-    """Return the state that a request is in for good, or `open`."""
-    if request.refused:
-        return "refused"
-    if now.timestamp() > request.not_after_s:
-        return "expired"
-    if capsule.manifest_sha256 != request.manifest_sha256 or any_ended(draft, capsule, now) is not None:
-        return "ended"
-    return "open" if request.collected is None else "collected"
-
-
-def _consent(
-    draft: Draft, request: ExportRequest, grant: Grant, by_policy: frozenset[str]
-) -> tuple[ExportConsent, list[Vote]]:
-    """Return one owner's consent, and the votes that make it."""
-    owner = known_co_owner(draft, grant.party)
-    voters, needed = (owner.delegates, owner.threshold) if owner.delegates else ((grant.party,), 1)
-    votes = [
-        vote
-        for vote in request.votes
-        if (vote.owner, vote.approve) == (grant.party, True)
-        and vote.voter in voters
-        and not known_co_owner(draft, vote.voter).revoked
-    ]
-    by: Literal["vote", "delegates", "policy"] | None = None
-    if len(votes) >= needed:
-        by = "delegates" if owner.delegates else "vote"
-    elif grant.party in by_policy:
-        by = "policy"
-    counted = votes[:needed] if by in {"vote", "delegates"} else []
-    return ExportConsent(grant.party, by, owner.delegates, owner.threshold), counted
-
-
-def _facts(made: Made, capsule: Capsule, now: datetime) -> Facts:
-    """Return what a policy sees of an export: the workload that made it, and what that declared."""
-    platform = made.platform
-    return Facts(
-        workload=made.workload,
-        purpose="export",
-        time=now,
-        tee=platform.tee,
-        simulated=platform.simulated,
-        measurements=tuple(made.measurements.items()),
-        tcb_status=platform.tcb_status,
-        advisory_ids=platform.advisory_ids,
-        tcb_evaluation_number=platform.tcb_evaluation_number,
-        parameters=made.parameters,
-        release=ReleaseFact(*platform.release) if platform.release else None,
-        capsules=(capsule.capsule,),
-        owners=tuple(grant.party for grant in capsule.grants),
-        job=job_of(made.parameters),
-        kind=capsule.kind,
-        lineage=made.lineage,
-    )
-
-
-# --- Who may look -----------------------------------------------------------------------------------------------------
-
-
-def check_collector(request: ExportRequest, capsule: Capsule, party: str) -> None:
-    """Raise unless a party may have the sealed key fetched: the recipient, or an owner."""
-    if party != request.recipient.party and capsule.grant_of(party) is None:
-        raise _unknown()
-
-
-def may_look(draft: Draft, capsule: Capsule, party: str) -> bool:
-    """Tell whether a party sees a capsule and its exports: an owner, or a delegate of one."""
-    return capsule.grant_of(party) is not None or any(
-        party in known_co_owner(draft, grant.party).delegates for grant in capsule.grants
-    )
-
-
-def listed(draft: Draft, capsule: Capsule) -> Iterator[ExportRequest]:
-    """Return the requests about a capsule, newest first."""
-    return (_known(draft, name) for name in reversed(capsule.exports))
-
-
-def collected(draft: Draft, name: str, party: str, now: datetime) -> tuple[ExportRequest, Capsule]:
-    """Return a request whose key was collected, and its capsule, while that may still be fetched."""
-    request = _known(draft, name)
-    capsule = held(draft, request.capsule)
-    check_collector(request, capsule, party)
-    state = _ending(draft, request, capsule, now)
-    if state != "collected":
-        raise DeniedError("broker.export-not-approved", f"this request is {state}")
-    return request, capsule
-
-
-def _known(draft: Draft, name: str) -> ExportRequest:
-    request = draft.get(ExportRequest, name)
-    if request is None:
-        raise _unknown()
-    return request
-
-
-def _unknown() -> DeniedError:
-    return DeniedError("broker.export-unknown", "this party has no say in such a request")

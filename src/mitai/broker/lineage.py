@@ -187,7 +187,12 @@ class Statement(_Part, frozen=True):
     @staticmethod
     def open(envelope: Envelope, key: PublicKey) -> Statement:
         """Return the statement that `key` signed; raise `MitaiError` otherwise."""
-        return decode_canonical(envelope.open(PAYLOAD_TYPE, key), _DECODER, _MALFORMED)
+        return Statement.decode(envelope.open(PAYLOAD_TYPE, key))
+
+    @staticmethod
+    def decode(payload: bytes) -> Statement:
+        """Parse a signed payload; raise `ParseError` on anything but the one spelling of a statement."""
+        return decode_canonical(payload, _DECODER, _MALFORMED)
 
     @property
     def capsule(self) -> str:

@@ -34,7 +34,7 @@ import structlog
 from msgspec import UNSET
 
 from mitai.attest import Attester, LedgerClaim, Policy, VerifiedCache
-from mitai.broker import commands, derive, exports, leases, protocol, receipts
+from mitai.broker import commands, derive, exports, leases, protocol, receipts, standing
 from mitai.broker.anchor import Anchor, Witness
 from mitai.broker.commands import Limits, check_addressing, open_signed, page_of, public_key
 from mitai.broker.consent import Policies
@@ -381,10 +381,10 @@ class Broker:
 
         def views(draft: Draft) -> tuple[protocol.ExportView, ...]:
             capsule = _seen(draft, party, capsule_id)
-            by_policy = exports.permitted(draft, self._policies, capsule, now)
+            by_policy = standing.permitted(draft, self._policies, capsule, now)
             return tuple(
-                _export_view(draft, request, exports.stand(draft, request, capsule, by_policy, now))
-                for request in exports.listed(draft, capsule)
+                _export_view(draft, request, standing.stand(draft, request, capsule, by_policy, now))
+                for request in standing.listed(draft, capsule)
             )
 
         return encode(protocol.ExportsAnswer(exports=await self._decided(Job(views))))
@@ -393,7 +393,7 @@ class Broker:
         """Give the sealed key of a collected export, again and again until it ends."""
         self._anchor.check_current()
         party, now = self._asked_by(header, f"/v1/export?request={request_id}"), self._clock()
-        request, capsule = await self._decided(Job(lambda draft: exports.collected(draft, request_id, party, now)))
+        request, capsule = await self._decided(Job(lambda draft: standing.collected(draft, request_id, party, now)))
         assert request.collected is not None  # noqa: S101 - `collected` saw to it
         manifest = await self._run(self._database.blob, capsule.envelope_sha256)
         entries, checkpoint = await self._run(self._prove_entries, (request.collected,))
@@ -517,19 +517,19 @@ def _lineage(draft: Draft, party: str, capsule_id: str) -> list[Capsule]:
 def _seen(draft: Draft, party: str, capsule_id: str) -> Capsule:
     """Return a capsule to its owners and their delegates."""
     capsule = draft.get(Capsule, capsule_id)
-    if capsule is None or draft.get(Party, party) is None or not exports.may_look(draft, capsule, party):
+    if capsule is None or draft.get(Party, party) is None or not standing.may_look(draft, capsule, party):
         raise BrokerError("broker.capsule-unknown", "this party has no say over such a capsule here")
     return capsule
 
 
-def _export_view(draft: Draft, request: ExportRequest, standing: exports.Standing) -> protocol.ExportView:
+def _export_view(draft: Draft, request: ExportRequest, how: standing.Standing) -> protocol.ExportView:
     requester = draft.get(Party, request.requester)
     assert requester is not None  # noqa: S101 - it signed the request
     return protocol.ExportView(
         public_key=requester.public_key,
         command=Envelope.decode(draft.blob(request.command_sha256)),
-        state=standing.state,
-        consents=standing.consents,
+        state=how.state,
+        consents=how.consents,
         votes=tuple(protocol.ExportVote(vote.owner, vote.voter, vote.approve, vote.time_s) for vote in request.votes),
         index=request.index,
     )
