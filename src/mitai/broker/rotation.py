@@ -6,8 +6,8 @@ machine's copy of the root key, and the ledger entry that tells of it.
 
 Invariants:
 
-- Killed at any moment, the state is wholly of the old epoch or wholly of the new one; blobs of another epoch than the
-  root key's are leftovers that the next rotation removes.
+- Killed at any moment, the state is wholly of the old epoch or wholly of the new one. Blobs that nobody can open may
+  be left over; a rotation removes those of all epochs before its own, after its commit and nothing before it.
 - Rows are opened by the stamps held in memory: a rotation never takes over an older row, also none that it prepared.
 - Other machines' copies of the root key are removed: they are of the old epoch. They get the new one from this broker.
 
@@ -59,9 +59,7 @@ class Resealing:
         self._prepared: dict[bytes, tuple[bytes, dict[str, Any]]] = {}  # by old tag: of which stamp, and the new row
 
     def ahead(self, database: Database) -> None:
-        """Seal blobs anew, in transactions of a few MiB each, and prepare rows; remove what a broken rotation left."""
-        with database.writing() as connection:
-            connection.execute(delete(blobs).where(blobs.c.epoch != self._epoch))
+        """Seal blobs anew, in transactions of a few MiB each, and prepare rows. Nothing is removed or replaced."""
         with database.reading() as connection:
             parts = list(self._parts(connection))
         for part in parts:
@@ -174,5 +172,5 @@ def rotate(database: Database, submit: Submit, time: str, also: Also) -> Root:
 
     new = submit(Job(switch)).result()
     with database.writing() as connection:
-        connection.execute(delete(blobs).where(blobs.c.epoch == old.epoch))
+        connection.execute(delete(blobs).where(blobs.c.epoch < new.epoch))
     return new

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from unittest.mock import Mock
@@ -18,16 +19,20 @@ from mitai.attest import Claims, Policy
 from mitai.attest.sim import SimPlatform, Workload, reference_values
 from mitai.broker import protocol
 from mitai.broker.keys import SHARES, Keys
-from mitai.broker.peers import RootRequest, open_root
+from mitai.broker.peers import RootRequest, open_root, own_machine, peer_policy
 from mitai.broker.records import Root
 from mitai.broker.recovering import Recovering
 from mitai.broker.recovery import (
+    MAX_PLAN_BYTES,
+    MAX_SHARES_BYTES,
     PLAN_TYPE,
+    SHARES_TYPE,
     Member,
     Plan,
     RecoveryAnswer,
     RecoveryKey,
     RecoveryShare,
+    check_plan,
     combine,
     decode_plan,
     make_shares,
@@ -545,3 +550,31 @@ def test_other_code_than_a_broker_is_no_joiner(rig: Rig, elsewhere: SimPlatform)
     with pytest.raises(DeniedError) as caught:  # even when the plan's policy names it, by mistake
         Joiner(elsewhere, OTHER).join(keys)
     assert code_of(caught) == "broker.peer-refused"
+
+
+def test_a_machine_that_measures_too_little_names_no_peer(rig: Rig) -> None:
+    own = own_machine(rig.sim.attester(BROKER), rig.policy, rig.clock())
+    with pytest.raises(BrokerError) as caught:
+        peer_policy(None, replace(own, measurements={}), rig.policy)
+    assert code_of(caught) == "broker.peer-unmeasured"
+
+
+def test_documents_that_do_not_fit_their_plan_are_refused(owners: tuple[Owner, ...], split: tuple) -> None:
+    ledger, root, document = split
+    shares = read_shares(document)
+    for change in ({"shares": shares.shares[:2]}, {"plan": b"{}"}):
+        payload = protocol.encode(msgspec.structs.replace(shares, **change))
+        with pytest.raises(ParseError):
+            read_shares(ledger.sign(payload, SHARES_TYPE).encode())
+    with pytest.raises(ParseError):
+        read_shares(b"x" * (MAX_SHARES_BYTES + 1))
+    short = make_shares(Root(1, root.key[:16]), shares.plan, ledger)  # a key of another length, well signed
+    opened = [open_share(read_shares(short), owner.key) for owner in owners[:2]]
+    with pytest.raises(BrokerError) as caught:
+        combine(read_shares(short), opened)
+    assert code_of(caught) == "broker.recovery-share-wrong"
+    with pytest.raises(ParseError):
+        decode_plan(b"x" * (MAX_PLAN_BYTES + 1))
+    with pytest.raises(ParseError) as malformed:
+        check_plan(ledger.sign(shares.plan, SHARES_TYPE), None, [], "0" * 64)
+    assert code_of(malformed) == "broker.recovery-plan-malformed"

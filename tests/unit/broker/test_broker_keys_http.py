@@ -22,8 +22,9 @@ from broker_rig import BROKER, SERVE, Rig
 from mitai.attest import ClaimRules, Policy
 from mitai.attest.sim import SimPlatform, Workload, reference_values
 from mitai.broker import __main__ as process
+from mitai.broker import joining
 from mitai.broker.config import Config
-from mitai.broker.joining import join
+from mitai.broker.joining import join, keep_joined
 from mitai.broker.keys import Keys
 from mitai.broker.recovery import RecoveryKey, read_shares
 from mitai.broker.store import ROOT_LABEL, Database
@@ -287,3 +288,51 @@ def test_the_operator_backs_up_and_restores(
     settings = stage.rig.settings
     stage.rig.settings = replace(settings, state_url=f"sqlite:///{tmp_path / 'there.db'}")
     stage.rig.open()
+
+
+def test_a_stand_by_looks_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "LOOK_EVERY_S", 0.01)
+    looked = []
+
+    def look() -> None:
+        looked.append(len(looked))
+        if len(looked) == 1:
+            raise BrokerError("broker.peer-unreachable", "away")
+
+    end = keep_joined(look)
+    while len(looked) < 3:
+        time.sleep(0.01)
+    end()
+    time.sleep(0.05)
+    seen = len(looked)
+    time.sleep(0.05)
+    assert len(looked) == seen
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (httpx2.Response(200, content=b"x" * 70_000), "broker.peer-answer-too-large"),
+        (httpx2.Response(403, json={"code": "broker.peer-refused", "detail": "no"}), "broker.peer-refused"),
+        (httpx2.ConnectError("gone"), "broker.peer-unreachable"),
+    ],
+)
+def test_what_a_peer_answers_is_bounded(answer: httpx2.Response | Exception, code: str) -> None:
+    def handle(_request: httpx2.Request) -> httpx2.Response:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with httpx2.Client(transport=httpx2.MockTransport(handle)) as client, pytest.raises(BrokerError) as caught:
+        joining._post(client, "http://peer.test", "/v1/root", b"{}")
+    assert caught.value.code == code
+
+
+def test_a_peer_that_names_another_broker_is_passed_over(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_root = joining.open_root
+    monkeypatch.setattr(joining, "open_root", lambda *arguments: ("0" * 64, open_root(*arguments)[1]))
+    here = stage.database(stage.other, BROKER)
+    with stage.running() as url, pytest.raises(BrokerError) as caught:
+        join([url], here, stage.other.attester(BROKER), stage.policy)
+    assert caught.value.code == "broker.answer-mismatch"
+    assert here.lacks_root()

@@ -16,7 +16,7 @@ from mitai.attest.sim import SimPlatform
 from mitai.broker import rotation
 from mitai.broker.keys import Keys
 from mitai.broker.protocol import Budget
-from mitai.broker.store import Transaction
+from mitai.broker.store import Database, Transaction
 from mitai.errors import BrokerError, DeniedError, RollbackError
 
 HERE = Path(__file__).parent
@@ -155,3 +155,34 @@ def test_killed_at_every_step(tmp_path: Path, step: str) -> None:
         assert set(rows(rig, "SELECT epoch FROM broker_blobs")) == {(epoch_of(rig),)}
     finally:
         rig.close()
+
+
+def test_what_another_process_has_rotated_is_not_rotated_back(ready: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed = ready.publish()
+    keys, ahead = keys_of(ready), rotation.Resealing.ahead
+
+    def overtaken(self: rotation.Resealing, database: Database) -> None:
+        with monkeypatch.context() as once:
+            once.setattr(rotation.Resealing, "ahead", ahead)
+            rotation.rotate(database, ready.broker.submit, "2026-01-01T00:00:00Z", lambda _draft, _root: None)
+        ahead(self, database)
+
+    monkeypatch.setattr(rotation.Resealing, "ahead", overtaken)
+    with pytest.raises(BrokerError) as caught:
+        keys.rotate()
+    assert caught.value.code in {"broker.rotation-overtaken", "broker.state-damaged"}
+    assert epoch_of(ready) == 2
+    assert ready.release(sealed.capsule_id)[0].data_key == sealed.data_key
+    ready.reopen()
+    assert ready.release(sealed.capsule_id)[0].data_key == sealed.data_key
+
+
+def test_with_little_memory_rows_are_sealed_in_the_transaction(ready: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed = [ready.publish(f"permit(principal, action, resource); // {number}") for number in range(3)]
+    monkeypatch.setattr(rotation, "PREPARED_BYTES", 1)
+    monkeypatch.setattr(rotation, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(rotation, "BLOB_BYTES_AT_ONCE", 1)
+    assert keys_of(ready).rotate() == 2
+    ready.reopen()
+    for capsule in sealed:
+        assert ready.release(capsule.capsule_id)[0].data_key == capsule.data_key
