@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load
@@ -362,3 +365,36 @@ def test_what_goes_together():
     assert job(TABLES["grpo"].replace("[grpo]", "[grpo]\nbeta = 0.1") + LORA, method="grpo").options.beta == 0.1
     held_out = "[evaluation]\nevery_steps = 1\nrows = 2\n"
     assert job(TABLES["grpo"] + held_out, method="grpo").evaluation.rows == 2
+
+
+AUDITED = """
+import os, sys
+import test_train_methods as those
+from train_rig import conversations, job, tiny_llama
+
+seen = set()
+
+def audit(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        if (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            seen.add("write")
+    elif event in ("socket.connect", "socket.bind", "subprocess.Popen", "os.system", "pickle.find_class"):
+        seen.add(event)
+
+records = {"dpo": those.PREFERENCES, "reward": those.PREFERENCES, "grpo": those.QUESTIONS}
+inputs = {"base": tiny_llama(), "teacher": tiny_llama(seed=1)}
+sys.addaudithook(audit)
+open(os.devnull, "w").close()
+assert seen == {"write"}
+for method, table in those.TABLES.items():
+    seen.clear()
+    wanted = job(those.training(method) + table + those.LORA, method=method)
+    those.run(wanted, inputs | {"records": records.get(method, conversations(24))}, secret=those.SECRET)
+    assert not seen, (method, seen)
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_written_sent_started_or_unpickled():
+    folder = Path(__file__).parent
+    subprocess.run([sys.executable, "-c", AUDITED], check=True, timeout=240, cwd=folder)
