@@ -59,6 +59,7 @@ class Measured:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", choices=["sft", "checkpoint"])
     parser.add_argument("--child", choices=["trl", "checkpoint"])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--every", type=int, default=0)
@@ -69,8 +70,11 @@ def main() -> None:
         checkpointed(options.folder, options.every)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            sft(Path(folder), options.runs)
-            checkpoints(Path(folder), options.runs)
+            (Path(folder) / "records.jsonl").write_text("\n".join(json.dumps(each) for each in records()))
+            if options.only != "checkpoint":
+                sft(Path(folder), options.runs)
+            if options.only != "sft":
+                checkpoints(Path(folder), options.runs)
 
 
 def records() -> list[dict[str, object]]:
@@ -92,7 +96,6 @@ def sft(folder: Path, runs: int) -> None:
     from mitai.identity import Identity
 
     owner = Identity.generate()
-    (folder / "records.jsonl").write_text("\n".join(json.dumps(each) for each in records()))
     data = MemorySource({"records.jsonl": (folder / "records.jsonl").read_bytes()})
     sealed = {
         "MODEL": seal(demo_model.path(), folder / "model", owner=owner, name="model"),
@@ -255,7 +258,8 @@ def plain_sft(folder: Path) -> None:
 
 def checkpoints(folder: Path, runs: int) -> None:
     progress(f"full SFT of {STEPS} steps with and without checkpoints")
-    times = interleave(runs, lambda: child("checkpoint", folder, 50).cpu_s, lambda: child("checkpoint", folder).cpu_s)
+    measures = (lambda: child("checkpoint", folder, 50).cpu_s, lambda: child("checkpoint", folder).cpu_s)
+    times = interleave(runs, *measures, warmup=0)  # each is a fresh process
     per_step = [[1000 * each / (STEPS + 1) for each in side] for side in times]
     row("train-checkpoint", per_step[0], "ms", peer="no checkpoints", peer_samples=per_step[1])
 
