@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from train_rig import MemorySource, job
+from train_rig import MemorySource, job, lines
 from transcript_rig import FORGERIES, KEY, Run, Setting, caught, forge, samples, train
 
 from mitai.errors import MitaiError, TrainError
@@ -60,8 +60,8 @@ def test_the_verdict_says_how_sure_it_is(honest: Run) -> None:
     verdict = honest.verify(random.Random(3))
     assert verdict.below_median is not None
     assert verdict.below_median < 0.5
-    assert "A forgery that touches 78% of the segments or more" in verdict.words  # 2 drawn of 40, and 2 pointed at
-    assert "with at least 4.9%" in verdict.words
+    assert "A forgery that touches 63% of the segments or more" in verdict.words  # 3 drawn of 40, and 1 pointed at
+    assert "with at least 7.3%" in verdict.words
     assert "All segments were re-executed" in honest.verify(share=1.0).words
 
 
@@ -202,6 +202,28 @@ def test_an_output_is_checked_against_its_transcript(
     verdict = check_output(MemorySource(files), inputs, MANIFESTS, KEY.public, share=1.0)
     assert (verdict.distance, verdict.steps) == (0.0, transcript.steps)
     assert transcript.passes >= 1
+
+
+PREFERENCES = lines([{"prompt": f"q {n}? ", "chosen": "yes", "rejected": "no way"} for n in range(8)])
+METHODS = {
+    "dpo": ("", PREFERENCES),
+    "reward": ('[reward]\ntemplate = "chatml"\n', PREFERENCES),
+    "grpo": (
+        '[grpo]\ngenerations = 4\nmax_answer = 6\n[[grpo.rewards]]\nname = "length"\ntarget = 12\n',
+        lines([{"prompt": f"q {n}?", "answer": str(n)} for n in range(4)]),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_other_methods_are_re_executed_bit_for_bit(llama: MemorySource, method: str, tmp_path: Path) -> None:
+    table, records = METHODS[method]
+    sources = {"base": llama, "records": records}
+    wanted = job("[training]\nbatch = 4\nmax_length = 64\n[transcript]\n" + table + LORA, method=method)
+    files = run(wanted, sources, observers=observers(wanted, sources, MANIFESTS, KEY, tmp_path)).files
+    for share in (1.0, 0.1):
+        verdict = check_output(MemorySource(files), sources, MANIFESTS, KEY.public, share=share)
+        assert verdict.distance == 0
 
 
 @pytest.fixture

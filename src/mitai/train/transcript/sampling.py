@@ -65,7 +65,7 @@ def outliers(values: Sequence[float]) -> list[float]:
     for index, value in enumerate(values):
         near = [*values[max(0, index - NEIGHBOURS) : index], *values[index + 1 : index + 1 + NEIGHBOURS]]
         apart_from.append(abs(value - median(near)) if near else 0.0)
-    usual = max(median(apart_from), 1e-9)
+    usual = max(median(apart_from or [0.0]), 1e-9)
     return [each / usual for each in apart_from]
 
 

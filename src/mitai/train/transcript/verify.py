@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -175,7 +176,7 @@ def check_published(published: Mapping[str, Tensor], weights: Mapping[str, Tenso
     """Raise `TrainError` unless the published tensors are exactly the trained ones, under the names that files have."""
     import torch
 
-    named = {name.replace(".default.", "."): value for name, value in weights.items()}
+    named = {re.sub(r"(\.modules_to_save)?\.default\.", ".", name): value for name, value in weights.items()}
     if named.keys() != published.keys() or any(
         value.dtype != published[name].dtype or not torch.equal(value, published[name]) for name, value in named.items()
     ):
