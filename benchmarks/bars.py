@@ -51,6 +51,7 @@ BARS = {
     "broker-rotation-pause-s": _most("≤ 1 s", 1.0),
     "train-sft-time": _most("≤ 1.03 × trl in plaintext", 1.03, "ratio"),
     "train-sft-rss": _most("≤ 1.05 × trl in plaintext", 1.05, "ratio"),
+    "train-transcript": _most("≤ 0.15 of the training", 0.15, "ratio"),
     "train-checkpoint": _most("≤ 1.05 × a step, every 50 steps", 1.05, "ratio"),
     "ledger-append-ms": _most("≤ 1 ms", 1.0),
     "ledger-proof-ms": _most("≤ 5 ms", 5.0),
