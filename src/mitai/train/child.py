@@ -31,10 +31,13 @@ from typing import TYPE_CHECKING, cast
 
 from mitai.errors import MitaiError, TrainError
 from mitai.process import forbid_core_dumps
-from mitai.train.relay import TO_JOB, Done, Failed, Numbers, Order, Relay, RelayStore, SealingKey, Step
+from mitai.train.relay import TO_JOB, Done, Failed, Numbers, OpenedInput, Order, Relay, RelayStore, SealingKey, Step
 from mitai.train.sandbox.network import drop_network
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mitai.capsule import FileSource
     from mitai.train.evaluate.report import Role
     from mitai.train.job import Job
     from mitai.train.run import Outcome
@@ -101,15 +104,18 @@ def _work(order: Order, relay: Relay) -> None:
     relay.send(Step("train"))
     identity = Identity.from_seed(order.seed)
     spill = Path(order.checkpoints) / states.binding.hex()
-    outcome = run(
-        job,
-        sources,
-        secret=relay.ask(SealingKey(SECRET_LABEL + states.binding)).data,
-        observers=observers(job, sources, manifests, identity, spill),
-        states=states,
-        report=lambda values: relay.send(Numbers(values)),
-    )
-    if order.evidence:
+    if job.job.method == "audit":
+        outcome = _audited(job, sources, inputs)
+    else:
+        outcome = run(
+            job,
+            sources,
+            secret=relay.ask(SealingKey(SECRET_LABEL + states.binding)).data,
+            observers=observers(job, sources, manifests, identity, spill),
+            states=states,
+            report=lambda values: relay.send(Numbers(values)),
+        )
+    if job.job.method == "evaluate":
         outcome = _signed(outcome, job, order)
     relay.send(Step("seal"))
     sealed = seal(
@@ -126,6 +132,16 @@ def _work(order: Order, relay: Relay) -> None:
     relay.ask(Done(*made, outcome.kind, byproducts | {"job": job.sha256()}))
     states.clear()  # the output is registered
     shutil.rmtree(spill, ignore_errors=True)
+
+
+def _audited(job: Job, sources: Mapping[str, FileSource], inputs: Mapping[str, OpenedInput]) -> Outcome:
+    from mitai.identity import PublicKey
+    from mitai.train.run import Outcome
+    from mitai.train.transcript.audit import audit
+
+    manifests = {name: each.manifest_sha256 for name, each in inputs.items()}
+    files = audit(job, sources, manifests, {name: PublicKey(each.owner) for name, each in inputs.items()})
+    return Outcome("report", files, {}, tuple(files))
 
 
 def _signed(outcome: Outcome, job: Job, order: Order) -> Outcome:

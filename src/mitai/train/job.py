@@ -30,6 +30,7 @@ from msgspec import Meta
 from mitai.errors import TrainError
 from mitai.train.evaluate.tasks import Evaluate
 from mitai.train.tables import (
+    Audit,
     CapsuleId,
     Column,
     Count,
@@ -133,6 +134,7 @@ METHOD_TABLES: dict[str, type[Table]] = {
     "distill": Distill,
     "private": Private,
     "evaluate": Evaluate,
+    "audit": Audit,
 }
 
 
@@ -155,6 +157,7 @@ class Job(Table, frozen=True):
     distill: Distill | None = None
     private: Private | None = None
     evaluate: Evaluate | None = None
+    audit: Audit | None = None
 
     @staticmethod
     def parse(text: str) -> Job:
@@ -206,7 +209,7 @@ class Job(Table, frozen=True):
             raise _malformed("[evaluation] needs rows to hold out, or capsules (job.evaluation)")
         if self.early_stopping and not self.evaluation:
             raise _malformed("[early_stopping] needs [evaluation]")
-        if self.transcript and method in ("private", "evaluate"):
+        if self.transcript and method in ("private", "evaluate", "audit"):
             raise _malformed(f"[transcript] is not for the method {method}")
         own = getattr(self.options, "unfit", None)
         if why := own(self) if own else None:

@@ -45,8 +45,8 @@ class Input(NamedTuple):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of manifests that are one: data sets go by two names."""
-        return ("data", "dataset") if self.kind == "data" else (self.kind,)
+        """The kinds of manifests that are one: data sets go by two names, and what a job made is one of two."""
+        return {"data": ("data", "dataset"), "output": ("adapter", "model")}.get(self.kind, (self.kind,))
 
 
 class Sft(Table, frozen=True):
@@ -85,14 +85,14 @@ class Grpo(Table, frozen=True):
     template: Literal["model", "chatml"] = "model"
 
     def declared(self) -> dict[str, str]:
-        """Return the digests of the rewards' programs, so that policies can pin them."""
-        programs = sorted(reward.sha256 for reward in self.rewards if isinstance(reward, Code))
-        return {"reward_code": ",".join(programs)} if programs else {}
+        """Return the digest of the reward's program, so that policies can pin it."""
+        return {"reward_code": reward.sha256 for reward in self.rewards if isinstance(reward, Code)}
 
     def unfit(self, job: Job) -> str | None:
         """Say what does not go together."""
-        if any(reward.capsule not in job.job.data for reward in self.rewards if isinstance(reward, Code)):
-            return "has a reward of which the program is in none of job.data"
+        programs = [reward for reward in self.rewards if isinstance(reward, Code)]
+        if len(programs) > 1 or any(each.capsule not in job.job.data for each in programs):
+            return "may have one program as a reward, out of job.data"
         if job.training.batch * job.training.accumulation % self.generations:
             return "generations must divide training.batch x training.accumulation"
         if job.evaluation and job.training.batch % self.generations:
@@ -158,6 +158,17 @@ class Private(Sft, frozen=True, kw_only=True):
         if training.precision != "float32" or (job.lora and (job.lora.dropout or job.lora.quantised)):
             return "goes without bfloat16, lora.dropout and lora.quantised"
         return None
+
+
+class Audit(Table, frozen=True, kw_only=True):
+    """`[audit]`: whether a job's output follows from the inputs that are named beside it."""
+
+    output: CapsuleId
+    share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.1
+
+    def inputs(self) -> tuple[Input, ...]:
+        """Return the output that is audited."""
+        return (Input("output", self.output, "output"),)
 
 
 def _rounded_up(value: float, digits: int) -> str:

@@ -128,6 +128,17 @@ CASES = {
             {"time": LATER},
         ],
     ),
+    "transcript-check": (
+        {"purpose": "evaluation", "parameters": {"method": "audit"}},
+        [
+            {"parameters": {"method": "evaluate"}},
+            {"purpose": "training"},
+            {"purpose": "export", "kind": "adapter"},
+            {"purpose": "export", "kind": "report", "parameters": {"method": "evaluate"}},
+            {"owners": ("alice", "mallory")},
+            {"time": LATER},
+        ],
+    ),
     "report-release": (
         {"purpose": "export", "kind": "report", "parameters": AGGREGATE},
         [
@@ -151,6 +162,12 @@ def decides(policy: str, changes: dict[str, object], uses: int = 0) -> bool:
     facts = dataclasses.replace(FACTS, **changes)
     facts = dataclasses.replace(facts, job=job_of(facts.parameters))
     return CedarEngine().compile(policy).allows(facts, "c", uses)
+
+
+def test_a_verdict_leaves_by_the_policy_that_allowed_the_check() -> None:
+    assert decides(
+        filled("transcript-check"), {"purpose": "export", "kind": "report", "parameters": {"method": "audit"}}
+    )
 
 
 def test_every_template_is_tried() -> None:

@@ -2,6 +2,7 @@
 
 A method of training has `trainer(task: Task) -> transformers.Trainer` (`mitai.train.task` says what it may rely on).
 An evaluation trains nothing: it has `evaluate(task: Task) -> dict[str, bytes]`, which returns the files of its report.
+An audit has `audit(job, sources, manifests, signers) -> dict[str, bytes]`: it looks at capsules as they came.
 The purpose is what the broker is told, and so what owners' policies allow or not; the kind is that of the output.
 
 Example:
@@ -36,4 +37,5 @@ METHODS = {
     "distill": Method("mitai.train.methods.distill"),
     "private": Method("mitai.train.methods.private", private=True),
     "evaluate": Method("mitai.train.methods.evaluate", "evaluation"),
+    "audit": Method("mitai.train.transcript.audit", "evaluation"),
 }

@@ -39,14 +39,16 @@ if TYPE_CHECKING:
 
 Scores = Callable[[Sequence[str], Sequence[dict[str, Any]]], list[float]]
 MAX_PROGRAM_BYTES = 1 << 20
+_TAKEN = {"completion", "completion_ids", "completions", "environment", "image", "images", "log_extra", "log_metric"}
+_TAKEN |= {"prompts", "tools", "trainer_state"}  # what trl calls rewards with, or reads from records itself
 PROGRAM_LIMITS = Limits(wall_s=60.0, cpu_s=60)  # for all answers of a step
 
 
 def trainer(task: Task) -> Trainer:
     """Return trl's trainer for the task; raise `TrainError` when the records don't fit the settings."""
     options = cast("Grpo", task.job.options)
-    _columns_there(task, options)
     use_template(task, options.template, conversations=require(task, "prompt"))
+    kept = _kept(task, options)
     fits = partial(_fits, task.tokenizer, task.job.training.max_length - options.max_answer)
     arguments = task.arguments(
         GRPOConfig,
@@ -68,8 +70,8 @@ def trainer(task: Task) -> Trainer:
         model=task.model,
         reward_funcs=functions,
         args=arguments,
-        train_dataset=task.train.filter(fits),
-        eval_dataset=task.evaluation and task.evaluation.filter(fits),
+        train_dataset=task.train.select_columns(kept).filter(fits),
+        eval_dataset=task.evaluation and task.evaluation.select_columns(kept).filter(fits),
         processing_class=task.tokenizer,
         peft_config=task.peft_config(),
     )
@@ -95,15 +97,27 @@ def _fits(tokenizer: Any, limit: int, row: dict[str, Any]) -> bool:  # noqa: ANN
     return len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) <= limit
 
 
-def _columns_there(task: Task, options: Grpo) -> None:
-    wanted = {column for reward in options.rewards for column in reward.columns()}
+def _kept(task: Task, options: Grpo) -> list[str]:
+    """Return the columns that trl gets: the prompt, and what rewards read; a program reads all.
+
+    Raises:
+        TrainError: The records lack one, or one has a name that trl uses itself.
+    """
+    wanted = {"prompt"}.union(*(reward.columns() for reward in options.rewards))
+    if any(isinstance(reward, Code) for reward in options.rewards):
+        wanted.update(task.train.column_names)
     for data in (task.train, task.evaluation):
         if data is not None and not wanted <= set(data.column_names):
             raise TrainError(
                 "train.columns-unfit",
-                f"the rewards read {len(wanted)} columns, and the records lack one of them",
+                f"prompt and rewards are {len(wanted)} columns, and the records lack one of them",
                 hint="name them in limits.columns, and with `column` in the reward",
             )
+    if wanted & _TAKEN:
+        raise TrainError(
+            "train.columns-unfit", f"rewards can't read columns of these names: {', '.join(sorted(_TAKEN))}"
+        )
+    return sorted(wanted)
 
 
 def _function(task: Task, reward: AnyReward, number: int) -> Callable[..., list[float]]:

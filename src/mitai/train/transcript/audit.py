@@ -16,7 +16,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from hashlib import sha256
+from typing import TYPE_CHECKING, cast
+
+import msgspec
 
 from mitai.capsule.sources import FileSource
 from mitai.identity import PublicKey
@@ -27,6 +31,10 @@ from mitai.train.transcript.document import MAX_TRANSCRIPT_BYTES, Transcript
 from mitai.train.transcript.observer import JOB, OPENING, TRANSCRIPT, assets
 from mitai.train.transcript.verify import Claim, Verdict, refused, verify
 
+if TYPE_CHECKING:
+    from mitai.train.tables import Audit
+
+VERDICT = "verdict.json"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 
 
@@ -103,6 +111,28 @@ def check_output(
         return verify(
             envelope, signer, claim, lambda: prepared(job, sources), share=share, tolerance=tolerance, rng=rng
         )
+
+
+def audit(
+    job: Job, sources: Mapping[str, FileSource], manifests: Mapping[str, str], signers: Mapping[str, PublicKey]
+) -> dict[str, bytes]:
+    """Do a job of method `audit`; return the verdict, in words and numbers, as the one file `VERDICT`.
+
+    Raises:
+        MitaiError: The output does not follow from the inputs, or asked for no transcript.
+    """
+    from hashlib import sha256
+
+    options = cast("Audit", job.options)
+    output = sources[options.output]
+    verdict = check_output(output, sources, manifests, signers[options.output], share=options.share)
+    told = {
+        "output": {"capsule": options.output, "manifest_sha256": manifests[options.output]},
+        "transcript_sha256": sha256(_small(output, TRANSCRIPT)).hexdigest(),
+        "verdict": verdict.words,
+        **asdict(verdict),
+    }
+    return {VERDICT: msgspec.json.format(msgspec.json.encode(told))}
 
 
 def prove_membership(
