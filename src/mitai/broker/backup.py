@@ -205,7 +205,7 @@ def _rows(file: BinaryIO, revision: str | None = None) -> Iterator[Row]:
                 raise _malformed()
             count += 1
             yield frame
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise _malformed() from None
     if frame.rows != count or len(file.read(_DIGEST_BYTES + 1)) != _DIGEST_BYTES:
         raise _malformed()

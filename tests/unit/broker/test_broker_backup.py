@@ -144,6 +144,8 @@ def test_cut_and_changed_files_are_refused(filled: Rig, tmp_path: Path) -> None:
         MAGIC + frame({"schema": "0001", "tables": {}}) + body + end,
         MAGIC + header[:4] + header[5:] + body + end,
         MAGIC + (1 << 31).to_bytes(4) + body,
+        MAGIC + (2).to_bytes(4) + b"\xa1\xff" + body + end,  # a text that is not UTF-8
+        MAGIC + (5000).to_bytes(4) + b"\x91" * 5000 + body + end,
         b"mitai broker backup v2\n" + header + body + end,
     ):
         bad.write_bytes(restamped(wrong))
