@@ -15,13 +15,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from mitai import demo_model
 from mitai.attest import Policy
 from mitai.attest.sim import installed_workload, reference_values
 from mitai.broker.policy.templates import compose, template
-from mitai.capsule import Sealed, open_capsule
+from mitai.capsule import CapsuleSource, Sealed, open_capsule
 from mitai.capsule import seal as seal_folder
 from mitai.cli import clinics
 from mitai.cli.deploy import serve_capsule
@@ -31,7 +32,7 @@ from mitai.cli.owner import verified_broker
 from mitai.cli.telling import Telling
 from mitai.cli.train import followed
 from mitai.client import Session, chat, session_client
-from mitai.client.exports import RecipientKey, write_plaintext
+from mitai.client.exports import Exported, RecipientKey, write_plaintext
 from mitai.client.objects import HttpStore, upload
 from mitai.client.owner import Owner
 from mitai.errors import MitaiError
@@ -73,6 +74,17 @@ epochs = 20
 batch = 4
 learning_rate = 2e-4
 max_length = 128
+"""
+
+_AUDIT = """
+[job]
+name = "check"
+method = "audit"
+model = "{model}"
+data = ["{northside}", "{harbour}"]
+
+[audit]
+output = "{output}"
 """
 
 
@@ -139,9 +151,11 @@ class Story(Telling):
         self.lab, self.north, self.harbour = (self._party(name) for name in ("lab", "northside", "harbour"))
         together = sorted(party.key_id for party in (self.lab, self.north, self.harbour))
         until = f"{datetime.now(UTC) + timedelta(days=30):%Y-%m-%dT%H:%M:%SZ}"
-        train: Values = {"workload": "train", "mrtd": _mrtd("train"), "owners": together, "epochs": 50, "until": until}
+        train: Values = {"workload": "train", "mrtd": _mrtd("train"), "owners": together, "until": until}
         serve: Values = {"workload": "serve", "mrtd": _mrtd("serve"), "until": until}
-        learn = [template("sft-parties", **train), template("dpo-parties", **train)]
+        limited: Values = {**train, "epochs": 50}
+        learn = [template("sft-parties", **limited), template("dpo-parties", **limited)]
+        learn.append(template("transcript-check", **train))
         model = compose(*learn, template("inference-until", **serve))
         records = compose(*learn, template("adapter-inference", owners=together, **serve))
         self.model = self._bring(self.lab, demo_model.path(), demo_model.NAME, "model", model)
@@ -204,10 +218,8 @@ class Story(Telling):
             )
             party.owner.vote_export(request, approve=True)
         exported = self.north.owner.collect_export(request, key)
-        store = HttpStore(f"{self.up.gateway}/objects/{self.adapter}")
-        signer = PublicKey(exported.key.signer)
         folder = self.north.home.root / "adapter"
-        write_plaintext(open_capsule(store, exported.envelope, exported.key.data_key, owner=signer), folder)
+        write_plaintext(self._opened_export(exported), folder)
         size = (folder / "adapter_model.safetensors").stat().st_size
         self.fact(f"all agreed; Northside has the adapter in the clear: {size / 1e3:.0f} kB, logged as an export")
 
@@ -217,6 +229,15 @@ class Story(Telling):
         found = self.harbour.owner.lineage(self.adapter)
         self.out.console.print(tree(found))
         self.fact(f"{len(found.nodes)} capsules, every statement's signature and place in the ledger checked")
+        files = {"model": self.model, "northside": self.north_data, "harbour": self.harbour_data}
+        report = self._job(_AUDIT.format(output=self.first, **files))
+        key = RecipientKey(self.lab.home.export_seed())
+        recipient = key.recipient("the lab", self.lab.owner.identity.public)
+        request = self.lab.owner.request_export(report, recipient, datetime.now(UTC) + timedelta(days=1))
+        exported = self.lab.owner.collect_export(request, key)
+        verdict = msgspec.json.decode(self._opened_export(exported).read("verdict.json"))
+        self.hold(verdict["output"]["capsule"] == self.first, "the worker repeated parts of the training, and reports:")
+        self.out.console.print(f"    {verdict['verdict']}", markup=False)
 
     def revoke(self) -> None:
         """Act 8: revocation."""
@@ -244,6 +265,10 @@ class Story(Telling):
             return self._ask(question)
         except MitaiError as error:
             return error.code
+
+    def _opened_export(self, exported: Exported) -> CapsuleSource:
+        store = HttpStore(f"{self.up.gateway}/objects/{exported.manifest.capsule_id}")
+        return open_capsule(store, exported.envelope, exported.key.data_key, owner=PublicKey(exported.key.signer))
 
     def _party(self, name: str) -> Party:
         home = Home(self.home.root / name)
