@@ -86,7 +86,8 @@ class Grpo(Table, frozen=True):
 
     def declared(self) -> dict[str, str]:
         """Return the digest of the reward's program, so that policies can pin it."""
-        return {"reward_code": reward.sha256 for reward in self.rewards if isinstance(reward, Code)}
+        programs = [reward.sha256 for reward in self.rewards if isinstance(reward, Code)]
+        return {"reward_code": programs[0]} if programs else {}
 
     def unfit(self, job: Job) -> str | None:
         """Say what does not go together."""

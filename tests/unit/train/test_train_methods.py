@@ -319,6 +319,16 @@ def test_a_reward_reads_columns_that_are_there(sources):
     assert error.value.code == "train.columns-unfit"
 
 
+def test_a_reward_reads_no_column_of_a_name_that_is_taken(sources):
+    table = '[grpo]\ngenerations = 4\nmax_answer = 6\n[[grpo.rewards]]\nname = "exact"\ncolumn = "{}"\n'
+    rows = lines([{"prompt": f"q {n}?", "completions": "a", "tools": "b", "label": "c"} for n in range(4)])
+    inputs = sources["grpo"] | {"records": rows}
+    assert run(job(FAST + table.format("label"), method="grpo"), inputs).metrics["steps"] == 12
+    with pytest.raises(TrainError) as error:
+        run(job(FAST + table.format("completions"), method="grpo"), inputs)
+    assert error.value.code == "train.columns-unfit"
+
+
 def test_an_unsupported_architecture_has_no_score():
     from transformers import BloomConfig, BloomForCausalLM, PretrainedConfig
 
@@ -341,6 +351,11 @@ UNFIT = {
     "no room for a prompt": ("grpo", TABLES["grpo"].replace("max_answer = 6", "max_answer = 64")),
     "beta without an adapter": ("grpo", TABLES["grpo"].replace("[grpo]", "[grpo]\nbeta = 0.1")),
     "stopping by a loss of nothing": ("grpo", TABLES["grpo"] + "[early_stopping]\n"),
+    "two programs": (
+        "grpo",
+        TABLES["grpo"]
+        + 2 * f'[[grpo.rewards]]\nname = "code"\ncapsule = "records"\nfile = "x"\nsha256 = "{"ab" * 32}"\n',
+    ),
     "no rewards": ("grpo", "[grpo]\nrewards = []\n"),
     "no teacher": ("distill", ""),
     "the student as teacher": ("distill", '[distill]\nteacher = "base"\n'),
