@@ -173,7 +173,7 @@ def _recover(database: Database, attester: Attester, policy: Policy, config: Con
         server.should_exit = True
 
     recovering = Recovering(database, database.document(SHARES), finish)
-    keyring, policy_sha256 = KeyRing.generate(config.kem), policy.sha256
+    keyring, policy_sha256 = KeyRing.generate("x-wing"), policy.sha256
     workload = Workload(attester, keyring, lambda: recovering.claims(keyring.current_config(), policy_sha256))
 
     async def healthz(_request: Request) -> Response:

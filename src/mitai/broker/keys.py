@@ -33,10 +33,10 @@ from mitai.attest.machine import Machine
 from mitai.broker import protocol, rotation
 from mitai.broker.commands import check_clock
 from mitai.broker.nonces import NONCE_LIFE_S, Nonces
-from mitai.broker.peers import RootRequest, appraise_peer, own_machine, peer_policy, seal_root
+from mitai.broker.peers import RootRequest, appraise_peer, own_machine, same_build, seal_root
 from mitai.broker.protocol import encode, sha256_hex
 from mitai.broker.records import Party, Recovery, Root
-from mitai.broker.recovery import Plan, RecoveryAnswer, check_plan, decode_plan, make_shares, read_shares
+from mitai.broker.recovery import RecoveryAnswer, check_plan, decode_plan, make_shares, read_shares
 from mitai.broker.service import Broker, Meter
 from mitai.broker.store import Draft
 from mitai.broker.writer import Job
@@ -129,7 +129,7 @@ class Keys:
             raise BrokerError("broker.nonce-used", "this nonce has decided a request", hint="ask for a new challenge")
         # 3. evidence
         plan = self.plan
-        policy = await anyio.to_thread.run_sync(self._rules, decode_plan(plan) if plan else None)
+        policy = await anyio.to_thread.run_sync(self._rules, plan)
         now = self._broker.now()
         try:
             appraisal = await anyio.to_thread.run_sync(appraise_peer, request, policy, now, self._cache)
@@ -159,10 +159,13 @@ class Keys:
         # 5. seal
         return seal_root(body, appraisal, root, self._broker.audience)
 
-    def _rules(self, plan: Plan | None) -> Policy:
+    def _rules(self, plan: bytes) -> Policy:
+        """Return what a peer must be; the host has no say in it."""
+        if plan and (rules := decode_plan(plan).policy):
+            return Policy.from_toml(rules)
         if self._own is None:
             self._own = own_machine(self._attester, self._policy, self._broker.now())
-        return peer_policy(plan, self._own, self._policy)
+        return same_build(self._own, self._policy)
 
     # --- The plan -------------------------------------------------------------------------------------------------
 

@@ -17,23 +17,36 @@ Example:
 from __future__ import annotations
 
 import hashlib
+import hmac
+import secrets
 from datetime import datetime
 
-import msgspec
-
-from mitai.attest import Appraisal, Attester, Evidence, Policy, ReferenceValues, VerifiedCache, verify, verify_hardware
+from mitai.attest import (
+    Appraisal,
+    Attester,
+    Evidence,
+    Policy,
+    ReferenceValues,
+    VerifiedCache,
+    report_data,
+    verify,
+    verify_hardware,
+)
+from mitai.attest.evidence import NONCE_BYTES
 from mitai.attest.machine import Machine
 from mitai.attest.policy import REGISTERS
+from mitai.attest.sim import SimAttester
 from mitai.broker import protocol
 from mitai.broker.protocol import Hex32, Key32, Wire
 from mitai.broker.records import Root
-from mitai.broker.recovery import Count, Plan
+from mitai.broker.recovery import Count
 from mitai.channel.hpke import setup_recipient, setup_sender
 from mitai.channel.keys import KeyRing
 from mitai.channel.ohttp import KeyConfig
 from mitai.errors import BrokerError, DeniedError, MitaiError
 
 WORKLOAD = "broker"
+_OWN_REPORTS = {"snp"}  # its reports come from the security processor, sealed and authenticated for the guest
 _ROOT_LABEL = b"mitai root key share v1\x00"
 
 
@@ -62,27 +75,38 @@ class SealedRoot(Wire, frozen=True):
 
 
 def own_machine(attester: Attester, base: Policy, now: datetime) -> Machine:
-    """Return what this process's own evidence says of its machine and code, under the rules of `base`."""
-    evidence = attester.evidence(b"", bytes(32))
-    return verify_hardware(evidence.hardware(), msgspec.structs.replace(base, workloads=(), releases=()), now=now)
+    """Return what this process's own evidence says of its machine and code, under the strict defaults.
+
+    Only evidence that comes from the processor without the host's help will do: a host that carries quotes could bring
+    back that of another machine, with code of its own.
+
+    Raises:
+        BrokerError: `broker.peer-unmeasured`: this machine has no such evidence.
+        AttestError: It does not hold under the defaults.
+    """
+    simulated = isinstance(attester, SimAttester)
+    if not simulated and attester.tee not in _OWN_REPORTS:
+        raise _unmeasured(attester.tee)
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    evidence = attester.evidence(b"", nonce)
+    rules = Policy(allow_simulation=simulated, sim_roots=base.sim_roots if simulated else ())
+    machine = verify_hardware(evidence.hardware(), rules, now=now)
+    if not hmac.compare_digest(machine.report_data, report_data(nonce, b"", evidence.devices)):
+        raise _unmeasured(attester.tee)
+    return machine
 
 
-def peer_policy(plan: Plan | None, own: Machine, base: Policy) -> Policy:
-    """Return what a broker must be to be given the root key.
+def same_build(own: Machine, base: Policy) -> Policy:
+    """Return the rules for peers where no plan says others: the same code on the same kind of machine.
 
     Args:
-        plan: The recovery plan in force.
         own: This broker's machine.
         base: The configured policy, of which simulated roots are taken if this machine is simulated itself.
     """
-    if plan is not None and plan.policy:
-        return Policy.from_toml(plan.policy)
     try:
         registers = {register: own.measurements[register] for register in REGISTERS[own.tee]}
     except KeyError:
-        raise BrokerError(
-            "broker.peer-unmeasured", f"this machine ({own.tee}) does not measure its code enough to name a peer by it"
-        ) from None
+        raise _unmeasured(own.tee) from None
     return Policy(
         allow_simulation=own.simulated,
         sim_roots=base.sim_roots if own.simulated else (),
@@ -132,6 +156,14 @@ def open_root(body: bytes, answer: bytes, keyring: KeyRing, key_config: bytes) -
     context = setup_recipient(held.private, parsed.sealed[:cut], _info(body), config.aeads[0])
     sealed = protocol.decode(context.open(parsed.sealed[cut:]), SealedRoot, 64 << 10)
     return sealed.broker, Root(sealed.epoch, sealed.key)
+
+
+def _unmeasured(tee: str) -> BrokerError:
+    return BrokerError(
+        "broker.peer-unmeasured",
+        f"a broker on {tee} can't tell by itself what code it is, and so whether a peer is the same",
+        hint="let the owners' recovery plan say what a peer must be: mitai recovery plan --peers POLICY",
+    )
 
 
 def _info(body: bytes) -> bytes:

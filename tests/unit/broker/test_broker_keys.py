@@ -15,11 +15,12 @@ import pytest
 from sqlalchemy import update
 
 from broker_rig import BROKER, OTHER, SERVE, Party, Rig
-from mitai.attest import Claims, Policy
+from mitai.attest import Claims, Evidence, Policy
 from mitai.attest.sim import SimPlatform, Workload, reference_values
+from mitai.attest.sim.platform import SimAttester
 from mitai.broker import protocol
 from mitai.broker.keys import SHARES, Keys
-from mitai.broker.peers import RootRequest, open_root, own_machine, peer_policy
+from mitai.broker.peers import RootRequest, open_root, own_machine, same_build
 from mitai.broker.records import Root
 from mitai.broker.recovering import Recovering
 from mitai.broker.recovery import (
@@ -555,7 +556,37 @@ def test_other_code_than_a_broker_is_no_joiner(rig: Rig, elsewhere: SimPlatform)
 def test_a_machine_that_measures_too_little_names_no_peer(rig: Rig) -> None:
     own = own_machine(rig.sim.attester(BROKER), rig.policy, rig.clock())
     with pytest.raises(BrokerError) as caught:
-        peer_policy(None, replace(own, measurements={}), rig.policy)
+        same_build(replace(own, measurements={}), rig.policy)
+    assert code_of(caught) == "broker.peer-unmeasured"
+
+
+class Carried:
+    """An attester whose quotes the host carries: it may bring back those of a machine of its own."""
+
+    def __init__(self, tee: str, forged: object) -> None:
+        self.tee, self.forged = tee, forged
+
+    def evidence(self, claims: bytes, nonce: bytes) -> Evidence:
+        return self.forged.evidence(claims, nonce)
+
+
+@pytest.mark.parametrize(("tee", "code"), [("tdx", "broker.peer-unmeasured"), ("snp", "attest.simulation-refused")])
+def test_the_host_can_not_say_what_this_broker_is(rig: Rig, elsewhere: SimPlatform, tee: str, code: str) -> None:
+    """It brings evidence of its own code, under a root that its own policy allows, for it to be taken for a peer."""
+    keys = Keys(rig.broker, Carried(tee, elsewhere.attester(OTHER)), rig.policy)
+    with pytest.raises(MitaiError) as caught:
+        Joiner(elsewhere, OTHER, "broker").join(keys)
+    assert code_of(caught) == code
+    assert root_keys(rig) == []
+
+
+def test_evidence_of_another_exchange_does_not_say_what_this_broker_is(rig: Rig) -> None:
+    class Replayed(SimAttester):
+        def evidence(self, claims: bytes, nonce: bytes) -> Evidence:
+            return super().evidence(claims, bytes(32))
+
+    with pytest.raises(BrokerError) as caught:
+        own_machine(Replayed(rig.sim, BROKER), rig.policy, rig.clock())
     assert code_of(caught) == "broker.peer-unmeasured"
 
 
