@@ -63,8 +63,17 @@ def verify_transcript(
     out.say(f"[bold green]✔[/] {data(verdict.words)}")
     if statement is None:
         out.say("Which revisions of the inputs the job opened was taken from the transcript: no --statement was given.")
+    out.say(f"The job is the one with digest {transcript.job_sha256}: compare it with `mitai train check JOB.toml`.")
     facts = {name: getattr(verdict, name) for name in verdict.__dataclass_fields__}
-    out.result({"verdict": "follows", "words": verdict.words, "job": transcript.job, **facts})
+    out.result(
+        {
+            "verdict": "follows",
+            "words": verdict.words,
+            "job": transcript.job,
+            "job_sha256": transcript.job_sha256,
+            **facts,
+        }
+    )
 
 
 def prove_membership(

@@ -22,6 +22,7 @@ from mitai.train.transcript.observer import OPENING, TRANSCRIPT, Transcriber, ob
 from mitai.train.transcript.recorder import Recorder, batch_mac, state_name
 from mitai.train.transcript.sampling import caught as probability
 from mitai.train.transcript.sampling import draw, surely_caught
+from mitai.train.transcript.state import State
 
 MANIFESTS = {"base": "1" * 64, "records": "2" * 64}
 LORA = "[lora]\nrank = 2\nalpha = 4\ndropout = 0.1\n"
@@ -124,6 +125,30 @@ def test_a_tolerance_takes_what_is_near_and_nothing_else(honest: Run) -> None:
     assert 0 < near.verify(share=1.0, tolerance=0.01).distance < 0.01
     assert step_of(forged_state(honest, 20, size=1e-2), share=1.0, tolerance=0.01) == "segment"
     assert step_of(forged_state(honest, 20, size=float("nan")), share=1.0, tolerance=0.01) == "segment"
+
+
+def test_states_that_do_not_fit_each_other_are_refused(honest: Run) -> None:
+    from transcript_rig import forged_state
+
+    def first(part: dict[str, torch.Tensor]) -> str:
+        return next(iter(part))
+
+    for change in (
+        lambda state: State({**state.weights, "more": torch.zeros(1)}, state.optimizer, state.random),
+        lambda state: State(state.weights, {**state.optimizer, first(state.optimizer): torch.zeros(2)}, state.random),
+        lambda state: State(state.weights, {}, state.random),
+        lambda state: State(state.weights, state.optimizer, {}),
+    ):
+        for segment in (20, 39):
+            forged = forged_state(honest, segment, change=change)
+            assert step_of(forged, share=1.0) in ("states", "published", "segment", None)
+
+
+def test_a_run_of_too_many_segments_does_not_start() -> None:
+    trainer = Setting(steps=1, arguments={"max_steps": 20_000}).build()
+    trainer.state.max_steps = 20_000
+    with pytest.raises(TrainError, match="at most 10000 segments"):
+        Recorder(lambda name, data: None, segment_steps=1).begin(trainer, 0)
 
 
 def test_a_jump_within_the_run_is_found_without_being_drawn(honest: Run) -> None:

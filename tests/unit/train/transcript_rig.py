@@ -201,14 +201,23 @@ def reordered(rows: list[dict[str, list[int]]], rng: random.Random) -> Deed:
     return deed
 
 
-def forged_state(run: Run, segment: int, *, size: float = 0.0, random_part: bool = False, seed: int = 0) -> Run:
+def forged_state(
+    run: Run,
+    segment: int,
+    *,
+    size: float = 0.0,
+    random_part: bool = False,
+    seed: int = 0,
+    change: Callable[[State], State] = lambda state: state,
+) -> Run:
     """Let a segment end with other weights, or other random numbers; where it is the last, publish those weights."""
     old = run.transcript.segments[segment]
     state = State.decode(run.claim.states[state_name(old.end.step)])
     noise = torch.Generator().manual_seed(seed)
     weights = {n: v + size * torch.randn(v.shape, generator=noise) * v.std() for n, v in state.weights.items()}
     generators = {n: v.roll(1) if n == "torch" and random_part else v for n, v in state.random.items()}
-    data = State(weights, state.optimizer, generators).encode()
+    forged = change(State(weights, state.optimizer, generators))
+    weights, data = forged.weights, forged.encode()
     end = Boundary(step=old.end.step, weights_sha256=weights_sha256(weights), state_sha256=state_sha256(data))
     segments = list(run.transcript.segments)
     segments[segment] = msgspec.structs.replace(old, end=end)

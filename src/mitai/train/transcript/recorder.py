@@ -34,7 +34,7 @@ from mitai.errors import TrainError
 from mitai.ledger.entry import Time, utc
 from mitai.train.state import trainable
 from mitai.train.transcript.commitment import SECRET_BYTES, Hash
-from mitai.train.transcript.document import Boundary, Declared, Segment, Transcript
+from mitai.train.transcript.document import MAX_SEGMENTS, Boundary, Declared, Segment, Transcript
 from mitai.train.transcript.state import capture, state_sha256, weights_sha256
 
 if TYPE_CHECKING:
@@ -100,6 +100,13 @@ class Recorder:
             segments = min(SEGMENTS, max(1, MAX_KEPT_BYTES // (3 * weights + 1)))  # with two tensors of the optimizer
             wanted = self._now.segment_steps or math.ceil(trainer.state.max_steps / segments)
             self._now.segment_steps = math.ceil(wanted / stride) * stride
+            evaluations = trainer.state.max_steps // trainer.args.eval_steps if trainer.args.eval_steps else 0
+            if math.ceil(trainer.state.max_steps / self._now.segment_steps) + evaluations > MAX_SEGMENTS:
+                raise TrainError(
+                    "train.transcript-unsupported",
+                    f"a transcript has at most {MAX_SEGMENTS} segments, and this run would have more",
+                    hint="a larger transcript.segment_steps, or fewer evaluations",
+                )
             self._now.start = self._boundary(0)
 
     def step(self, step: int, samples: tuple[int, ...], loss: float) -> None:  # noqa: ARG002 - taken from the steps themselves
@@ -176,7 +183,8 @@ def settings(trainer: Trainer) -> dict[str, str]:
     live: Any = trainer
     found = live.args.to_dict()
     kept = {name: value for name, value in found.items() if isinstance(value, bool | int | float | str)}
-    return {name: str(value)[:1024] for name, value in kept.items() if name not in _NOT_SETTINGS}
+    texts = {name: str(value)[:1024] for name, value in sorted(kept.items()) if name not in _NOT_SETTINGS}
+    return dict(list(texts.items())[:256])
 
 
 def software() -> dict[str, str]:

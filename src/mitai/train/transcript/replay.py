@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from mitai.errors import TrainError
+from mitai.errors import MitaiError, TrainError
 from mitai.train.transcript.document import Transcript
 from mitai.train.transcript.recorder import NO_BATCH, batch_mac, mean, state_name
 from mitai.train.transcript.state import State, capture, distance, restore, state_sha256
@@ -109,7 +109,12 @@ class Replay(TrainerCallback):
         self._clip = live.args.max_grad_norm
         live.remove_callback(PrinterCallback)
         live.add_callback(self)
-        live.train()
+        try:
+            live.train()
+        except MitaiError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what a forged state makes of a trainer may say anything
+            raise self._refused("segment", f"the re-execution stopped with a {type(error).__name__}") from None
         if self._segment != self._segments:
             raise self._refused("steps", "the job has fewer steps than the transcript")
         return self

@@ -20,8 +20,9 @@ import random
 from collections.abc import Callable, Sequence
 from statistics import median
 
+from mitai.errors import TrainError
 from mitai.train.transcript.document import Transcript
-from mitai.train.transcript.state import State, apart
+from mitai.train.transcript.state import State, Tensors, apart
 
 NEIGHBOURS = 3
 
@@ -48,13 +49,19 @@ def movements(transcript: Transcript, read: Callable[[int], State]) -> list[floa
     Args:
         transcript: What was claimed.
         read: Gives the state at a boundary, checked against the transcript.
+
+    Raises:
+        TrainError: The weights have other names or shapes from one state to the next.
     """
     rows: list[tuple[float, ...]] = []
     before = read(0)
+    slots = sorted({name.rpartition("/")[2] for name in read(len(transcript.segments)).optimizer} - {"step"})
     for index, segment in enumerate(transcript.segments):
         after = read(index + 1)
+        if _shapes(after.weights) != _shapes(before.weights):
+            raise TrainError("train.transcript-refused", f"segment {index} ends with other weights", step="states")
         steps = segment.end.step - transcript.boundaries[index].step
-        rows.append(tuple(_log(moved / steps) for moved in _moved(before, after)))
+        rows.append(tuple(_log(moved / steps) for moved in _moved(before, after, slots)))
         before = after
     return [max(each) for each in zip(*map(outliers, zip(*rows, strict=True)), strict=True)]
 
@@ -73,11 +80,15 @@ def _log(length: float) -> float:
     return math.log(length + 1e-30) if math.isfinite(length) else 1e3
 
 
-def _moved(before: State, after: State) -> tuple[float, ...]:
-    """Return how far the weights and each kind of the optimizer's tensors moved."""
-    slots = sorted({name.rpartition("/")[2] for name in after.optimizer} - {"step"})
+def _moved(before: State, after: State, slots: Sequence[str]) -> tuple[float, ...]:
+    """Return how far the weights and the tensors of some kinds of the optimizer moved."""
     far = [apart(after.weights, before.weights)]
     for slot in slots:
         ours = {name: value for name, value in after.optimizer.items() if name.endswith(f"/{slot}")}
-        far.append(apart(ours, {name: before.optimizer.get(name, value * 0) for name, value in ours.items()}))
+        theirs = {name: before.optimizer.get(name, value * 0) for name, value in ours.items()}
+        far.append(apart(ours, theirs) if _shapes(ours) == _shapes(theirs) else math.inf)
     return tuple(far)
+
+
+def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
