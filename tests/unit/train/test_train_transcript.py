@@ -160,7 +160,7 @@ def test_a_jump_within_the_run_is_found_without_being_drawn(honest: Run) -> None
 
 def test_what_is_drawn_and_how_sure_that_is() -> None:
     rng = random.Random(5)
-    for segments, count in ((200, 20), (7, 4), (3, 3), (1, 1), (40, 2)):
+    for segments, count in ((200, 20), (7, 4), (3, 3), (1, 1), (40, 2), (0, 0)):
         drawn = draw(segments, count, rng)
         assert len(set(drawn)) == count
         assert all(0 <= index < segments for index in drawn)

@@ -29,7 +29,7 @@ NEIGHBOURS = 3
 
 def draw(segments: int, count: int, rng: random.Random) -> tuple[int, ...]:
     """Return `count` of the segments: one of each of as many strata, at random."""
-    edges = [index * segments // count for index in range(count + 1)]
+    edges = [index * segments // max(1, count) for index in range(count + 1)]
     return tuple(rng.randrange(edges[index], edges[index + 1]) for index in range(count))
 
 
