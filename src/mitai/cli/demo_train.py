@@ -119,7 +119,7 @@ def demo_train(
     if keep:
         out.say(f"\nfiles: {data(folder)}")
     out.say(f"\n[bold green]All of it held[/]; {story.refusals} attempts refused; {time.monotonic() - began:.0f} s.")
-    out.say("By hand: mitai up --train --detach, then docs/training.md")
+    out.say("By hand: mitai up --train --detach; job files are in docs/spec/training.md")
 
 
 class Story(Telling):
