@@ -477,7 +477,8 @@ def interrupt(done, total):
 
 def test_files_in_memory_are_sealed_from_there(tmp_path, alice):
     files = {"weights": CONTENT, "folder/small": b"small", "empty": b""}
-    sealed = seal(MemorySource(files), tmp_path / "sealed", owner=alice, name="n", kind="adapter", parents=("a" * 32, "b" * 32))
+    parents = ("a" * 32, "b" * 32)
+    sealed = seal(MemorySource(files), tmp_path / "sealed", owner=alice, name="n", kind="adapter", parents=parents)
     source = opened(tmp_path / "sealed", sealed, alice)
     assert {name: source.read(name) for name in source.names()} == files
     assert source.manifest.parents == ("a" * 32, "b" * 32)
