@@ -18,9 +18,9 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from mitai.errors import TrainError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MOVED = 1  # segments re-executed because weights or optimizer moved unlike their neighbours
 SUSPECT = 2  # segments re-executed in the block that the memorisation test finds odd
-ODD = 6.0  # units of the usual distance
+ODD = 8.0  # units of the usual distance
 BLOCKS = 10
 
 
@@ -151,8 +151,7 @@ def verify(
     distances = dict(replay.distances)
     # 7. where the memorisation test points
     found = memorisation.blocks(trainer, states, replay.rows, BLOCKS)
-    odd = sampling.outliers([block.gain for block in found])
-    suspect = [found[i] for i in _largest(odd, 1) if odd[i] > ODD and found[i].below_median > 0]
+    suspect = [found[index] for index in _suspects(found)]
     if suspect:
         left = sorted(set(range(suspect[0].first, suspect[0].last)) - distances.keys())
         again = rng.sample(left, min(SUSPECT, len(left)))
@@ -181,6 +180,14 @@ def check_published(published: Mapping[str, Tensor], weights: Mapping[str, Tenso
         value.dtype != published[name].dtype or not torch.equal(value, published[name]) for name, value in named.items()
     ):
         raise refused("published", "the published weights are not those with which the transcript ends")
+
+
+def _suspects(found: Sequence[memorisation.Block]) -> list[int]:
+    """Return the block that gained least, where that is far from its neighbours and looks untrained."""
+    gains = [block.gain for block in found]
+    odd = sampling.outliers(gains)
+    low = [i for i, gain in enumerate(gains) if gain < median(gains) and found[i].below_median >= 0.5]
+    return [i for i in sorted(low, key=odd.__getitem__, reverse=True)[:1] if odd[i] > ODD]
 
 
 def _largest(values: list[float], count: int) -> list[int]:
