@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MOVED = 1  # segments re-executed because weights or optimizer moved unlike their neighbours
 SUSPECT = 2  # segments re-executed in the block that the memorisation test finds odd
-ODD = 8.0  # units of the usual distance
+ODD = 20.0  # units of the usual distance
 BLOCKS = 10
 
 
