@@ -41,6 +41,7 @@ from mitai.ledger.entry import Denial, Release, utc
 MAX_MANIFESTS_BYTES = 48 << 20  # in one answer
 MAX_REPLICA_CAPSULES = MAX_PARENTS  # of what it derives
 MAX_EVIDENCE = 16  # the newest, that a statement of a replica may name
+MAX_POLICIES = 64  # that one ledger entry names
 
 
 # --- Evidence -------------------------------------------------------------------------------------------------------
@@ -173,7 +174,8 @@ def _taken(draft: Draft, case: Case) -> bool:
     )
     if appraisal is None or known is None:
         return False
-    return (known.workload, known.measurements) != (appraisal.workload, dict(appraisal.measurements))
+    proven = (appraisal.workload, dict(appraisal.measurements), appraisal.simulated)
+    return (known.workload, known.measurements, known.simulated) != proven
 
 
 def _owners(found: list[Capsule | None]) -> tuple[str, ...]:
@@ -190,7 +192,7 @@ def _deny(draft: Draft, case: Case, refusal: Refusal, found: list[Capsule]) -> D
         workload=appraisal.workload if appraisal else None,
         purpose=case.request.purpose,
         evidence_sha256=appraisal.evidence_sha256 if appraisal else None,
-        policies=_policies(draft, found),
+        policies=_policies(draft, found)[:MAX_POLICIES],  # a refusal is logged, whatever was asked for
         simulated=appraisal.simulated if appraisal else None,
     )
     index = draft.append(entry.encode())
@@ -202,6 +204,11 @@ def _deny(draft: Draft, case: Case, refusal: Refusal, found: list[Capsule]) -> D
 def _allow(draft: Draft, case: Case, found: list[Capsule]) -> Decision:
     appraisal = case.proof.appraisal
     assert appraisal is not None  # noqa: S101 - `_first_refusal` saw to it
+    policies = _policies(draft, found)
+    if len(policies) > MAX_POLICIES:
+        raise BrokerError(
+            "broker.too-many-policies", f"a release asks at most {MAX_POLICIES} policies", hint="ask in several"
+        )
     keys = tuple(_released(draft, capsule) for capsule in found)
     entry = Release(
         time=utc(case.now),
@@ -211,7 +218,7 @@ def _allow(draft: Draft, case: Case, found: list[Capsule]) -> Decision:
         purpose=case.request.purpose,
         evidence_sha256=appraisal.evidence_sha256,
         recipient_sha256=sha256_hex(appraisal.claims.key_config),
-        policies=_policies(draft, found),
+        policies=policies,
         simulated=appraisal.simulated,
     )
     index = draft.append(entry.encode())
@@ -276,11 +283,8 @@ def _platform(appraisal: Appraisal, release: ReleaseFact | None) -> Platform:
 
 
 def _policies(draft: Draft, capsules: list[Capsule]) -> tuple[str, ...]:
-    asked_for = [source.policy_sha256 for capsule in capsules for _, source in asked(draft, capsule)]
-    digests = [digest for digest in asked_for if digest]
-    if len(digests) > 64:
-        raise BrokerError("broker.too-many-policies", "a release asks at most 64 policies", hint="ask in several")
-    return tuple(dict.fromkeys(digests))
+    asked_for = (source.policy_sha256 for capsule in capsules for _, source in asked(draft, capsule))
+    return tuple(dict.fromkeys(digest for digest in asked_for if digest))
 
 
 def _printable(text: str) -> str:

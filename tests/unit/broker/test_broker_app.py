@@ -11,7 +11,7 @@ import pytest
 import structlog
 from starlette.applications import Starlette
 
-from broker_rig import BROKER, OTHER, Party, Rig
+from broker_rig import ALLOW_ALL, BROKER, OTHER, Party, Rig
 from mitai.attest import Claims
 from mitai.broker import __main__ as process
 from mitai.broker import protocol
@@ -19,7 +19,7 @@ from mitai.broker.app import create_app, public_routes
 from mitai.broker.commands import Limits
 from mitai.broker.config import Config
 from mitai.broker.service import Broker
-from mitai.errors import BrokerError, MitaiError
+from mitai.errors import BrokerError, DeniedError, MitaiError
 from mitai.identity import Identity
 from mitai.ledger import Receipt, ReceiptBundle, verify_receipt
 from mitai.ledger.receipt import Usage
@@ -237,14 +237,20 @@ def test_manifests_must_fit_into_one_answer(ready: Rig, monkeypatch: pytest.Monk
     assert caught.value.code == "broker.answer-too-large"
 
 
-def test_a_release_asks_a_bounded_number_of_policies() -> None:
-    from mitai.broker.records import Capsule, Grant
-    from mitai.broker.release import _policies
-
-    grants = tuple(Grant("p", f"{number:064x}") for number in range(65))
+def test_a_release_asks_a_bounded_number_of_policies_and_a_refusal_is_logged_all_the_same(
+    ready: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mitai.broker.release.MAX_POLICIES", 1)
+    model, data = ready.publish(), ready.publish(policy=f"// another\n{ALLOW_ALL}")
+    size = ready.broker.size
     with pytest.raises(BrokerError) as caught:
-        _policies(None, [Capsule("c", "p", "m", "e", 1, bytes(32), 1, grants)])
-    assert caught.value.code == "broker.too-many-policies"
+        ready.release(model.capsule_id, data.capsule_id)
+    assert (caught.value.code, ready.broker.size) == ("broker.too-many-policies", size)
+    ready.send(ready.alice.policy(ready, data.capsule_id, "forbid(principal, action, resource);"))
+    with pytest.raises(DeniedError) as denied:
+        ready.release(model.capsule_id, data.capsule_id)
+    assert denied.value.code == "broker.policy-denied"
+    assert (ready.entries()[-1]["type"], len(ready.entries()[-1]["policies"])) == ("denial", 1)
 
 
 def test_compiled_policies_are_bounded(ready: Rig) -> None:

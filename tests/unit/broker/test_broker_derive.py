@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 from datetime import timedelta
 
@@ -11,13 +12,14 @@ import pytest
 
 from broker_rig import ALLOW_ALL, OTHER, SERVE, Party, Rig
 from mitai.attest.sim import SimPlatform, reference_values
-from mitai.broker import derive, protocol
+from mitai.broker import derive, protocol, service
 from mitai.broker import lineage as lineage_module
 from mitai.broker.derive_client import Derivation
 from mitai.broker.lineage import Statement
 from mitai.broker.policy import template
 from mitai.broker.policy.templates import compose
 from mitai.broker.protocol import Amounts, Budget, DeriveRequest
+from mitai.broker.release import Proof
 from mitai.broker.release_client import OpenedKey
 from mitai.capsule import Sealed, seal
 from mitai.client.lineage import Lineage, verify_lineage
@@ -272,6 +274,24 @@ def test_other_code_can_not_add_to_a_workload_s_parents(tmp_path, sim: SimPlatfo
     assert caught.value.code == "broker.receipt-key-taken"
     assert register(rig, inputs)
     rig.close()
+
+
+def test_a_simulated_machine_can_not_add_to_a_real_one_s_parents(ready: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is simulated says of itself what it likes: measurements and receipt key of a real machine too."""
+    first, second = ready.publish(), ready.publish()
+    prove = service.prove
+
+    def real(*arguments: object) -> Proof:
+        proof = prove(*arguments)
+        return dataclasses.replace(proof, appraisal=dataclasses.replace(proof.appraisal, simulated=False))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service, "prove", real)
+        inputs = ready.release(first.capsule_id)
+    with pytest.raises(DeniedError) as caught:
+        ready.release(second.capsule_id)
+    assert caught.value.code == "broker.receipt-key-taken"
+    assert register(ready, inputs)
 
 
 # --- Again, twice, after a crash --------------------------------------------------------------------------------------
