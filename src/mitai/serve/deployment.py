@@ -181,7 +181,11 @@ class Deployment:
         self.about = {"model": self.model}
         self.about |= {f"adapter {name}": capsule.id for name, capsule in self.adapters.items()}
         self.about |= {f"derived {key.capsule}": " ".join(key.manifest.parents) for key in keys if key.manifest.parents}
-        await self.renew(grace_s=0.0)
+        try:
+            await self.renew(grace_s=0.0)
+        except BaseException:  # without evidence of it and a place for receipts, nothing is served
+            await self._unload()
+            raise
         lease.check()  # it may have ended while the new key was made
 
     def _begin_lease(self, link: BrokerLink, capsules: tuple[str, ...], asked: float) -> Lease:

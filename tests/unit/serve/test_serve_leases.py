@@ -159,6 +159,24 @@ def test_a_lease_that_ends_while_the_new_key_is_made_ends_the_deployment(stage, 
     assert inside._book._served is None
 
 
+def test_without_evidence_of_what_was_loaded_nothing_is_served(stage, monkeypatch):
+    """The host makes quotes: it can fail the one that would name the model, and have receipts never begin."""
+    inside = stage.running.inside.deployment
+    inner = inside._evidence
+
+    def broken(nonce):
+        if inside.capsules:
+            raise AttestError("attest.quote-failed", "the host gave no quote")
+        return inner(nonce)
+
+    monkeypatch.setattr(inside, "_evidence", broken)
+    stage.serve(expect="failed")
+    assert stage.status()["error"]["code"] == "attest.quote-failed"
+    assert inside._engine is None
+    assert inside._lease is None
+    assert inside.capsules == ()
+
+
 def test_a_link_stays_with_the_broker_that_it_began_with(stage, tmp_path):
     from mitai.broker.__main__ import build_app
     from mitai.broker.config import Config
