@@ -20,6 +20,9 @@ Url = Annotated[str, Meta(pattern=r"^https?://[^\s]{1,2000}\Z")]
 ObjectsUrl = Annotated[str, Meta(pattern=r"^(https?|file|s3|gs|az|abfs)://(?!.*::)[^\s]{1,2000}\Z")]
 CapsuleId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
 
+# What policies and budgets count is declared by measured code that keeps to it. This code keeps to none of it, and does
+# not repeat what its host says of it.
+COUNTED = ("tokens", "steps", "epsilon_micros", "epochs", "delta_nanos", "rows", "min_group", "columns")
 AdapterName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}\Z")]
 
 
@@ -81,7 +84,7 @@ class DeployRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         objects: The object store: `OBJECTS/CAPSULE/NAME` over HTTP, or an fsspec URL.
         model: The name in the API.
         adapters: The adapters' names, in the order of their capsules: `MODEL:ADAPTER` in the API.
-        parameters: What owners' policies may ask about.
+        parameters: What owners' policies may ask about, but for what they count.
         replace: Unload what is served now.
     """
 
@@ -98,3 +101,5 @@ class DeployRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("each capsule after the first is an adapter with a name of its own")
         if len(set(self.capsules)) != len(self.capsules):
             raise ValueError("a capsule is named once")
+        if any(name.partition(".")[0] in COUNTED for name in self.parameters):
+            raise ValueError(f"a replica declares none of {', '.join(COUNTED)} on its host's word")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from mitai.broker.policy.facts import COLUMNS, NUMBERS
 from mitai.capsule import FolderStore, FsspecStore
 from mitai.client.objects import HttpStore
 from mitai.errors import ServeError
-from mitai.serve.config import ServeConfig
+from mitai.serve.config import DeployRequest, ServeConfig
 from mitai.serve.deployment import object_store
 
 
@@ -45,3 +47,11 @@ def test_a_file():
     text = 'port = 1\nsim = "x"\nbroker_policy = "p"\n[engine]\nmax_sequences = 3\n[limits]\nmax_requests = 5\n'
     config = ServeConfig.parse(text)
     assert (config.host, config.engine.max_sequences, config.limits.max_requests) == ("127.0.0.1", 3, 5)
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, COLUMNS, f"{COLUMNS}.2"])
+def test_a_host_declares_nothing_that_owners_count(name):
+    body = {"capsules": ["ab"], "broker": "http://b", "objects": "file:///o", "model": "tiny"}
+    assert msgspec.convert(body | {"parameters": {"region": "eu"}}, DeployRequest).parameters == {"region": "eu"}
+    with pytest.raises(msgspec.ValidationError, match="on its host's word"):
+        msgspec.convert(body | {"parameters": {name: "1"}}, DeployRequest)
