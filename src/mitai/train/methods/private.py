@@ -10,6 +10,8 @@ Invariants:
   with 64-bit numbers. That gradients really are those of single records is tried out on each model before its run.
 - Nothing but the noisy sum leaves a step. Losses are not computed for anybody: 0 is reported; the tokens of a step,
   gradients and evaluations are neither.
+- No record ends the run, for that would tell what it holds to who made the model, its tokenizer and its template: one
+  that can't be prepared is left out, one of which no gradient can be had counts as none.
 - No step beyond the plan.
 
 Example:
@@ -21,9 +23,11 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
+from datasets import Dataset
 from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from torch import Tensor
 from torch.nn import functional
@@ -61,10 +65,12 @@ def trainer(task: Task) -> Trainer:
         clip=options.clip,
     )
     randomness = Randomness(task.secret, task.job.sha256())
+    task = replace(task, train=task.train.filter(_says_something))  # trl goes by the first record
     made = cast("PrivateTrainer", sft.trainer(task, PrivateTrainer, max_steps=steps, max_grad_norm=0.0))
     if made.args.world_size > 1:
         raise TrainError("train.private-alone", "private training runs in one process")
     made.plan, made.randomness, made.chunk = plan, randomness, options.chunk
+    made.train_dataset = _known(made.train_dataset, made.model.get_input_embeddings().num_embeddings)
     made.attach()
     return made
 
@@ -105,15 +111,52 @@ class PrivateTrainer(SFTTrainer):
         parameters = _trained(model)
         sums = [torch.zeros_like(each, dtype=torch.float64) for each in parameters]
         for at in range(0, len(records), self.chunk):
-            found = self.gradients(records[at : at + self.chunk])
-            for total, part in zip(sums, clipped_sum(found, plan.clip), strict=True):
-                total.add_(part)
+            for found in self._gradients(records[at : at + self.chunk]):
+                for total, part in zip(sums, clipped_sum(found, plan.clip), strict=True):
+                    total.add_(part)
         hidden = _digest(sums)
         for number, (parameter, total) in enumerate(zip(parameters, sums, strict=True)):
             noise = torch.from_numpy(self.randomness.noise(step, hidden, number, total.numel())).view_as(total)
             noisy = total + plan.clip * plan.noise_multiplier * noise.to(total.device)
             parameter.grad = (noisy / plan.batch).to(parameter.dtype)
         return torch.zeros((), device=self.args.device)
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:  # noqa: ANN401
+        """Return the records as tokens; what can't be prepared is left out."""
+        prepare = cast("Any", super())._prepare_dataset
+
+        def alone(row: int) -> list[dict[str, Any]]:
+            try:
+                return list(prepare(dataset.select([row]), *args, **kwargs))
+            except Exception:  # noqa: BLE001 - a stranger's template or tokenizer may raise anything
+                return []
+
+        try:
+            made: Dataset = prepare(dataset, *args, **kwargs)
+        except Exception:  # noqa: BLE001 - see above
+            kept = [each for row in range(len(dataset)) for each in alone(row)]
+            made = Dataset.from_dict({name: [each[name] for each in kept] for name in ("input_ids", "labels")})
+        return made
+
+    def _gradients(self, records: Sequence[dict[str, Any]]) -> Iterator[list[Tensor]]:
+        """Yield the gradients of records together, or each alone where one of them fails; of that one, none."""
+        try:
+            yield self.gradients(records)
+        except Exception:  # noqa: BLE001 - a stranger's model may raise anything
+            self._forget()
+            if len(records) > 1:
+                for record in records:
+                    yield from self._gradients([record])
+
+    def _forget(self) -> None:
+        """Drop what opacus' hooks have kept of a pass that was not finished."""
+        for module in self.model.modules():
+            module.__dict__.pop("activations", None)
+            module.__dict__.pop("max_batch_len", None)
+        for parameter in _trained(self.model):
+            parameter.grad = parameter.grad_sample = None  # type: ignore[attr-defined]
+            parameter._forward_counter = 0  # type: ignore[attr-defined]
+            parameter.__dict__.pop("_current_grad_sample", None)
 
     def gradients(self, records: Sequence[dict[str, Any]]) -> list[Tensor]:
         """Return each record's gradient for each trained parameter, (records, *parameter) each.
@@ -152,7 +195,8 @@ class PrivateTrainer(SFTTrainer):
         """
         disable_dropout_in_model(self.model.train())  # noise there is enough
         size = self.model.get_input_embeddings().num_embeddings
-        invented = ([(7 * at + 3) % size for at in range(count)] for count in (9, 5))
+        longest = cast("int", cast("Any", self.args).max_length)  # so that a model for shorter ones is refused here
+        invented = ([(7 * at + 3) % size for at in range(count)] for count in (longest, 5))
         records = [{"input_ids": tokens, "labels": tokens} for tokens in invented]
         parameters = _trained(self.model)
         alone = [torch.autograd.grad(self._losses([each]).sum(), parameters, allow_unused=True) for each in records]
@@ -193,6 +237,19 @@ def clipped_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
 
 def _trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _says_something(row: dict[str, Any]) -> bool:
+    return all(value != [] for value in row.values())
+
+
+def _known(dataset: Dataset, size: int) -> Dataset:
+    """Return the records of which the model knows all tokens.
+
+    Where none is left, one that has no gradient: an end of the run would tell that there was no other.
+    """
+    known: Dataset = dataset.filter(lambda row: 0 <= min(row["input_ids"]) <= max(row["input_ids"]) < size)
+    return known if len(known) else Dataset.from_dict({"input_ids": [[0, 0]], "labels": [[-100, -100]]})
 
 
 def _kept(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
