@@ -242,6 +242,32 @@ def test_a_template_that_refuses_a_record_ends_nothing_and_one_that_refuses_all_
     assert caught.value.code == "train.no-chat-template"
 
 
+def test_a_record_that_tokenizer_or_model_refuse_ends_nothing_and_takes_no_other_along(llama, monkeypatch):
+    from mitai.serve.loading import load
+
+    loaded = load(llama)
+    scorer = Scorer(loaded.model, loaded.tokenizer, batch=3)
+    plain, marks, forward = scorer.rolling(["One.", "Two."]), scorer._marks.encode, loaded.model.forward
+
+    def encode(text):
+        if "refused" in text:
+            raise RuntimeError("it is patient zero")
+        return [9999] if "unknown" in text else [7] * 5 if "breaks" in text else marks(text)
+
+    def traitor(input_ids, **given):
+        if (input_ids == 7).sum() > 3:
+            raise ValueError("it is patient zero")
+        return forward(input_ids=input_ids, **given)
+
+    monkeypatch.setattr(scorer._marks, "encode", encode)
+    monkeypatch.setattr(loaded.model, "forward", traitor)
+    found = scorer.rolling(["One.", "refused", "unknown", "breaks", "Two."])
+    assert [found[0].tokens, found[4].tokens] == [each.tokens for each in plain]
+    assert [found[0].total, found[4].total] == pytest.approx([each.total for each in plain])
+    assert [each.total for each in found[1:4]] == [-1e9] * 3
+    assert len(scorer.generate(["One.", "refused", "breaks"], Sampling(2))) == 3
+
+
 def test_control_marks_in_an_answer_are_text_to_the_judge(demo):
     mark = demo._tokenizer.eos_token
     number = demo._tokenizer.eos_token_id

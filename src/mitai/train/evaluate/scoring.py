@@ -19,8 +19,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from transformers import GenerationConfig
@@ -31,7 +31,7 @@ from mitai.serve.marks import Marks
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-
+T = TypeVar("T")
 _LEAST = -1e9  # what a log-likelihood that is no number, or not finite, counts as
 
 
@@ -66,6 +66,8 @@ class Scorer:
         self._model: Any = model  # transformers types its models loosely
         self._model.train(mode=False)
         self._tokenizer, self._marks, self._batch = tokenizer, Marks(tokenizer), batch
+        embeddings: Any = model.get_input_embeddings()
+        self._vocabulary = int(embeddings.weight.shape[0])
         self._max_length: int = getattr(model.config, "max_position_embeddings", None) or 2048
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         if start is None:
@@ -105,12 +107,18 @@ class Scorer:
         with torch.random.fork_rng():
             torch.manual_seed(sampling.seed)
             for places in self._batches([len(each) for each in tokens]):
-                for place, text in zip(places, self._continue([tokens[at] for at in places], sampling), strict=True):
+                given = self._contained(places, lambda some: self._continue([tokens[at] for at in some], sampling))
+                for place, text in given:
                     answers[place] = text
         return answers
 
     def _tokens(self, text: str) -> list[int]:
-        return self._marks.encode(text)
+        """Return the tokens of a text; none where the tokenizer refuses it, or has tokens that the model has not."""
+        try:
+            tokens = self._marks.encode(text)
+        except Exception:  # noqa: BLE001 - tokenizers raises bare Exception
+            return []
+        return tokens if all(token < self._vocabulary for token in tokens) else []
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         spaces = len(context) - len(context.rstrip())
@@ -123,8 +131,6 @@ class Scorer:
     def _windows(self, tokens: list[int]) -> list[tuple[list[int], list[int]]]:
         """Return (context, predicted) of each window; the first begins after the start token alone."""
         length = self._max_length
-        if not tokens:
-            return []
         windows = [([self._start], tokens[:length])]
         for begin in range(length, len(tokens), length):
             end = min(begin + length, len(tokens))
@@ -137,22 +143,40 @@ class Scorer:
         for begin in range(0, len(order), self._batch):
             yield order[begin : begin + self._batch]
 
-    @torch.inference_mode()
     def _score(self, pairs: list[tuple[list[int], list[int]]]) -> list[Likelihood]:
-        """Score (context, continuation) pairs; a continuation that is longer than the model's length is not tried."""
+        """Score (context, continuation) pairs; one without tokens, or above the model's length, is not tried."""
         found = [Likelihood(_LEAST, greedy=False, tokens=len(after)) for _, after in pairs]
-        fits = [at for at, (_, after) in enumerate(pairs) if len(after) <= self._max_length]
+        fits = [at for at, (_, after) in enumerate(pairs) if 0 < len(after) <= self._max_length]
         for batch in self._batches([sum(map(len, pairs[at])) for at in fits]):
             places = [fits[at] for at in batch]
-            inputs = [(pairs[at][0] + pairs[at][1])[-(self._max_length + 1) :][:-1] for at in places]
-            longest = max(map(len, inputs))
-            ids = torch.tensor([each + [0] * (longest - len(each)) for each in inputs], device=self._model.device)
-            mask = torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in inputs], device=ids.device)
-            logits = self._model(input_ids=ids, attention_mask=mask).logits  # (batch, longest, vocabulary)
-            for row, (place, each) in enumerate(zip(places, inputs, strict=True)):
-                after = torch.tensor(pairs[place][1], device=ids.device)
-                found[place] = _likelihood(logits[row, len(each) - len(after) : len(each)], after)
+            for place, likelihood in self._contained(
+                places, lambda some: self._likelihoods([pairs[at] for at in some])
+            ):
+                found[place] = likelihood
         return found
+
+    def _contained(self, places: list[int], work: Callable[[list[int]], list[T]]) -> Iterator[tuple[int, T]]:
+        """Yield what `work` gives for each place; where it fails, for each alone, and nothing for those that fail."""
+        try:
+            yield from zip(places, work(places), strict=True)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - a stranger's model may raise anything
+            if len(places) > 1:
+                for place in places:
+                    yield from self._contained([place], work)
+
+    @torch.inference_mode()
+    def _likelihoods(self, pairs: list[tuple[list[int], list[int]]]) -> list[Likelihood]:
+        inputs = [(before + after)[-(self._max_length + 1) :][:-1] for before, after in pairs]
+        longest = max(map(len, inputs))
+        ids = torch.tensor([each + [0] * (longest - len(each)) for each in inputs], device=self._model.device)
+        mask = torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in inputs], device=ids.device)
+        logits = self._model(input_ids=ids, attention_mask=mask).logits  # (batch, longest, vocabulary)
+        return [
+            _likelihood(logits[row, len(each) - len(after) : len(each)], torch.tensor(after, device=ids.device))
+            for row, (each, (_, after)) in enumerate(zip(inputs, pairs, strict=True))
+        ]
 
     @torch.inference_mode()
     def _continue(self, prompts: list[list[int]], sampling: Sampling) -> list[str]:
