@@ -36,7 +36,7 @@ from mitai.broker.protocol import (
     Signed,
     sha256_hex,
 )
-from mitai.broker.records import Capsule, Grant, Holding, Party
+from mitai.broker.records import Capsule, ExportRequest, Grant, Holding, Party
 from mitai.broker.store import Draft, Key
 from mitai.broker.writer import Job
 from mitai.capsule import Manifest, open_manifest
@@ -59,6 +59,7 @@ class Limits:
     capsules_per_party: int = 10_000
     replicas: int = 100_000
     exports: int = 100_000
+    exports_per_party: int = 1_000
     allowed_parties: frozenset[str] = frozenset()
 
 
@@ -339,7 +340,8 @@ def _rotate_key(draft: Draft, command: RotateKey, context: Context, offer: Offer
     1. The signer registered it; it is nobody's derivation, of which many are owners, and no single one has the key.
     2. What it replaces is what is in force: a command that was overtaken changes nothing.
     3. It says of itself what the former one said, file by file; and the key is another.
-    4. As nobody can see that the contents are the same, each co-owner has to set its policy anew.
+    4. As nobody can see that the contents are the same, each co-owner has to set its policy anew, and what was to be
+       let out is asked for anew, even if the former manifest comes back.
     """
     # 1. whose
     capsule, grant = owned(draft, command.capsule, command.party)
@@ -352,6 +354,10 @@ def _rotate_key(draft: Draft, command: RotateKey, context: Context, offer: Offer
     # 2. what it replaces
     if command.previous_sha256 != capsule.manifest_sha256:
         raise BrokerError("broker.revision-overtaken", "another manifest is in force than this command would replace")
+    if len(capsule.reseals) >= MAX_RECENT:  # all of them are shown to who verifies what was made of it
+        raise BrokerError(
+            "broker.too-many-revisions", f"a capsule is given at most {MAX_RECENT} new keys", hint="publish it anew"
+        )
     # 3. the same files, another key
     former = open_manifest(
         draft.blob(capsule.envelope_sha256), owner=PublicKey(known_party(draft, command.party).public_key)
@@ -371,7 +377,11 @@ def _rotate_key(draft: Draft, command: RotateKey, context: Context, offer: Offer
         command_sha256=context.command_sha256,
     )
     index = draft.append(entry.encode())
-    # 4. co-owners
+    # 4. co-owners, exports
+    for name in capsule.exports:
+        request = draft.get(ExportRequest, name)
+        if request is not None:
+            draft.put(name, msgspec.structs.replace(request, ended=True))
     others = (msgspec.structs.replace(other, policy_sha256=None) for other in capsule.grants if other != grant)
     resealed = msgspec.structs.replace(
         capsule,
@@ -380,7 +390,7 @@ def _rotate_key(draft: Draft, command: RotateKey, context: Context, offer: Offer
         envelope_bytes=len(offer.envelope),
         data_key=offer.data_key,
         former=(*capsule.former, capsule.manifest_sha256)[-MAX_FORMER:],
-        reseals=(*capsule.reseals, index)[-MAX_RECENT:],
+        reseals=(*capsule.reseals, index),
         grants=(grant, *others),
     )
     draft.put(command.capsule, resealed.noted(index, MAX_RECENT))

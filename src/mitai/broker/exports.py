@@ -64,6 +64,7 @@ from mitai.ledger.entry import Approval, DelegatesSet, Export, ExportRequested, 
 
 MAX_LIFE_S = 30 * 86400
 MAX_OPEN = 4  # requests of one owner about one capsule
+MAX_VOTES = 32  # of one owner's delegates, present and former
 MAX_KEPT = 64  # requests that a capsule remembers: 16 owners' open ones, at least
 
 
@@ -139,7 +140,7 @@ def _apply(draft: Draft, checked: Command) -> int:
         party = accept(draft, command)
         match command:
             case RequestExport():
-                return _request(draft, command, checked)
+                return _request(draft, command, checked, party)
             case VoteExport():
                 return _vote(draft, command, checked)
             case SetDelegates():
@@ -153,7 +154,7 @@ def _apply(draft: Draft, checked: Command) -> int:
 # --- Commands ---------------------------------------------------------------------------------------------------------
 
 
-def _request(draft: Draft, command: RequestExport, checked: Command) -> int:
+def _request(draft: Draft, command: RequestExport, checked: Command, party: Party) -> int:
     capsule, _ = owned(draft, command.capsule, command.party)
     if capsule.manifest_sha256 != command.manifest_sha256:
         raise BrokerError("broker.capsule-mismatch", "the capsule has another manifest than the request names")
@@ -161,6 +162,8 @@ def _request(draft: Draft, command: RequestExport, checked: Command) -> int:
     if over is not None:
         raise DeniedError(over.code, over.why)
     check_room(draft, "exportrequest", checked.context.limits.exports)
+    if party.exports >= checked.context.limits.exports_per_party:
+        raise BrokerError("broker.full", "this party has asked for as many exports as it may")
     kept = _room_for_one(draft, checked, capsule, command.party)
     entry = ExportRequested(
         time=checked.context.time,
@@ -183,6 +186,7 @@ def _request(draft: Draft, command: RequestExport, checked: Command) -> int:
         command_sha256=keep(draft, checked.envelope.encode()),
     )
     draft.put(checked.id, request)
+    draft.put(command.party, msgspec.structs.replace(party, exports=party.exports + 1))
     draft.put(capsule.capsule, msgspec.structs.replace(capsule, exports=(*kept, checked.id)).noted(index, MAX_RECENT))
     return index
 
@@ -218,6 +222,8 @@ def _vote(draft: Draft, command: VoteExport, checked: Command) -> int:
     mine = next((v for v in request.votes if (v.owner, v.voter) == (command.owner, command.party)), None)
     if mine is not None and (command.approve or not mine.approve):
         raise BrokerError("broker.export-voted", "this vote was cast before", hint="a yes can become a no, never back")
+    if mine is None and not own and sum(vote.owner == command.owner for vote in request.votes) >= MAX_VOTES:
+        raise BrokerError("broker.export-votes", f"{MAX_VOTES} votes for this owner were cast", hint="ask for it anew")
     entry = Approval(
         time=checked.context.time,
         owner=command.owner,

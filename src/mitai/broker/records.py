@@ -32,6 +32,7 @@ class Party(Record, frozen=True):
     revoked: bool = False
     capsules: int = 0  # how many it has registered
     held: int = 0  # how many it has a say over, its own and those that others named it a co-owner of
+    exports: int = 0  # how many it has asked for
     delegates: tuple[str, ...] = ()  # who votes on exports in its place
     threshold: int = 0  # how many of them it takes
     delegates_version: int = 0
@@ -143,6 +144,7 @@ class ExportRequest(Record, frozen=True):
     command_sha256: str  # of the signed command as it is stored
     votes: tuple[Vote, ...] = ()
     refused: bool = False
+    ended: bool = False  # the capsule was given another key
     collected: int | None = None  # the ledger entry of the export
     sealed: bytes = b""  # the key, sealed to the recipient
 

@@ -79,7 +79,9 @@ def ending(draft: Draft, request: ExportRequest, capsule: Capsule, now: datetime
         return "refused"
     if now.timestamp() > request.not_after_s:
         return "expired"
-    if capsule.manifest_sha256 != request.manifest_sha256 or any_ended(draft, capsule, now) is not None:
+    if request.ended or capsule.manifest_sha256 != request.manifest_sha256:
+        return "ended"
+    if any_ended(draft, capsule, now) is not None:
         return "ended"
     return "open" if request.collected is None else "collected"
 

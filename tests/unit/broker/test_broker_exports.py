@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import secrets
 from datetime import timedelta
 
@@ -23,6 +24,7 @@ from mitai.broker.protocol import (
     ExportView,
     Recipient,
     RequestExport,
+    RotateKey,
     SetDelegates,
     VoteExport,
     export_info,
@@ -31,6 +33,7 @@ from mitai.broker.protocol import (
 from mitai.broker.release_client import OpenedKey
 from mitai.capsule import Sealed, open_manifest, seal
 from mitai.capsule.opening import check_data_key
+from mitai.capsule.sources import MemorySource
 from mitai.channel import KeyRing
 from mitai.channel.hpke import setup_recipient
 from mitai.errors import ChannelError, MitaiError
@@ -284,6 +287,25 @@ def test_a_revocation_ends_it(ready: Rig, case: Case, above: bool, collected: bo
     case.refused("broker.revoked", case.request)
 
 
+def test_a_new_key_ends_it_for_good(ready: Rig, case: Case) -> None:
+    """An owner could have others see it end, and bring the former manifest back later."""
+    old = case.model
+    request = case.request(capsule=old.capsule_id, manifest_sha256=old.manifest_sha256)
+    case.vote(case.alice, request)
+    files = MemorySource({"config.json": b"{}"})
+    new = seal(files, ready.folder / "anew", owner=case.alice.identity, name="model", capsule_id=old.capsule_id)
+    for former, then in ((old, new), (new, old)):
+        rotation = RotateKey(
+            capsule=old.capsule_id,
+            manifest_sha256=then.manifest_sha256,
+            previous_sha256=former.manifest_sha256,
+            **case.alice.signed(ready),
+        )
+        ready.send(case.alice.body(rotation, data_key=then.data_key, manifest=then.envelope))
+        assert case.views(capsule=old.capsule_id)[0].state == "ended"
+    case.refused("broker.export-not-approved", case.collect, request)
+
+
 def test_terms_are_bounded(ready: Rig, case: Case) -> None:
     now = int(ready.clock().timestamp())
     for end in (now - 1, now + exports.MAX_LIFE_S + 60):
@@ -307,6 +329,16 @@ def test_open_requests_are_bounded_and_old_ones_forgotten(case: Case, monkeypatc
     listed = [sha256_hex(view.command.payload) for view in case.views()]
     assert len(listed) == 5
     assert (listed[0], requests[0] in listed) == (newest, False)
+
+
+def test_no_party_fills_the_broker_with_requests(case: Case) -> None:
+    settings = case.rig.settings
+    limits = dataclasses.replace(settings.limits, exports_per_party=1)
+    case.rig.settings = dataclasses.replace(settings, limits=limits)
+    case.rig.reopen()
+    case.request()
+    case.refused("broker.full", case.request)
+    assert case.request(case.bob)
 
 
 # --- Delegates --------------------------------------------------------------------------------------------------------
@@ -350,6 +382,20 @@ def test_so_many_refusals_of_delegates_end_it(case: Case, board: tuple[Party, ..
 
 def test_an_owner_with_delegates_may_still_refuse(case: Case, board: tuple[Party, ...]) -> None:
     request = case.request()
+    case.vote(case.bob, request, approve=False)
+    assert case.state() == "refused"
+
+
+def test_votes_of_changing_delegates_are_bounded(
+    ready: Rig, case: Case, board: tuple[Party, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "MAX_VOTES", 2)
+    request = case.request()
+    for member in board[:2]:
+        case.vote(member, request, owner=case.bob)
+    case.refused("broker.export-votes", case.vote, board[2], request, owner=case.bob)
+    case.vote(case.alice, request)  # other owners' votes, and refusals of this one, count as ever
+    case.vote(board[0], request, approve=False, owner=case.bob)
     case.vote(case.bob, request, approve=False)
     assert case.state() == "refused"
 

@@ -143,6 +143,16 @@ def test_a_replayed_order_changes_nothing(ready: Rig) -> None:
     assert ready.release(old.capsule_id)[0].data_key == old.data_key
 
 
+def test_new_keys_are_bounded(ready: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who verifies a lineage needs all of them: an owner can't push those out that others' capsules were made of."""
+    monkeypatch.setattr("mitai.broker.commands.MAX_RECENT", 2)
+    old = ready.publish()
+    new = reseal(ready, old, "anew")
+    ready.send(command(ready, new, old.manifest_sha256))
+    ready.send(command(ready, old, new.manifest_sha256))
+    assert refused(ready, command(ready, new, old.manifest_sha256)) == "broker.too-many-revisions"
+
+
 def test_sealing_anew_resumes_only_the_same_capsule(tmp_path: Path, ready: Rig) -> None:
     class Breaking(MemorySource):
         def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
