@@ -144,6 +144,11 @@ class Anchor:
             )
         return witnesses
 
+    def check_continues(self, before: State, after: State) -> None:
+        """Raise `RollbackError` unless a state that was loaded again has the ledger of the one before, or more."""
+        with self._database.reading() as connection:
+            _check_prefix(self._log(after, connection), before.head.size, before.head.root, after.head)
+
     def start(self, snapshot: Snapshot, pin: Callable[[str], None]) -> None:
         """Publish in the background, whenever `wake` was called; `pin` makes a witness's key known for good."""
         self._pin = pin

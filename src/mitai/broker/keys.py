@@ -64,7 +64,6 @@ class Keys:
         self._unproven = Meter(broker.settings.unproven_per_s, 20, time.monotonic)
         self._rotating = threading.Lock()
         self._own: Machine | None = None
-        self.plan = b""  # in force, exact bytes
         self.shares = b""  # the signed document of its members' shares
 
     async def start(self, plan: bytes | None = None) -> None:
@@ -74,14 +73,17 @@ class Keys:
             BrokerError: The plan may not follow the one in force.
             ParseError: It is malformed.
         """
-        recovery = await self._decided(lambda draft: draft.get(Recovery, _CURRENT))
-        self.plan = recovery.plan if recovery else b""
         if plan is not None:
             await self.adopt(plan)
         if await self._decided(lambda draft: (draft.get(Recovery, _CURRENT) or Recovery(b"")).due):
             await anyio.to_thread.run_sync(self.rotate)
         await self._show()
         await self._tell_recovered()
+
+    @property
+    def plan(self) -> bytes:
+        """The exact bytes of the plan in force; nothing when there is none."""
+        return self._broker.plan
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -199,7 +201,7 @@ class Keys:
             return self._share_out(draft, self._broker.database.root, signed.payload)
 
         self.shares = await self._decided(put)
-        self.plan = signed.payload
+        self._broker.plan = signed.payload
 
     def _share_out(self, draft: Draft, root: Root, plan: bytes) -> bytes:
         """Write a document of shares of `root`, if there is anybody to hold one."""

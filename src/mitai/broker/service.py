@@ -42,7 +42,7 @@ from mitai.broker.inheritance import ancestors
 from mitai.broker.nonces import NONCE_LIFE_S, Nonces
 from mitai.broker.policy import CedarEngine, PolicyEngine
 from mitai.broker.protocol import Amounts, LoggedEntry, ReleaseRequest, encode, sha256_hex
-from mitai.broker.records import Capsule, ExportRequest, Grant, Head, Holding, LedgerKey, Party, Pin, R
+from mitai.broker.records import Capsule, ExportRequest, Grant, Head, Holding, LedgerKey, Party, Pin, R, Recovery
 from mitai.broker.release import Case, Decision, Proof, decide, denied, prove, seal_answer
 from mitai.broker.store import ROOT_LABEL, Database, Draft, EdgeStore, State
 from mitai.broker.trusted import Trusted
@@ -140,7 +140,17 @@ class Broker:
         self._last_signed: tuple[Head | None, bytes] = (None, b"")
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "broker-crypto")
-        self._writer = Writer(database, state, signer, settings.origin, clock, committed=anchor.wake, leads=leads)
+        self.plan = _plan(database, state)  # the recovery plan in force, which this process's evidence tells of
+        self._writer = Writer(
+            database,
+            state,
+            signer,
+            settings.origin,
+            clock,
+            committed=anchor.wake,
+            leads=leads,
+            continues=self._check_continues,
+        )
         anchor.start(lambda: self._writer.snapshot, self._pin)
         anchor.wake()
 
@@ -448,6 +458,26 @@ class Broker:
             )
         return entries, self._signed(state.head)
 
+    def _check_continues(self, before: State, after: State) -> None:
+        """Raise unless a state that was loaded again, as others may have written it, is this broker's still.
+
+        1. The ledger's key is the same: whoever made up a state, under a root key of its own, does not have it.
+        2. The ledger is that of before, or longer.
+        3. The recovery plan is the one that this process's evidence tells of: nobody's key comes under another.
+        """
+        # 1. key
+        if self._database.ledger_key().seed != self._signer.seed():
+            raise RollbackError("broker.state-foreign", "the database holds another broker's state now")
+        # 2. ledger
+        self._anchor.check_continues(before, after)
+        # 3. plan
+        if _plan(self._database, after) != self.plan:
+            raise BrokerError(
+                "broker.plan-overtaken",
+                "another process put another recovery plan into force than this one's evidence tells of",
+                hint="start this broker again",
+            )
+
     def _pin(self, witness_vkey: str) -> None:
         self.submit(Job(lambda draft: draft.put(witness_vkey, Pin(witness_vkey)), ((Pin, witness_vkey),)))
 
@@ -460,6 +490,11 @@ class Broker:
 
     async def _decided(self, job: Job[T]) -> T:
         return await asyncio.wrap_future(self.submit(job))
+
+
+def _plan(database: Database, state: State) -> bytes:
+    """Return the exact bytes of the recovery plan in force; nothing when there is none."""
+    return next((recovery.plan for recovery in database.all_of(Recovery, state)), b"")
 
 
 def _load_or_create(database: Database, settings: Settings) -> tuple[LedgerKey, State]:

@@ -7,7 +7,8 @@ Invariants:
 - A future is resolved only when its batch is on the disk; when the commit fails, every job of the batch fails. Refusals
   and answers that change nothing wait too: they count only if nobody else wrote meanwhile.
 - A commit that broke off is found out from the database, or answered as unknown (`broker.outcome-unknown`).
-- After a failed commit the state is loaded and checked again, before anything else is decided.
+- After a failed commit the state is loaded and checked again, before anything else is decided; it must continue the
+  one before: same ledger, same ledger key, same recovery plan (`continues`).
 - A broker that does not lead any more decides nothing (`broker.standby`).
 
 Example:
@@ -64,6 +65,7 @@ class Writer:
         clock: Returns the time, UTC.
         committed: Called after every commit.
         leads: Whether this process may decide; see `leadership`.
+        continues: Given the state before and one that was loaded since; raises unless this broker may go on with it.
     """
 
     def __init__(
@@ -76,9 +78,10 @@ class Writer:
         *,
         committed: Callable[[], None] = lambda: None,
         leads: Callable[[], bool] = lambda: True,
+        continues: Callable[[State, State], None] = lambda _before, _after: None,
     ) -> None:
         self._database, self._signer, self._origin, self._clock = database, signer, origin, clock
-        self._committed, self._leads = committed, leads
+        self._committed, self._leads, self._continues = committed, leads, continues
         self._state: State | None = state
         self._sent: State | None = None  # what a commit that is under way makes of it
         self.snapshot: State = state  # the newest that is committed
@@ -190,6 +193,7 @@ class Writer:
         state = self._database.take_over()
         if state is None or state.head.size < self.snapshot.head.size:
             raise BrokerError("broker.state-lost", "the broker's database lost entries that were committed")
+        self._continues(self.snapshot, state)
         self.snapshot = state
         return state
 
