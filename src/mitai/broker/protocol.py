@@ -253,13 +253,17 @@ class ReleaseRequest(Wire, frozen=True):
 
 
 class ReleasedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One capsule's key with what it belongs to; travels sealed to the workload only."""
+    """One capsule's key with what it belongs to; travels sealed to the workload only.
+
+    `derived`: a workload made it, and its manifest's parents are true; else they are its owner's word.
+    """
 
     capsule: CapsuleId
     data_key: bytes
     manifest_sha256: Hex32
     owner: bytes
     policies: tuple[Hex32, ...]
+    derived: bool | UnsetType = UNSET
 
     def __repr__(self) -> str:
         return f"ReleasedKey({self.capsule!r}, …)"

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import msgspec
+from msgspec import UNSET
 
 from mitai.attest import Appraisal, Evidence, VerifiedCache, verify
 from mitai.broker import budgets, protocol
@@ -237,7 +238,8 @@ def _released(draft: Draft, capsule: Capsule) -> ReleasedKey:
     owner = draft.get(Party, capsule.owner)
     signer = capsule.made.signer if capsule.made else owner.public_key if owner else b""
     policies = _policies(draft, [capsule])
-    return ReleasedKey(capsule.capsule, capsule.data_key, capsule.manifest_sha256, signer, policies)
+    derived = True if capsule.made else UNSET
+    return ReleasedKey(capsule.capsule, capsule.data_key, capsule.manifest_sha256, signer, policies, derived)
 
 
 def _know_replica(draft: Draft, case: Case, appraisal: Appraisal) -> None:

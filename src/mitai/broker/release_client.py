@@ -50,6 +50,7 @@ class OpenedKey:
     policies: tuple[str, ...]
     ledger_index: int
     given: Given | None = None
+    derived: bool = False  # a workload made it: the manifest's parents are true
 
     def __repr__(self) -> str:
         return f"OpenedKey({self.capsule!r})"
@@ -117,5 +118,14 @@ def _opened(key: protocol.ReleasedKey, envelope: bytes, index: int, given: Given
     if manifest.capsule_id != key.capsule:
         raise BrokerError("broker.answer-mismatch", "the broker sent the manifest of another capsule")
     return OpenedKey(
-        key.capsule, key.data_key, envelope, manifest, key.manifest_sha256, owner, key.policies, index, given
+        key.capsule,
+        key.data_key,
+        envelope,
+        manifest,
+        key.manifest_sha256,
+        owner,
+        key.policies,
+        index,
+        given,
+        derived=key.derived is True,
     )

@@ -180,7 +180,7 @@ class Deployment:
         self.model, self.ledger = request.model, link.claims.ledger
         self.about = {"model": self.model}
         self.about |= {f"adapter {name}": capsule.id for name, capsule in self.adapters.items()}
-        self.about |= {f"derived {key.capsule}": " ".join(key.manifest.parents) for key in keys if key.manifest.parents}
+        self.about |= {f"derived {key.capsule}": " ".join(key.manifest.parents) for key in keys if key.derived}
         try:
             await self.renew(grace_s=0.0)
         except BaseException:  # without evidence of it and a place for receipts, nothing is served

@@ -461,6 +461,12 @@ def test_policies_see_kind_and_lineage(ready: Rig) -> None:
     denied(ready, "broker.policy-denied", report.capsule_id)
 
 
+def test_a_release_tells_whose_word_the_parents_are(ready: Rig, trio: Trio) -> None:
+    adapter = register(ready, trio.inputs)
+    model, made = served(ready, trio.model.capsule_id, adapter.capsule_id)
+    assert (model.derived, made.derived) == (False, True)
+
+
 def test_a_lie_about_parents_gives_no_lineage(ready: Rig) -> None:
     """What an owner writes into its own manifest is its claim: only workloads' statements make lineage."""
     data = ready.publish("permit(principal, action, resource) when { !context.lineage.isEmpty() };")
