@@ -83,6 +83,9 @@ method = "audit"
 model = "{model}"
 data = ["{northside}", "{harbour}"]
 
+[training]
+epochs = 38
+
 [audit]
 output = "{output}"
 """

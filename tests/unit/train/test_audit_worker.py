@@ -39,6 +39,9 @@ method = "audit"
 model = "{model}"
 data = ["{data}"]
 
+[training]
+epochs = 2
+
 [audit]
 output = "{output}"
 share = 0.5

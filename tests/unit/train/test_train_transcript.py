@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from transcript_rig import FORGERIES, KEY, Run, Setting, caught, forge, samples,
 
 from mitai.errors import MitaiError, TrainError
 from mitai.identity import Identity
+from mitai.train.job import Job
 from mitai.train.run import run
 from mitai.train.state import State as Checkpoint
-from mitai.train.transcript.audit import check_output, prove_membership
+from mitai.train.transcript.audit import VERDICT, audit, check_output, prove_membership
 from mitai.train.transcript.document import Transcript, check_membership
 from mitai.train.transcript.observer import OPENING, TRANSCRIPT, Transcriber, observers
 from mitai.train.transcript.recorder import Recorder, batch_mac, state_name
@@ -252,6 +254,23 @@ def test_other_methods_are_re_executed_bit_for_bit(llama: MemorySource, method: 
         assert verdict.distance == 0
 
 
+def test_an_audit_is_about_what_it_declared(inputs: dict[str, MemorySource], output: dict[str, bytes]) -> None:
+    sources = inputs | {"made": MemorySource(output), "more": inputs["records"]}
+    manifests = dict.fromkeys(sources, "2" * 64) | MANIFESTS
+
+    def audited(more: str = "", **about: str) -> dict[str, bytes]:
+        wanted = job(more + '[audit]\noutput = "made"\n', method="audit", **about)
+        return audit(wanted, sources, manifests, {"made": KEY.public})
+
+    told = json.loads(audited()[VERDICT])
+    assert told["job_sha256"] == Job.decode(output["transcript-job.json"]).sha256()
+    for more in ("[limits]\nrows = 10\n", '[limits]\ncolumns = ["messages"]\n', "[training]\nepochs = 2\n"):
+        with pytest.raises(TrainError, match="limits or epochs"):
+            audited(more)
+    with pytest.raises(TrainError, match="other inputs"):
+        audited(data='["records", "more"]')
+
+
 @pytest.fixture
 def output(inputs: dict[str, MemorySource], tmp_path: Path) -> dict[str, bytes]:
     return made(inputs, "[training]\nbatch = 8\n[transcript]\nsegment_steps = 2\n" + LORA, tmp_path)[0]
@@ -266,12 +285,15 @@ def test_an_output_with_other_files_is_refused(inputs: dict[str, MemorySource], 
         {"adapter_model.safetensors": weights[:-1] + bytes([weights[-1] ^ 1])},
         {"adapter_model.safetensors": b"nothing"},
         {"model.safetensors": weights},
+        {"adapter_config.json": output["adapter_config.json"].replace(b'"lora_alpha": 4', b'"lora_alpha": 400')},
+        {"model.safetensors.index.json": b"{}"},  # a loader would take other weights
+        {"chat_template.jinja": b"x"},
         {"transcript-job.json": b"{}"},
         {"transcript-job.json": b" " * (1 << 20)},
     ):
         with pytest.raises(MitaiError):
             check_output(MemorySource(output | changed), inputs, MANIFESTS, KEY.public)
-    for missing in (TRANSCRIPT, OPENING, "transcript-job.json", "adapter_model.safetensors"):
+    for missing in (TRANSCRIPT, OPENING, "transcript-job.json", "adapter_config.json", "adapter_model.safetensors"):
         with pytest.raises(TrainError):
             check_output(MemorySource({k: v for k, v in output.items() if k != missing}), inputs, MANIFESTS, KEY.public)
     with pytest.raises(TrainError, match="not at hand"):

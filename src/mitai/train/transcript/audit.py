@@ -7,6 +7,7 @@ Invariants:
 
 - Nothing is taken from the output but what is compared with the transcript, the data or a re-execution.
 - What is re-executed is built from the job by this installation's code.
+- An audit opens no more than it declared: the job that is checked states the same inputs, epochs and limits.
 
 Example:
     >>> check_output(output, sources, manifests, worker_key).words  # doctest: +SKIP
@@ -18,7 +19,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from hashlib import sha256
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -32,10 +33,13 @@ from mitai.train.transcript.observer import JOB, OPENING, TRANSCRIPT, assets
 from mitai.train.transcript.verify import Claim, Verdict, refused, verify
 
 if TYPE_CHECKING:
+    from transformers import Trainer
+
     from mitai.train.tables import Audit
 
 VERDICT = "verdict.json"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+_ABOUT = frozenset((TRANSCRIPT, OPENING, JOB, "metrics.json"))
 
 
 class _Files(Mapping[str, bytes]):
@@ -84,6 +88,7 @@ def check_output(
     from safetensors.torch import load
 
     from mitai.train.run import prepared, training_rows
+    from mitai.train.weights import files as weights_files
 
     files = _Files(output)
     job = Job.decode(_small(output, JOB))
@@ -98,6 +103,12 @@ def check_output(
         published = load(files[weights[0]])
     except (SafetensorError, ValueError, KeyError) as error:
         raise refused("published", "the output's weights are malformed") from error
+    built: list[Any] = []
+
+    def build() -> Trainer:
+        built[:] = [prepared(job, sources)]
+        return cast("Trainer", built[0])
+
     with calm():
         claim = Claim(
             job_sha256=job.sha256(),
@@ -108,9 +119,14 @@ def check_output(
             published=published,
         )
         envelope = _small(output, TRANSCRIPT)
-        return verify(
-            envelope, signer, claim, lambda: prepared(job, sources), share=share, tolerance=tolerance, rng=rng
-        )
+        verdict = verify(envelope, signer, claim, build, share=share, tolerance=tolerance, rng=rng)
+        _, made = weights_files(built[0].model, sources[job.job.model])
+    if others := [name for name in files if name not in made and name not in _ABOUT and not name.startswith("states/")]:
+        raise refused("files", f"the output holds {len(others)} files that are none of the job's")
+    for name in made.keys() - set(WEIGHTS):
+        if name not in files or _said(files[name]) != _said(made[name]):
+            raise refused("files", f"the output's {name} is not what the job writes")
+    return verdict
 
 
 def audit(
@@ -119,15 +135,20 @@ def audit(
     """Do a job of method `audit`; return the verdict, in words and numbers, as the one file `VERDICT`.
 
     Raises:
-        MitaiError: The output does not follow from the inputs, or asked for no transcript.
+        MitaiError: The output does not follow from the inputs, or asked for no transcript; or its job is not one about
+            what this one declared.
     """
-    from hashlib import sha256
-
     options = cast("Audit", job.options)
     output = sources[options.output]
+    checked = Job.decode(_small(output, JOB))
+    if _opened(checked) != _opened(job):
+        raise refused("inputs", "the audit names other inputs than the job that it checks")
+    if _stated(checked) != _stated(job):
+        raise refused("limits", "the audit states other limits or epochs than the job that it checks")
     verdict = check_output(output, sources, manifests, signers[options.output], share=options.share)
     told = {
         "output": {"capsule": options.output, "manifest_sha256": manifests[options.output]},
+        "job_sha256": checked.sha256(),
         "transcript_sha256": sha256(_small(output, TRANSCRIPT)).hexdigest(),
         "verdict": verdict.words,
         **asdict(verdict),
@@ -152,6 +173,25 @@ def prove_membership(
     if data.root.hex() != transcript.data.root:
         raise refused("data", "the transcript is about other records")
     return data.proof(find(records, document), tuple(document), sha256(envelope).hexdigest())
+
+
+def _opened(job: Job) -> set[tuple[str, str]]:
+    """Return the capsules that a job opens, each as what it is to it; an audited output aside."""
+    return {(each.role, each.capsule) for each in job.inputs() if each.role != "output"}
+
+
+def _stated(job: Job) -> dict[str, str]:
+    told = job.declared()
+    return {name: told[name] for name in ("epochs", "steps", "tokens", "rows", "columns") if name in told}
+
+
+def _said(file: bytes) -> object:
+    """Return what a configuration says, whichever version of the libraries wrote it; other files as they are."""
+    try:
+        found = msgspec.json.decode(file, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return file
+    return {name: value for name, value in found.items() if name != "transformers_version"}
 
 
 def _small(output: FileSource, name: str) -> bytes:
