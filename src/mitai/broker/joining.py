@@ -6,6 +6,8 @@ Invariants:
 
 - Nothing is asked of a peer before its own evidence was accepted as a broker's.
 - A root key is kept only if it opens the newest state in the database; a peer that gives another one is passed over.
+- The configured policy, the database and the peer may all be the host's: only a peer of this very build, by rules that
+  the host has no say in, counts as one that keeps the key to itself. A key of any other is told as inherited, for ever.
 
 Example:
     >>> join(["http://10.0.0.2:8701"], database, attester, policy)
@@ -16,23 +18,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 
 import httpx2
+import msgspec
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from mitai.attest import Attester, Claims, Policy
 from mitai.bodies import bounded
 from mitai.broker import protocol
-from mitai.broker.peers import WORKLOAD, RootRequest, open_root
+from mitai.broker.peers import JOINING, WORKLOAD, RootRequest, open_root, own_machine, same_build
 from mitai.broker.protocol import Challenge
 from mitai.broker.records import Root
 from mitai.broker.store import Database
 from mitai.channel.keys import KeyRing
 from mitai.client.http import session_client
 from mitai.client.session import Session
-from mitai.errors import BrokerError, MitaiError
+from mitai.errors import AttestError, BrokerError, MitaiError
 from mitai.problem import error_from
 
 LOOK_EVERY_S = 5.0
@@ -70,18 +74,26 @@ def ask(peer: str, attester: Attester, policy: Policy) -> Root:
     """
     with ExitStack() as opened:
         http = opened.enter_context(httpx2.Client(timeout=30.0))
-        session = Session(peer, policy, workload=WORKLOAD, http=http)
+        session, alike = _verified(peer, attester, policy, http)
         client = opened.enter_context(session_client(session))
         challenge = protocol.decode(_post(client, session.base_url, "/v1/root/challenge", b"{}"), Challenge, 4096)
         keyring = KeyRing.generate("x-wing")  # what is recorded now shall not open one day
-        claims = Claims(workload=WORKLOAD, key_config=keyring.current_config())
+        claims = Claims(workload=WORKLOAD, key_config=keyring.current_config(), extra=JOINING)
         evidence = attester.evidence(claims.encode(), bytes.fromhex(challenge.nonce))
         body = protocol.encode(RootRequest(evidence=evidence.encode(), nonce=challenge.nonce))
         answer = _post(client, session.base_url, "/v1/root", body)
     broker, root = open_root(body, answer, keyring, claims.key_config)
     if broker != session.appraisal.claims.extra.get("audience"):
         raise BrokerError("broker.answer-mismatch", "the peer gave the root key of another broker than it claims to be")
-    return root
+    return msgspec.structs.replace(root, inherited=root.inherited or not alike)
+
+
+def _verified(peer: str, attester: Attester, policy: Policy, http: httpx2.Client) -> tuple[Session, bool]:
+    """Verify a peer; tell whether it is this build on this kind of machine, whatever the configured policy says."""
+    with suppress(AttestError, BrokerError):
+        rules = same_build(own_machine(attester, policy, datetime.now(UTC)), policy)
+        return Session(peer, rules, workload=WORKLOAD, http=http), True
+    return Session(peer, policy, workload=WORKLOAD, http=http), False
 
 
 def keep_joined(work: Callable[[], object]) -> Callable[[], None]:

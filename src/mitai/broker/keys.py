@@ -73,12 +73,12 @@ class Keys:
             BrokerError: The plan may not follow the one in force.
             ParseError: It is malformed.
         """
+        await self._tell_recovered()
         if plan is not None:
             await self.adopt(plan)
         if await self._decided(lambda draft: (draft.get(Recovery, _CURRENT) or Recovery(b"")).due):
             await anyio.to_thread.run_sync(self.rotate)
         await self._show()
-        await self._tell_recovered()
 
     @property
     def plan(self) -> bytes:
@@ -94,7 +94,8 @@ class Keys:
     def claims(self) -> dict[str, str]:
         """What the broker's evidence says of its keys."""
         plan = {"recovery": sha256_hex(self.plan)} if self.plan else {}
-        return {"epoch": str(self._broker.database.root.epoch), **plan}
+        root = self._broker.database.root
+        return {"epoch": str(root.epoch), **plan, **({"inherited": "root-key"} if root.inherited else {})}
 
     def shown(self) -> bytes:
         """Return the plan in force and the document of shares: both may be seen by anybody."""

@@ -48,6 +48,7 @@ from mitai.errors import BrokerError, DeniedError, MitaiError
 WORKLOAD = "broker"
 _OWN_REPORTS = {"snp"}  # its reports come from the security processor, sealed and authenticated for the guest
 _ROOT_LABEL = b"mitai root key share v1\x00"
+JOINING = {"joining": "root-key"}  # in the claims: evidence that a broker shows to everybody does not ask for a key
 
 
 class RootRequest(Wire, frozen=True):
@@ -69,6 +70,7 @@ class SealedRoot(Wire, frozen=True):
     broker: Hex32
     epoch: Count
     key: Key32
+    inherited: bool
 
     def __repr__(self) -> str:
         return f"SealedRoot(epoch={self.epoch})"
@@ -96,12 +98,13 @@ def own_machine(attester: Attester, base: Policy, now: datetime) -> Machine:
     return machine
 
 
-def same_build(own: Machine, base: Policy) -> Policy:
+def same_build(own: Machine, base: Policy, workload: str = WORKLOAD) -> Policy:
     """Return the rules for peers where no plan says others: the same code on the same kind of machine.
 
     Args:
         own: This broker's machine.
         base: The configured policy, of which simulated roots are taken if this machine is simulated itself.
+        workload: What the peers are.
     """
     try:
         registers = {register: own.measurements[register] for register in REGISTERS[own.tee]}
@@ -110,7 +113,7 @@ def same_build(own: Machine, base: Policy) -> Policy:
     return Policy(
         allow_simulation=own.simulated,
         sim_roots=base.sim_roots if own.simulated else (),
-        workloads=(ReferenceValues(name=WORKLOAD, registers=registers, tee=own.tee),),
+        workloads=(ReferenceValues(name=workload, registers=registers, tee=own.tee),),
     )
 
 
@@ -124,6 +127,8 @@ def appraise_peer(request: RootRequest, policy: Policy, now: datetime, cache: Ve
         raise DeniedError(f"broker.peer-refused:{error.code}", f"no peer of this broker: {error.message}") from None
     if appraisal.workload != WORKLOAD:
         raise DeniedError("broker.peer-refused", f"a {appraisal.workload!r} is no broker")
+    if JOINING.items() - appraisal.claims.extra.items():
+        raise DeniedError("broker.peer-refused", "this broker's evidence was not made to ask for a root key")
     return appraisal
 
 
@@ -131,7 +136,7 @@ def seal_root(body: bytes, appraisal: Appraisal, root: Root, audience: str) -> b
     """Seal the root key to a peer's attested key, bound to its exact request."""
     config = KeyConfig.decode(appraisal.claims.key_config)
     context = setup_sender(config.kem, config.public, _info(body), config.aeads[0])
-    plaintext = protocol.encode(SealedRoot(broker=audience, epoch=root.epoch, key=root.key))
+    plaintext = protocol.encode(SealedRoot(broker=audience, epoch=root.epoch, key=root.key, inherited=root.inherited))
     return protocol.encode(RootAnswer(sealed=context.enc + context.seal(plaintext)))
 
 
@@ -155,7 +160,7 @@ def open_root(body: bytes, answer: bytes, keyring: KeyRing, key_config: bytes) -
     cut = config.kem.enc_bytes
     context = setup_recipient(held.private, parsed.sealed[:cut], _info(body), config.aeads[0])
     sealed = protocol.decode(context.open(parsed.sealed[cut:]), SealedRoot, 64 << 10)
-    return sealed.broker, Root(sealed.epoch, sealed.key)
+    return sealed.broker, Root(sealed.epoch, sealed.key, inherited=sealed.inherited)
 
 
 def _unmeasured(tee: str) -> BrokerError:

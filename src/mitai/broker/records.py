@@ -209,6 +209,7 @@ class Root(Record, frozen=True, forbid_unknown_fields=True):
     key: bytes
     v: Literal[1] = 1
     recovered: bool = False  # put together from owners' shares, which is to be logged
+    inherited: bool = False  # somebody may know it whom this code can't vouch for: owners, or another build
 
     def __repr__(self) -> str:
         return f"Root(epoch={self.epoch})"

@@ -6,6 +6,7 @@ Invariants:
 
 - Each share is checked by the digest in the document before it counts: a false one is refused and spoils nothing.
 - The key is kept only if it opens the newest state of the database; shares live in memory alone, and end with it.
+- As the host could have made shares, document and state itself, what comes of it is told as inherited, for ever.
 - Nothing else is served: no state is open, and no key is there that could be released.
 
 Example:
@@ -28,7 +29,7 @@ from mitai.broker.protocol import sha256_hex
 from mitai.broker.records import Root
 from mitai.broker.recovery import RecoveryProgress, RecoveryShare, check_share, combine, read_shares
 from mitai.broker.store import Database
-from mitai.errors import BrokerError
+from mitai.errors import BrokerError, MitaiError
 
 MAX_SHARE_BYTES = 8 << 10
 log = structlog.get_logger("mitai.broker")
@@ -92,11 +93,13 @@ class Recovering:
         # 3. enough
         have = len(self._words)
         if have >= self._need and not self.done:
-            root = Root(self.shares.epoch, combine(self.shares, self._words.items()), recovered=True)
+            root = Root(self.shares.epoch, combine(self.shares, self._words.items()), recovered=True, inherited=True)
             try:
                 await anyio.to_thread.run_sync(self._database.adopt, root)
-            finally:
+            except MitaiError:
                 self._words.clear()
+                raise
+            self._words.clear()
             self.done = True
             self._finished()
         return RecoveryProgress(have=have, need=self._need)

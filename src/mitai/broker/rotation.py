@@ -159,7 +159,8 @@ def rotate(database: Database, submit: Submit, time: str, also: Also) -> Root:
         BrokerError: Nothing has changed; a row that can't be opened is a reason, or that another process took over.
     """
     old = database.root
-    resealing = Resealing(old, Root(old.epoch + 1, secrets.token_bytes(32)))
+    new_root = Root(old.epoch + 1, secrets.token_bytes(32), inherited=old.inherited)  # the ledger's key is the same
+    resealing = Resealing(old, new_root)
     resealing.ahead(database)
 
     def switch(draft: Draft) -> Root:

@@ -5,6 +5,8 @@ Invariants:
 - Nothing is sent before the broker's evidence was accepted under the owner's policy; all is sealed to its attested key.
 - Commands are signed for the ledger key in those very claims: another broker can't use them.
 - A command whose answer is lost, as while brokers fail over, is sent again as it is; the broker applies it once.
+- A data key goes only to a broker that shows nobody else who could have it, but whom the owner's policy names; that is
+  looked at again whenever the broker is verified again, as after a restart in the middle of a request.
 - What the broker answers is checked: every index against a checkpoint of the attested ledger key.
 
 Example:
@@ -17,8 +19,8 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +29,7 @@ import httpx2
 import msgspec
 from msgspec import UNSET
 
-from mitai.attest import LedgerClaim, Policy
+from mitai.attest import Appraisal, LedgerClaim, Policy
 from mitai.bodies import bounded
 from mitai.broker import protocol
 from mitai.broker.protocol import (
@@ -151,10 +153,9 @@ class Owner:
             co_owners: Key ids of further owners, who must each set a policy before any release.
 
         Raises:
-            ClientError: Others could recover the broker's keys, and the owner's policy does not say that it knows.
+            ClientError: Others could have the broker's keys, and the owner's policy does not say that it knows.
             BrokerError: The broker refused, with its code.
         """
-        self._check_recovery()
         payload = Envelope.decode(envelope).open(PAYLOAD_TYPE, self.identity.public)
         command = RegisterCapsule(
             capsule=capsule_id,
@@ -198,7 +199,6 @@ class Owner:
             data_key: Its new data key.
             previous_sha256: Of the manifest that is to be replaced; if another one is in force, nothing changes.
         """
-        self._check_recovery()
         payload = Envelope.decode(envelope).open(PAYLOAD_TYPE, self.identity.public)
         command = RotateKey(
             capsule=capsule_id,
@@ -273,10 +273,28 @@ class Owner:
         broker = protocol.audience(parse_vkey(self.ledger.vkey).public)
         return verify_lineage(answer, self._checkpoint(answer.checkpoint), capsule_id, broker=broker)
 
-    def _check_recovery(self) -> None:
+    @contextmanager
+    def _only_to_keepers(self) -> Iterator[None]:
+        """Look who else could have what this broker is given, now and whenever it is verified anew, until the end."""
+        self._check_keepers(self.session.appraisal)
+        self.session.also = self._check_keepers
+        try:
+            yield
+        finally:
+            self.session.also = lambda _: None
+
+    def _check_keepers(self, appraisal: Appraisal) -> None:
         """Raise unless this owner knows who could recover the keys that it is about to hand over."""
-        plan = self.session.appraisal.claims.extra.get("recovery")
-        if plan is not None and plan not in self.session.policy.claims.policies:
+        claims, rules = appraisal.claims, self.session.policy.claims
+        if "inherited" in claims.extra and rules.ledger_vkey is None:
+            raise ClientError(
+                "client.keys-inherited",
+                "this broker's root key was given to it by its owners or another build: others may have it too, "
+                "unless this is a broker that you know",
+                hint="learn its ledger's key from an owner who used it before, and pin it: [claims] ledger_vkey",
+            )
+        plan = claims.extra.get("recovery")
+        if plan is not None and plan not in rules.policies:
             raise ClientError(
                 "client.recovery-unseen",
                 f"others could recover this broker's keys together, by plan {plan}, which your policy does not name",
@@ -302,7 +320,8 @@ class Owner:
         )
         body = protocol.encode(request)
         path = "/v1/exports" if isinstance(command, ExportCommand) else "/v1/commands"
-        answer = again(lambda: self._send("POST", path, CommandAnswer, content=body))
+        with self._only_to_keepers() if data_key is not None else nullcontext():
+            answer = again(lambda: self._send("POST", path, CommandAnswer, content=body))
         if self._checkpoint(answer.checkpoint).size <= answer.index:
             raise BrokerError("broker.answer-mismatch", "the broker's checkpoint does not cover what it says it logged")
         return answer.index

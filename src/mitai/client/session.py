@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import secrets
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,7 @@ class Session:
         self.policy = policy
         self.workload = workload
         self._http = http
+        self.also: Callable[[Appraisal], None] = lambda _: None  # raises for what is not to be sealed to, policy or not
         self._max_age = timedelta(seconds=max_age_s)
         self._lock = threading.Lock()
         self._policy_sha256 = policy.sha256
@@ -139,6 +141,7 @@ class Session:
                 "client.other-workload",
                 f"{self.base_url} is a genuine {appraisal.workload!r}, but {self.workload!r} is expected here",
             )
+        self.also(appraisal)
         self.appraisal, self.evidence, self.replica, self.verified_at = appraisal, evidence, replica, verified_at
         self._stale_at = min(verified_at + self._max_age, self.appraisal.not_after)
 

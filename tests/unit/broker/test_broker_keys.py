@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from broker_rig import BROKER, OTHER, SERVE, Party, Rig
 from mitai.attest import Claims, Evidence, Policy
@@ -20,7 +21,7 @@ from mitai.attest.sim import SimPlatform, Workload, reference_values
 from mitai.attest.sim.platform import SimAttester
 from mitai.broker import protocol
 from mitai.broker.keys import SHARES, Keys
-from mitai.broker.peers import RootRequest, open_root, own_machine, same_build
+from mitai.broker.peers import JOINING, RootRequest, open_root, own_machine, same_build
 from mitai.broker.records import Root
 from mitai.broker.recovering import Recovering
 from mitai.broker.recovery import (
@@ -97,7 +98,8 @@ class Joiner:
 
     def __init__(self, sim: SimPlatform, build: Workload = BROKER, name: str | None = None) -> None:
         self.keyring = KeyRing.generate()
-        self.claims = Claims(workload=name or build.name, key_config=self.keyring.current_config())
+        key_config = self.keyring.current_config()
+        self.claims = Claims(workload=name or build.name, key_config=key_config, extra=JOINING)
         self.attester = sim.attester(build)
 
     def body(self, challenge: bytes) -> bytes:
@@ -177,6 +179,16 @@ def test_a_nonce_gives_one_key_once(rig: Rig, elsewhere: SimPlatform) -> None:
             asyncio.run(keys.share(again))
         assert code_of(caught) in {"broker.nonce-used", "broker.nonce-unknown"}
     assert len(root_keys(rig)) == 1
+
+
+def test_evidence_that_a_broker_shows_to_anybody_asks_for_nothing(rig: Rig, elsewhere: SimPlatform) -> None:
+    """A stranger asks one broker for a nonce and another, or the same, for evidence over it: no entry comes of it."""
+    keys, shown = started(rig), Joiner(elsewhere)
+    shown.claims = msgspec.structs.replace(shown.claims, extra={"audience": rig.broker.audience})
+    with pytest.raises(DeniedError) as caught:
+        shown.join(keys)
+    assert code_of(caught) == "broker.peer-refused"
+    assert root_keys(rig) == []
 
 
 def test_evidence_of_another_exchange_is_refused(rig: Rig, elsewhere: SimPlatform) -> None:
@@ -505,6 +517,37 @@ def test_owners_bring_a_state_back_on_a_new_machine_with_a_new_build(
     rig.open(elsewhere.attester(NEW_BUILD))
     assert not rig.broker.database.root.recovered
     rig.broker.close()
+
+
+def test_a_recovery_is_told_where_a_new_plan_replaces_the_key_at_once(
+    rig: Rig, lost: tuple[Database, bytes], owners: tuple[Owner, ...], elsewhere: SimPlatform
+) -> None:
+    database, document = lost
+    recovering = Recovering(database, document)
+    for owner in owners[:2]:
+        take(recovering, share_of(document, owner))
+    later = plan_of(*owners[1:], version=2, broker=rig.broker.audience)
+    rig.open(elsewhere.attester(NEW_BUILD))
+    keys = Keys(rig.broker, elsewhere.attester(NEW_BUILD), rig.policy)
+    asyncio.run(keys.start(signed(later, *owners)))
+    told = [(entry["event"], entry["epoch"]) for entry in root_keys(rig)]
+    rig.broker.close()
+    assert told == [("recovered", 1), ("rotated", 2)]
+    assert keys.claims["inherited"]
+
+
+def test_a_database_that_is_away_for_a_moment_costs_no_share(
+    lost: tuple[Database, bytes], owners: tuple[Owner, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, document = lost
+    recovering = Recovering(database, document)
+    take(recovering, share_of(document, owners[0]))
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "adopt", Mock(side_effect=OperationalError("", None, Exception())))
+        with pytest.raises(OperationalError):
+            take(recovering, share_of(document, owners[1]))
+    assert take(recovering, share_of(document, owners[1])) == (2, 2)
+    assert recovering.done
 
 
 def test_shares_of_another_epoch_are_refused(rig: Rig, owners: tuple[Owner, ...], elsewhere: SimPlatform) -> None:

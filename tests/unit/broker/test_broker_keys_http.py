@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,14 +22,15 @@ from broker_rig import BROKER, SERVE, Rig
 from mitai.attest import ClaimRules, Policy
 from mitai.attest.sim import SimPlatform, Workload, reference_values
 from mitai.broker import __main__ as process
-from mitai.broker import joining
+from mitai.broker import joining, protocol
 from mitai.broker.config import Config
 from mitai.broker.joining import join, keep_joined
 from mitai.broker.keys import Keys
-from mitai.broker.recovery import RecoveryKey, read_shares
+from mitai.broker.recovery import PLAN_TYPE, Member, Plan, RecoveryKey, read_shares
 from mitai.broker.store import ROOT_LABEL, Database
 from mitai.broker.vault import Vault
 from mitai.capsule import MANIFEST_NAME, open_capsule
+from mitai.capsule.manifest import PAYLOAD_TYPE
 from mitai.capsule.stores import FolderStore
 from mitai.cli import broker as operator
 from mitai.cli import owner as owner_commands
@@ -42,14 +43,15 @@ from mitai.fleet.gateway import GatewayConfig
 from mitai.fleet.gateway import create_app as gateway_app
 from mitai.fleet.home import Home, PlatformFile
 from mitai.fleet.processes import free_port
+from mitai.identity import Envelope, Identity
 
 NEW_BUILD = Workload("broker", b"\x04" * 48)
 TOKEN = "u" * 24
 
 
 @contextmanager
-def served(app: ASGIApp) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
+def served(app: ASGIApp, port: int = 0) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -90,9 +92,9 @@ class Stage:
         return msgspec.structs.replace(self.policy, claims=claims, workloads=(reference_values(build),))
 
     @contextmanager
-    def running(self, keys: Keys | None = None, build: Workload = BROKER) -> Iterator[str]:
+    def running(self, keys: Keys | None = None, build: Workload = BROKER, port: int = 0) -> Iterator[str]:
         attester = self.sim.attester(build)
-        with served(process.build_app(self.rig.broker, attester, self.policy, self.config(), keys=keys)) as url:
+        with served(process.build_app(self.rig.broker, attester, self.policy, self.config(), keys=keys), port) as url:
             yield url
 
     @contextmanager
@@ -146,6 +148,63 @@ def test_nothing_is_asked_of_a_peer_that_is_no_broker(stage: Stage, tmp_path: Pa
     assert caught.value.code == "attest.measurement-mismatch"
 
 
+def publish(owner: Owner) -> int:
+    envelope = owner.identity.sign(b"{}", PAYLOAD_TYPE).encode()
+    return owner.publish("a" * 32, envelope, bytes(32), policy="permit(principal, action, resource);")
+
+
+def test_a_key_that_a_peer_of_the_hosts_gave_is_told(stage: Stage) -> None:
+    """The host's own broker, state and policy, and a genuine broker that joins it: its first owners are warned."""
+    rig = stage.rig
+    rig.broker.close()
+    for build, told in ((BROKER, False), (NEW_BUILD, True)):
+        rig.settings = replace(
+            rig.settings,
+            state_url=f"sqlite:///{stage.folder / f'{told}.db'}",
+            publish_folder=stage.folder / f"{told}-ledger",
+        )
+        rig.open(stage.sim.attester(build))
+        keys = Keys(rig.broker, stage.sim.attester(build), stage.policy)
+        # what the false peer is ready to give to anybody
+        keys._rules = lambda _plan: stage.policy
+        weak = msgspec.structs.replace(stage.policy, workloads=(reference_values(build),))
+        with stage.running(keys, build) as url, nullcontext(stage.database(stage.other, BROKER)) as here:
+            assert join([url], here, stage.other.attester(BROKER), weak)
+        rig.broker.close()
+        rig.open(stage.other.attester(BROKER))
+        joined = Keys(rig.broker, stage.other.attester(BROKER), stage.policy)
+        assert ("inherited" in joined.claims) == told
+        joined.rotate()  # does not change who may have the ledger's key
+        assert ("inherited" in joined.claims) == told
+        with stage.running(joined) as url:
+            for policy, codes in (
+                (stage.policy, {"client.keys-inherited"} if told else {"capsule.manifest-malformed"}),
+                (stage.owners_policy(), {"capsule.manifest-malformed"}),
+            ):
+                with closing(Owner(url, Identity.generate(), policy)) as owner, pytest.raises(MitaiError) as caught:
+                    publish(owner)
+                assert caught.value.code in codes
+        rig.broker.close()
+    rig.open(stage.other.attester(BROKER))
+
+
+def test_a_broker_that_restarts_with_a_plan_in_the_middle_of_a_request_gets_no_key(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """A client verifies again by itself when the broker's keys have changed: then it looks at the plan again, too."""
+    with stage.running() as url:
+        owner = Owner(url, Identity.generate(), stage.policy)
+        owner.register("alice")
+        port = int(url.rsplit(":", 1)[1])
+    host = RecoveryKey(kem="x25519", seed=b"h" * 32)
+    plan = Plan(version=1, threshold=1, members=(Member(Identity.generate().public.raw, host.public()),))
+    keys = Keys(stage.rig.broker, stage.sim.attester(BROKER), stage.policy)
+    asyncio.run(keys.start(Envelope(protocol.encode(plan), PLAN_TYPE, ()).encode()))
+    with closing(owner), stage.running(keys, port=port), pytest.raises(ClientError) as caught:
+        publish(owner)
+    assert caught.value.code == "client.recovery-unseen"
+
+
 class Device:
     """An owner's own device, with its own home folder."""
 
@@ -187,7 +246,7 @@ def test_from_plan_to_recovery_by_the_commands(
         shown = told()
         assert (shown["threshold"], shown["epoch"], len(shown["members"])) == (2, 1, 3)
         with closing(Owner(url, Home.default().owner(), stage.policy)) as owner, pytest.raises(ClientError) as caught:
-            owner.publish("a" * 32, b"", b"", policy="permit(principal, action, resource);")  # it knows no plan
+            publish(owner)  # it knows no plan
         assert caught.value.code == "client.recovery-unseen"
         with pytest.raises(BrokerError) as caught:
             commands.approve(url, share=document, policy=None)
@@ -230,6 +289,7 @@ def test_from_plan_to_recovery_by_the_commands(
             assert told() == {"have": 2, "need": 2}
     assert ended == [True]
     stage.rig.open(stage.other.attester(NEW_BUILD))
+    assert stage.rig.broker.database.root.inherited
     assert stage.rig.broker.vkey == vkey
     assert stage.rig.release(sealed.capsule_id)[0].data_key == sealed.data_key
     assert read_shares(document.read_bytes()).audience == stage.rig.broker.audience
