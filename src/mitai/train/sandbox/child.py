@@ -34,6 +34,9 @@ MODULES = (
     "_strptime"
 )
 
+# A call that raises one of these within `map` or a generator would end the caller's loop, and with it what it checks.
+_ENDS_A_LOOP = (StopIteration, StopAsyncIteration)
+
 
 class Conversation:
     """Questions in, answers out; `ask` turns it round while a question is open."""
@@ -67,7 +70,9 @@ def remote(conversation: Conversation, name: str) -> Callable[..., object]:
         reply = conversation.ask(name, repr((arguments, keywords)))
         if "raised" in reply:
             kind = getattr(sys.modules["builtins"], reply["raised"], None)
-            raise kind() if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError()
+            if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, _ENDS_A_LOOP):
+                raise kind()
+            raise RuntimeError
         return ast.literal_eval(reply["value"])
 
     return call
@@ -111,6 +116,7 @@ def main(cpu_s: int, memory_bytes: int, parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     confine.die_with_parent(parent)
+    confine.forbid_core_dumps()
     confine.confine()
     answers.write("confined\n")
     answers.flush()

@@ -83,7 +83,7 @@ _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_
 _KILL, _REFUSE, _ALLOW = 0x80000000, 0x00050000 | errno.EPERM, 0x7FFF0000
 _X32 = 0x40000000  # numbers of x86-64's second ABI start here
 
-_PR_SET_NO_NEW_PRIVS, _PR_SET_PDEATHSIG, _PR_CAP_AMBIENT = 38, 1, 47
+_PR_SET_NO_NEW_PRIVS, _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAP_AMBIENT = 38, 1, 4, 47
 _SET_MODE_FILTER, _TSYNC = 1, 1
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -121,6 +121,11 @@ def drop_capabilities() -> None:
     column, _ = _machine()
     header = struct.pack("=II", _CAPABILITY_VERSION_3, 0)
     _check(_libc.syscall(ctypes.c_long(_CAPSET[column]), header, bytes(24)))
+
+
+def forbid_core_dumps() -> None:
+    """Have the kernel write no image of this process, nor hand one to a program: a limit alone does not bind those."""
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
 def die_with_parent(parent: int) -> None:
