@@ -93,9 +93,14 @@ class Keys:
     @property
     def claims(self) -> dict[str, str]:
         """What the broker's evidence says of its keys."""
-        plan = {"recovery": sha256_hex(self.plan)} if self.plan else {}
-        root = self._broker.database.root
-        return {"epoch": str(root.epoch), **plan, **({"inherited": "root-key"} if root.inherited else {})}
+        root, told = self._broker.database.root, dict[str, str]()
+        if self.plan:
+            told["recovery"] = sha256_hex(self.plan)
+            if decode_plan(self.plan).version > 1:  # those of former plans may have the ledger's key
+                told["inherited"] = "former-plan"
+        if root.inherited:
+            told["inherited"] = "root-key"
+        return {"epoch": str(root.epoch), **told}
 
     def shown(self) -> bytes:
         """Return the plan in force and the document of shares: both may be seen by anybody."""

@@ -68,8 +68,11 @@ def show(url: str, policy: Policy) -> tuple[RecoveryAnswer, Appraisal]:
         BrokerError: What it shows is not what its claims name.
     """
     session = Session(url, waiting_policy(policy), workload="broker")
+    extra = session.appraisal.claims.extra
+    if policy.claims.ledger_vkey is not None and extra.get("audience") != pinned_audience(policy):
+        raise BrokerError("broker.recovery-elsewhere", "this is another broker than the one whose ledger is pinned")
     answer = protocol.decode(_ask(session, "GET", b""), RecoveryAnswer, _MAX_BYTES)
-    claimed, waiting = (session.appraisal.claims.extra.get(name) for name in ("recovery", "recovering"))
+    claimed, waiting = (extra.get(name) for name in ("recovery", "recovering"))
     shown = sha256_hex(answer.plan) == claimed if answer.plan else claimed is None
     if waiting is not None:
         shown = sha256_hex(answer.shares) == waiting

@@ -322,6 +322,7 @@ def test_a_later_plan_needs_the_members_of_the_one_before(rig: Rig, owners: tupl
     keys = started(rig, signed(plan_of(alice, bob, version=2, broker=rig.broker.audience), bob, carol))
     shares = read_shares(keys.shares)
     assert (len(shares.shares), shares.epoch) == (2, 2)  # former members' shares are of a former root key
+    assert keys.claims["inherited"] == "former-plan"  # but the ledger's key, which they might know, is the same
     assert started(rig).shares == keys.shares
     rig.reopen()
     assert started(rig).claims["epoch"] == "2"

@@ -44,6 +44,7 @@ from mitai.fleet.gateway import create_app as gateway_app
 from mitai.fleet.home import Home, PlatformFile
 from mitai.fleet.processes import free_port
 from mitai.identity import Envelope, Identity
+from mitai.ledger.note import vkey
 
 NEW_BUILD = Workload("broker", b"\x04" * 48)
 TOKEN = "u" * 24
@@ -186,6 +187,13 @@ def test_a_key_that_a_peer_of_the_hosts_gave_is_told(stage: Stage) -> None:
                 assert caught.value.code in codes
         rig.broker.close()
     rig.open(stage.other.attester(BROKER))
+
+
+def test_another_brokers_plan_is_not_shown_as_the_pinned_ones(stage: Stage) -> None:
+    claims = ClaimRules(ledger_vkey=vkey("test.mitai/ledger", Identity.generate().public))
+    with stage.running() as url, pytest.raises(BrokerError) as caught:
+        recovery.show(url, msgspec.structs.replace(stage.policy, claims=claims))
+    assert caught.value.code == "broker.recovery-elsewhere"
 
 
 def test_a_broker_that_restarts_with_a_plan_in_the_middle_of_a_request_gets_no_key(
