@@ -2,6 +2,8 @@
 
 - `GET /.well-known/mitai/evidence?nonce=HEX` answers with an evidence bundle over that nonce (32 bytes, chosen by the
   verifier) and the claims of this moment: the channel's current key is always among them.
+- The claims in evidence that is shown to anybody say so (`SHOWN`): a broker releases no keys on it, or else whoever can
+  ask here could use up owners' budgets in this workload's name.
 - A sealed request reaches the inner app; nothing reaches it in the clear.
 - Evidence is costly on real hardware, so few are made at a time; more callers are told to come back.
 
@@ -29,6 +31,7 @@ from mitai.problem import problem
 
 EVIDENCE_PATH = "/.well-known/mitai/evidence"
 EVIDENCE_TYPE = "application/vnd.mitai.evidence+json"
+SHOWN = {"shown": "anybody"}  # in `extra`
 _NONCE = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,10 +55,18 @@ class Workload:
         self._waiting, self._max_waiting = 0, 16 * max_evidence
 
     def evidence(self, nonce: bytes) -> Evidence:
-        """Return evidence over `nonce` (32 bytes) and the claims of this moment."""
+        """Return evidence over `nonce` (32 bytes) and the claims of this moment, for this process's own use."""
+        return self._make(nonce, {})
+
+    def shown(self, nonce: bytes) -> Evidence:
+        """Return evidence for whoever asks."""
+        return self._make(nonce, SHOWN)
+
+    def _make(self, nonce: bytes, mark: dict[str, str]) -> Evidence:
         # The key first: a deployment that ends meanwhile drops it, and evidence never ties a new key to former claims.
         key_config = self.keyring.current_config()
-        claims = msgspec.structs.replace(self._claims(), key_config=key_config)
+        claims = self._claims()
+        claims = msgspec.structs.replace(claims, key_config=key_config, extra=claims.extra | mark)
         return self.attester.evidence(claims.encode(), nonce)
 
     def app(self, inner: ASGIApp, public: list[Route | Mount] | None = None, **channel: object) -> ASGIApp:
@@ -74,7 +85,7 @@ class Workload:
         self._waiting += 1
         try:
             async with self._making:
-                bundle = await anyio.to_thread.run_sync(self.evidence, bytes.fromhex(nonce))
+                bundle = await anyio.to_thread.run_sync(self.shown, bytes.fromhex(nonce))
         finally:
             self._waiting -= 1
         return Response(bundle.encode(), media_type=EVIDENCE_TYPE, headers={"cache-control": "no-store"})

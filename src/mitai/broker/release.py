@@ -38,6 +38,7 @@ from mitai.channel.hpke import setup_sender
 from mitai.channel.ohttp import KeyConfig
 from mitai.errors import AttestError, BrokerError, ChannelError, DeniedError, ParseError
 from mitai.ledger.entry import Denial, Release, utc
+from mitai.workload import SHOWN
 
 MAX_MANIFESTS_BYTES = 48 << 20  # in one answer
 MAX_REPLICA_CAPSULES = MAX_PARENTS  # of what it derives
@@ -64,6 +65,9 @@ def prove(request: ReleaseRequest, trusted: Trusted, now: datetime, cache: Verif
     try:
         evidence = Evidence.decode(request.evidence)
         appraisal = verify(evidence, trusted.policy_at(now), nonce=bytes.fromhex(request.nonce), now=now, cache=cache)
+        if SHOWN.items() & appraisal.claims.extra.items():
+            why = "this evidence is what the workload shows to anybody: it did not ask for keys"
+            return Proof(code="broker.evidence-shown", why=why)
         return Proof(appraisal, KeyConfig.decode(appraisal.claims.key_config), trusted.release_of(appraisal, now))
     except (AttestError, ParseError, ChannelError) as error:
         simulated = error.code == "attest.simulation-refused"

@@ -300,7 +300,7 @@ def test_main_serves_evidence_with_the_ledger_and_the_policy(served: Callable, r
     assert claims.workload == "broker"
     assert claims.ledger.vkey == ready.broker.vkey
     assert claims.policies == (protocol.sha256_hex(ready.policy.to_toml().encode()),)
-    assert claims.extra == {"witnesses": "", "audience": ready.broker.audience, "epoch": "1"}
+    assert claims.extra == {"witnesses": "", "audience": ready.broker.audience, "epoch": "1", "shown": "anybody"}
     assert (health.status_code, clear.status_code) == (200, 404)
 
 

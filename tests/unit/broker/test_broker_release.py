@@ -14,6 +14,7 @@ from mitai.broker import protocol
 from mitai.broker.policy import template
 from mitai.broker.protocol import Budget
 from mitai.broker.records import Replica
+from mitai.broker.release_client import Release
 from mitai.broker.writer import Job
 from mitai.errors import BrokerError, DeniedError, MitaiError
 
@@ -42,6 +43,19 @@ def test_a_proven_workload_gets_the_key(ready: Rig) -> None:
     entry = ready.entries()[key.ledger_index]
     assert (entry["type"], entry["workload"], entry["simulated"]) == ("release", "serve", True)
     assert "model" not in repr(key) or sealed.data_key.hex() not in repr(key)
+
+
+def test_a_stranger_uses_nothing_up_with_evidence_that_is_shown_to_anybody(ready: Rig) -> None:
+    """A replica's evidence over the broker's nonce can be had by whoever reaches both."""
+    sealed = ready.publish(budget=Budget(uses=1))
+    request = Release(
+        ready.broker.challenge(), ready.process().shown, purpose="inference", capsules=(sealed.capsule_id,)
+    )
+    with pytest.raises(DeniedError) as caught:
+        asyncio.run(ready.broker.release(request.body))
+    assert caught.value.code == "broker.evidence-shown"
+    assert uses(ready, sealed.capsule_id) == 0
+    assert ready.release(sealed.capsule_id)
 
 
 def test_several_capsules_come_together(ready: Rig) -> None:
