@@ -149,6 +149,7 @@ def show(
             "version": plan.version,
             "threshold": plan.threshold,
             "members": [sha256_hex(member.party) for member in plan.members],
+            "policy": plan.policy,
             "epoch": epoch,
         }
     )
@@ -179,9 +180,15 @@ def _describe(output: Output, plan: Plan) -> None:
     output.say(f"version {plan.version}, for {where}: {plan.threshold} of {len(plan.members)} members recover")
     for member in plan.members:
         output.say(f"  {sha256_hex(member.party)}")
-    output.say(
-        "running brokers give the root key to: " + ("what its policy names" if plan.policy else "the same build")
-    )
+    if not plan.policy:
+        output.say("running brokers give the root key to: the same build")
+        return
+    rules = Policy.from_toml(plan.policy)
+    simulated = ", [red]simulated ones too[/]" if rules.allow_simulation else ""
+    output.say(f"running brokers give the root key to machines{simulated} that its policy accepts (all of it: --json):")
+    for values in rules.workloads:
+        registers = " ".join(f"{name}={value}" for name, value in values.registers.items())
+        output.say(f"  {data(values.name)} on {values.tee}: {registers}")
 
 
 def _broker(home: Home, url: str | None) -> str:

@@ -196,6 +196,20 @@ def test_another_brokers_plan_is_not_shown_as_the_pinned_ones(stage: Stage) -> N
     assert caught.value.code == "broker.recovery-elsewhere"
 
 
+def test_who_signs_a_plan_reads_whom_running_brokers_give_the_key_to(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weak = msgspec.structs.replace(stage.policy, workloads=(reference_values(NEW_BUILD),)).to_toml()
+    file = tmp_path / "plan.json"
+    file.write_bytes(Envelope(protocol.encode(Plan(version=1, policy=weak)), PLAN_TYPE, ()).encode())
+    with Device(tmp_path / "alice", monkeypatch, stage.policy):
+        commands.sign(file)
+    told = capsys.readouterr().out
+    assert "simulated ones too" in told
+    registers = reference_values(NEW_BUILD).registers.values()
+    assert all(value in told.replace("\n", "") for value in registers)
+
+
 def test_a_broker_that_restarts_with_a_plan_in_the_middle_of_a_request_gets_no_key(
     stage: Stage, tmp_path: Path
 ) -> None:
