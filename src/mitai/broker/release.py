@@ -189,6 +189,7 @@ def _owners(found: list[Capsule | None]) -> tuple[str, ...]:
 
 def _deny(draft: Draft, case: Case, refusal: Refusal, found: list[Capsule]) -> Decision:
     appraisal = case.proof.appraisal
+    known = found if appraisal else []  # strangers can't push owners' newest entries out, nor have policies looked up
     entry = Denial(
         time=utc(case.now),
         capsules=case.request.capsules,
@@ -197,11 +198,11 @@ def _deny(draft: Draft, case: Case, refusal: Refusal, found: list[Capsule]) -> D
         workload=appraisal.workload if appraisal else None,
         purpose=case.request.purpose,
         evidence_sha256=appraisal.evidence_sha256 if appraisal else None,
-        policies=_policies(draft, found)[:MAX_POLICIES],  # a refusal is logged, whatever was asked for
+        policies=_policies(draft, known)[:MAX_POLICIES],  # a refusal is logged, whatever was asked for
         simulated=appraisal.simulated if appraisal else None,
     )
     index = draft.append(entry.encode())
-    for capsule in found if appraisal else []:  # strangers can't push an owner's newest entries out
+    for capsule in known:
         draft.put(capsule.capsule, capsule.noted(index, MAX_RECENT))
     return Decision(index, refusal)
 

@@ -253,6 +253,14 @@ def test_a_release_asks_a_bounded_number_of_policies_and_a_refusal_is_logged_all
     assert (ready.entries()[-1]["type"], len(ready.entries()[-1]["policies"])) == ("denial", 1)
 
 
+def test_no_policy_is_looked_up_for_who_proves_nothing(ready: Rig) -> None:
+    sealed = ready.publish()
+    with pytest.raises(DeniedError) as caught:
+        ready.release(sealed.capsule_id, measured=OTHER)
+    assert caught.value.code.startswith("broker.evidence-refused:")
+    assert ready.entries()[-1]["policies"] == []
+
+
 def test_compiled_policies_are_bounded(ready: Rig) -> None:
     ready.broker._policies._room = 60  # bytes: room for one of them
     one, two = ready.publish(), ready.publish("permit(principal, action, resource); // two")
