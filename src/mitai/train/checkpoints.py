@@ -40,10 +40,15 @@ log = structlog.get_logger(__name__)
 MAGIC = b"mitai ckpt v1\n\0\0"
 _HEADER_BYTES = len(MAGIC) + 16 + 8 + 8  # object id, step, size of the plaintext
 KEY_LABEL = b"mitai training checkpoint key v1\0"
-SECRET_LABEL = b"mitai training secret v1\0"  # of what a method hides with noise; the same after a resumption
 _BINDING_LABEL = b"mitai training checkpoint v1\0"
 _KEPT = 2
 _NAME = re.compile(r"[0-9a-f]{32}-([0-9]{12})\.checkpoint")
+
+
+def binding(job_sha256: str, inputs: Mapping[str, str]) -> bytes:
+    """Return the digest of a job and the manifests of its inputs: what a checkpoint belongs to."""
+    bound = msgspec.json.encode([job_sha256, sorted(inputs.items())])
+    return hashlib.sha256(_BINDING_LABEL + bound).digest()
 
 
 class Checkpoints:
@@ -60,8 +65,7 @@ class Checkpoints:
         self, folder: Path, sealing_key: Callable[[bytes], bytes], job_sha256: str, inputs: Mapping[str, str]
     ) -> None:
         self._folder = folder
-        bound = msgspec.json.encode([job_sha256, sorted(inputs.items())])
-        self.binding = hashlib.sha256(_BINDING_LABEL + bound).digest()
+        self.binding = binding(job_sha256, inputs)
         self._key = sealing_key(KEY_LABEL + self.binding)
         self._prefix = self.binding.hex()[:32]
         self._writer = ThreadPoolExecutor(1, "mitai-checkpoint")

@@ -11,9 +11,11 @@ Invariants:
   them. How many records there are is public.
 - Which records a step takes and its noise come from a secret that never leaves the TEE, not from the job's public seed:
   ChaCha20 under keys from HKDF, others for every job. Who knew the seed could subtract the noise.
+- The secret is another at every start, each of which is paid for. Were it the same, a host that starts a job again with
+  another number of threads would see the same records taken under other noise, and average that away.
 - Noise is bound to what it hides, as nonces of deterministic signatures are bound to the message (RFC 6979): its key
-  holds the digest of the sum. The same step of the same data after a restart gets the same noise, so nothing is spent
-  twice; any other sum gets independent noise, so two of them never share it and none can be told from their difference.
+  holds the digest of the sum. Even if a secret came twice, two sums would never share noise, and none can be told from
+  their difference.
 
 Example:
     >>> plan = Plan.of(epsilon=3.0, delta=1e-5, batch=16, rows=1000, steps=200, clip=1.0)

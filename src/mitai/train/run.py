@@ -78,7 +78,7 @@ def run(
     Args:
         job: What to do.
         sources: The opened inputs by capsule id.
-        secret: At least 32 bytes that nobody outside of the TEE knows, the same after a resumption; what a method
+        secret: At least 32 bytes that nobody outside of the TEE knows, others at every start; what a method
             hides with noise, it hides with this. Without it, such a method refuses.
         observers: What sees the run go by, by a name that its states are kept under.
         states: Where to keep states, and to begin from; without it, the run can't be resumed.

@@ -140,8 +140,9 @@ class Private(Sft, frozen=True, kw_only=True):
     chunk: Small = 8
 
     def declared(self) -> dict[str, str]:
-        """Return the budget in millionths of epsilon and billionths of delta, both rounded up."""
-        return {"epsilon_micros": _rounded_up(self.epsilon, 6), "delta_nanos": _rounded_up(self.delta, 9)}
+        """Return the budget in millionths of epsilon and billionths of delta, both rounded up, and the chunk."""
+        told = {"epsilon_micros": _rounded_up(self.epsilon, 6), "delta_nanos": _rounded_up(self.delta, 9)}
+        return told | {"chunk": str(self.chunk)}
 
     def unfit(self, job: Job) -> str | None:
         """Say what would make the promise untrue."""

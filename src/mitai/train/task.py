@@ -53,7 +53,7 @@ class Task:
         evaluation: The held-out rows, where the job has some.
         load: Loads the model of a role.
         sources: The opened inputs by capsule id.
-        secret: At least 32 bytes that nobody outside of the TEE knows, the same after a resumption.
+        secret: At least 32 bytes that nobody outside of the TEE knows, others at every start.
     """
 
     job: Job

@@ -34,7 +34,7 @@ import structlog
 
 from mitai.attest import Attester, CapsuleClaim, Claims, Policy
 from mitai.broker.derive_client import Derivation
-from mitai.broker.lease_client import Lease
+from mitai.broker.lease_client import Lease, boot_clock
 from mitai.broker.release_client import OpenedKey, Release
 from mitai.capsule import ObjectStore, Sealed
 from mitai.channel import KeyRing
@@ -43,7 +43,7 @@ from mitai.errors import MitaiError, TrainError
 from mitai.identity import Identity
 from mitai.serve.deployment import object_store
 from mitai.serve.link import BrokerLink
-from mitai.train.checkpoints import KEY_LABEL, SECRET_LABEL
+from mitai.train.checkpoints import KEY_LABEL, binding
 from mitai.train.config import SubmitRequest, TrainConfig
 from mitai.train.job import Job
 from mitai.train.methods import METHODS
@@ -91,6 +91,7 @@ class Run:
     cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     withdrawn: MitaiError | None = None
+    sealing_label: bytes = field(default=b"", repr=False)  # of the one key of the TEE that its process is given
 
     def shown(self) -> dict[str, object]:
         """Return what the host is told."""
@@ -223,6 +224,7 @@ class Jobs:
         stack.callback(link.close)
         workload = Workload(self._attester, keyring, lambda: self._claims(run, identity, given, link))
         # 2. release
+        asked = boot_clock()
         inputs = self._release(run, link, workload, keyring)
         given += [CapsuleClaim(key.capsule, key.manifest_sha256) for key in inputs]
         # 3. lease
@@ -233,9 +235,11 @@ class Jobs:
             lambda path, body: link.post(path, body, timeout_s=self._config.renew_s),
             on_end=lambda reason: _withdraw(run, reason),
             renew_s=self._config.renew_s,
+            asked=asked,
         )
         stack.callback(lease.close)
         # 4. the job's process
+        run.sealing_label = KEY_LABEL + binding(run.job.sha256(), {key.capsule: key.manifest_sha256 for key in inputs})
         derivation = Derivation(identity, link.audience, inputs)
         folder = self._scratch / "output" / run.id
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -344,9 +348,9 @@ class Jobs:
                             run.process.wait(60.0)
                     return
                 case Size() | Read() | SealingKey() as question:
-                    relay.send(self._told(question, stores))
+                    relay.send(self._told(run, question, stores))
 
-    def _told(self, question: Size | Read | SealingKey, stores: dict[str, ObjectStore]) -> Answer | Failed:
+    def _told(self, run: Run, question: Size | Read | SealingKey, stores: dict[str, ObjectStore]) -> Answer | Failed:
         try:
             match question:
                 case Size(capsule, name):
@@ -355,7 +359,7 @@ class Jobs:
                     buffer = bytearray(length)
                     got = stores[capsule].read_into(name, offset, memoryview(buffer))
                     return Answer(got, bytes(buffer[:got]))
-                case SealingKey(label) if label.startswith((KEY_LABEL, SECRET_LABEL)):
+                case SealingKey(label) if label == run.sealing_label:
                     return Answer(data=self._attester.sealing_key(label))
             return Failed("train.relay", "the job asked for what it must not have")
         except MitaiError as error:

@@ -72,7 +72,11 @@ def test_what_is_declared_is_never_less_than_what_is_spent(epsilon, delta):
     assert int(said["epsilon_micros"]) * 10**-6 >= epsilon * (1 - 1e-12)
     assert int(said["epsilon_micros"]) - 1 < epsilon * 10**6
     assert int(said["delta_nanos"]) * 10**-9 >= delta * (1 - 1e-12)
-    assert Private(epsilon=0.1, delta=1e-10).declared() == {"epsilon_micros": "100000", "delta_nanos": "1"}
+    assert Private(epsilon=0.1, delta=1e-10).declared() == {
+        "epsilon_micros": "100000",
+        "delta_nanos": "1",
+        "chunk": "8",
+    }
 
 
 def test_noise_is_normal():

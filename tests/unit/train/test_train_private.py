@@ -280,6 +280,7 @@ def test_the_broker_is_told_the_whole_cost():
         "rows": "24",
         "epsilon_micros": "8000000",
         "delta_nanos": "1000000",
+        "chunk": "3",
     }
 
 

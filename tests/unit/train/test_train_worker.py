@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx2
 import pytest
@@ -17,8 +17,13 @@ from train_rig import MemorySource, conversations, tiny_llama
 
 from mitai.attest import verify
 from mitai.attest.evidence import Evidence
+from mitai.broker.lease_client import boot_clock
 from mitai.client.owner import Owner
-from mitai.train.relay import TO_WORKER, Failed, Numbers, Order, Relay
+from mitai.errors import TrainError
+from mitai.train.checkpoints import KEY_LABEL
+from mitai.train.job import Job
+from mitai.train.relay import TO_WORKER, Failed, Numbers, Order, Relay, SealingKey
+from mitai.train.worker import Jobs, Run
 
 SECRET = "patient zero"
 
@@ -196,6 +201,35 @@ def test_the_jobs_process_has_no_network_and_no_voice() -> None:
         assert (failed.code, "secret" in failed.message) == ("train.internal", False)
         printed = process.communicate(timeout=30)[0]
     assert b"secret" not in printed
+
+
+def test_a_jobs_process_is_given_the_key_of_its_own_checkpoints_and_no_other(scene: Scene) -> None:
+    """What a model makes of the code that reads it must not open the checkpoints of others that lie beside."""
+    jobs = scene.stage.worker.jobs
+    run = Run("id", Job.parse(scene.job()), None, sealing_label=KEY_LABEL + bytes(32))
+    assert jobs._told(run, SealingKey(KEY_LABEL + bytes(32)), {}).data
+    for label in (KEY_LABEL + bytes([1]) * 32, KEY_LABEL, b"", b"mitai broker root v1"):
+        assert isinstance(jobs._told(run, SealingKey(label), {}), Failed)
+    assert isinstance(jobs._told(replace(run, sealing_label=b""), SealingKey(KEY_LABEL + bytes(32)), {}), Failed)
+
+
+def test_a_release_that_was_held_back_gives_no_longer_lease(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, float] = {}
+
+    def lease(*_, asked: float, **__):
+        told["lease"] = asked
+        raise TrainError("train.cancelled", "enough seen")
+
+    plain = Jobs._release
+
+    def release(self, *given):
+        told["asked"] = boot_clock()
+        return plain(self, *given)
+
+    monkeypatch.setattr(Jobs, "_release", release)
+    monkeypatch.setattr("mitai.train.worker.Lease", lease)
+    scene.stage.until(scene.stage.submit(scene.job()).json()["id"])
+    assert told["lease"] <= told["asked"]
 
 
 def test_a_revocation_stops_training_within_seconds(scene: Scene) -> None:  # the last one: it is for good
