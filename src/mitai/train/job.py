@@ -239,6 +239,8 @@ class Job(Table, frozen=True):
                 told[name] = str(value)
         if self.limits.columns:
             told["columns"] = ",".join(sorted(self.limits.columns))
+        if self.transcript:
+            told["transcript"] = "kept"  # the output then holds states of the optimizer, and what opens commitments
         own = getattr(self.options, "declared", None)
         return told | (own() if own else {})
 

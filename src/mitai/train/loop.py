@@ -18,6 +18,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -263,7 +264,10 @@ def numbers(logs: dict[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in logs.items()
-        if isinstance(value, (int, float)) and len(name) <= 64 and not name.endswith(_UNTOLD)
+        if isinstance(value, (int, float))
+        and math.isfinite(value)  # others are no JSON
+        and len(name) <= 64
+        and not name.endswith(_UNTOLD)
     }
 
 

@@ -72,6 +72,8 @@ def _adapter(model: Any) -> dict[str, bytes]:  # noqa: ANN401 - peft has no type
         lora_dropout=peft.lora_dropout,
         task_type=peft.task_type,
         modules_to_save=["score"] if peft.task_type == "SEQ_CLS" else None,
+        rank_pattern=dict(peft.rank_pattern),
+        alpha_pattern=dict(peft.alpha_pattern),
     )
     return {
         CONFIG: msgspec.json.format(msgspec.json.encode(config)),

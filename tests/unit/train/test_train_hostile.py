@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
 from train_rig import MemorySource, conversations, job, lines
 
 from mitai.errors import TrainError
+from mitai.identity import Identity
 from mitai.serve.loading import load
+from mitai.train import child
 from mitai.train.data import read
+from mitai.train.loop import numbers
 from mitai.train.methods import private
 from mitai.train.quiet import calm
+from mitai.train.relay import Answer, OpenedInput, Order
 from mitai.train.run import run
 from mitai.train.task import Task
 
@@ -97,3 +102,49 @@ def test_a_model_for_shorter_records_is_refused_before_it_sees_any(llama: Memory
     with pytest.raises(TrainError) as error, calm():
         run(job(PRIVATE, method="private"), {"base": llama, "records": conversations(3)}, secret=SECRET)
     assert error.value.code in ("train.method-refused", "train.gradients-mixed")
+
+
+def test_every_start_of_a_private_job_has_randomness_of_its_own(monkeypatch, tmp_path) -> None:
+    """Else a host would start it again on other threads, and average other noise over the same sample."""
+    secrets = []
+
+    def run(*_, secret: bytes, **__: object) -> None:
+        secrets.append(secret)
+        raise TrainError("train.cancelled", "enough seen")
+
+    kinds = {"base": "model", "records": "data"}
+    monkeypatch.setattr("mitai.train.run.run", run)
+    monkeypatch.setattr(
+        "mitai.capsule.open_capsule",
+        lambda store, *_, **__: SimpleNamespace(manifest=SimpleNamespace(kind=kinds[store._capsule])),
+    )
+    relay = SimpleNamespace(send=lambda _: None, ask=lambda _: Answer(data=bytes(32)))
+    text = '[job]\nname = "t"\nmethod = "private"\nmodel = "base"\ndata = ["records"]\n' + PRIVATE
+    inputs = tuple(OpenedInput(name, b"", b"", "0" * 64, Identity.generate().public.raw) for name in kinds)
+    for _ in range(2):
+        with pytest.raises(TrainError, match="enough seen"):
+            child._work(Order(text, inputs, bytes(32), (), str(tmp_path), str(tmp_path), 0), relay)
+    assert len(set(secrets)) == 2
+    assert all(len(secret) == 32 for secret in secrets)
+
+
+def test_what_a_job_states_is_held_or_refused() -> None:
+    evaluation = '[evaluate]\n[[evaluate.tasks]]\nkind = "perplexity"\nname = "t"\nprompt = "{text}"\n'
+    with pytest.raises(TrainError, match="counts no tokens"):
+        job("[limits]\ntokens = 9\n" + evaluation, method="evaluate")
+    assert job("[transcript]\n").declared()["transcript"] == "kept"
+    assert "transcript" not in job().declared()
+
+
+def test_what_is_no_number_is_not_told() -> None:
+    told = numbers({"loss": float("nan"), "grad_norm": float("inf"), "learning_rate": 0.5, "words": "no"})
+    assert told == {"learning_rate": 0.5}
+
+
+def test_a_continued_adapter_keeps_the_scales_of_its_layers(llama: MemorySource) -> None:
+    sources = {"base": llama, "records": conversations(4)}
+    first = run(job('[lora]\nrank = 2\ntargets = ["q_proj", "v_proj"]\n'), sources).files
+    config = json.loads(first["adapter_config.json"]) | {"alpha_pattern": {"q_proj": 5}}
+    changed = MemorySource(first | {"adapter_config.json": json.dumps(config).encode()})
+    again = run(job(about='adapter = "first"'), sources | {"first": changed}).files
+    assert json.loads(again["adapter_config.json"])["alpha_pattern"] == {"q_proj": 5}

@@ -21,13 +21,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 import msgspec
 from msgspec import Meta
 
 from mitai.errors import TrainError
 from mitai.train.tables import CapsuleId, Input, Table
+
+if TYPE_CHECKING:
+    from mitai.train.job import Job
 
 DIGEST_LABEL = b"mitai evaluation v1\0"
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}\Z")]
@@ -157,6 +160,10 @@ class Evaluate(Table, frozen=True, kw_only=True):
         if not self.tasks:
             raise TrainError("train.job-malformed", "the job file is not valid: an evaluation has [[evaluate.tasks]]")
         return (Input("judge", self.judge, "model"),) if self.judge else ()
+
+    def unfit(self, job: Job) -> str | None:
+        """Say what does not go together: what is stated is declared to the broker, and must be held."""
+        return "counts no tokens: limits.tokens is for training" if job.limits.tokens is not None else None
 
     def declared(self) -> dict[str, str]:
         """Return what the broker is told."""
