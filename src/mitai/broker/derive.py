@@ -27,7 +27,7 @@ from mitai.broker import protocol
 from mitai.broker.commands import Limits, check_clock, check_room, hold, keep, known_co_owner, open_signed, public_key
 from mitai.broker.inheritance import any_ended, held
 from mitai.broker.lineage import PAYLOAD_TYPE, Statement, statement_sha256
-from mitai.broker.protocol import DeriveRequest, sha256_hex
+from mitai.broker.protocol import MAX_OWNERS, DeriveRequest, sha256_hex
 from mitai.broker.records import Capsule, Grant, Made, Replica
 from mitai.broker.store import Draft, Key
 from mitai.broker.writer import Job
@@ -39,7 +39,6 @@ from mitai.ledger.entry import Derivation, utc
 
 MAX_LINEAGE = 64  # ancestors of one capsule
 MAX_DEPTH = 16
-MAX_OWNERS = 16
 MAX_DERIVED = 1024  # capsules that one workload makes
 
 

@@ -61,7 +61,8 @@ Parameters = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=64)], Annotated[str, Meta(max_length=256)]], Meta(max_length=32)
 ]
 CapsuleIds = Annotated[tuple[CapsuleId, ...], Meta(min_length=1, max_length=16)]
-PartyIds = Annotated[tuple[Hex32, ...], Meta(max_length=16)]
+MAX_OWNERS = 16  # of one capsule; an export's entry names the approvals of all, `MAX_THRESHOLD` each
+CoOwners = Annotated[tuple[Hex32, ...], Meta(max_length=MAX_OWNERS - 1)]
 MAX_COUNT = 2**53
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 
@@ -113,7 +114,7 @@ class RegisterCapsule(Signed, frozen=True, tag="register-capsule"):
     manifest_sha256: Hex32
     policy: Annotated[str, Meta(min_length=1, max_length=MAX_POLICY_CHARS)]
     budget: Budget
-    co_owners: PartyIds = ()
+    co_owners: CoOwners = ()
 
 
 class SetPolicy(Signed, frozen=True, tag="set-policy"):

@@ -326,6 +326,19 @@ def test_bounds(ready: Rig, trio: Trio, monkeypatch: pytest.MonkeyPatch) -> None
     assert send(ready, body)
 
 
+def test_what_is_registered_has_no_more_owners_than_what_is_made_of_it(ready: Rig) -> None:
+    others = tuple(Party(f"other-{number}") for number in range(protocol.MAX_OWNERS))
+    for party in others:
+        ready.register(party)
+    with pytest.raises(ParseError) as caught:
+        ready.publish(co_owners=tuple(party.id for party in others))
+    assert caught.value.code == "broker.malformed"
+    sealed = ready.publish(co_owners=tuple(party.id for party in others[1:]))
+    for party in others[1:]:
+        ready.send(party.policy(ready, sealed.capsule_id))
+    assert register(ready, ready.release(sealed.capsule_id))
+
+
 def test_depth_and_ancestors_grow(ready: Rig, trio: Trio) -> None:
     adapter = register(ready, trio.inputs)
     inputs = served(ready, adapter.capsule_id, purpose="training")
