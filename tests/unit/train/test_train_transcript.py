@@ -271,6 +271,17 @@ def test_an_audit_is_about_what_it_declared(inputs: dict[str, MemorySource], out
         audited(data='["records", "more"]')
 
 
+def test_a_checked_job_has_no_more_tokens_than_it_stated(inputs: dict[str, MemorySource], tmp_path: Path) -> None:
+    text = "[limits]\ntokens = {}\n[training]\nbatch = 8\n[transcript]\n" + LORA
+    done = run(wanted := job(text.format(10**6)), inputs, observers=observers(wanted, inputs, MANIFESTS, KEY, tmp_path))
+    assert check_output(MemorySource(done.files), inputs, MANIFESTS, KEY.public).distance == 0
+    stated = {"transcript-job.json": job(text.format(done.metrics["tokens"] - 1)).encode()}
+    forged = Transcript.open(done.files[TRANSCRIPT], KEY.public)
+    forged = msgspec.structs.replace(forged, job_sha256=Job.decode(stated["transcript-job.json"]).sha256())
+    with pytest.raises(TrainError, match="at most"):
+        check_output(MemorySource(done.files | stated | {TRANSCRIPT: forged.sign(KEY)}), inputs, MANIFESTS, KEY.public)
+
+
 @pytest.fixture
 def output(inputs: dict[str, MemorySource], tmp_path: Path) -> dict[str, bytes]:
     return made(inputs, "[training]\nbatch = 8\n[transcript]\nsegment_steps = 2\n" + LORA, tmp_path)[0]

@@ -106,7 +106,7 @@ def check_output(
     built: list[Any] = []
 
     def build() -> Trainer:
-        built[:] = [prepared(job, sources)]
+        built[:] = [_held(prepared(job, sources), job)]
         return cast("Trainer", built[0])
 
     with calm():
@@ -173,6 +173,23 @@ def prove_membership(
     if data.root.hex() != transcript.data.root:
         raise refused("data", "the transcript is about other records")
     return data.proof(find(records, document), tuple(document), sha256(envelope).hexdigest())
+
+
+def _held(trainer: Trainer, job: Job) -> Trainer:
+    """Return a trainer that stops above the job's limit of tokens, as in its own run."""
+    from mitai.train.loop import Watch
+
+    live: Any = trainer
+    watch, draw = Watch(job), live.get_batch_samples
+
+    def drawn(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - transformers' types are loose
+        batches, items = draw(*args, **kwargs)
+        watch.took(batches)
+        return batches, items
+
+    live.get_batch_samples = drawn
+    live.mitai = watch  # for a trainer that counts tokens which it makes itself
+    return trainer
 
 
 def _opened(job: Job) -> set[tuple[str, str]]:
