@@ -12,6 +12,7 @@ import msgspec
 
 from mitai.capsule import MemorySource
 from mitai.errors import TrainError
+from mitai.train import peers
 from mitai.train.config import SubmitRequest, TrainConfig
 from mitai.train.data import read
 from mitai.train.job import Job
@@ -26,6 +27,7 @@ def one_input(data: bytes) -> None:
         lambda: Job.parse(text),
         lambda: TrainConfig.parse(text),
         lambda: _message(data),
+        lambda: peers.decode(data),
     ):
         try:
             work()

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from mitai.train.peers import Hello, Join, Ready, Reply, Welcome
 from mitai.train.relay import Answer, Done, Order, Read
 
 INPUTS = [
@@ -20,6 +21,16 @@ INPUTS = [
     b'{"messages":[{"role":"user","content":"x"}],"n":1e400}',
     b'port = 1\nscratch = "x"\nbroker_policy = "p"\nplugins = ["x"]',
     b'{"job":"","broker":"file:///","objects":"cache::x","output":{"gateway":"x","token":"y"}}',
+    *map(
+        msgspec.msgpack.encode,
+        (
+            Hello(1, bytes(32), bytes(32)),
+            Join(1, bytes(32), b"{}"),
+            Welcome(b"", b"x"),
+            Reply(b"x", bytes(32)),
+            Ready(b"short"),
+        ),
+    ),
     *(
         len(body).to_bytes(4, "big") + body
         for body in map(

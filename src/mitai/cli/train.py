@@ -63,6 +63,12 @@ def submit(
     url: UrlOption = None,
     operator_token: TokenOption = None,
     upload_token: Annotated[str | None, Parameter(help="The gateway's upload token, to store the output.")] = None,
+    rank: Annotated[
+        int | None, Parameter(help="For a job of several workers: this worker's rank; rank 0 leads, and listens.")
+    ] = None,
+    leader: Annotated[
+        str | None, Parameter(help="For a job of several workers: where rank 0 listens for the others, as HOST:PORT.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Submit a job; a job that was killed resumes from its newest checkpoint when it is submitted again.
@@ -73,7 +79,8 @@ def submit(
     text = job.read_text(encoding="utf-8")
     Job.parse(text)
     gateway, token = _operator(home, url, operator_token)
-    told = training.submit(gateway, token, text, upload_token or token_for(home, gateway, "upload"))
+    place = _place(rank, leader)
+    told = training.submit(gateway, token, text, upload_token or token_for(home, gateway, "upload"), place)
     if wait:
         told = followed(out, gateway, token, str(told["id"]))
     else:
@@ -144,6 +151,17 @@ def cancel(job: JobId, *, url: UrlOption = None, operator_token: TokenOption = N
     told = training.cancel(gateway, token, job)
     out.say(f"[green]✔[/] {data(job)} is ended")
     out.result(told)
+
+
+def _place(rank: int | None, leader: str | None) -> dict[str, object] | None:
+    if rank is None and leader is None:
+        return None
+    host, _, port = (leader or "").rpartition(":")
+    if rank is None or not host or not port.isdecimal():
+        raise ClientError(
+            "cli.place", "a job of several workers needs both: --rank, and --leader as HOST:PORT", hint="see --help"
+        )
+    return {"rank": rank, "host": host, "port": int(port)}
 
 
 def _operator(home: Home, url: str | None, token: str | None) -> tuple[str, str]:

@@ -22,14 +22,23 @@ _MAX_ANSWER_BYTES = 4 << 20
 Fields = dict[str, Any]
 
 
-def submit(gateway: str, token: str, job: str, upload_token: str) -> Fields:
-    """Give a job file to the worker, with what lies at this same gateway; return what it says of the job."""
-    body = {
+def submit(gateway: str, token: str, job: str, upload_token: str, place: Mapping[str, object] | None = None) -> Fields:
+    """Give a job file to the worker, with what lies at this same gateway; return what it says of the job.
+
+    Args:
+        gateway: The gateway's address.
+        token: Its operator token.
+        job: The job file's text.
+        upload_token: Its upload token.
+        place: Of a job of several workers: this one's `rank`, and `host` and `port` of rank 0.
+    """
+    body: dict[str, object] = {
         "job": job,
         "broker": f"{gateway}/broker",
         "objects": f"{gateway}/objects",
         "output": {"gateway": gateway, "token": upload_token},
     }
+    body |= {"place": place} if place else {}
     return _asked(gateway, token, "jobs", body)
 
 

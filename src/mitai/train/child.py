@@ -6,7 +6,7 @@ It is started by the worker with one socket to it as standard input, a fixed env
 Invariants:
 
 - The network is given up before anything is opened (`mitai.train.sandbox.network`): what is left is the socket to the
-  worker, which hands over ciphertext only.
+  worker, which hands over ciphertext only, and one for each link to another rank, which the worker carries sealed.
 - No core dump; it ends with its worker; what libraries print goes nowhere.
 - Plaintext is in memory only. What it writes are sealed checkpoints and the sealed output.
 
@@ -32,7 +32,19 @@ from typing import TYPE_CHECKING, cast
 
 from mitai.errors import MitaiError, TrainError
 from mitai.process import forbid_core_dumps
-from mitai.train.relay import TO_JOB, Done, Failed, Numbers, OpenedInput, Order, Relay, RelayStore, SealingKey, Step
+from mitai.train.relay import (
+    TO_JOB,
+    Done,
+    Failed,
+    Followed,
+    Numbers,
+    OpenedInput,
+    Order,
+    Relay,
+    RelayStore,
+    SealingKey,
+    Step,
+)
 from mitai.train.sandbox.network import drop_network
 
 if TYPE_CHECKING:
@@ -40,6 +52,7 @@ if TYPE_CHECKING:
 
     from mitai.capsule import FileSource
     from mitai.train.evaluate.report import Role
+    from mitai.train.group import Group
     from mitai.train.job import Job
     from mitai.train.run import Outcome
 
@@ -115,7 +128,11 @@ def _work(order: Order, relay: Relay) -> None:
             observers=observers(job, sources, manifests, identity, spill),
             states=states,
             report=lambda values: relay.send(Numbers(values)),
+            group=_group(job, order),
         )
+    if order.rank:
+        relay.send(Followed())
+        return
     if job.job.method == "evaluate":
         outcome = _signed(outcome, job, order)
     relay.send(Step("seal"))
@@ -133,6 +150,20 @@ def _work(order: Order, relay: Relay) -> None:
     relay.ask(Done(*made, outcome.kind, byproducts | {"job": job.sha256()}))
     states.clear()  # the output is registered
     shutil.rmtree(spill, ignore_errors=True)
+
+
+def _group(job: Job, order: Order) -> Group | None:
+    """Return the ranks that train together, if this is one of several."""
+    from mitai.train.group import Group
+    from mitai.train.links import SealedLink
+
+    if job.distributed is None:
+        return None
+    links = [
+        SealedLink(socket.socket(fileno=each.descriptor), each.sending, each.receiving, order.silence_s)
+        for each in order.links
+    ]
+    return Group(order.rank, links, job.distributed.workers)
 
 
 def _audited(job: Job, sources: Mapping[str, FileSource], inputs: Mapping[str, OpenedInput]) -> Outcome:

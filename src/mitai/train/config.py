@@ -18,6 +18,7 @@ from msgspec import Meta
 from mitai.errors import TrainError
 from mitai.serve.config import ObjectsUrl, Url
 from mitai.train.job import MAX_JOB_BYTES
+from mitai.train.tables import MAX_RANKS
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,6 +35,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads: Of the arithmetic; 0: as many as processors. Results are equal for equal numbers only.
         queue: How many jobs may wait.
         renew_s: How often the lease on a job's inputs is renewed; at most 10.
+        silence_s: Of a job of several workers: how long one waits for the others to come, and then for what each has to
+            send next; more than a step takes.
     """
 
     port: Annotated[int, Meta(ge=0, le=65535)]
@@ -46,6 +49,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     queue: Annotated[int, Meta(ge=0, le=1000)] = 16
     renew_s: Annotated[float, Meta(gt=0, le=10)] = 10.0
+    silence_s: Annotated[float, Meta(gt=0, le=3600)] = 300.0
 
     @staticmethod
     def parse(text: str) -> TrainConfig:
@@ -66,6 +70,14 @@ class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"Destination({self.gateway!r})"
 
 
+class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a job of several workers: which rank this one is, and where rank 0 listens for the others."""
+
+    rank: Annotated[int, Meta(ge=0, lt=MAX_RANKS)]
+    host: Annotated[str, Meta(min_length=1, max_length=255)]
+    port: Annotated[int, Meta(ge=1, le=65535)]
+
+
 class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /control/jobs: a job file, and where keys, ciphertext and the output's place are.
 
@@ -74,9 +86,11 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         broker: The broker's address.
         objects: The object store of the inputs: `OBJECTS/CAPSULE/NAME` over HTTP, or an fsspec URL.
         output: Where to.
+        place: Of a job of several workers, and of no other.
     """
 
     job: Annotated[str, Meta(max_length=MAX_JOB_BYTES)]
     broker: Url
     objects: ObjectsUrl
     output: Destination
+    place: Place | None = None

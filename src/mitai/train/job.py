@@ -35,6 +35,7 @@ from mitai.train.tables import (
     Column,
     Count,
     Distill,
+    Distributed,
     Dpo,
     Grpo,
     Input,
@@ -150,6 +151,7 @@ class Job(Table, frozen=True):
     early_stopping: EarlyStopping | None = None
     checkpoints: Checkpoints = Checkpoints()
     transcript: Transcribed | None = None
+    distributed: Distributed | None = None
     sft: Sft | None = None
     dpo: Dpo | None = None
     grpo: Grpo | None = None
@@ -211,9 +213,21 @@ class Job(Table, frozen=True):
             raise _malformed("[early_stopping] needs [evaluation]")
         if self.transcript and method in ("private", "evaluate", "audit"):
             raise _malformed(f"[transcript] is not for the method {method}")
+        if self.distributed and (undivided := self._undivided(self.distributed.workers)):
+            raise _malformed(f"[distributed] {undivided}")
         own = getattr(self.options, "unfit", None)
         if why := own(self) if own else None:
             raise _malformed(f"[{method}] {why}")
+
+    def _undivided(self, workers: int) -> str:
+        """Return why several workers would not give what one gives, or nothing."""
+        if self.job.method != "sft":
+            return "is for the method sft"
+        if self.transcript or self.early_stopping:
+            return "goes with neither [transcript] nor [early_stopping]"
+        if self.lora and self.lora.dropout:
+            return "needs a lora.dropout of 0: each worker would drop something else"
+        return "" if workers <= self.training.batch else "needs a training.batch of at least as many rows as workers"
 
     @property
     def options(self) -> Table:

@@ -11,6 +11,7 @@ Invariants:
 - A run that starts from a state continues bit for bit as the run that gave it: weights, optimizer, schedule, generators
   of randomness, position in the data, early stopping.
 - transformers' own checkpoints are never written or read.
+- With a group, what the loader gives and every limit counts all ranks' rows; only the arithmetic is divided.
 
 Example:
     >>> watched(SFTTrainer(…), Watch(job, …)).train()
@@ -32,6 +33,8 @@ from mitai.train.state import State, capture, restore, restore_randomness
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from mitai.train.group import Group
 
 _RESUMED = "sealed state"  # what transformers is told instead of a folder's path
 
@@ -89,6 +92,7 @@ class Watch:
     states: States | None = None
     report: Report = lambda _: None
     cancelled: Callable[[], bool] = lambda: False
+    group: Group | None = None
     resumed: State | None = None
     tokens: int = 0
     samples: tuple[int, ...] = ()
@@ -181,7 +185,21 @@ class _Watching:
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:  # noqa: ANN401
         batches, items = cast("Any", super()).get_batch_samples(*args, **kwargs)
         self.mitai.took(batches)
-        return batches, items
+        group = self.mitai.group
+        if group is None:
+            return batches, items
+        if items is None:
+            raise TrainError("train.not-divisible", "the loss of this model is no sum over tokens")
+        return [group.part(batch) for batch in batches], items
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+        loss: Tensor = cast("Any", super()).training_step(*args, **kwargs)
+        if group := self.mitai.group:
+            trainer = cast("Any", self)
+            group.add(loss)
+            if trainer.accelerator.sync_gradients:  # the last batch of a step
+                group.add_gradients(trainer.model)
+        return loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401, ARG002
         trainer = cast("Trainer", self)

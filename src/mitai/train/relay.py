@@ -48,10 +48,22 @@ class OpenedInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"OpenedInput({self.capsule!r})"
 
 
+class LinkEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A link to another rank: an inherited descriptor, and the keys of its two directions."""
+
+    descriptor: int
+    sending: bytes
+    receiving: bytes
+
+    def __repr__(self) -> str:
+        return f"LinkEnd({self.descriptor})"
+
+
 class Order(_Message, frozen=True):
     """Worker to job: what to do. `seed` is the workload key, which signs what is made.
 
-    With `evidence` the output is a report: it is signed, and the evidence goes with it.
+    With `evidence` the output is a report: it is signed, and the evidence goes with it. With `links` the job is one
+    rank of several.
     """
 
     job: str
@@ -62,6 +74,9 @@ class Order(_Message, frozen=True):
     output: str
     threads: int
     evidence: bytes = b""
+    rank: int = 0
+    links: tuple[LinkEnd, ...] = ()
+    silence_s: float = 0.0
 
 
 class Size(_Message, frozen=True):
@@ -134,8 +149,12 @@ class Done(_Message, frozen=True):
     byproducts: dict[str, str]
 
 
+class Followed(_Message, frozen=True):
+    """Job to worker: this rank has done its part; the leader seals the output."""
+
+
 ToJob = Order | Answer | Failed
-ToWorker = Size | Read | SealingKey | Step | Numbers | Done | Failed
+ToWorker = Size | Read | SealingKey | Step | Numbers | Done | Followed | Failed
 TO_JOB: msgspec.msgpack.Decoder[ToJob] = msgspec.msgpack.Decoder(ToJob)
 TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 

@@ -36,6 +36,7 @@ from transformers import PrinterCallback, Trainer, set_seed  # noqa: E402
 from mitai.serve.loading import LoadedModel, load  # noqa: E402
 from mitai.train import weights  # noqa: E402
 from mitai.train.data import MAX_ROWS, Records, read  # noqa: E402
+from mitai.train.group import Group, SharedStates, require_divisible  # noqa: E402
 from mitai.train.job import Job  # noqa: E402
 from mitai.train.loop import BestWeights, Observer, Report, States, Watch, watched  # noqa: E402
 from mitai.train.methods import METHODS  # noqa: E402
@@ -72,6 +73,7 @@ def run(
     states: States | None = None,
     report: Report = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
+    group: Group | None = None,
 ) -> Outcome:
     """Run a job.
 
@@ -84,12 +86,16 @@ def run(
         states: Where to keep states, and to begin from; without it, the run can't be resumed.
         report: Called with the numbers of every step.
         cancelled: Asked before every step.
+        group: The ranks that do this job together.
 
     Raises:
         MitaiError: An input is not what it should be, a limit is passed, or the run was cancelled.
     """
+    if (group.size if group else 1) != (job.distributed.workers if job.distributed else 1):
+        raise TrainError("train.ranks", "the job asks for another number of workers than there are")
+    states = SharedStates(group, states) if group else states
     with calm():
-        return _run(job, sources, secret, Watch(job, dict(observers or {}), states, report, cancelled))
+        return _run(job, sources, secret, Watch(job, dict(observers or {}), states, report, cancelled, group))
 
 
 def _run(job: Job, sources: Mapping[str, FileSource], secret: bytes, watch: Watch) -> Outcome:
@@ -104,6 +110,8 @@ def _run(job: Job, sources: Mapping[str, FileSource], secret: bytes, watch: Watc
     trainer = watched(_built(partial(method.trainer, task)), watch)
     best = _prepare(trainer, job)
     _hold_to_steps(trainer, job)
+    if watch.group:
+        require_divisible(trainer)
     watch.resumed = watch.states.newest() if watch.states else None
     files = _trained(trainer, watch, best)
     metrics = {
@@ -239,6 +247,8 @@ def _trained(trainer: Trainer, watch: Watch, best: BestWeights | None) -> dict[s
         raise TrainError("train.failed", f"training stopped with a {type(error).__name__}") from None
     if not all(map(math.isfinite, watch.losses)):
         raise TrainError("train.diverged", "a loss is not a number", hint="a smaller training.learning_rate may help")
+    if watch.group:
+        watch.group.agree(trainable(cast("torch.nn.Module", trainer.model)))
     if best is not None and best.weights:
         with torch.no_grad():
             for name, tensor in trainable(cast("torch.nn.Module", trainer.model)).items():

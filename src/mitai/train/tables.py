@@ -49,6 +49,15 @@ class Input(NamedTuple):
         return {"data": ("data", "dataset"), "output": ("adapter", "model")}.get(self.kind, (self.kind,))
 
 
+MAX_RANKS = 64
+
+
+class Distributed(Table, frozen=True):
+    """`[distributed]`: how many workers train together; `docs/spec/distributed.md`."""
+
+    workers: Annotated[int, Meta(ge=2, le=MAX_RANKS)]
+
+
 class Sft(Table, frozen=True):
     """`[sft]`: supervised fine-tuning, and with a column `text` continued pre-training."""
 

@@ -46,12 +46,16 @@ from mitai.serve.link import BrokerLink
 from mitai.train.checkpoints import KEY_LABEL, binding
 from mitai.train.config import SubmitRequest, TrainConfig
 from mitai.train.job import Job
+from mitai.train.meeting import Link, Meeting
 from mitai.train.methods import METHODS
+from mitai.train.peers import Own
 from mitai.train.relay import (
     TO_WORKER,
     Answer,
     Done,
     Failed,
+    Followed,
+    LinkEnd,
     Numbers,
     OpenedInput,
     Order,
@@ -144,6 +148,9 @@ class Jobs:
             TrainError: The job file is not valid, or the queue is full.
         """
         job = Job.parse(request.job)
+        workers, place = job.distributed.workers if job.distributed else 0, request.place
+        if (place.rank >= workers) if place else bool(workers):
+            raise TrainError("train.place", "a job of several workers, and no other, is given one of its ranks")
         run = Run(secrets.token_hex(8), job, request)
         with self._lock:
             if sum(each.state == "queued" for each in self._runs.values()) > self._config.queue:
@@ -213,8 +220,9 @@ class Jobs:
         1. A fresh workload key and channel key; evidence over both and the job's digest.
         2. The inputs' keys, released for what the job states.
         3. A lease on them: when it ends, the job's process is killed.
-        4. The job's process: it opens, trains and seals.
-        5. Registered with the broker as a derived capsule, stored where the host said.
+        4. A job of several workers: links to the others.
+        5. The job's process: it opens, trains and seals.
+        6. Registered with the broker as a derived capsule, stored where the host said.
         """
         # 1. keys
         identity, keyring = Identity.generate(), KeyRing.generate(self._config.kem, grace_s=self._config.renew_s)
@@ -238,7 +246,9 @@ class Jobs:
             asked=asked,
         )
         stack.callback(lease.close)
-        # 4. the job's process
+        # 4. links
+        met = self._meeting(run, stack, self._claims(run, identity, given, link), inputs, lease)
+        # 5. the job's process
         run.sealing_label = KEY_LABEL + binding(run.job.sha256(), {key.capsule: key.manifest_sha256 for key in inputs})
         derivation = Derivation(identity, link.audience, inputs)
         folder = self._scratch / "output" / run.id
@@ -255,9 +265,12 @@ class Jobs:
             output=str(folder),
             threads=self._config.threads,
             evidence=self._report_evidence(run, workload),
+            rank=run.request.place.rank if run.request.place else 0,
+            links=tuple(LinkEnd(each.end.fileno(), each.keys.sending, each.keys.receiving) for each in met),
+            silence_s=self._config.silence_s,
         )
 
-        # 5. register
+        # 6. register
         def finish(done: Done) -> None:
             run.step = "store"
             made = Sealed(done.capsule, done.envelope, done.manifest_sha256, done.data_key)
@@ -271,6 +284,23 @@ class Jobs:
             run.capsule, run.kind = done.capsule, done.kind
 
         self._supervise(run, order, lease, finish)
+
+    def _meeting(
+        self, run: Run, stack: ExitStack, claims: Claims, inputs: tuple[OpenedKey, ...], lease: Lease
+    ) -> list[Link]:
+        """Return the links to the other ranks; none for a job of one worker."""
+        place, asked = run.request.place, run.job.distributed
+        if place is None or asked is None:
+            return []
+        run.step = "meet"
+
+        def check() -> None:
+            lease.check()
+            _go_on(run)
+
+        own = Own(self._attester, claims, place.rank, self._policy, {key.capsule: key.data_key for key in inputs})
+        until = time.monotonic() + self._config.silence_s
+        return stack.enter_context(Meeting(own, asked.workers, place, until, check)).links
 
     def _claims(self, run: Run, identity: Identity, given: list[CapsuleClaim], link: BrokerLink) -> Claims:
         return Claims(
@@ -309,10 +339,10 @@ class Jobs:
                     stdout=subprocess.DEVNULL,
                     env=_environment(self._config.threads),
                     start_new_session=True,
+                    pass_fds=[each.descriptor for each in order.links],
                 )
             lease.check()
-            if run.cancelled.is_set():
-                raise TrainError("train.cancelled", "the job was cancelled")
+            _go_on(run)
             relay.send(order)
             with ExitStack() as stack:
                 stores = {
@@ -347,6 +377,8 @@ class Jobs:
                         if run.process is not None:
                             run.process.wait(60.0)
                     return
+                case Followed() if run.request.place and run.request.place.rank:
+                    return
                 case Size() | Read() | SealingKey() as question:
                     relay.send(self._told(run, question, stores))
 
@@ -364,6 +396,11 @@ class Jobs:
             return Failed("train.relay", "the job asked for what it must not have")
         except MitaiError as error:
             return Failed.of(error)
+
+
+def _go_on(run: Run) -> None:
+    if run.cancelled.is_set():
+        raise TrainError("train.cancelled", "the job was cancelled")
 
 
 def _withdraw(run: Run, reason: MitaiError) -> None:

@@ -70,6 +70,17 @@ def test_submit_and_wait(asked, job: Path, capsys: pytest.CaptureFixture[str], m
     assert "mitai train logs j1" in capsys.readouterr().out
 
 
+def test_a_job_of_several_workers_is_given_a_place(asked, job: Path) -> None:
+    answers, seen = asked
+    answers["jobs"] = 202, {"id": "j1"}
+    train.submit(job, upload_token="upload-token-0000", rank=1, leader="10.0.0.1:7700", **HOST)
+    assert seen[0][1]["place"] == {"rank": 1, "host": "10.0.0.1", "port": 7700}
+    for wrong in ({"rank": 1}, {"leader": "a:1"}, {"rank": 1, "leader": "a"}, {"rank": 1, "leader": ":x"}):
+        with pytest.raises(MitaiError) as caught:
+            train.submit(job, upload_token="upload-token-0000", **wrong, **HOST)
+        assert caught.value.code == "cli.place"
+
+
 def test_a_failed_job_is_told_as_its_error(asked, job: Path) -> None:
     answers, _ = asked
     answers["jobs"] = 202, {"id": "j1"}
