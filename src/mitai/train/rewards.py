@@ -1,7 +1,7 @@
 """Verifiable rewards: named functions of an answer and its record, part of the measured code.
 
-A job names the rewards that it trains towards (`docs/spec/training-methods.md`, "Rewards"). They are data: a tag, bounds
-on every value, and one method. A rule that they cannot express is code that an owner brings in a data capsule; that
+A job names the rewards that it trains towards (`docs/spec/training-methods.md`, "Rewards"). They are data: a tag,
+bounds on every value, and one method. A rule that they cannot express is code that an owner brings in a data capsule; that
 runs in the sandbox only (`mitai.train.sandbox`), never here.
 
 Invariants:
