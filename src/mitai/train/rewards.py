@@ -1,8 +1,8 @@
 """Verifiable rewards: named functions of an answer and its record, part of the measured code.
 
 A job names the rewards that it trains towards (`docs/spec/training-methods.md`, "Rewards"). They are data: a tag,
-bounds on every value, and one method. A rule that they cannot express is code that an owner brings in a data capsule; that
-runs in the sandbox only (`mitai.train.sandbox`), never here.
+bounds on every value, and one method. A rule that they cannot express is code that an owner brings in a data capsule;
+that runs in the sandbox only (`mitai.train.sandbox`), never here.
 
 Invariants:
 
