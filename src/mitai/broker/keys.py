@@ -137,11 +137,11 @@ class Keys:
             raise BrokerError("broker.nonce-used", "this nonce has decided a request", hint="ask for a new challenge")
         # 3. evidence
         plan = self.plan
-        policy = await anyio.to_thread.run_sync(self._rules, plan)
         now = self._broker.now()
         try:
+            policy = await anyio.to_thread.run_sync(self._rules, plan)
             appraisal = await anyio.to_thread.run_sync(appraise_peer, request, policy, now, self._cache)
-        except BrokerError:
+        except MitaiError:
             self._nonces.give_back(nonce)
             if not self._unproven.take():
                 raise BrokerError("broker.rate-limited", "too many refusals at this time") from None

@@ -224,6 +224,18 @@ def test_refusals_are_limited(rig: Rig, tmp_path: Path) -> None:
     assert codes == {"broker.peer-refused:attest.simulated-root-unknown", "broker.rate-limited"}
 
 
+def test_a_broker_that_can_not_say_what_it_is_refuses_no_faster(rig: Rig, elsewhere: SimPlatform) -> None:
+    keys, joiner = started(rig), Joiner(elsewhere)
+    keys._attester = Mock(tee="tdx")
+    codes = set()
+    for _ in range(25):
+        with pytest.raises(BrokerError) as caught:
+            joiner.join(keys)
+        codes.add(code_of(caught))
+    assert codes == {"broker.peer-unmeasured", "broker.rate-limited"}
+    assert not keys._nonces._used
+
+
 def test_a_weak_policy_of_the_host_lets_no_peer_in(rig: Rig, elsewhere: SimPlatform) -> None:
     """The host's own policy names another build as a broker: it says who may ask for capsules, not who is a peer."""
     weak = msgspec.structs.replace(rig.policy, workloads=(reference_values(NEW_BUILD),))
