@@ -1,7 +1,8 @@
 """Try again what a broker could not answer while another process took over from it.
 
-Only for what may be sent twice: queries, receipts, an owner's very same command (its sequence lets it count once), and
-a release that is begun anew, with a new challenge. An answer that was lost on the way looks the same as none.
+Only for what may be sent twice: queries, receipts, an owner's very same command (its sequence lets it count once), the
+very same derivation, and a release that is begun anew, with a new challenge. An answer that was lost on the way looks
+the same as none.
 
 Example:
     >>> key = again(lambda: release(link, capsule))

@@ -172,7 +172,8 @@ def _audited(job: Job, sources: Mapping[str, FileSource], inputs: Mapping[str, O
     from mitai.train.transcript.audit import audit
 
     manifests = {name: each.manifest_sha256 for name, each in inputs.items()}
-    files = audit(job, sources, manifests, {name: PublicKey(each.owner) for name, each in inputs.items()})
+    made = {name: PublicKey(each.owner) for name, each in inputs.items() if each.derived}
+    files = audit(job, sources, manifests, made)
     return Outcome("report", files, {}, tuple(files))
 
 

@@ -43,6 +43,7 @@ class OpenedInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     envelope: bytes
     manifest_sha256: str
     owner: bytes
+    derived: bool = False  # a workload made it, and `owner` is that workload's key
 
     def __repr__(self) -> str:
         return f"OpenedInput({self.capsule!r})"

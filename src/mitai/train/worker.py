@@ -38,6 +38,7 @@ from mitai.broker.lease_client import Lease, boot_clock
 from mitai.broker.release_client import OpenedKey, Release
 from mitai.capsule import ObjectStore, Sealed
 from mitai.channel import KeyRing
+from mitai.client.again import again
 from mitai.client.objects import upload
 from mitai.errors import MitaiError, TrainError
 from mitai.identity import Identity
@@ -256,7 +257,7 @@ class Jobs:
         order = Order(
             job=run.request.job,
             inputs=tuple(
-                OpenedInput(key.capsule, key.data_key, key.envelope, key.manifest_sha256, key.owner.raw)
+                OpenedInput(key.capsule, key.data_key, key.envelope, key.manifest_sha256, key.owner.raw, key.derived)
                 for key in inputs
             ),
             seed=identity.seed(),
@@ -279,7 +280,8 @@ class Jobs:
             run.step = "register"
             lease.check()
             ledger = link.claims.ledger
-            answer = link.post("/v1/derived", derivation.request(made, done.byproducts))
+            body = derivation.request(made, done.byproducts)
+            answer = again(lambda: link.post("/v1/derived", body))
             derivation.index(answer, ledger.vkey if ledger else "")
             run.capsule, run.kind = done.capsule, done.kind
 

@@ -83,5 +83,9 @@ def test_a_transcript_is_checked_over_sealed_inputs(stage: Stage) -> None:
     forged = stage.until(stage.submit(AUDIT.format(model=model, data=other, output=trained["capsule"])).json()["id"])
     assert forged["state"] == "failed"
     assert forged["error"]["code"].startswith("train."), forged
+
+    own = stage.publish(clinic, conversations(2), "adapter", compose(TRAIN, check))
+    unmade = stage.until(stage.submit(AUDIT.format(model=model, data=data, output=own)).json()["id"])
+    assert "no workload made this output" in unmade["error"]["message"], unmade
     for owner in (lab, clinic):
         owner.close()

@@ -134,12 +134,22 @@ def audit(
 ) -> dict[str, bytes]:
     """Do a job of method `audit`; return the verdict, in words and numbers, as the one file `VERDICT`.
 
+    Args:
+        job: What to do.
+        sources: The opened inputs by capsule id.
+        manifests: The digests of their manifests.
+        signers: The workloads' keys of those inputs that a workload made.
+
     Raises:
         MitaiError: The output does not follow from the inputs, or asked for no transcript; or its job is not one about
             what this one declared.
     """
     options = cast("Audit", job.options)
     output = sources[options.output]
+    if options.output not in signers:
+        raise refused(
+            "signature", "no workload made this output, as the broker knows it: its transcript may be anybody's"
+        )
     checked = Job.decode(_small(output, JOB))
     if _opened(checked) != _opened(job):
         raise refused("inputs", "the audit names other inputs than the job that it checks")
