@@ -255,6 +255,8 @@ class Job(Table, frozen=True):
             told["columns"] = ",".join(sorted(self.limits.columns))
         if self.transcript:
             told["transcript"] = "kept"  # the output then holds states of the optimizer, and what opens commitments
+        if self.distributed:
+            told["workers"] = str(self.distributed.workers)  # sums over the rows leave this machine, sealed
         own = getattr(self.options, "declared", None)
         return told | (own() if own else {})
 

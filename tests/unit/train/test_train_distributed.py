@@ -107,6 +107,10 @@ def test_what_cannot_be_divided_is_refused(tables: str, why: str) -> None:
         Job.parse(FULL + TWO.replace("2", "1"))
 
 
+def test_owners_are_told_how_many_workers_there_are() -> None:
+    assert Job.parse(FULL + TWO).declared() == Job.parse(FULL).declared() | {"workers": "2"}
+
+
 # --- the group alone, its ranks on threads ---------------------------------------------------------------------------
 
 
