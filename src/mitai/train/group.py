@@ -73,14 +73,16 @@ class Group:
         tensor.copy_(flat.reshape(tensor.shape))
 
     def add_gradients(self, model: torch.nn.Module) -> None:
-        """Replace every gradient by the sum over all ranks."""
-        gradients = [each.grad for each in model.parameters() if each.grad is not None]
-        flat = torch.cat([each.reshape(-1).float() for each in gradients])
+        """Replace every gradient by the sum over all ranks; what no rank's rows used (an expert, say) has none."""
+        trained = [each for each in model.parameters() if each.requires_grad]
+        used = trained[0].new_tensor([each.grad is not None for each in trained], dtype=torch.float32)
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in trained]
+        flat = torch.cat([used, *(each.reshape(-1).float() for each in gradients)])
         self.add(flat)
-        start = 0
-        for each in gradients:
-            each.copy_(flat[start : start + each.numel()].reshape(each.shape))
-            start += each.numel()
+        sums = torch.split(flat[len(used) :], [each.numel() for each in trained])
+        for parameter, gradient, count, total in zip(trained, gradients, flat[: len(used)].tolist(), sums, strict=True):
+            gradient.copy_(total.reshape(gradient.shape))
+            parameter.grad = gradient if count else None
 
     def share(self, data: bytes) -> bytes:
         """Return the leader's `data`, on every rank."""

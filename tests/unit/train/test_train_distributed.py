@@ -147,6 +147,16 @@ def test_all_ranks_get_the_sum_in_the_order_of_ranks(groups: list[Group]) -> Non
     assert each(groups, lambda group: group.share(b"")) == [b""] * 3
 
 
+def test_a_gradient_that_only_some_ranks_have_is_added_up_for_all(groups: list[Group]) -> None:
+    models = [torch.nn.ModuleList(torch.nn.Linear(2, 1, bias=False) for _ in range(3)) for _ in groups]
+    for rank, model in enumerate(models):
+        model[rank % 2].weight.grad = torch.full((1, 2), float(rank + 1))
+    each(groups, lambda group: group.add_gradients(models[group.rank]))
+    for model in models:
+        gradients = [None if layer.weight.grad is None else layer.weight.grad.tolist() for layer in model]
+        assert gradients == [[[4.0, 4.0]], [[2.0, 2.0]], None]
+
+
 def test_ranks_that_differ_end_the_job(groups: list[Group]) -> None:
     same = {"a": torch.zeros(3, dtype=torch.bfloat16), "b": torch.tensor(1)}
     assert each(groups, lambda group: group.agree(same)) == [None] * 3
