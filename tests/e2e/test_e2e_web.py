@@ -7,11 +7,14 @@ import json
 
 import httpx2
 
+from mitai.fleet.releases import WORKLOADS
+
 
 def test_the_host_offers_what_the_user_pins(running):
     offer = httpx2.get(f"{running.gateway}/mitai.json").json()
     assert offer["policy"] == running.home.policy.read_text()
-    assert [json.loads(release)["payloadType"] for release in offer["releases"]] == ["application/vnd.in-toto+json"] * 2
+    types = [json.loads(release)["payloadType"] for release in offer["releases"]]
+    assert types == ["application/vnd.in-toto+json"] * len(WORKLOADS)
     link = running.mitai("web", "open", "--no-browser", "--json").fields["page"]
     assert link == f"{running.gateway}/#policy={hashlib.sha256(offer['policy'].encode()).hexdigest()}"
 

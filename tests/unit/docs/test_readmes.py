@@ -27,7 +27,7 @@ def test_commands():
 
 
 def test_the_table_of_threats_has_the_same_rows():
-    threats = [re.findall(r"^\| .*\|$", page.split("\n## ")[4], re.MULTILINE) for page in (ENGLISH, CHINESE)]
+    threats = [re.findall(r"^\| .*\|$", page.split("\n## ")[5], re.MULTILINE) for page in (ENGLISH, CHINESE)]
     assert len(threats[0]) == len(threats[1]) > 8
 
 
