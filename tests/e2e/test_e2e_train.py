@@ -68,7 +68,7 @@ def test_a_job_by_its_commands(own, tmp_path):
     """
     job.write_text(text)
     declared = own.mitai("train", "check", str(job), "--json").fields["declared"]
-    assert declared == {"method": "sft", "epochs": "2", "rows": "100"}
+    assert declared == {"method": "sft", "epochs": "2", "rows": "100", "transcript": "kept"}
     done = own.mitai("train", "submit", str(job), "--wait", "--json").fields
     assert (done["state"], done["kind"]) == ("done", "adapter")
     numbers = own.mitai("train", "logs", done["id"], "--png", str(tmp_path / "loss.png"), "--json").fields["numbers"]
