@@ -380,7 +380,7 @@ def test_damaged_segments_are_sealed_again_with_another_salt(unfinished, plain, 
 
 
 def test_a_source_that_changed_in_between_is_sealed_as_it_is_now(unfinished, plain, alice):
-    changed = CONTENT[:SEGMENT_BYTES] + b"!" + CONTENT[SEGMENT_BYTES + 1 :]
+    changed = CONTENT[:SEGMENT_BYTES] + bytes([CONTENT[SEGMENT_BYTES] ^ 1]) + CONTENT[SEGMENT_BYTES + 1 :]
     (plain / "weights").write_bytes(changed)
     before = weights(unfinished).read_bytes()
     sealed = seal(plain, unfinished, owner=alice, name="n")
