@@ -39,7 +39,8 @@ from mitai.broker.protocol import MAX_COMMAND_BYTES
 from mitai.broker.recovering import Recovering
 from mitai.broker.service import Broker, Settings
 from mitai.broker.standby import StandBy
-from mitai.broker.store import ROOT_LABEL, Database, is_shared
+from mitai.broker.store import ROOT_LABEL, Database
+from mitai.broker.tables import is_shared
 from mitai.broker.vault import Vault
 from mitai.channel import KeyRing, Limits
 from mitai.channel.memory import keep_freed_memory

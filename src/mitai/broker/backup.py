@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ import msgspec
 import sqlalchemy
 from sqlalchemy import Connection, Table, insert, select, text
 
-from mitai.broker.store import engine_of, metadata, migrate
+from mitai.broker.tables import engine_of, metadata, migrate
 from mitai.errors import BrokerError, ParseError
 from mitai.ledger.sql import metadata as ledger_metadata
 
@@ -246,9 +247,9 @@ def _written(path: Path) -> Iterator[BinaryIO]:
     """Give a new file, readable by its owner only, that is there whole at the end or not at all."""
     if path.exists():
         raise BrokerError("broker.backup-exists", f"{path} is there already", hint="name a new file")
-    temporary = path.with_name(path.name + ".part")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

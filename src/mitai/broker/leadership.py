@@ -28,7 +28,7 @@ from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from mitai.broker.store import POSTGRESQL
+from mitai.broker.tables import POSTGRESQL
 
 LEASE_S = 2.0
 RENEW_S = 0.4

@@ -27,7 +27,8 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from mitai.broker.protocol import sha256_hex
 from mitai.broker.records import Root, row_id
-from mitai.broker.store import Database, Draft, blobs, records, roots, singles
+from mitai.broker.store import Database, Draft
+from mitai.broker.tables import blobs, records, roots, singles
 from mitai.broker.vault import Vault
 from mitai.broker.writer import Job
 from mitai.errors import BrokerError, RollbackError

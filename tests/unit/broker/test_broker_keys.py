@@ -41,7 +41,8 @@ from mitai.broker.recovery import (
     open_share,
     read_shares,
 )
-from mitai.broker.store import ROOT_LABEL, Database, documents
+from mitai.broker.store import ROOT_LABEL, Database
+from mitai.broker.tables import documents
 from mitai.broker.vault import Vault
 from mitai.channel import KeyRing
 from mitai.errors import BrokerError, ChannelError, DeniedError, MitaiError, ParseError

@@ -18,7 +18,8 @@ from mitai.attest.sim import SimPlatform
 from mitai.broker.keys import Keys
 from mitai.broker.records import Head, LedgerKey
 from mitai.broker.service import Broker
-from mitai.broker.store import ROOT_LABEL, Database, metadata
+from mitai.broker.store import ROOT_LABEL, Database
+from mitai.broker.tables import metadata
 from mitai.broker.vault import Vault
 from mitai.broker.writer import Job, Writer
 from mitai.errors import BrokerError, MitaiError
