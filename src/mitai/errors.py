@@ -14,6 +14,7 @@ MitaiError
 │   └── RollbackError     stored state is older than what the ledger remembers
 ├── ServeError            the inference service refused or failed a request
 ├── TrainError            a training or evaluation job was refused or failed
+├── MpcError              parties that compute together could not begin, or had to stop
 ├── ClientError           the client stopped before anything was sent
 ├── FleetError            a process of the platform did not start or went away
 └── WebError              the browser's page is not the one that was published
@@ -117,6 +118,10 @@ class ServeError(MitaiError):
 
 class TrainError(MitaiError):
     """A training or evaluation job that was refused or failed."""
+
+
+class MpcError(MitaiError):
+    """Parties that compute together could not begin, or had to stop."""
 
 
 class ClientError(MitaiError):

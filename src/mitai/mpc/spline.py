@@ -1,0 +1,89 @@
+"""Functions of one number as piecewise polynomials on equal steps, with straight tails (`docs/spec/mpc.md`, "Splines").
+
+A table is public: it says which function is computed, never at which point.
+
+Example:
+    >>> half = Spline.fit(lambda x: x / 2, low=-1, high=1, segments=4, degree=1)
+    >>> half(np.array([0.25]))
+    array([0.125])
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mitai.mpc.ring import Real
+
+
+@dataclass(frozen=True, eq=False)
+class Spline:
+    """A function on [low, low + segments · step) by polynomials, and a line on either side.
+
+    Attributes:
+        low: Where the first segment begins; a multiple of `step`.
+        step: Width of a segment; a power of two.
+        coefficients: [segments, degree + 1], lowest first, in t = x - (low + i · step), 0 <= t < step.
+        below: (a, b) of the line a + b · x left of the segments.
+        above: The same for the right.
+    """
+
+    low: float
+    step: float
+    coefficients: Real
+    below: tuple[float, float]
+    above: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if not math.log2(self.step).is_integer() or not (self.low / self.step).is_integer():
+            raise ValueError("a spline's step is a power of two, and its beginning a multiple of it")
+        if self.segments & (self.segments - 1):
+            raise ValueError("a spline has a power of two of segments")
+
+    @property
+    def segments(self) -> int:
+        """The number of polynomials."""
+        return len(self.coefficients)
+
+    @property
+    def degree(self) -> int:
+        """The degree of each."""
+        return int(self.coefficients.shape[1]) - 1
+
+    @property
+    def high(self) -> float:
+        """Where the last segment ends."""
+        return self.low + self.segments * self.step
+
+    @classmethod
+    def fit(
+        cls,
+        function: Callable[[Real], Real],
+        *,
+        low: float,
+        high: float,
+        segments: int,
+        degree: int,
+        below: tuple[float, float] = (0.0, 0.0),
+        above: tuple[float, float] = (0.0, 0.0),
+    ) -> Spline:
+        """Fit each segment at its Chebyshev nodes, which is near the best polynomial of that degree."""
+        step = (high - low) / segments
+        nodes = (1 - np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))) / 2 * step
+        powers = np.vander(nodes, degree + 1, increasing=True)
+        starts = low + step * np.arange(segments)
+        values = function(starts[:, None] + nodes[None, :])
+        return cls(low, step, np.asarray(np.linalg.solve(powers, values.T).T, np.float64), below, above)
+
+    def __call__(self, x: Real) -> Real:
+        """Return the function's values, computed in the clear."""
+        index = np.clip(np.floor((x - self.low) / self.step), 0, self.segments - 1).astype(np.int64)
+        t = x - (self.low + index * self.step)
+        inner = np.zeros_like(t)
+        for power in range(self.degree, -1, -1):
+            inner = inner * t + self.coefficients[index, power]
+        (a, b), (c, d) = self.below, self.above
+        return np.where(x < self.low, a + b * x, np.where(x >= self.high, c + d * x, inner))
