@@ -22,6 +22,7 @@ import re
 from typing import Annotated, Literal, TypeVar, cast
 
 import msgspec
+import rfc8785
 from msgspec import UNSET, Meta, UnsetType
 
 from mitai.errors import ParseError
@@ -48,6 +49,7 @@ LEASE_S = 60.0  # how long a workload may go on with what it was given, without 
 CLOCK_WINDOW_S = 300  # how far a signed structure's time may be from the broker's
 
 _RELEASE_LABEL = b"mitai key release v1\x00"
+_REQUEST_LABEL = b"mitai release request v1\x00"
 _EXPORT_LABEL = b"mitai key export v1\x00"
 _AUDIENCE_LABEL = b"mitai broker audience v1\x00"
 
@@ -239,9 +241,13 @@ class Challenge(Wire, frozen=True):
     expires_s: int
 
 
-class ReleaseRequest(Wire, frozen=True):
-    """Evidence over the challenge's nonce, and what the keys are wanted for."""
+class ReleaseRequest(Wire, frozen=True, kw_only=True):
+    """What the keys are wanted for, and evidence over all of it: see `release_nonce`.
 
+    In version 1 the evidence was over the challenge's nonce alone.
+    """
+
+    v: Literal[2] = 2  # type: ignore[assignment]  # of another version than the rest
     evidence: bytes
     nonce: Hex32
     purpose: Purpose
@@ -475,13 +481,23 @@ T = TypeVar("T")
 
 
 def decode(data: bytes, kind: type[T], limit_bytes: int) -> T:
-    """Parse JSON bytes strictly as `kind`; raise `ParseError` with `broker.too-large` or `broker.malformed`."""
+    """Parse JSON bytes strictly as `kind`.
+
+    Raises:
+        ParseError: `broker.too-large`, `broker.version-unsupported` or `broker.malformed`.
+    """
     if len(data) > limit_bytes:
         raise ParseError("broker.too-large", f"{len(data)} bytes are above the limit of {limit_bytes}")
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         where = _FIELD.search(str(error))  # the rest of msgspec's message may quote a value
+        if where and where.group() == "$.v":
+            raise ParseError(
+                "broker.version-unsupported",
+                "this is of another version of the protocol",
+                hint="workloads and broker must be of releases that fit together",
+            ) from None
         at = f" at {where.group()[:80]}" if where else ""
         raise ParseError("broker.malformed", f"these bytes do not follow the protocol{at}") from None
 
@@ -509,6 +525,15 @@ def sha256_hex(data: bytes) -> str:
 def audience(ledger_key: PublicKey) -> str:
     """Name the broker in signed structures: the digest of its ledger's public key, which it keeps for life."""
     return sha256_hex(_AUDIENCE_LABEL + ledger_key.raw)
+
+
+def release_nonce(request: ReleaseRequest) -> bytes:
+    """Return the nonce of a request's evidence: a digest of all that the request says, but for the evidence itself.
+
+    So nobody but the measured code says what its evidence is for.
+    """
+    said = {name: getattr(request, name) for name in request.__struct_fields__ if name != "evidence"}
+    return hashlib.sha256(_REQUEST_LABEL + rfc8785.dumps(said)).digest()
 
 
 def release_info(request_bytes: bytes) -> bytes:

@@ -4,7 +4,8 @@ The steps are in `docs/spec/broker.md`, "Release"; nonces are in `nonces`, the o
 
 Invariants:
 
-- Keys go only to the HPKE key in the claims that the evidence over this broker's own nonce covers.
+- Keys go only to the HPKE key in the claims that the evidence covers; it is over this broker's own nonce and all else
+  that the request says.
 - All owners' grants of all capsules must allow, at one moment, in the writer; the first refusal is the reason, and
   nothing is spent unless everything is allowed.
 - The decision, its budget and its ledger entry are committed before anything is answered.
@@ -17,6 +18,7 @@ Example:
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -63,8 +65,11 @@ class Proof:
 def prove(request: ReleaseRequest, trusted: Trusted, now: datetime, cache: VerifiedCache) -> Proof:
     """Verify a request's evidence under the broker's own policy, and the signed releases that it was given."""
     try:
-        evidence = Evidence.decode(request.evidence)
-        appraisal = verify(evidence, trusted.policy_at(now), nonce=bytes.fromhex(request.nonce), now=now, cache=cache)
+        evidence, nonce = Evidence.decode(request.evidence), protocol.release_nonce(request)
+        if not hmac.compare_digest(evidence.nonce, nonce):
+            why = "this evidence was made for another request: challenge, purpose, capsules or parameters are others"
+            return Proof(code="broker.request-mismatch", why=why)
+        appraisal = verify(evidence, trusted.policy_at(now), nonce=nonce, now=now, cache=cache)
         if SHOWN.items() & appraisal.claims.extra.items():
             why = "this evidence is what the workload shows to anybody: it did not ask for keys"
             return Proof(code="broker.evidence-shown", why=why)

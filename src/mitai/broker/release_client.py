@@ -2,6 +2,7 @@
 
 Invariants:
 
+- The evidence is over the whole request: it can't be sent with another purpose, capsules or parameters.
 - The keys open only with the private key that the evidence named, and only for the exact request that was sent.
 - Every manifest is checked against the digest and the owner that arrived sealed beside its key.
 
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import msgspec
 
 from mitai.attest import Claims, Evidence
 from mitai.broker import protocol
@@ -77,14 +80,14 @@ class Release:
         parameters: Mapping[str, str] | None = None,
     ) -> None:
         nonce = protocol.decode(challenge, Challenge, 4096).nonce
-        proof = evidence(bytes.fromhex(nonce))
+        request = ReleaseRequest(
+            evidence=b"", nonce=nonce, purpose=purpose, capsules=capsules, parameters=dict(parameters or {})
+        )
+        proof = evidence(protocol.release_nonce(request))
         self._config = KeyConfig.decode(Claims.decode(proof.claims).key_config)
         self._capsules = capsules
-        request = ReleaseRequest(
-            evidence=proof.encode(), nonce=nonce, purpose=purpose, capsules=capsules, parameters=dict(parameters or {})
-        )
         self._declared = (purpose, request.parameters)
-        self.body = protocol.encode(request)
+        self.body = protocol.encode(msgspec.structs.replace(request, evidence=proof.encode()))
 
     def open(self, answer: bytes, keyring: KeyRing) -> tuple[OpenedKey, ...]:
         """Return the released keys, in the order asked.

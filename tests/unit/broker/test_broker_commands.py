@@ -272,7 +272,6 @@ def test_a_policy_keeps_what_was_used(ready: Rig) -> None:
         b"[]",
         b"\xff",
         b"null",
-        b'{"v":2,"public_key":"","command":{}}',
         b'{"public_key":"AAAA","command":{"payload":"","payloadType":"","signatures":[]}}',
         b"[" * 100_000,
     ],
@@ -281,12 +280,19 @@ def test_nonsense_is_malformed(rig: Rig, body: bytes) -> None:
     refused(rig, body, "broker.malformed")
 
 
-def test_a_command_of_unknown_type_or_version_is_malformed(rig: Rig) -> None:
-    for change in ({"type": "register-everything"}, {"v": 2}, {"surprise": 1}):
+def test_another_version_is_told(rig: Rig) -> None:
+    refused(rig, b'{"v":2,"public_key":"","command":{}}', "broker.version-unsupported")
+
+
+def test_a_command_of_unknown_type_or_version_is_refused(rig: Rig) -> None:
+    changes = {"type": "register-everything", "v": 2, "surprise": 1}
+    for name, value in changes.items():
+        change = {name: value}
         fields = msgspec.json.decode(protocol.encode(RegisterParty(name="a", **rig.alice.signed(rig)))) | change
         payload = msgspec.json.encode(fields)
         envelope = rig.alice.identity.sign(payload, protocol.COMMAND_TYPE)
-        refused(rig, rig.alice.body(Revoke(**rig.alice.signed(rig)), command=envelope), "broker.malformed")
+        code = "broker.version-unsupported" if name == "v" else "broker.malformed"
+        refused(rig, rig.alice.body(Revoke(**rig.alice.signed(rig)), command=envelope), code)
 
 
 def test_too_large_is_refused_before_it_is_parsed(rig: Rig) -> None:

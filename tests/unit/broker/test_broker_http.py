@@ -238,7 +238,7 @@ def test_nothing_is_served_in_the_clear(process: Process) -> None:
 
 def test_bad_requests_get_problem_documents(process: Process, client: httpx2.Client) -> None:
     for path in ("release", "commands", "receipts"):
-        for body in (b"", b"{", b"\xff\xfe", b"[]", b'{"v":1}'):
+        for body in (b"", b"{", b"\xff\xfe", b"[]", b'{"surprise":1}'):
             answer = client.post(f"{process.url}/v1/{path}", content=body)
             assert (answer.status_code, code(answer)) == (400, "broker.malformed")
     large = b" " * (protocol.MAX_RECEIPTS_BYTES + 1)

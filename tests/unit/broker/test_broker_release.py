@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
 
 from broker_rig import ALLOW_ALL, OTHER, SERVE, Party, Rig
+from mitai.attest import Evidence
 from mitai.attest.sim import SimPlatform, reference_values
 from mitai.broker import protocol
 from mitai.broker.policy import template
@@ -17,6 +21,17 @@ from mitai.broker.records import Replica
 from mitai.broker.release_client import Release
 from mitai.broker.writer import Job
 from mitai.errors import BrokerError, DeniedError, MitaiError
+
+DECLARED = {"epochs": "1", "method": "sft"}
+OTHERWISE = [  # a field of a request, and what a host might make of it
+    ("purpose", lambda _: "training"),
+    ("capsules", lambda capsules: capsules[:1]),
+    ("capsules", lambda capsules: capsules[::-1]),
+    ("parameters", lambda _: {}),
+    ("parameters", lambda parameters: parameters | {"epochs": "2"}),
+    ("parameters", lambda parameters: parameters | {"tokens": "9007199254740992"}),
+    ("parameters", lambda parameters: dict(zip(parameters, reversed(parameters.values()), strict=True))),
+]
 
 
 def denied(rig: Rig, code: str, *capsules: str, **more: object) -> MitaiError:
@@ -195,7 +210,58 @@ class TestEvidence:
         request["nonce"] = protocol.decode(ready.broker.challenge(), protocol.Challenge, 1024).nonce
         with pytest.raises(DeniedError) as caught:
             asyncio.run(ready.broker.release(msgspec.json.encode(request)))
-        assert caught.value.code == "broker.evidence-refused:attest.nonce-mismatch"
+        assert caught.value.code == "broker.request-mismatch"
+
+    def test_over_the_challenge_alone_is_refused(self, ready: Rig) -> None:
+        """As every workload made it before version 2."""
+        sealed = ready.publish()
+        nonce = protocol.decode(ready.broker.challenge(), protocol.Challenge, 1024).nonce
+        evidence = ready.process().evidence(bytes.fromhex(nonce)).encode()
+        request = protocol.ReleaseRequest(
+            evidence=evidence, nonce=nonce, purpose="inference", capsules=(sealed.capsule_id,)
+        )
+        with pytest.raises(DeniedError) as caught:
+            asyncio.run(ready.broker.release(protocol.encode(request)))
+        assert caught.value.code == "broker.request-mismatch"
+
+    @pytest.mark.parametrize("says_so", [False, True])
+    @pytest.mark.parametrize(("field", "change"), OTHERWISE)
+    def test_of_another_request_is_refused_and_spends_nothing(
+        self, ready: Rig, field: str, change: Callable[[Any], object], says_so: bool
+    ) -> None:
+        """A host sends a worker's evidence with a request of its own; its claim what the evidence is over helps not."""
+        one, two = sorted(ready.publish(budget=Budget(uses=1)).capsule_id for _ in range(2))
+        made = ready.request(one, two, parameters=DECLARED)
+        request = protocol.decode(made.body, protocol.ReleaseRequest, 1 << 20)
+        changed = msgspec.structs.replace(request, **{field: change(getattr(request, field))})
+        code = "broker.request-mismatch"
+        if says_so:
+            evidence = msgspec.json.decode(request.evidence, type=Evidence)
+            forged = msgspec.structs.replace(evidence, nonce=protocol.release_nonce(changed))
+            changed = msgspec.structs.replace(changed, evidence=forged.encode())
+            code = "broker.evidence-refused:attest.report-data-mismatch"
+        with pytest.raises(DeniedError) as caught:
+            asyncio.run(ready.broker.release(protocol.encode(changed)))
+        assert caught.value.code == code
+        assert uses(ready, one) == uses(ready, two) == 0
+        assert len(made.open(asyncio.run(ready.broker.release(made.body)), ready.keyring)) == 2  # the worker's own
+
+    def test_covers_every_field_of_the_request(self) -> None:
+        """Who adds a field says here how it is tried; another nonce is tried above, and `v` has one value."""
+        tried = {field for field, _ in OTHERWISE}
+        assert set(protocol.ReleaseRequest.__struct_fields__) == tried | {"v", "evidence", "nonce"}
+
+    def test_is_over_a_nonce_that_others_can_compute(self) -> None:
+        """The bytes are those of docs/spec/broker.md; the evidence and the order of parameters are not in them."""
+        said = (
+            b'{"capsules":["c","b"],"nonce":"%s","parameters":{"a":"1","\xc3\xa4":"\\n"},"purpose":"inference","v":2}'
+        )
+        expected = hashlib.sha256(b"mitai release request v1\0" + said % (b"0" * 64)).digest()
+        for evidence, parameters in ((b"", {"a": "1", "ä": "\n"}), (b"?", {"ä": "\n", "a": "1"})):
+            request = protocol.ReleaseRequest(
+                evidence=evidence, nonce="0" * 64, purpose="inference", capsules=("c", "b"), parameters=parameters
+            )
+            assert protocol.release_nonce(request) == expected
 
     def test_with_another_key_is_refused(self, ready: Rig) -> None:
         """A relayed quote with the relay's own key in the claims."""
@@ -342,7 +408,6 @@ def test_a_budget_of_n_gives_exactly_n_under_load(ready: Rig) -> None:
         {"purpose": "Inference!"},
         {"parameters": {"a": 1}},
         {"parameters": {str(i): "" for i in range(33)}},
-        {"v": 2},
         {"evidence": None},
         {"more": 1},
     ],
@@ -352,6 +417,15 @@ def test_malformed_requests_are_refused(ready: Rig, change: dict) -> None:
     with pytest.raises(MitaiError) as caught:
         asyncio.run(ready.broker.release(msgspec.json.encode(fields)))
     assert caught.value.code == "broker.malformed"
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, "2"])
+def test_a_request_of_another_version_is_told(ready: Rig, version: object) -> None:
+    """Version 1 bound nothing but the challenge into the evidence."""
+    body = msgspec.json.encode(msgspec.json.decode(ready.request("c").body) | {"v": version})
+    with pytest.raises(MitaiError) as caught:
+        asyncio.run(ready.broker.release(body))
+    assert caught.value.code == "broker.version-unsupported"
 
 
 def test_a_made_up_nonce_is_refused(ready: Rig) -> None:
