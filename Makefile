@@ -47,7 +47,7 @@ e2e: web/node_modules/.ready ## the page in a real browser, against a platform i
 	@scripts/setup-browser && $(NPM) run --silent e2e
 
 coverage: $(VENV)/.dev ## branches of the security core that tests take: above 95 %
-	$(BIN)/pytest -q tests/unit tests/property tests/vectors tests/interop --ignore tests/unit/serve --ignore tests/unit/demo_model \
+	$(BIN)/pytest -q tests/unit tests/property tests/vectors tests/interop $(addprefix --ignore=tests/unit/,serve train mpc demo_model) \
 	    $(addprefix --cov=mitai.,attest channel capsule broker ledger) --cov-branch --cov-fail-under 95 --cov-report term:skip-covered
 
 slow: $(VENV)/.dev ## the long tests
