@@ -201,7 +201,7 @@ def test_a_shortened_or_changed_ledger_is_noticed(closed: Rig) -> None:
     restore(closed, copy)
     with database(closed) as connection:
         (hashes,) = connection.execute("SELECT hashes FROM ledger_tiles WHERE level = 0").fetchone()
-        connection.execute("UPDATE ledger_tiles SET hashes = ?", (hashes[:-1] + b"?",))
+        connection.execute("UPDATE ledger_tiles SET hashes = ?", (hashes[:-1] + bytes([hashes[-1] ^ 1]),))
     refuses_to_open(closed, "broker.ledger-rolled-back")
 
 

@@ -373,7 +373,8 @@ def test_states_on_the_disk_are_encrypted_and_checked(inputs: dict[str, MemorySo
         def end(self, trainer: object) -> dict[str, bytes]:
             first = min(tmp_path.iterdir())
             assert b"lora_A" not in first.read_bytes()
-            first.write_bytes(first.read_bytes()[:-1] + b"x")
+            content = first.read_bytes()
+            first.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
             return {}
 
     with pytest.raises(TrainError, match="lost or changed"):
