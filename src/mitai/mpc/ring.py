@@ -17,7 +17,7 @@ Ring = NDArray[np.uint64]
 Real = NDArray[np.float64]
 
 FRACTION_BITS = 16
-WINDOW_BITS = 32  # a number at rest, fraction included, lies in [-2^31, 2^31): +-32768 with 16 bits of fraction
+WINDOW_BITS = 31  # a number at rest, fraction included, lies in [-2^30, 2^30): +-16384 with 16 bits of fraction
 
 
 def encode(values: ArrayLike, fraction: int = FRACTION_BITS) -> Ring:

@@ -1,0 +1,1 @@
+"""Two parties that compute and a dealer of randomness: the setting `2+1` (`docs/spec/mpc.md`)."""

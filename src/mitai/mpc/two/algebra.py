@@ -1,0 +1,139 @@
+"""Products and truncation between two parties (`docs/spec/mpc.md`, "Products", "Truncation").
+
+Products are Beaver's: each factor is opened under a mask, and the dealer gives shares of the product of the masks. A
+weight is opened once, so a product with it opens only the other factor, and all that does not depend on that factor
+has been computed ahead.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mitai.mpc import kernels
+from mitai.mpc.engine import Secret, Shape
+from mitai.mpc.ring import WINDOW_BITS, Ring
+from mitai.mpc.two.core import Two
+from mitai.mpc.two.pads import MaskedWeight
+
+HALF_WINDOW = np.uint32(1 << (WINDOW_BITS - 1))
+TOP = np.uint32(31)
+
+
+def truncate(engine: Two, x: Secret, fraction: int) -> Secret:
+    """Cut a fraction down to so many bits ("Truncation"): one round, 4 bytes an element."""
+    cut = x.fraction - fraction
+    if cut == 0:
+        return x
+    if not 0 < cut <= 32:
+        raise ValueError(f"a fraction of {x.fraction} bits can't be cut down to {fraction}")
+    shape = x.shape
+    halves = engine.pads.random(shape, np.uint32)
+
+    def wraps() -> NDArray[np.bool_]:
+        r = halves[0] + halves[1]
+        return np.stack([r < halves[0], r >> TOP != 0])
+
+    given = engine.pads.given((2, *shape), np.uint32, wraps)
+    if engine.offline:
+        return engine.blank(shape, fraction)
+    (r,) = halves
+    share = (x.parts[0] >> np.uint64(cut)).astype(np.uint32)
+    share += r
+    if engine.role == 0:
+        share += HALF_WINDOW + np.uint32(1)
+    (c,) = engine.open(share)
+    carry, top = given
+    lift = (c >> TOP ^ np.uint32(1)) * top + carry
+    out = lift.astype(np.uint64)
+    out <<= np.uint64(32)
+    out -= r
+    if engine.role == 0:
+        out += c
+        out -= np.uint64(HALF_WINDOW)
+    return engine.secret(out, fraction)
+
+
+def cut(engine: Two, x: Secret) -> Secret:
+    """Cut a product's fraction down to the engine's, where it has more."""
+    return truncate(engine, x, engine.fraction) if x.fraction > engine.fraction else x
+
+
+def multiply(engine: Two, x: Secret, y: Secret) -> Secret:
+    """Multiply element by element, one round before the truncation; 16 bytes an element, a square 8."""
+    pads, fraction = engine.pads, x.fraction + y.fraction
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    a = pads.random(x.shape, np.uint64)
+    b = a if y is x else pads.random(y.shape, np.uint64)
+    c = pads.given(shape, np.uint64, lambda: (a[0] + a[1]) * (b[0] + b[1]))
+    if engine.offline:
+        return cut(engine, engine.blank(shape, fraction))
+    if y is x:
+        (d,) = engine.open(x.parts[0] - a[0])
+        out = d * (a[0] + a[0])
+        e = d
+    else:
+        d, e = engine.open(x.parts[0] - a[0], y.parts[0] - b[0])
+        out = d * b[0]
+        out += a[0] * e
+    out += c
+    if engine.role == 0:
+        out += d * e
+    return cut(engine, engine.secret(out, fraction))
+
+
+def matmul(engine: Two, x: Secret, y: Secret) -> Secret:
+    """Multiply matrices, one round before the truncation; 8 bytes an element of each factor."""
+    if x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-2]:
+        raise ValueError(f"no product of shapes {x.shape} and {y.shape}")
+    pads, fraction = engine.pads, x.fraction + y.fraction
+    shape = *x.shape[:-1], y.shape[-1]
+    a = pads.random(x.shape, np.uint64)
+    b = pads.random(y.shape, np.uint64)
+    c = pads.given(shape, np.uint64, lambda: kernels.matmul(a[0] + a[1], b[0] + b[1]))
+    if engine.offline:
+        return cut(engine, engine.blank(shape, fraction))
+    d, e = engine.open(x.parts[0] - a[0], y.parts[0] - b[0])
+    out = kernels.matmul(d, b[0] + e if engine.role == 0 else b[0])
+    out += kernels.matmul(a[0], e)
+    out += c
+    return cut(engine, engine.secret(out, fraction))
+
+
+def weight(engine: Two, w: Secret) -> MaskedWeight:
+    """Open a matrix under a mask that is its own for good; one round, 8 bytes an element."""
+    if len(w.shape) != 2:
+        raise ValueError(f"a weight is a matrix, and this has the shape {w.shape}")
+    made = MaskedWeight(w.shape, w.fraction)
+    b = engine.pads.random(w.shape, np.uint64)
+    engine.made.append(made)
+    if engine.offline:
+        if len(b) == 2:
+            made.mask = kernels.pack(b[0] + b[1])
+        return made
+    (opened,) = engine.open(w.parts[0] - b[0])
+    made.share, made.opened = kernels.pack(w.parts[0]), kernels.pack(opened)
+    return made
+
+
+def linear(engine: Two, x: Secret, w: MaskedWeight) -> Secret:
+    """Multiply by a weight, one round before the truncation; 8 bytes an element of x, and one local product."""
+    if x.shape[-1] != w.shape[0]:
+        raise ValueError(f"no product of shapes {x.shape} and {w.shape}")
+    shape, fraction = (*x.shape[:-1], w.shape[1]), x.fraction + w.fraction
+    rows = x.reshape(-1, w.shape[0])
+    a, z = _product_now(engine, len(rows.parts[0]), w) if w.fresh else engine.pads.product(rows.shape[0], w)
+    if engine.offline:
+        return cut(engine, engine.blank(shape, fraction))
+    (d,) = engine.open(rows.parts[0] - a)
+    out = kernels.matmul(d, w.share)
+    out += z
+    return cut(engine, engine.secret(out.reshape(shape), fraction))
+
+
+def _product_now(engine: Two, rows: int, w: MaskedWeight) -> tuple[Ring, Ring]:
+    """Draw what `Pads.product` gives, for a weight that nothing could be prepared for."""
+    a = engine.pads.random((rows, w.shape[0]), np.uint64)
+    shape: Shape = (rows, w.shape[1])
+    c = engine.pads.given(shape, np.uint64, lambda: kernels.matmul(a[0] + a[1], w.mask))
+    return a[0], c if engine.offline else kernels.matmul(a[0], w.opened) + c

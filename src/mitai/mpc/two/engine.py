@@ -1,0 +1,273 @@
+"""The sides of the setting `2+1`: two parties, the dealer, and owners who share their inputs.
+
+A run of a program has three stages (`docs/spec/mpc.md`, "A run"):
+
+1. `plan` (everybody): walk through the program without data, to know what it draws.
+2. `Dealer.deal` and `Party.prepare`, together: the dealer makes correlated randomness for a batch of runs, the parties
+   write it on tapes. Products of all runs with one weight are one product.
+3. `Party.run`, both together: compute, with a tape that is used up.
+
+Example:
+    >>> from mitai.mpc.two.local import run
+    >>> done = run(lambda engine: engine.reveal(engine.input("client", (2,), np.array([1.5, -2.0])) + 2.0))
+    >>> done.results[0]
+    array([3.5, 0. ])
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from mitai.errors import MpcError
+from mitai.mpc import kernels
+from mitai.mpc.engine import Secret, Shape, Weight
+from mitai.mpc.link import Link
+from mitai.mpc.ring import Real, Ring, encode
+from mitai.mpc.spline import Spline
+from mitai.mpc.two import algebra
+from mitai.mpc.two.core import Feeds, Program, Two
+from mitai.mpc.two.pads import (
+    KEY_BYTES,
+    ONLINE,
+    PRODUCTS,
+    DealerPads,
+    MaskedWeight,
+    Plan,
+    Product,
+    Sink,
+    Source,
+)
+from mitai.mpc.two.tape import CHUNK, TapeHeader, open_tape, pieces
+
+T = TypeVar("T")
+RUN_BYTES, DIGEST_BYTES = 16, 32
+
+
+class Side(Two):
+    """The operations, in the protocols of this setting."""
+
+    def truncate(self, x: Secret, fraction: int | None = None) -> Secret:
+        """See `Engine.truncate`."""
+        return algebra.truncate(self, x, self.fraction if fraction is None else fraction)
+
+    def multiply(self, x: Secret, y: Secret) -> Secret:
+        """See `Engine.multiply`."""
+        return algebra.multiply(self, x, y)
+
+    def matmul(self, x: Secret, y: Secret) -> Secret:
+        """See `Engine.matmul`."""
+        return algebra.matmul(self, x, y)
+
+    def weight(self, w: Secret) -> Weight:
+        """See `Engine.weight`."""
+        return algebra.weight(self, w)
+
+    def linear(self, x: Secret, w: Weight, bias: Secret | None = None) -> Secret:
+        """See `Engine.linear`."""
+        if not isinstance(w, MaskedWeight):
+            raise TypeError("a weight of another engine")
+        product = algebra.linear(self, x, w)
+        return product if bias is None else product + bias
+
+    def less(self, x: Secret, y: Secret | float) -> Secret:
+        """See `Engine.less`."""
+        raise NotImplementedError
+
+    def spline(self, x: Secret, table: Spline) -> Secret:
+        """See `Engine.spline`."""
+        raise NotImplementedError
+
+    def upper(self, x: Secret) -> Secret:
+        """See `Engine.upper`."""
+        raise NotImplementedError
+
+
+class Owner(Side):
+    """Somebody with inputs: walks through the program to find out what to share, and in which order."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self._inputs: dict[str, list[Ring]] = {}
+
+    def inputs(self, program: Program[object]) -> dict[str, list[Ring]]:
+        """Return the arrays that the program gives values for, by owner."""
+        self._inputs = {}
+        self.plan(program)
+        return self._inputs
+
+    def input(self, owner: str, shape: Shape, values: Real | None = None, fraction: int | None = None) -> Secret:
+        """Note the values; see `Engine.input`."""
+        if values is not None:
+            encoded = encode(values, self.fraction if fraction is None else fraction).reshape(shape)
+            self._inputs.setdefault(owner, []).append(encoded)
+        return super().input(owner, shape, values, fraction)
+
+
+class Dealer(Side):
+    """Who supplies correlated randomness ahead of time, and has no part in what follows."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def deal(self, programs: Sequence[Program[T]], links: tuple[Link, Link]) -> list[T]:
+        """Deal the randomness of a batch of runs to both parties.
+
+        Returns:
+            What the programs return: weights with their masks, and blank secrets.
+        """
+        plans = [self.plan(program)[0] for program in programs]
+        keys = [(secrets.token_bytes(KEY_BYTES), secrets.token_bytes(KEY_BYTES)) for _ in plans]
+        names = [secrets.token_bytes(RUN_BYTES) for _ in plans]
+        for role, link in enumerate(links):
+            link.send(
+                b"".join(name + plan.digest + key[role] for name, plan, key in zip(names, plans, keys, strict=True))
+            )
+        for weight, uses in by_weight(plans):
+            masks = mask_rows([key[0] for key in keys], uses) + mask_rows([key[1] for key in keys], uses)
+            halves = kernels.matmul(masks, weight.mask)
+            halves -= result_rows([key[0] for key in keys], uses)
+            links[1].send(halves.data.cast("B"))
+        results = []
+        for key, program in zip(keys, programs, strict=True):
+            outgoing = Outgoing(links[1])
+            results.append(self.walk(DealerPads(key, outgoing), program))
+            outgoing.flush()
+        return results
+
+
+class Party(Side):
+    """One of the two who compute.
+
+    Args:
+        role: 0 or 1.
+        link: The way to the other party.
+    """
+
+    def __init__(self, role: int, link: Link) -> None:
+        super().__init__(role, link)
+        self._used: set[bytes] = set()
+
+    def prepare(self, programs: Sequence[Program[T]], dealer: Link, tape: Callable[[int], Sink]) -> list[Plan]:
+        """Take the dealer's randomness of a batch of runs, and write a tape for each.
+
+        Args:
+            programs: What will be run.
+            dealer: The way from the dealer.
+            tape: Opens the place for the tape with this number.
+
+        Raises:
+            MpcError: `mpc.plan-mismatch`: the dealer walks through another program.
+        """
+        plans = [self.plan(program)[0] for program in programs]
+        headers = self._headers(plans, dealer)
+        results = [np.empty(plan.product_words, np.uint64) for plan in plans]
+        keys = [header.key for header in headers]
+        for weight, uses in by_weight(plans):
+            halves = kernels.matmul(mask_rows(keys, uses), weight.opened)
+            if self.role == 0:
+                halves += result_rows(keys, uses)
+            else:
+                halves += np.frombuffer(dealer.receive(halves.nbytes), np.uint64).reshape(halves.shape)
+            at = 0
+            for run, use in uses:
+                results[run][use.result_at : use.result_at + use.result_words] = halves[at : at + use.rows].reshape(-1)
+                at += use.rows
+        for number, (header, products) in enumerate(zip(headers, results, strict=True)):
+            sink = tape(number)
+            sink.write(header.encode())
+            sink.write(products.view(np.uint8).data)
+            for size in pieces(header.corrections):
+                sink.write(dealer.receive(size))
+        return plans
+
+    def run(self, program: Program[T], plan: Plan, tape: Source, feeds: Feeds | None = None) -> T:
+        """Run a program with a tape, together with the other party.
+
+        Args:
+            program: What is computed.
+            plan: Its plan, as `prepare` returned it.
+            tape: This party's tape; what holds it must not give it a second time.
+            feeds: Owners' shares in the order in which the program asks for them.
+
+        Raises:
+            MpcError: `mpc.tape-damaged`, `mpc.tape-used`, `mpc.tape-mismatch`; `mpc.input-missing`, `mpc.input-shape`;
+                the link's.
+        """
+        header, pads = open_tape(tape)
+        if header.role != self.role or header.digest != plan.digest:
+            raise MpcError("mpc.tape-mismatch", "the tape is another party's or another program's")
+        if header.run in self._used:
+            raise MpcError("mpc.tape-used", "the tape was used before")
+        self._used.add(header.run)
+        self._agree(header)
+        result = self.walk(pads, program, feeds)
+        pads.end()
+        return result
+
+    def _agree(self, header: TapeHeader) -> None:
+        assert self.link is not None  # noqa: S101  # a party has one
+        self.link.send(header.run + header.digest)
+        if bytes(self.link.receive(RUN_BYTES + DIGEST_BYTES)) != header.run + header.digest:
+            raise MpcError("mpc.tape-mismatch", "the other party has the tape of another run")
+
+    def _headers(self, plans: Sequence[Plan], dealer: Link) -> list[TapeHeader]:
+        size = RUN_BYTES + DIGEST_BYTES + KEY_BYTES
+        data = bytes(dealer.receive(size * len(plans)))
+        headers = []
+        for number, plan in enumerate(plans):
+            part = data[number * size : (number + 1) * size]
+            run, digest, key = part[:RUN_BYTES], part[RUN_BYTES:-KEY_BYTES], part[-KEY_BYTES:]
+            if digest != plan.digest:
+                raise MpcError("mpc.plan-mismatch", "the dealer walks through another program than this party")
+            corrections = plan.corrections if self.role else 0
+            headers.append(TapeHeader(self.role, run, digest, key, plan.product_words, corrections))
+        return headers
+
+
+class Outgoing:
+    """Gathers small writes to messages of `CHUNK` bytes."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._waiting = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append, and send what is full."""
+        self._waiting += data
+        while len(self._waiting) >= CHUNK:
+            self._link.send(bytes(self._waiting[:CHUNK]))
+            del self._waiting[:CHUNK]
+
+    def flush(self) -> None:
+        """Send the rest."""
+        if self._waiting:
+            self._link.send(bytes(self._waiting))
+            self._waiting.clear()
+
+
+Uses = list[tuple[int, Product]]  # number of the run, product
+
+
+def by_weight(plans: Sequence[Plan]) -> list[tuple[MaskedWeight, Uses]]:
+    """Return the weights in the order of their first use, each with its uses in all runs."""
+    found: dict[int, tuple[MaskedWeight, Uses]] = {}
+    for run, plan in enumerate(plans):
+        for product in plan.products:
+            found.setdefault(id(product.weight), (product.weight, []))[1].append((run, product))
+    return list(found.values())
+
+
+def mask_rows(keys: Sequence[bytes], uses: Uses) -> Ring:
+    """Return a party's halves of the masks of these products, below one another."""
+    drawn = [kernels.prg(keys[run], ONLINE, use.mask_at, use.mask_words) for run, use in uses]
+    return np.concatenate(drawn).reshape(-1, uses[0][1].weight.shape[0])
+
+
+def result_rows(keys: Sequence[bytes], uses: Uses) -> Ring:
+    """Return party 0's random part of the results of these products."""
+    drawn = [kernels.prg(keys[run], PRODUCTS, use.result_at, use.result_words) for run, use in uses]
+    return np.concatenate(drawn).reshape(-1, uses[0][1].weight.shape[1])
