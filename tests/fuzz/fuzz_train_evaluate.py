@@ -10,8 +10,10 @@ import msgspec
 from mitai.attest import Policy
 from mitai.errors import MitaiError
 from mitai.train.evaluate import judging
+from mitai.train.evaluate.board import verify_board
 from mitai.train.evaluate.normalise import NORMALISERS, normalise
 from mitai.train.evaluate.report import Measured, verify_report
+from mitai.train.evaluate.signed import label
 from mitai.train.evaluate.tasks import Evaluate, fill
 from mitai.train.sandbox import ProgramError, Sandbox
 
@@ -36,9 +38,10 @@ class _Answers(Sandbox):
 
 
 def one_input(data: bytes) -> None:
-    for parse in (Measured.decode, lambda raw: verify_report(raw, _POLICY)):
+    for parse in (Measured.decode, lambda raw: verify_report(raw, _POLICY), lambda raw: verify_board(raw, _POLICY)):
         with contextlib.suppress(MitaiError):
             parse(data)
+    assert isinstance(label(data), str)
     with contextlib.suppress(MitaiError):
         found = Measured.decode(data)
         assert found.encode() == data

@@ -31,6 +31,8 @@ TASK = b'[[tasks]]\nkind = "perplexity"\nname = "t"\nprompt = "{q}"\n'
         b'{"id":"ID","kind":"ask","value":["g",1]}',
         b'{"id":"ID","kind":"value","value":' + b"[" * 2000,
         b'{"v":"mitai evaluation report file v1","envelope":"","evidence":""}',
+        b'{"envelope":"","evidence":"","v":"mitai leaderboard file v1"}',
+        b'{"v":7}',
     ],
 )
 def test_survives(data):

@@ -48,13 +48,13 @@ from mitai.train.relay import (
 from mitai.train.sandbox.network import drop_network
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mitai.capsule import FileSource
     from mitai.train.evaluate.report import Role
     from mitai.train.group import Group
     from mitai.train.job import Job
-    from mitai.train.run import Outcome
+    from mitai.train.outcome import Outcome
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -86,10 +86,7 @@ def _work(order: Order, relay: Relay) -> None:
         os.environ["OMP_NUM_THREADS"] = str(order.threads)
     from mitai.capsule import MemorySource, open_capsule, seal
     from mitai.identity import Identity, PublicKey
-    from mitai.train.checkpoints import Checkpoints
     from mitai.train.job import Job
-    from mitai.train.run import run
-    from mitai.train.transcript.observer import observers
 
     job = Job.parse(order.job)
     relay.send(Step("open"))
@@ -108,28 +105,14 @@ def _work(order: Order, relay: Relay) -> None:
     for wanted in job.inputs():
         if sources[wanted.capsule].manifest.kind not in wanted.kinds:
             raise TrainError("train.kind", f"{wanted.capsule} is no {wanted.kind}, as its manifest says")
-    manifests = {name: each.manifest_sha256 for name, each in inputs.items()}
-    states = Checkpoints(
-        Path(order.checkpoints),
-        lambda label: relay.ask(SealingKey(label)).data,
-        job.sha256(),
-        manifests,
-    )
     relay.send(Step("train"))
-    identity = Identity.from_seed(order.seed)
-    spill = Path(order.checkpoints) / states.binding.hex()
+    forget: Callable[[], None] = _nothing
     if job.job.method == "audit":
         outcome = _audited(job, sources, inputs)
+    elif job.job.method == "leaderboard":
+        outcome = _lined_up(job, sources, inputs, order)
     else:
-        outcome = run(
-            job,
-            sources,
-            secret=secrets.token_bytes(32),  # who starts a job again pays for it, and gets other noise
-            observers=observers(job, sources, manifests, identity, spill),
-            states=states,
-            report=lambda values: relay.send(Numbers(values)),
-            group=_group(job, order),
-        )
+        outcome, forget = _run(job, sources, order, relay)
     if order.rank:
         relay.send(Followed())
         return
@@ -139,7 +122,7 @@ def _work(order: Order, relay: Relay) -> None:
     sealed = seal(
         MemorySource(outcome.files),
         Path(order.output),
-        owner=identity,
+        owner=Identity.from_seed(order.seed),
         name=job.job.name,
         kind=outcome.kind,
         parents=order.parents,
@@ -148,8 +131,43 @@ def _work(order: Order, relay: Relay) -> None:
     byproducts = {name: hashlib.sha256(outcome.files[name]).hexdigest() for name in outcome.byproducts}
     made = sealed.capsule_id, sealed.envelope, sealed.manifest_sha256, sealed.data_key
     relay.ask(Done(*made, outcome.kind, byproducts | {"job": job.sha256()}))
-    states.clear()  # the output is registered
-    shutil.rmtree(spill, ignore_errors=True)
+    forget()  # the output is registered
+
+
+def _nothing() -> None:
+    """Do what is left to do where nothing was kept."""
+
+
+def _run(job: Job, sources: Mapping[str, FileSource], order: Order, relay: Relay) -> tuple[Outcome, Callable[[], None]]:
+    """Return what a job gave that resumes where it was, and what removes its states."""
+    from mitai.identity import Identity
+    from mitai.train.checkpoints import Checkpoints
+    from mitai.train.run import run
+    from mitai.train.transcript.observer import observers
+
+    manifests = {each.capsule: each.manifest_sha256 for each in order.inputs}
+    states = Checkpoints(
+        Path(order.checkpoints),
+        lambda label: relay.ask(SealingKey(label)).data,
+        job.sha256(),
+        manifests,
+    )
+    spill = Path(order.checkpoints) / states.binding.hex()
+    outcome = run(
+        job,
+        sources,
+        secret=secrets.token_bytes(32),  # who starts a job again pays for it, and gets other noise
+        observers=observers(job, sources, manifests, Identity.from_seed(order.seed), spill),
+        states=states,
+        report=lambda values: relay.send(Numbers(values)),
+        group=_group(job, order),
+    )
+
+    def forget() -> None:
+        states.clear()
+        shutil.rmtree(spill, ignore_errors=True)
+
+    return outcome, forget
 
 
 def _group(job: Job, order: Order) -> Group | None:
@@ -168,12 +186,31 @@ def _group(job: Job, order: Order) -> Group | None:
 
 def _audited(job: Job, sources: Mapping[str, FileSource], inputs: Mapping[str, OpenedInput]) -> Outcome:
     from mitai.identity import PublicKey
-    from mitai.train.run import Outcome
+    from mitai.train.outcome import Outcome
     from mitai.train.transcript.audit import audit
 
     manifests = {name: each.manifest_sha256 for name, each in inputs.items()}
     made = {name: PublicKey(each.owner) for name, each in inputs.items() if each.derived}
     files = audit(job, sources, manifests, made)
+    return Outcome("report", files, {}, tuple(files))
+
+
+def _lined_up(job: Job, sources: Mapping[str, FileSource], inputs: Mapping[str, OpenedInput], order: Order) -> Outcome:
+    """Return the leaderboard of a job's reports, signed by the workload key."""
+    from mitai.attest import Evidence
+    from mitai.identity import Identity
+    from mitai.train.methods.leaderboard import leaderboard
+    from mitai.train.outcome import Outcome
+
+    files = leaderboard(
+        job,
+        sources,
+        inputs,
+        sim_roots=order.sim_roots,
+        signer=Identity.from_seed(order.seed),
+        evidence=Evidence.decode(order.evidence),
+        now=datetime.now(UTC),
+    )
     return Outcome("report", files, {}, tuple(files))
 
 

@@ -28,6 +28,7 @@ import msgspec
 from msgspec import Meta
 
 from mitai.errors import TrainError
+from mitai.train.evaluate.board import Compare
 from mitai.train.evaluate.tasks import Evaluate
 from mitai.train.tables import (
     Audit,
@@ -55,12 +56,12 @@ _DIGEST_LABEL = b"mitai train job v1\0"
 
 
 class About(Table, frozen=True):
-    """`[job]`: what is made out of what."""
+    """`[job]`: what is made out of what. A leaderboard has neither model nor data, all else has both."""
 
     name: Name
     method: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
-    model: CapsuleId
-    data: Annotated[tuple[CapsuleId, ...], Meta(min_length=1, max_length=8)]
+    model: CapsuleId | None = None
+    data: Annotated[tuple[CapsuleId, ...], Meta(max_length=8)] = ()
     evaluation: Annotated[tuple[CapsuleId, ...], Meta(max_length=4)] = ()
     adapter: CapsuleId | None = None
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
@@ -135,6 +136,7 @@ METHOD_TABLES: dict[str, type[Table]] = {
     "distill": Distill,
     "private": Private,
     "evaluate": Evaluate,
+    "leaderboard": Compare,
     "audit": Audit,
 }
 
@@ -159,6 +161,7 @@ class Job(Table, frozen=True):
     distill: Distill | None = None
     private: Private | None = None
     evaluate: Evaluate | None = None
+    leaderboard: Compare | None = None
     audit: Audit | None = None
 
     @staticmethod
@@ -198,6 +201,8 @@ class Job(Table, frozen=True):
         needed = [field.name for field in msgspec.structs.fields(METHOD_TABLES[method]) if field.required]
         if needed and getattr(self, method) is None:
             raise _malformed(f"the method {method} needs a table [{method}] with {', '.join(needed)}")
+        if method != "leaderboard" and not (self.job.model and self.job.data):
+            raise _malformed(f"the method {method} needs job.model and job.data")
         names = [each.capsule for each in self.inputs()]
         if others := [name for name in METHOD_TABLES if name != method and getattr(self, name, None) is not None]:
             raise _malformed(f"[{others[0]}] is for another method than {method}")
@@ -236,9 +241,9 @@ class Job(Table, frozen=True):
         return cast("Table", getattr(self, method) or METHOD_TABLES[method]())
 
     def inputs(self) -> tuple[Input, ...]:
-        """Return every capsule that the job opens, the model first."""
+        """Return every capsule that the job opens, the model first, if it has one."""
         about = self.job
-        found = [Input("model", about.model, "model")]
+        found = [Input("model", about.model, "model")] if about.model else []
         found += [Input("adapter", about.adapter, "adapter")] if about.adapter else []
         found += [Input("data", capsule, "data") for capsule in about.data]
         found += [Input("evaluation", capsule, "data") for capsule in about.evaluation]

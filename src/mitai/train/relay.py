@@ -63,8 +63,8 @@ class LinkEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Order(_Message, frozen=True):
     """Worker to job: what to do. `seed` is the workload key, which signs what is made.
 
-    With `evidence` the output is a report: it is signed, and the evidence goes with it. With `links` the job is one
-    rank of several.
+    With `evidence` the output is a report: it is signed, and the evidence goes with it. `sim_roots` are those of
+    simulated machines that a leaderboard's reports may be of. With `links` the job is one rank of several.
     """
 
     job: str
@@ -75,6 +75,7 @@ class Order(_Message, frozen=True):
     output: str
     threads: int
     evidence: bytes = b""
+    sim_roots: tuple[str, ...] = ()
     rank: int = 0
     links: tuple[LinkEnd, ...] = ()
     silence_s: float = 0.0

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,28 +39,12 @@ from mitai.train.group import Group, SharedStates, require_divisible  # noqa: E4
 from mitai.train.job import Job  # noqa: E402
 from mitai.train.loop import BestWeights, Observer, Report, States, Watch, watched  # noqa: E402
 from mitai.train.methods import METHODS  # noqa: E402
+from mitai.train.outcome import Outcome  # noqa: E402
 from mitai.train.state import trainable  # noqa: E402
 from mitai.train.task import Task  # noqa: E402
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a job made.
-
-    Attributes:
-        kind: The capsule kind of the output: `adapter`, `model` or `report`.
-        files: The output's files by name.
-        metrics: Numbers only: losses, steps, tokens, rows. They are among the files too.
-        byproducts: Which of the files the signed statement of lineage names by their digests.
-    """
-
-    kind: str
-    files: dict[str, bytes] = field(repr=False)
-    metrics: dict[str, Any]
-    byproducts: tuple[str, ...] = ()
 
 
 def run(
@@ -122,7 +105,7 @@ def _run(job: Job, sources: Mapping[str, FileSource], secret: bytes, watch: Watc
         "evaluations": watch.evaluations,
     }
     files |= {"metrics.json": msgspec.json.format(msgspec.json.encode(metrics))}
-    kind, made = weights.files(trainer.model, sources[job.job.model])
+    kind, made = weights.files(trainer.model, sources[job.inputs()[0].capsule])
     return Outcome(kind, made | files, metrics, _named(files))
 
 

@@ -76,6 +76,7 @@ MAX_NUMBERS = 100_000  # steps of a job that are still shown
 # in it, and its own flag -I ignores what is.
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from mitai.train.child import main; main()"
+Tell = Callable[[dict[str, float]], None]
 
 
 @dataclass
@@ -97,6 +98,7 @@ class Run:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     withdrawn: MitaiError | None = None
     sealing_label: bytes = field(default=b"", repr=False)  # of the one key of the TEE that its process is given
+    tell: Tell = field(default=lambda _: None, repr=False)
 
     def shown(self) -> dict[str, object]:
         """Return what the host is told."""
@@ -142,8 +144,8 @@ class Jobs:
         shutil.rmtree(self._scratch / "output", ignore_errors=True)  # of a killed worker: ciphertext without keys
         self._thread.start()
 
-    def submit(self, request: SubmitRequest) -> Run:
-        """Put a job at the end of the queue.
+    def submit(self, request: SubmitRequest, tell: Tell = lambda _: None) -> Run:
+        """Put a job at the end of the queue; `tell` gets the numbers of each of its steps.
 
         Raises:
             TrainError: The job file is not valid, or the queue is full.
@@ -152,7 +154,7 @@ class Jobs:
         workers, place = job.distributed.workers if job.distributed else 0, request.place
         if (place.rank >= workers) if place else bool(workers):
             raise TrainError("train.place", "a job of several workers, and no other, is given one of its ranks")
-        run = Run(secrets.token_hex(8), job, request)
+        run = Run(secrets.token_hex(8), job, request, tell=tell)
         with self._lock:
             if sum(each.state == "queued" for each in self._runs.values()) > self._config.queue:
                 raise TrainError("train.queue-full", f"{self._config.queue} jobs wait already", hint="try again later")
@@ -266,6 +268,7 @@ class Jobs:
             output=str(folder),
             threads=self._config.threads,
             evidence=self._report_evidence(run, workload),
+            sim_roots=self._policy.sim_roots,
             rank=run.request.place.rank if run.request.place else 0,
             links=tuple(LinkEnd(each.end.fileno(), each.keys.sending, each.keys.receiving) for each in met),
             silence_s=self._config.silence_s,
@@ -316,8 +319,8 @@ class Jobs:
 
     def _report_evidence(self, run: Run, workload: Workload) -> bytes:
         """Return what vouches for the key that signs a report; nobody asked for it, so the nonce is our own."""
-        reports = run.job.job.method == "evaluate"
-        return workload.evidence(secrets.token_bytes(32)).encode() if reports else b""
+        signed = METHODS[run.job.job.method].signed
+        return workload.evidence(secrets.token_bytes(32)).encode() if signed else b""
 
     def _release(self, run: Run, link: BrokerLink, workload: Workload, keyring: KeyRing) -> tuple[OpenedKey, ...]:
         release = Release(
@@ -372,6 +375,7 @@ class Jobs:
                 case Numbers(values):
                     run.numbers.append(values)
                     del run.numbers[:-MAX_NUMBERS]
+                    run.tell(values)
                 case Done() as done:
                     finish(done)
                     with suppress(OSError, subprocess.TimeoutExpired):  # it is registered; the rest is tidying up

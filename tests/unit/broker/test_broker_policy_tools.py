@@ -393,7 +393,16 @@ def test_every_operator_of_a_repeated_one_is_kept() -> None:
 
 
 def test_the_library_is_described_without_cedar_s_own_spelling() -> None:
-    values = VALUES | {"uses": 3, "publisher": "key:00", "version": 1, "min_group": 5, "columns": ["a"], "rows": 3}
+    values = VALUES | {
+        "uses": 3,
+        "publisher": "key:00",
+        "version": 1,
+        "min_group": 5,
+        "reports": 4,
+        "leaderboard": "cd" * 32,
+        "columns": ["a"],
+        "rows": 3,
+    }
     values |= {
         "epsilon_micros": 1,
         "delta_nanos": 1,

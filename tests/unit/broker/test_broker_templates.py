@@ -43,10 +43,13 @@ VALUES = {
     "tcb_statuses": "UpToDate",
     "tcb_evaluation_number": 17,
     "evaluation": "ab" * 32,
+    "leaderboard": "cd" * 32,
+    "reports": 4,
 }
 ALLOW = "permit (principal, action, resource);\n"
 SFT = {"method": "sft", "epochs": "3"}
 AGGREGATE = {"output": "aggregate", "min_group": "20"}
+BOARD = {"method": "leaderboard", "leaderboard": "cd" * 32, "reports": "4"}
 READ = {"columns": "blood group", "rows": "1000"}
 DP = {"privacy": "dp-sgd", "epsilon_micros": "1500000", "delta_nanos": "10"}
 LATER = datetime(2026, 6, 1, tzinfo=UTC)
@@ -139,6 +142,15 @@ CASES = {
             {"time": LATER},
         ],
     ),
+    "leaderboard-agreed": (
+        {"purpose": "evaluation", "parameters": BOARD},
+        [
+            {"parameters": BOARD | {"leaderboard": "ce" * 32}},
+            {"parameters": BOARD | {"reports": "3"}},
+            {"parameters": {"method": "leaderboard", "leaderboard": "cd" * 32}},
+            {"parameters": {"method": "leaderboard", "reports": "4"}},
+        ],
+    ),
     "report-release": (
         {"purpose": "export", "kind": "report", "parameters": AGGREGATE},
         [
@@ -168,6 +180,12 @@ def test_a_verdict_leaves_by_the_policy_that_allowed_the_check() -> None:
     assert decides(
         filled("transcript-check"), {"purpose": "export", "kind": "report", "parameters": {"method": "audit"}}
     )
+
+
+def test_what_is_agreed_of_leaderboards_limits_nothing_else() -> None:
+    policy = compose(ALLOW, filled("leaderboard-agreed"))
+    assert decides(policy, {"purpose": "evaluation", "parameters": {"method": "evaluate"}})
+    assert decides(policy, {"purpose": "training", "parameters": SFT})
 
 
 def test_every_template_is_tried() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from evaluate_lab import Lab, number, ref
 from mitai.capsule import seal
 from mitai.cli.commands import run
 from mitai.identity import Identity
+from mitai.train.evaluate.board import Chosen, Compare, ReportRef, line_of, make_board
 from mitai.train.evaluate.report import InputRef, Result
 
 
@@ -38,6 +40,18 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return 0, "".join(capsys.readouterr())
 
     return call
+
+
+def signed(lab: Lab, reports: dict[str, bytes]) -> bytes:
+    refs = [ReportRef(capsule=f"report-{name}", manifest_sha256=name * 64) for name in reports]
+    return make_board(
+        Compare(reports=tuple(each.capsule for each in refs), evaluation="e" * 64, numbers=(Chosen("triage", "acc"),)),
+        {each.capsule: (each, lab.signer.public, file) for each, file in zip(refs, reports.values(), strict=True)},
+        lab.policy,
+        signer=lab.signer,
+        evidence=lab.evidence(inputs=refs),
+        now=datetime.now(UTC),
+    )
 
 
 def test_a_report_is_shown_with_who_signed_it(lab, told):
@@ -95,6 +109,29 @@ def test_a_name_is_revealed(lab, told, tmp_path):
     assert "Ours [red]7B[/]" in told(*arguments, "--reveal", "sealed/manifest.json")[1]
     text = told(*arguments, "--reveal", "sealed/manifest.json", "--json")[1]
     assert {line["name"] for line in json.loads(text)["lines"]} == {None, "Ours [red]7B[/]"}
+
+
+def test_a_signed_leaderboard_is_verified_and_a_line_revealed(lab, told, tmp_path):
+    reports = {name: (tmp_path / f"{name}.json").read_bytes() for name in ("a", "b")}
+    (tmp_path / "board.json").write_bytes(signed(lab, reports))
+    status, text = told("leaderboard", "verify", "board.json", "--policy", "policy.toml")
+    assert status == 0
+    assert "✔ verified" in text
+    assert "SIMULATED" in text
+    fields = json.loads(told("leaderboard", "verify", "board.json", "--policy", "policy.toml", "--json")[1])
+    assert (fields["verdict"], fields["reports"], len(fields["lines"])) == ("verified", ["report-a", "report-b"], 2)
+    show = ("leaderboard", "show", "board.json", "--policy", "policy.toml")
+    status, text = told(*show)
+    assert text.splitlines()[1].split()[:3] == ["1", f"{line_of(reports['b'])[:16]}…", "0.7000"]
+    assert text.splitlines()[2].split()[:3] == ["2", f"{line_of(reports['a'])[:16]}…", "0.5000"]
+    assert told(*show, "--reveal", "b.json")[1].splitlines()[1].split()[:3] == ["1", "b", "0.7000"]
+    (tmp_path / "c.json").write_bytes(lab.report("c"))
+    status, text = told(*show, "--reveal", "c.json")
+    assert status == 1
+    assert "train.reveal-unknown" in text
+    status, text = told("leaderboard", "verify", "board.json", "b.json", "--policy", "policy.toml")
+    assert status == 1
+    assert "train.report-malformed" in text
 
 
 def test_reports_of_different_tests_make_no_table(lab, told, tmp_path):

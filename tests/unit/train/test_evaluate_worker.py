@@ -16,6 +16,7 @@ from mitai.capsule import FolderStore, open_capsule
 from mitai.client.exports import RecipientKey
 from mitai.client.owner import Owner
 from mitai.identity import PublicKey
+from mitai.train.evaluate.board import BOARD_NAME, line_of, verify_board
 from mitai.train.evaluate.report import REPORT_NAME, verify_report
 from mitai.train.job import Job
 
@@ -72,7 +73,7 @@ def agreed_policy(stage: Stage, digest: str) -> str:
     return compose(template("evaluation-aggregate", **values(stage)), template("evaluation-agreed", evaluation=digest))
 
 
-def delivered(stage: Stage, owner: Owner, report: str) -> bytes:
+def delivered(stage: Stage, owner: Owner, report: str, name: str = REPORT_NAME) -> bytes:
     """Return the report as an owner gets it: exported to itself, by the policies and without a vote."""
     key = RecipientKey(bytes(32))
     recipient = key.recipient("me", owner.identity.public)
@@ -85,8 +86,8 @@ def delivered(stage: Stage, owner: Owner, report: str) -> bytes:
         owner=PublicKey(exported.key.signer),
         kind="report",
     )
-    assert source.names() == (REPORT_NAME,)
-    return source.read(REPORT_NAME)
+    assert source.names() == (name,)
+    return source.read(name)
 
 
 def test_both_owners_get_the_same_numbers_and_nothing_else(stage: Stage) -> None:
@@ -128,4 +129,59 @@ def test_another_evaluation_than_agreed_never_starts(stage: Stage) -> None:
         refused = stage.until(stage.submit(other).json()["id"])
         assert refused["error"]["code"] == "broker.policy-denied", refused
     for owner in (vendor, hospital):
+        owner.close()
+
+
+BOARD = """
+[job]
+name = "board"
+method = "leaderboard"
+
+[leaderboard]
+min_group = 5
+reports = ["{reports}"]
+evaluation = "{evaluation}"
+numbers = [{{ task = "triage", metric = "acc" }}]
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_signs_a_leaderboard_of_two_vendors_and_no_owner_can_be_left_out(stage: Stage) -> None:
+    measure = JOB.rpartition("[[evaluate.tasks]]")[0]
+    vendors, hospital = [stage.party(f"vendor {n}") for n in "ab"], stage.party("hospital three")
+    evaluation = Job.parse(measure.format(model="m", data="d")).declared()["evaluation"]
+    draft = BOARD.format(reports='one", "two', evaluation=evaluation)
+    agreed = template("leaderboard-agreed", leaderboard=Job.parse(draft).declared()["leaderboard"], reports=2)
+    owners = [owner.identity.key_id for owner in (*vendors, hospital)]
+    release = template("report-release", **values(stage), owners=owners)
+    data = stage.publish(hospital, records(), "dataset", compose(agreed_policy(stage, evaluation), agreed, release))
+    models = [stage.publish(each, tiny_llama(), "model", compose(EVALUATE, agreed, release)) for each in vendors]
+    reports = []
+    for model in models:
+        done = stage.until(stage.submit(measure.format(model=model, data=data)).json()["id"])
+        assert done["state"] == "done", done
+        reports.append(done["capsule"])
+    text = BOARD.format(reports='", "'.join(reports), evaluation=evaluation)
+
+    made = stage.until(stage.submit(text).json()["id"])
+    assert (made["state"], made["kind"]) == ("done", "report"), made
+    files = {delivered(stage, owner, made["capsule"], BOARD_NAME) for owner in (*vendors, hospital)}
+    assert len(files) == 1
+    file = files.pop()
+    board, appraisal = verify_board(file, stage.policy)
+    assert appraisal.simulated
+    assert sorted(each.capsule for each in board.reports) == sorted(reports)
+    assert [each.capsule for each in board.data] == [data]
+    mine = delivered(stage, vendors[0], reports[0])
+    assert line_of(mine) in {each.line for each in board.lines}
+    for model in models:
+        assert model.encode() not in file
+
+    other = text.replace('metric = "acc"', 'metric = "acc_norm"')  # no more is told than was agreed on
+    refused = stage.until(stage.submit(other).json()["id"])
+    assert refused["error"]["code"] == "broker.policy-denied", refused
+    vendors[1].set_policy(models[1], EVALUATE + 'forbid (principal, action == Action::"evaluation", resource);')
+    refused = stage.until(stage.submit(text).json()["id"])  # one of three says no
+    assert refused["error"]["code"] == "broker.policy-denied", refused
+    for owner in (*vendors, hospital):
         owner.close()

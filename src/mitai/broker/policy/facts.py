@@ -24,7 +24,7 @@ from mitai.errors import ParseError
 
 PURPOSES = ("inference", "training", "evaluation", "export")
 AMOUNTS = ("tokens", "steps", "epsilon_micros")
-NUMBERS = (*AMOUNTS, "epochs", "delta_nanos", "rows", "min_group")
+NUMBERS = (*AMOUNTS, "epochs", "delta_nanos", "rows", "min_group", "reports")
 COLUMNS = "columns"  # further ones as columns.2, columns.3, ...: a parameter's value is short
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,15}")
@@ -73,6 +73,7 @@ class Facts:
     tcb_evaluation_number: int
     parameters: dict[str, str] = field(default_factory=dict)
     release: ReleaseFact | None = None
+    residency: tuple[str, ...] = ()
     capsules: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
     job: Job = field(default_factory=Job)
@@ -122,6 +123,7 @@ def context_of(facts: Facts, uses: int, spent: Amounts) -> dict[str, object]:
         "tcb_status": facts.tcb_status,
         "advisory_ids": list(facts.advisory_ids),
         "tcb_evaluation_number": facts.tcb_evaluation_number,
+        "residency": list(facts.residency),
         "capsules": list(facts.capsules),
         "owners": list(facts.owners),
         "kind": facts.kind,

@@ -1,7 +1,7 @@
 """The library of policies: readable Cedar with a few values to fill in, each with a plain explanation.
 
 The texts are `templates/NAME.cedar`; their first lines, comments, are the explanation. `<value>` stands for a word, a
-digest, a date or a number, or a list of words.
+digest, a date or a number, or a list of words; `<word=list>` for the list with that word before each, as `word=member`.
 
 Invariants:
 
@@ -25,8 +25,8 @@ TEMPLATES = {
     path.stem: path.read_text(encoding="utf-8")
     for path in sorted(Path(__file__).with_name("templates").glob("*.cedar"))
 }
-LISTS = frozenset({"columns", "owners", "tees", "tcb_statuses", "workloads"})
-_PLACE = re.compile(r"<([a-z_]+)>")
+LISTS = frozenset({"columns", "countries", "owners", "tees", "tcb_statuses", "workloads"})
+_PLACE = re.compile(r"<(?:([a-z_]+)=)?([a-z_]+)>")
 _SAFE_VALUE = re.compile(r"[A-Za-z0-9._:/ +-]{1,256}")
 _NUMBERS = frozenset(
     {
@@ -37,6 +37,7 @@ _NUMBERS = frozenset(
         "delta_nanos",
         "rows",
         "min_group",
+        "reports",
         "version",
         "tcb_evaluation_number",
     }
@@ -55,12 +56,17 @@ def template(name: str, **values: str | int | Iterable[str]) -> str:
     missing = sorted(set(places(name)) - set(values))
     if missing:
         raise BrokerError("broker.template-value", f"the template {name!r} also needs {', '.join(missing)}")
-    return _PLACE.sub(lambda place: _written(place[1], values[place[1]]), TEMPLATES[name])
+
+    def written(place: re.Match[str]) -> str:
+        before = f"{_written(place[1], values[place[1]])}=" if place[1] else ""
+        return _written(place[2], values[place[2]], before)
+
+    return _PLACE.sub(written, TEMPLATES[name])
 
 
 def places(name: str) -> tuple[str, ...]:
     """Return the names of the values that a template needs, in their order."""
-    return tuple(dict.fromkeys(_PLACE.findall(TEMPLATES[name])))
+    return tuple(dict.fromkeys(filter(None, (place for found in _PLACE.findall(TEMPLATES[name]) for place in found))))
 
 
 def explanation(name: str) -> str:
@@ -78,10 +84,10 @@ def compose(*policies: str) -> str:
     return "\n".join(policy.rstrip("\n") + "\n" for policy in policies)
 
 
-def _written(key: str, value: str | int | Iterable[str]) -> str:
+def _written(key: str, value: str | int | Iterable[str], before: str = "") -> str:
     if key in LISTS:
         words = [value] if isinstance(value, str | int) else list(value)
-        return "[" + ", ".join(f'"{_checked(key, word)}"' for word in words) + "]"
+        return "[" + ", ".join(f'"{before}{_checked(key, word)}"' for word in words) + "]"
     if not isinstance(value, str | int):
         raise BrokerError("broker.template-value", f"the value of {key!r} is one word, not a list")
     return _checked(key, value)

@@ -1,8 +1,10 @@
-"""Several models, one evaluation: a table that anybody makes out of signed reports.
+"""Several models, one evaluation: a table out of signed reports, or out of a leaderboard that a workload signed.
 
-Nobody signs a leaderboard: each line is a report that its workload signed, and who has the reports and an appraisal
-policy makes the same table. A model is shown by its capsule until its owner reveals its manifest, to which every report
-is bound by digest; so vendors don't see the tests, and who runs the comparison does not see whose models they are.
+Each line of the first is a report that its workload signed, and who has the reports and an appraisal policy makes the
+same table. A model is shown by its capsule until its owner reveals its manifest, to which every report is bound by
+digest; so vendors don't see the tests, and who runs the comparison does not see whose models they are. Who has no
+reports reads a signed leaderboard (`mitai.train.evaluate.board`), of which a line says nothing but its numbers until
+somebody shows its report.
 
 Invariants:
 
@@ -24,19 +26,42 @@ from mitai.attest import Appraisal
 from mitai.capsule import Manifest
 from mitai.errors import TrainError
 from mitai.identity import Envelope
-from mitai.train.evaluate.report import InputRef, Number, Report
+from mitai.train.evaluate.report import InputRef, Number, Report, Result
 
 LESS_IS_BETTER = frozenset({"word_perplexity", "byte_perplexity", "bits_per_byte", "token_perplexity"})
 MAX_REPORTS = 1000
 
 
 @dataclass(frozen=True)
+class Row:
+    """What is known of a model, with an adapter perhaps: its numbers; by a report also which it is, and when.
+
+    The label is one that no other row has: the capsules, or the digest that a signed leaderboard gives the line.
+    """
+
+    results: Sequence[Result]
+    inputs: tuple[InputRef, ...]
+    created: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What all rows were measured by."""
+
+    evaluation_sha256: str
+    data: tuple[InputRef, ...]
+    machine: Appraisal
+
+
+@dataclass(frozen=True)
 class Line:
-    """A model (with an adapter, perhaps) and its number; `name` where it was revealed."""
+    """A row's number; `name` where it was revealed."""
 
     inputs: tuple[InputRef, ...]
     number: Number
     created: str
+    label: str
     name: str | None = None
 
 
@@ -110,21 +135,43 @@ def build(
         TrainError: They may not be compared, a number is missing, or a revealed manifest is of none of them.
     """
     comparable(reports)
-    names = {hashlib.sha256(payload).hexdigest(): Manifest.decode(payload) for payload in map(_payload, reveals)}
-    models = [report.of("model", "adapter") for report, _ in reports]
-    if names.keys() - {each.manifest_sha256 for model in models for each in model}:
-        raise TrainError("train.reveal-unknown", "a revealed manifest is of no model in these reports")
     first, machine = reports[0]
-    task = first.measured.results[0].task if task is None else task
-    metric = _first_metric(first, task) if metric is None else metric
-    lines = [_line(report, names, (task, metric, group)) for report, _ in reports]
+    tested = Tested(first.measured.evaluation_sha256, first.of("data", "judge"), machine)
+    return lined_up(
+        [row(report) for report, _ in reports], tested, task=task, metric=metric, group=group, reveals=reveals
+    )
+
+
+def row(report: Report, label: str | None = None) -> Row:
+    """Return what a report tells of its model."""
+    inputs = report.of("model", "adapter")
+    own = " + ".join(each.capsule for each in inputs)
+    return Row(report.measured.results, inputs, report.created, own if label is None else label)
+
+
+def lined_up(
+    rows: Sequence[Row],
+    tested: Tested,
+    *,
+    task: str | None = None,
+    metric: str | None = None,
+    group: str = "",
+    reveals: Sequence[bytes] = (),
+) -> Leaderboard:
+    """Return the table of rows that may stand in one; `build` says what the rest is."""
+    names = {hashlib.sha256(payload).hexdigest(): Manifest.decode(payload) for payload in map(_payload, reveals)}
+    if names.keys() - {each.manifest_sha256 for row in rows for each in row.inputs}:
+        raise TrainError("train.reveal-unknown", "a revealed manifest is of no model in these reports")
+    task = rows[0].results[0].task if task is None else task
+    metric = _first_metric(rows[0], task) if metric is None else metric
+    lines = [_line(row, names, (task, metric, group)) for row in rows]
     sign = 1 if metric in LESS_IS_BETTER else -1
-    lines.sort(key=lambda line: (sign * line.number.value, line.inputs[0].capsule))
+    lines.sort(key=lambda line: (sign * line.number.value, line.label))
     return Leaderboard(
-        evaluation_sha256=first.measured.evaluation_sha256,
-        data=first.of("data", "judge"),
-        measurements=machine.measurements,
-        simulated=machine.simulated,
+        evaluation_sha256=tested.evaluation_sha256,
+        data=tested.data,
+        measurements=tested.machine.measurements,
+        simulated=tested.machine.simulated,
         task=task,
         metric=metric,
         group=group,
@@ -137,21 +184,20 @@ def _payload(envelope: bytes) -> bytes:
     return Envelope.decode(envelope).payload
 
 
-def _first_metric(report: Report, task: str) -> str:
-    for result in report.measured.results:
+def _first_metric(row: Row, task: str) -> str:
+    for result in row.results:
         if result.task == task and result.numbers:
             return result.numbers[0].metric
     raise TrainError("train.board-number", f"the reports tell nothing of a task {task!r}")
 
 
-def _line(report: Report, names: Mapping[str, Manifest], which: tuple[str, str, str]) -> Line:
+def _line(row: Row, names: Mapping[str, Manifest], which: tuple[str, str, str]) -> Line:
     task, metric, group = which
-    for result in report.measured.results:
+    for result in row.results:
         for number in result.numbers:
             if (result.task, number.metric, number.group) == which:
-                inputs = report.of("model", "adapter")
-                shown = [names[each.manifest_sha256].name for each in inputs if each.manifest_sha256 in names]
-                return Line(inputs, number, report.created, " + ".join(shown) or None)
+                shown = [names[each.manifest_sha256].name for each in row.inputs if each.manifest_sha256 in names]
+                return Line(row.inputs, number, row.created, row.label, " + ".join(shown) or None)
     raise TrainError(
         "train.board-number", f"a report has no {metric!r} of task {task!r} and group {group!r}, or withheld it"
     )

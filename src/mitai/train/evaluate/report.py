@@ -1,7 +1,6 @@
 """The report of an evaluation: numbers about named capsules, signed by the workload that measured them.
 
-Format: `docs/spec/evaluation.md`, "Reports". The exact bytes travel in a DSSE envelope signed by the workload key that
-the evidence beside it names; whoever has the file and an appraisal policy checks it offline.
+Format: `docs/spec/evaluation.md`, "Reports"; how it is signed and checked is in `mitai.train.evaluate.signed`.
 
 Invariants:
 
@@ -25,19 +24,16 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from mitai.attest import Appraisal, Evidence, Policy, evidence_sha256, verify
-from mitai.errors import ParseError, TrainError
-from mitai.identity import Envelope, Identity, PublicKey
-from mitai.ledger.entry import Digest, Id, Time, decode_canonical, encode_canonical, utc
+from mitai.attest import Appraisal, Evidence, Policy
+from mitai.identity import Identity
+from mitai.ledger.entry import Digest, Id, decode_canonical, encode_canonical, utc
+from mitai.train.evaluate.signed import File, Kind, Stated, Struct, digest_of
 from mitai.train.evaluate.tasks import Label
 
 REPORT_LABEL: Final = "mitai evaluation report v1"
 FILE_LABEL: Final = "mitai evaluation report file v1"
 PAYLOAD_TYPE = "application/vnd.mitai.evaluation-report+json"
 REPORT_NAME, MEASURED_NAME = "report.json", "measured.json"
-MAX_REPORT_BYTES = 4 << 20
-MAX_FILE_BYTES = 64 << 20  # evidence holds event logs and collateral
-WORKLOAD = "train"
 MICROS = 1_000_000
 
 _FIXED = "exact_match|acc|acc_norm|word_perplexity|byte_perplexity|bits_per_byte|token_perplexity|rating|rated"
@@ -45,10 +41,6 @@ Metric = Annotated[str, Meta(pattern=rf"^(?:{_FIXED}|win_rate|consistent|pass@[1
 Micros = Annotated[int, Meta(ge=-(1 << 53) + 1, le=(1 << 53) - 1)]
 Group = Annotated[str, Meta(pattern=r"^(?:[A-Za-z0-9][A-Za-z0-9 ._-]{0,63})?\Z")]  # a `Label`, or "" for the whole
 Role = Literal["model", "adapter", "data", "judge"]
-
-
-class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of a report: strict."""
 
 
 class Number(Struct, frozen=True, kw_only=True):
@@ -108,17 +100,15 @@ class InputRef(Struct, frozen=True, kw_only=True):
     manifest_sha256: Digest
 
 
-class Report(Struct, frozen=True, kw_only=True):
-    """What the workload signs; `created` is UTC, `YYYY-MM-DDThh:mm:ssZ`."""
+class Report(Stated, frozen=True, kw_only=True):
+    """What the workload signs."""
 
     v: Literal["mitai evaluation report v1"] = REPORT_LABEL
-    created: Time
     inputs: Annotated[tuple[InputRef, ...], Meta(min_length=2, max_length=64)]
     measured: Measured
-    evidence_sha256: Digest
 
     def __post_init__(self) -> None:
-        datetime.fromisoformat(self.created)  # `Time` alone would let a 30 February pass
+        super().__post_init__()
         roles = [each.role for each in self.inputs]
         if roles.count("model") != 1 or "data" not in roles or roles.count("adapter") > 1 or roles.count("judge") > 1:
             raise ValueError("a report is about one model and some data")
@@ -129,13 +119,18 @@ class Report(Struct, frozen=True, kw_only=True):
         """Return the inputs with these roles, sorted."""
         return tuple(sorted((each for each in self.inputs if each.role in roles), key=lambda each: each.capsule))
 
+    def opened(self) -> set[tuple[str, str]]:
+        """Return every capsule that was opened, and its manifest's digest."""
+        return {(each.capsule, each.manifest_sha256) for each in self.inputs}
 
-class ReportFile(Struct, frozen=True, kw_only=True):
+
+class ReportFile(File, frozen=True, kw_only=True):
     """A report with what its check needs: `report.json` of a report capsule."""
 
     v: Literal["mitai evaluation report file v1"] = FILE_LABEL
-    envelope: bytes  # the signed report, exact bytes
-    evidence: bytes  # the signer's evidence, exact bytes
+
+
+REPORT = Kind(ReportFile, PAYLOAD_TYPE, Report)
 
 
 def sign_report(
@@ -153,66 +148,21 @@ def sign_report(
     Raises:
         ParseError: A field is out of its bounds.
     """
-    report = Report(
-        created=utc(now),
-        measured=measured,
-        inputs=tuple(inputs),
-        evidence_sha256=evidence_sha256(evidence.tee, evidence.quote),
-    )
-    payload = encode_canonical(report, _REPORT, "train.report-malformed")
-    envelope = signer.sign(payload, PAYLOAD_TYPE).encode()
-    return encode_canonical(ReportFile(envelope=envelope, evidence=evidence.encode()), _FILE, "train.report-malformed")
+    report = Report(created=utc(now), measured=measured, inputs=tuple(inputs), evidence_sha256=digest_of(evidence))
+    return REPORT.sign(report, signer=signer, evidence=evidence)
 
 
 def verify_report(data: bytes, policy: Policy) -> tuple[Report, Appraisal]:
-    """Return a report, and the machine that signed it, when all of these hold.
-
-    1. The file is well formed, and of a known version.
-    2. The evidence held under `policy` when the report was made, and is of a training workload.
-    3. The report is signed by the key in that evidence's claims, and well formed.
-    4. It names this evidence, whose claims list exactly the report's capsules as open.
-
-    Whether the machine's code is one that measures as this format says is for `policy` to decide: it should name it.
+    """Return a report, and the machine that signed it, when all steps of `Kind.verify` hold.
 
     Args:
         data: The content of `report.json`.
         policy: What the machine's evidence must show.
 
     Raises:
-        MitaiError: A step failed; `step` names it for those of this module.
+        MitaiError: A step failed.
     """
-    # 1. the file
-    if len(data) > MAX_FILE_BYTES:
-        raise ParseError("train.report-malformed", f"a report of {len(data)} bytes is above the limit")
-    file = decode_canonical(data, _FILE, "train.report-malformed")
-    evidence, envelope = Evidence.decode(file.evidence), Envelope.decode(file.envelope)
-    # 2. the machine, at the time that the report states; the signature below is what makes that time the signer's
-    if len(envelope.payload) > MAX_REPORT_BYTES:
-        raise ParseError("train.report-malformed", "a report is above the limit")
-    stated = decode_canonical(envelope.payload, _REPORT, "train.report-malformed")
-    now = datetime.fromisoformat(stated.created)
-    appraisal = verify(evidence, policy, nonce=evidence.nonce, now=now)
-    if appraisal.workload != WORKLOAD:
-        raise TrainError(
-            "train.report-workload", f"the machine runs {appraisal.workload!r}, which makes no reports", step="machine"
-        )
-    # 3. the signature
-    if not appraisal.claims.receipt_key:
-        raise TrainError("train.report-unsigned", "the machine's claims name no key that signs", step="signature")
-    envelope.open(PAYLOAD_TYPE, PublicKey(appraisal.claims.receipt_key))
-    # 4. the evidence
-    if stated.evidence_sha256 != appraisal.evidence_sha256:
-        raise TrainError(
-            "train.report-evidence", "the report names other evidence than its file holds", step="evidence"
-        )
-    opened = {(capsule.id, capsule.manifest_sha256) for capsule in appraisal.claims.capsules}
-    if opened != {(each.capsule, each.manifest_sha256) for each in stated.inputs}:
-        raise TrainError(
-            "train.report-inputs", "the machine had opened other capsules than the report names", step="inputs"
-        )
-    return stated, appraisal
+    return REPORT.verify(data, policy)
 
 
 _MEASURED = msgspec.json.Decoder(Measured)
-_REPORT = msgspec.json.Decoder(Report)
-_FILE = msgspec.json.Decoder(ReportFile)

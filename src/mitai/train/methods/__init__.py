@@ -2,7 +2,8 @@
 
 A method of training has `trainer(task: Task) -> transformers.Trainer` (`mitai.train.task` says what it may rely on).
 An evaluation trains nothing: it has `evaluate(task: Task) -> dict[str, bytes]`, which returns the files of its report.
-An audit has `audit(job, sources, manifests, signers) -> dict[str, bytes]`: it looks at capsules as they came.
+An audit has `audit(job, sources, manifests, signers) -> dict[str, bytes]`: it looks at capsules as they came. So does
+a leaderboard, which has `leaderboard(job, sources, inputs, …)`.
 The purpose is what the broker is told, and so what owners' policies allow or not; the kind is that of the output.
 
 Example:
@@ -23,6 +24,7 @@ class Method(NamedTuple):
     module: str
     purpose: Literal["training", "evaluation"] = "training"
     private: bool = False  # its noise hides single records: no transcript, and all records or none
+    signed: bool = False  # its output goes with evidence of who signed it
 
     def load(self) -> ModuleType:
         """Import the method's module."""
@@ -36,6 +38,7 @@ METHODS = {
     "reward": Method("mitai.train.methods.reward"),
     "distill": Method("mitai.train.methods.distill"),
     "private": Method("mitai.train.methods.private", private=True),
-    "evaluate": Method("mitai.train.methods.evaluate", "evaluation"),
+    "evaluate": Method("mitai.train.methods.evaluate", "evaluation", signed=True),
+    "leaderboard": Method("mitai.train.methods.leaderboard", "evaluation", signed=True),
     "audit": Method("mitai.train.transcript.audit", "evaluation"),
 }

@@ -26,6 +26,7 @@ import msgspec
 from mitai.capsule.sources import FileSource
 from mitai.identity import PublicKey
 from mitai.train.job import Job
+from mitai.train.methods import METHODS
 from mitai.train.quiet import calm
 from mitai.train.transcript.commitment import SECRET_BYTES, Commitment, MembershipProof, Record, find
 from mitai.train.transcript.document import MAX_TRANSCRIPT_BYTES, Transcript
@@ -92,6 +93,8 @@ def check_output(
 
     files = _Files(output)
     job = Job.decode(_small(output, JOB))
+    if METHODS[job.job.method].purpose != "training":
+        raise refused("job", "the output's job trains nothing")
     if missing := [
         each.capsule for each in job.inputs() if each.capsule not in sources or each.capsule not in manifests
     ]:
@@ -120,7 +123,7 @@ def check_output(
         )
         envelope = _small(output, TRANSCRIPT)
         verdict = verify(envelope, signer, claim, build, share=share, tolerance=tolerance, rng=rng)
-        _, made = weights_files(built[0].model, sources[job.job.model])
+        _, made = weights_files(built[0].model, sources[job.inputs()[0].capsule])
     if others := [name for name in files if name not in made and name not in _ABOUT and not name.startswith("states/")]:
         raise refused("files", f"the output holds {len(others)} files that are none of the job's")
     for name in made.keys() - set(WEIGHTS):
