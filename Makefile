@@ -16,7 +16,7 @@ $(VENV)/.run: pyproject.toml constraints.txt scripts/setup
 $(VENV)/.train: pyproject.toml constraints.txt scripts/setup
 	@scripts/setup train,openai && touch $@ $(VENV)/.run
 
-$(VENV)/.dev: pyproject.toml constraints.txt scripts/setup
+$(VENV)/.dev: pyproject.toml constraints.txt scripts/setup $(wildcard native/*.t* native/*/*.[chp]*)
 	@scripts/setup train,postgres,bench,dev && touch $@ $(VENV)/.run $(VENV)/.train
 
 web/node_modules/.ready: web/package-lock.json scripts/setup-web | $(VENV)/.dev

@@ -18,6 +18,7 @@ Example:
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -27,8 +28,19 @@ from numpy.typing import NDArray
 
 from mitai.mpc import portable
 
+try:
+    from mitai_native import kernels as native
+except ImportError:
+    PATHS: tuple[str, ...] = ("python",)
+else:
+    PATHS = (*native.paths(), "python")
+
 Ring = NDArray[np.uint64]
 Word = TypeVar("Word", bound=np.unsignedinteger)
+
+PATH = os.environ.get("MITAI_MPC_KERNELS") or PATHS[0]
+if PATH not in PATHS:
+    raise ValueError(f"MITAI_MPC_KERNELS: {PATH} is not one of {', '.join(PATHS)}")
 
 ZEROS = memoryview(bytes(1 << 18))
 MAX_TABLE_BITS = 8
@@ -36,17 +48,26 @@ MAX_TABLE_BITS = 8
 
 @dataclass(frozen=True)
 class Packed(Generic[Word]):
-    """A matrix in the order in which the product reads it, for a right factor that is used again and again."""
+    """A matrix in the order in which a path's product reads it, for a right factor that is used again and again."""
 
-    matrix: NDArray[Word]
+    words: NDArray[Word]
     shape: tuple[int, int]
+    path: str
 
 
 def pack(b: NDArray[Word]) -> Packed[Word]:
-    """Arrange a matrix (rows, columns), once, as the right factor of many products."""
-    if b.ndim != 2:
-        raise ValueError("a matrix can be packed, no stack of them")
-    return Packed(np.ascontiguousarray(b), (b.shape[0], b.shape[1]))
+    """Arrange a matrix (inner, columns), once, as the right factor of many products."""
+    if b.ndim != 2 or b.dtype not in (np.uint64, np.uint32):
+        raise ValueError("a matrix of uint64 or uint32 can be packed")
+    inner, columns = b.shape
+    if PATH == "python":
+        return Packed(np.ascontiguousarray(b), (inner, columns), PATH)
+    size = native.packed_words(PATH, b.itemsize, inner, columns)
+    words = np.empty(size + 64 // b.itemsize, b.dtype)
+    start = -words.ctypes.data % 64 // b.itemsize
+    words = words[start : start + size]
+    native.pack(PATH, _strided(b, right=True), words)
+    return Packed(words, (inner, columns), PATH)
 
 
 def matmul(
@@ -57,20 +78,53 @@ def matmul(
     Args:
         a: (…, rows, inner) of `uint64` or `uint32`.
         b: (…, inner, columns) of the same type, or such a matrix packed. Leading dimensions broadcast.
-        out: where to write the product, (…, rows, columns), C-ordered; no part of a factor.
+        out: where to write the product, (…, rows, columns), C-ordered, in memory of its own.
         threads: how many threads may work on it.
     """
-    if isinstance(b, Packed):
-        b = b.matrix
-    if a.dtype != b.dtype or a.dtype not in (np.uint64, np.uint32):
+    right = b.words if isinstance(b, Packed) else b
+    if a.dtype != right.dtype or a.dtype not in (np.uint64, np.uint32):
         raise ValueError("the factors must both be uint64, or both uint32")
-    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+    if a.ndim < 2 or len(b.shape) < 2 or a.shape[-1] != b.shape[-2]:
         raise ValueError(f"no product of shapes {a.shape} and {b.shape}")
-    product = portable.matmul(a, b)
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    shape = (*lead, a.shape[-2], b.shape[-1])
     if out is None:
-        return product
-    out[...] = product
+        out = np.empty(shape, a.dtype)
+    elif out.shape != shape or out.dtype != a.dtype or not out.flags.carray:
+        raise ValueError(f"a product of shape {shape} and type {a.dtype} doesn't fit into `out`")
+    elif np.may_share_memory(out, a) or np.may_share_memory(out, right):
+        raise ValueError("`out` is a part of a factor")
+    if a.shape[-1] == 0:
+        out.fill(0)
+    elif out.size:
+        _multiply(a, b, out, threads)
     return out
+
+
+def _multiply(a: NDArray[Word], b: NDArray[Word] | Packed[Word], out: NDArray[Word], threads: int) -> None:
+    """Write the product of factors that fit and are not empty."""
+    if len(b.shape) == 2:  # one right factor for all of a stack: its rows are those of one matrix
+        a = a.reshape(-1, a.shape[-1])
+        out = out.reshape(-1, out.shape[-1])
+    if isinstance(b, Packed):
+        if b.path != "python":
+            return native.matmul_packed(b.path, _strided(a), b.words, b.shape[1], out, threads)
+        b = b.words
+    if PATH == "python":
+        out[...] = portable.matmul(a, b)
+        return None
+    lead = out.shape[:-2]
+    left, right = _strided(a), _strided(b, right=True)
+    left, right = (np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (left, right))
+    return native.matmul(PATH, left, right, out, threads)
+
+
+def _strided(x: NDArray[Word], *, right: bool = False) -> NDArray[Word]:
+    """Return a factor with adjacent words in its rows (or columns, on the right), and whole words in between."""
+    size = x.itemsize
+    adjacent = x.strides[-1] == size or (right and x.strides[-2] == size)
+    fits = adjacent and x.flags.aligned and not any(step % size for step in x.strides)
+    return x if fits else np.require(x, requirements=["C", "A"])
 
 
 def prg(key: bytes, stream: int, offset: int, n: int) -> Ring:
@@ -99,14 +153,24 @@ def to_planes(x: Ring, bits: int) -> Ring:
     """
     if not 0 < bits <= 64:
         raise ValueError("1 to 64 bits")
-    return portable.to_planes(_flat(x), bits)
+    x = _flat(x)
+    if PATH == "python":
+        return portable.to_planes(x, bits)
+    planes = np.empty((bits, -(-x.size // 64)), np.uint64)
+    native.to_planes(PATH, x, planes)
+    return planes
 
 
 def from_planes(planes: Ring, n: int) -> Ring:
     """Return the n words whose bits the planes hold; the inverse of `to_planes`."""
     if planes.ndim != 2 or not 0 < len(planes) <= 64 or planes.shape[1] != -(-n // 64):
         raise ValueError(f"no planes of {n} words: {planes.shape}")
-    return portable.from_planes(np.ascontiguousarray(planes, np.uint64), n)
+    planes = _plain(planes)
+    if PATH == "python":
+        return portable.from_planes(planes, n)
+    x = np.empty(n, np.uint64)
+    native.from_planes(PATH, planes, x)
+    return x
 
 
 def one_hot(r: Ring, bits: int) -> Ring:
@@ -116,7 +180,12 @@ def one_hot(r: Ring, bits: int) -> Ring:
     """
     if not 0 <= bits <= MAX_TABLE_BITS:
         raise ValueError(f"at most {MAX_TABLE_BITS} bits")
-    return portable.one_hot(_flat(r), bits)
+    r = _flat(r)
+    if PATH == "python":
+        return portable.one_hot(r, bits)
+    vectors = np.empty((r.size, max(1, (1 << bits) // 64)), np.uint64)
+    native.one_hot(PATH, r, vectors)
+    return vectors
 
 
 def lookup(onehot: Ring, offsets: Ring, table: NDArray[Word]) -> NDArray[Word]:
@@ -138,7 +207,12 @@ def lookup(onehot: Ring, offsets: Ring, table: NDArray[Word]) -> NDArray[Word]:
     offsets = _flat(offsets)
     if onehot.shape != (offsets.size, max(1, size // 64)) or (offsets.size and int(offsets.max()) >= size):
         raise ValueError("one-hot vectors and offsets don't fit to the table")
-    return portable.lookup(np.ascontiguousarray(onehot, np.uint64), offsets, np.ascontiguousarray(table))
+    onehot, table = _plain(onehot), np.require(table, requirements=["C", "A"])
+    if PATH == "python":
+        return portable.lookup(onehot, offsets, table)
+    found = np.empty(offsets.size, table.dtype)
+    native.lookup(PATH, onehot, offsets, table, found)
+    return found
 
 
 def bits_to_ring(public: Ring, shares: Ring, *, constant: bool) -> Ring:
@@ -155,7 +229,12 @@ def bits_to_ring(public: Ring, shares: Ring, *, constant: bool) -> Ring:
     public = _flat(public)
     if shares.ndim != 2 or len(shares) != public.size or shares.shape[1] > 64:
         raise ValueError(f"no shares of the bits of {public.size} words: {shares.shape}")
-    return portable.bits_to_ring(public, np.ascontiguousarray(shares, np.uint64), constant=constant)
+    shares = _plain(shares)
+    if PATH == "python":
+        return portable.bits_to_ring(public, shares, constant=constant)
+    total = np.empty(public.size, np.uint64)
+    native.bits_to_ring(PATH, public, shares, constant, total)
+    return total
 
 
 def bit_shares(r: Ring, other: Ring) -> Ring:
@@ -163,8 +242,17 @@ def bit_shares(r: Ring, other: Ring) -> Ring:
     r = _flat(r)
     if other.ndim != 2 or len(other) != r.size or other.shape[1] > 64:
         raise ValueError(f"no shares of the bits of {r.size} words: {other.shape}")
-    return portable.bit_shares(r, np.ascontiguousarray(other, np.uint64))
+    other = _plain(other)
+    if PATH == "python":
+        return portable.bit_shares(r, other)
+    shares = np.empty(other.shape, np.uint64)
+    native.bit_shares(PATH, r, other, shares)
+    return shares
+
+
+def _plain(x: Ring) -> Ring:
+    return np.require(x, np.uint64, ["C", "A"])
 
 
 def _flat(x: Ring) -> Ring:
-    return np.ascontiguousarray(x, np.uint64).reshape(math.prod(x.shape))
+    return _plain(x).reshape(math.prod(x.shape))

@@ -21,7 +21,7 @@ def matmul(a: NDArray[Word], b: NDArray[Word]) -> NDArray[Word]:
     import torch
 
     signed = np.dtype(f"i{a.dtype.itemsize}")
-    factors = (torch.from_numpy(np.ascontiguousarray(x).view(signed)) for x in (a, b))
+    factors = (torch.from_numpy(np.require(x, requirements=["C", "A", "W"]).view(signed)) for x in (a, b))
     product: NDArray[Word] = torch.matmul(*factors).numpy().view(a.dtype)
     return product
 

@@ -1,59 +1,96 @@
-"""Known answers of the kernels; that all paths agree is a property (tests/property)."""
+"""Known answers of the kernels, and what they refuse; that all paths agree is a property (tests/property)."""
+
+import os
+import subprocess
+import sys
 
 import numpy as np
+import pytest
 
 from mitai.mpc import kernels
 
-
-def test_words_are_aes_in_counter_mode():
-    # NIST SP 800-38A has no zero plaintext; FIPS 197 appendix: AES-128 of a zero block under a zero key.
-    words = kernels.prg(bytes(16), 0, 0, 2)
-    assert words.tobytes().hex() == "66e94bd4ef8a2c3b884cfa59ca342b2e"
+A = np.arange(6, dtype=np.uint64).reshape(2, 3)
 
 
-def test_words_anywhere():
+def test_random_words_are_aes_in_counter_mode():
+    # AES-128 of a block of zeros under a key of zeros, and the same of the next counter (FIPS 197; GCM's test case 2).
+    words = kernels.prg(bytes(16), 0, 0, 4)
+    assert words.tobytes().hex() == "66e94bd4ef8a2c3b884cfa59ca342b2e" + "58e2fccefa7e3061367f1d57a4e7455a"
+
+
+def test_streams_differ():
+    assert len({kernels.prg(b"k" * 16, stream, 0, 1)[0] for stream in range(100)}) == 100
+
+
+def test_random_words_across_chunks():
     whole = kernels.prg(b"k" * 16, 7, 0, 70_001)
-    for offset, n in ((0, 0), (1, 1), (1, 4), (2, 3), (32_767, 37_000)):
-        assert (kernels.prg(b"k" * 16, 7, offset, n) == whole[offset : offset + n]).all()
+    for offset, n in ((0, 0), (1, 1), (1, 4), (32_767, 37_000)):
+        np.testing.assert_array_equal(kernels.prg(b"k" * 16, 7, offset, n), whole[offset : offset + n])
 
 
-def test_lookup():
-    rng = np.random.default_rng(1)
-    for bits in range(9):
-        for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
-            size = 1 << bits
-            table = rng.integers(0, np.iinfo(dtype).max, size, dtype, endpoint=True)
-            x, r = rng.integers(0, size, (2, 300), np.uint64)
-            hot = kernels.one_hot(r, bits)
-            mask = rng.integers(0, 1 << 64, hot.shape, np.uint64)
-            c = (x + r) % np.uint64(size)
-            got = kernels.lookup(hot ^ mask, c, table) ^ kernels.lookup(mask, c, table)
-            assert (got == table[x]).all() and got.dtype == dtype
+def test_a_table_of_four():
+    # The vector of r = 1 and the offset of x = 2: entry 2 = table[3 - 1].
+    hot = kernels.one_hot(np.array([1], np.uint64), 2)
+    assert hot.tolist() == [[0b10]]
+    table = np.array([10, 11, 12, 13], np.uint8)
+    assert kernels.lookup(hot, np.array([3], np.uint64), table).tolist() == [12]
 
 
-def test_planes_and_bits():
-    rng = np.random.default_rng(1)
-    for n in (0, 1, 63, 64, 65, 1000):
-        for bits in (1, 7, 8, 9, 32, 63, 64):
-            x = rng.integers(0, 1 << 64, n, np.uint64) >> np.uint64(64 - bits)
-            planes = kernels.to_planes(x, bits)
-            assert planes.shape == (bits, -(-n // 64))
-            assert (kernels.from_planes(planes, n) == x).all()
-            r, other = (
-                rng.integers(0, 1 << 64, n, np.uint64) >> np.uint64(64 - bits),
-                rng.integers(0, 1 << 64, (n, bits), np.uint64),
-            )
-            mine = kernels.bit_shares(r, other)
-            total = kernels.bits_to_ring(x ^ r, mine, constant=True) + kernels.bits_to_ring(
-                x ^ r, other, constant=False
-            )
-            assert (total == x).all()
+def test_planes_of_two_words():
+    assert kernels.to_planes(np.array([0b01, 0b11], np.uint64), 2).tolist() == [[0b11], [0b10]]
 
 
-def test_matmul():
-    rng = np.random.default_rng(1)
-    a, b = (
-        rng.integers(0, 1 << 64, (3, 1, 5, 7), np.uint64),
-        rng.integers(0, 1 << 64, (2, 9, 7), np.uint64).swapaxes(1, 2),
-    )
-    assert (kernels.matmul(a, b) == a @ b).all()
+def test_products_wrap():
+    top = np.full((1, 1), (1 << 64) - 1, np.uint64)
+    assert kernels.matmul(top, top).tolist() == [[1]]
+
+
+def test_what_does_not_fit_is_refused():
+    one, row = np.zeros(1, np.uint64), np.zeros((1, 4), np.uint64)
+    refused = [
+        lambda: kernels.matmul(A, A),
+        lambda: kernels.matmul(A, A.T.astype(np.uint32)),
+        lambda: kernels.matmul(A.astype(np.int64), A.T.astype(np.int64)),
+        lambda: kernels.matmul(A[0], A.T),
+        lambda: kernels.matmul(A, A.T, np.zeros((2, 3), np.uint64)),
+        lambda: kernels.matmul(A, A.T, np.zeros((2, 4), np.uint64)[:, ::2]),
+        lambda: kernels.matmul(A[:, :2], A[:, :2], A[:, 1:]),
+        lambda: kernels.matmul(square := np.zeros((2, 2), np.uint64), A[:, :2], square),
+        lambda: kernels.pack(A[0]),
+        lambda: kernels.prg(bytes(15), 0, 0, 1),
+        lambda: kernels.prg(bytes(16), 0, (1 << 64) - 1, 2),
+        lambda: kernels.to_planes(one, 65),
+        lambda: kernels.from_planes(row, 257),
+        lambda: kernels.one_hot(one, 9),
+        lambda: kernels.lookup(row, one, np.zeros(255, np.uint8)),
+        lambda: kernels.lookup(row, one, np.zeros(64, np.uint8)),
+        lambda: kernels.lookup(row, one + np.uint64(256), np.zeros(256, np.uint8)),
+        lambda: kernels.bits_to_ring(one, np.zeros((1, 65), np.uint64), constant=True),
+        lambda: kernels.bit_shares(one, np.zeros((2, 3), np.uint64)),
+    ]
+    for call in refused:
+        with pytest.raises(ValueError):  # noqa: PT011 - what is wrong differs
+            call()
+
+
+def test_a_packed_matrix_keeps_its_path(monkeypatch):
+    packed = kernels.pack(A.T)
+    for path in kernels.PATHS:
+        monkeypatch.setattr(kernels, "PATH", path)
+        np.testing.assert_array_equal(kernels.matmul(A, packed), A @ A.T)
+
+
+def test_the_environment_sets_the_path():
+    code = "from mitai.mpc import kernels; print(kernels.PATH)"
+    run = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"MITAI_MPC_KERNELS": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for path in ("python", "abacus")
+    ]
+    assert run[0].stdout == "python\n"
+    assert "MITAI_MPC_KERNELS: abacus is not one of" in run[1].stderr

@@ -1,0 +1,64 @@
+// The kernels that there are, and the choice among their implementations.
+//
+// Each `path_*.cpp` is compiled for one kind of CPU and gives one `Kernels`; the kernels themselves are templates in
+// `matmul.hpp`, `lookup.hpp`, `planes.hpp` and `bits.hpp`, each of which states what bounds its speed. Nothing outside
+// of a path's file may be compiled for more than the plainest CPU: so those headers use no inline function of the
+// standard library, which a linker could share between files.
+//
+// Secrets (factors, one-hot vectors, shares) choose no branch and no address in any of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mitai {
+
+using std::ptrdiff_t;
+using std::size_t;
+
+// A right factor: strides in words, or packed, where panel p of `unit` columns begins at word p * panel.
+template <typename W>
+struct Right {
+    const W* data;
+    ptrdiff_t row, column;
+    size_t panel;  // words; 0: not packed
+};
+
+template <typename W>
+struct Matmul {
+    size_t unit;                // columns of a panel
+    size_t (*panel)(size_t k);  // words of a packed panel
+    void (*pack)(const W* b, ptrdiff_t row, ptrdiff_t column, size_t k, size_t n, W* to);
+    // k is not 0. c (m, n) with rows `ldc` apart = a (m, k) with rows `lda` apart, words of a row adjacent, times b (k,
+    // n).
+    void (*multiply)(const W* a, ptrdiff_t lda, size_t m, size_t k, Right<W> b, size_t n, W* c, ptrdiff_t ldc);
+};
+
+template <typename W>
+using Lookup = void (*)(const uint64_t* hot, const uint64_t* offsets, size_t n, const W* table, size_t size, W* out);
+
+struct Kernels {
+    const char* name;
+    Matmul<uint64_t> matmul64;
+    Matmul<uint32_t> matmul32;
+    Lookup<uint8_t> lookup8;
+    Lookup<uint16_t> lookup16;
+    Lookup<uint32_t> lookup32;
+    Lookup<uint64_t> lookup64;
+    void (*to_planes)(const uint64_t* x, size_t n, size_t bits, uint64_t* planes);
+    void (*from_planes)(const uint64_t* planes, size_t n, size_t bits, uint64_t* x);
+    void (*one_hot)(const uint64_t* r, size_t n, size_t words, uint64_t* out);
+    void (*bits_to_ring)(const uint64_t* open, const uint64_t* shares, size_t n, size_t w, bool constant,
+                         uint64_t* out);
+    void (*bit_shares)(const uint64_t* r, const uint64_t* other, size_t n, size_t w, uint64_t* out);
+};
+
+extern const Kernels generic;
+#ifdef MITAI_X86
+extern const Kernels avx2, avx512, amx, amx_emulated;
+#endif
+
+// All that run on this CPU, the fastest first, up to a null pointer.
+const Kernels* const* available();
+
+}  // namespace mitai

@@ -1,0 +1,156 @@
+// The functions as Python sees them. Arguments were checked by `mitai.mpc.kernels`, but for their types.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <atomic>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels.hpp"
+
+namespace nb = nanobind;
+using namespace mitai;
+
+namespace {
+
+template <typename W>
+using In = nb::ndarray<nb::numpy, const W, nb::device::cpu>;
+template <typename W>
+using Out = nb::ndarray<nb::numpy, W, nb::device::cpu, nb::c_contig>;
+template <typename W>
+using Dense = nb::ndarray<nb::numpy, const W, nb::device::cpu, nb::c_contig>;
+
+std::vector<std::string> paths() {
+    std::vector<std::string> names;
+    for (auto path = available(); *path != nullptr; path++) names.emplace_back((*path)->name);
+    return names;
+}
+
+const Kernels& path_named(const std::string& name) {
+    for (auto path = available(); *path != nullptr; path++)
+        if (name == (*path)->name) return **path;
+    throw std::invalid_argument("this CPU has no path " + name);
+}
+
+template <typename W>
+const Matmul<W>& product_of(const std::string& path) {
+    if constexpr (sizeof(W) == 8)
+        return path_named(path).matmul64;
+    else
+        return path_named(path).matmul32;
+}
+
+// Runs work(0) … work(count - 1) on up to `threads` threads, this one among them.
+template <typename Work>
+void in_parallel(size_t count, size_t threads, const Work& work) {
+    std::atomic<size_t> next{0};
+    const auto run = [&] {
+        for (size_t i; (i = next++) < count;) work(i);
+    };
+    std::vector<std::jthread> others;
+    for (size_t t = 1; t < std::min(threads, count); t++) others.emplace_back(run);
+    run();
+}
+
+// A stack of products, cut into pieces of columns, or of rows where there are too few columns for all threads.
+template <typename W>
+void multiply(const Matmul<W>& product, const In<W>& a, const In<W>* b, const W* packed, size_t n, const Out<W>& out,
+              size_t threads) {
+    const size_t last = a.ndim() - 1, m = a.shape(last - 1), k = a.shape(last);
+    size_t stack = 1;
+    for (size_t d = 0; d + 1 < last; d++) stack *= a.shape(d);
+    const size_t units = (n + product.unit - 1) / product.unit;
+    const size_t wanted = threads == 1 ? 1 : (2 * threads + stack - 1) / std::max<size_t>(stack, 1);
+    const size_t by_columns = std::max<size_t>(1, std::min(units, wanted));
+    const size_t by_rows = std::max<size_t>(1, std::min((m + 31) / 32, (wanted + by_columns - 1) / by_columns));
+    const size_t columns = (units + by_columns - 1) / by_columns * product.unit, rows = (m + by_rows - 1) / by_rows;
+    in_parallel(stack * by_columns * by_rows, threads, [&](size_t piece) {
+        const size_t j = piece % by_columns * columns, i = piece / by_columns % by_rows * rows;
+        if (j >= n || i >= m) return;
+        size_t index = piece / by_columns / by_rows;
+        const W* left = a.data() + ptrdiff_t(i) * a.stride(last - 1);
+        W* to = out.data() + (index * m + i) * n + j;
+        const size_t panel = product.panel(k);
+        Right<W> right = b == nullptr ? Right<W>{packed + j / product.unit * panel, 0, 0, panel}
+                                      : Right<W>{b->data() + ptrdiff_t(j) * b->stride(last), b->stride(last - 1),
+                                                 b->stride(last), 0};
+        for (size_t d = last - 1; d-- > 0; index /= a.shape(d)) {
+            left += ptrdiff_t(index % a.shape(d)) * a.stride(d);
+            if (b != nullptr) right.data += ptrdiff_t(index % a.shape(d)) * b->stride(d);
+        }
+        product.multiply(left, a.stride(last - 1), std::min(rows, m - i), k, right, std::min(columns, n - j), to,
+                         ptrdiff_t(n));
+    });
+}
+
+template <typename W>
+void bind_words(nb::module_& m) {
+    m.def("matmul", [](const std::string& path, In<W> a, In<W> b, Out<W> out, size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        multiply<W>(product_of<W>(path), a, &b, nullptr, b.shape(b.ndim() - 1), out, threads);
+    });
+    m.def("matmul_packed",
+          [](const std::string& path, In<W> a, Dense<W> packed, size_t columns, Out<W> out, size_t threads) {
+              const nb::gil_scoped_release unlocked;
+              multiply<W>(product_of<W>(path), a, nullptr, packed.data(), columns, out, threads);
+          });
+    m.def("pack", [](const std::string& path, In<W> b, Out<W> to) {
+        const nb::gil_scoped_release unlocked;
+        product_of<W>(path).pack(b.data(), b.stride(0), b.stride(1), b.shape(0), b.shape(1), to.data());
+    });
+}
+
+template <typename W>
+void bind_lookup(nb::module_& m, Lookup<W> Kernels::* kernel) {
+    m.def("lookup", [kernel](const std::string& path, Dense<uint64_t> hot, Dense<uint64_t> offsets, Dense<W> table,
+                             Out<W> out) {
+        const nb::gil_scoped_release unlocked;
+        (path_named(path).*kernel)(hot.data(), offsets.data(), offsets.size(), table.data(), table.size(), out.data());
+    });
+}
+
+}  // namespace
+
+NB_MODULE(kernels, m) {
+    m.doc() = "Compiled kernels of mitai.mpc.kernels, which describes them.";
+    m.def("paths", paths, "The paths that run on this CPU, the fastest first.");
+    m.def("packed_words", [](const std::string& path, size_t word_bytes, size_t rows, size_t columns) {
+        const auto words = [=](const auto& product) {
+            return (columns + product.unit - 1) / product.unit * product.panel(rows);
+        };
+        return word_bytes == 8 ? words(product_of<uint64_t>(path)) : words(product_of<uint32_t>(path));
+    });
+    bind_words<uint64_t>(m);
+    bind_words<uint32_t>(m);
+    bind_lookup<uint8_t>(m, &Kernels::lookup8);
+    bind_lookup<uint16_t>(m, &Kernels::lookup16);
+    bind_lookup<uint32_t>(m, &Kernels::lookup32);
+    bind_lookup<uint64_t>(m, &Kernels::lookup64);
+    m.def("to_planes", [](const std::string& path, Dense<uint64_t> x, Out<uint64_t> planes) {
+        const nb::gil_scoped_release unlocked;
+        path_named(path).to_planes(x.data(), x.size(), planes.shape(0), planes.data());
+    });
+    m.def("from_planes", [](const std::string& path, Dense<uint64_t> planes, Out<uint64_t> x) {
+        const nb::gil_scoped_release unlocked;
+        path_named(path).from_planes(planes.data(), x.size(), planes.shape(0), x.data());
+    });
+    m.def("one_hot", [](const std::string& path, Dense<uint64_t> r, Out<uint64_t> out) {
+        const nb::gil_scoped_release unlocked;
+        path_named(path).one_hot(r.data(), out.shape(0), out.shape(1), out.data());
+    });
+    m.def("bits_to_ring",
+          [](const std::string& path, Dense<uint64_t> open, Dense<uint64_t> shares, bool constant, Out<uint64_t> out) {
+              const nb::gil_scoped_release unlocked;
+              path_named(path).bits_to_ring(open.data(), shares.data(), shares.shape(0), shares.shape(1), constant,
+                                            out.data());
+          });
+    m.def("bit_shares", [](const std::string& path, Dense<uint64_t> r, Dense<uint64_t> other, Out<uint64_t> out) {
+        const nb::gil_scoped_release unlocked;
+        path_named(path).bit_shares(r.data(), other.data(), out.shape(0), out.shape(1), out.data());
+    });
+}

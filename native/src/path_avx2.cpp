@@ -1,0 +1,73 @@
+// For x86 with AVX2 (2013 and later). Only the products are written for it; the rest the compiler makes vectors of.
+#include <immintrin.h>
+
+#include "bits.hpp"
+#include "lookup.hpp"
+#include "matmul.hpp"
+#include "planes.hpp"
+
+namespace mitai {
+namespace {
+
+// AVX2 has no product of 64-bit words. With halves of 32 bits, a b = a0 b0 + 2^32 (a1 b0 + a0 b1) mod 2^64: one
+// widening product, and one of eight halves in which a's are exchanged; the latter's sums are put in place at the end.
+struct Avx2Words {
+    using W = uint64_t;
+    using V = __m256i;
+    struct A {
+        __m256i low, cross;
+    };
+    struct Splat {
+        __m256i word, exchanged;
+    };
+    static constexpr size_t lanes = 4, rows = 3, vectors = 2;
+    static V load(const W* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+    static A zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static Splat splat(W w) {
+        const __m256i word = _mm256_set1_epi64x(int64_t(w));
+        return {word, _mm256_shuffle_epi32(word, 0xb1)};
+    }
+    static void mac(A& acc, const Splat& w, V v) {
+        acc.low = _mm256_add_epi64(acc.low, _mm256_mul_epu32(w.word, v));
+        acc.cross = _mm256_add_epi32(acc.cross, _mm256_mullo_epi32(w.exchanged, v));
+    }
+    static V sum(const A& acc) {
+        const V cross = _mm256_add_epi32(acc.cross, _mm256_srli_epi64(acc.cross, 32));
+        return _mm256_add_epi64(acc.low, _mm256_slli_epi64(cross, 32));
+    }
+    static void store(W* p, const A& acc) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), sum(acc)); }
+    static void add(W* p, const A& acc) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_add_epi64(load(p), sum(acc)));
+    }
+};
+
+struct Avx2Halves {
+    using W = uint32_t;
+    using V = __m256i;
+    using A = V;
+    static constexpr size_t lanes = 8, rows = 4, vectors = 3;
+    static V load(const W* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+    static A zero() { return _mm256_setzero_si256(); }
+    static V splat(W w) { return _mm256_set1_epi32(int32_t(w)); }
+    static void mac(A& acc, V w, V v) { acc = _mm256_add_epi32(acc, _mm256_mullo_epi32(w, v)); }
+    static void store(W* p, A acc) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), acc); }
+    static void add(W* p, A acc) { store(p, _mm256_add_epi32(load(p), acc)); }
+};
+
+}  // namespace
+}  // namespace mitai
+
+const mitai::Kernels mitai::avx2 = {
+    "avx2",
+    Gemm<Avx2Words>::all,
+    Gemm<Avx2Halves>::all,
+    lookup<uint8_t>,
+    lookup<uint16_t>,
+    lookup<uint32_t>,
+    lookup<uint64_t>,
+    to_planes,
+    from_planes,
+    one_hot,
+    bits_to_ring,
+    bit_shares,
+};

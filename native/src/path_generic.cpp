@@ -1,0 +1,40 @@
+// For every CPU.
+#include "bits.hpp"
+#include "lookup.hpp"
+#include "matmul.hpp"
+#include "planes.hpp"
+
+namespace mitai {
+namespace {
+
+template <typename Word>
+struct Plain {
+    using W = Word;
+    using V = W;
+    using A = W;
+    static constexpr size_t lanes = 1, rows = 4, vectors = 4;
+    static V load(const W* p) { return *p; }
+    static A zero() { return 0; }
+    static W splat(W w) { return w; }
+    static void mac(A& acc, W w, V v) { acc += w * v; }
+    static void store(W* p, A acc) { *p = acc; }
+    static void add(W* p, A acc) { *p += acc; }
+};
+
+}  // namespace
+}  // namespace mitai
+
+const mitai::Kernels mitai::generic = {
+    "generic",
+    Gemm<Plain<uint64_t>>::all,
+    Gemm<Plain<uint32_t>>::all,
+    lookup<uint8_t>,
+    lookup<uint16_t>,
+    lookup<uint32_t>,
+    lookup<uint64_t>,
+    to_planes,
+    from_planes,
+    one_hot,
+    bits_to_ring,
+    bit_shares,
+};

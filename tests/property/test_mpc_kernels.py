@@ -1,0 +1,127 @@
+"""All paths of the kernels give the same bits: those that numpy's own arithmetic gives."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mitai.mpc import kernels
+
+LARGEST = (1 << 64) - 1
+each_path = pytest.mark.parametrize("path", kernels.PATHS)
+few = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(autouse=True)
+def _path(request, monkeypatch):
+    if "path" in request.fixturenames:
+        monkeypatch.setattr(kernels, "PATH", request.getfixturevalue("path"))
+
+
+def words(rng, shape, dtype=np.uint64):
+    """Random words, with extremes among them."""
+    top = np.iinfo(dtype).max
+    x = rng.integers(0, top, shape, dtype, endpoint=True)
+    extremes = rng.choice(np.array([0, 1, top, top >> 1, (top >> 1) + 1], dtype), shape)
+    return np.where(rng.random(shape) < 0.3, extremes, x)
+
+
+def strange(rng, x):
+    """The same values in memory in another order, or not adjacent, or not aligned."""
+    match rng.integers(6):
+        case 0:
+            return np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
+        case 1:
+            return np.repeat(np.repeat(x, 2, axis=-1), 3, axis=-2)[..., ::3, ::2]
+        case 2:
+            return np.ascontiguousarray(x[..., ::-1, ::-1])[..., ::-1, ::-1]
+        case 3:
+            return np.frombuffer(b"\0" + x.tobytes(), x.dtype, offset=1).reshape(x.shape) if x.size else x
+        case 4:
+            x.flags.writeable = False
+    return x
+
+
+@each_path
+@few
+@given(
+    seed=st.integers(0, 1 << 32),
+    rows=st.integers(0, 40),
+    inner=st.integers(0, 70) | st.integers(250, 530),
+    columns=st.integers(0, 110),
+    stacks=st.sampled_from([((), ()), ((2,), ()), ((), (2,)), ((2, 1), (1, 3)), ((0,), (1,)), ((2,), (2,))]),
+    dtype=st.sampled_from([np.uint64, np.uint32]),
+    threads=st.sampled_from([1, 1, 2, 5]),
+)
+def test_products(path, seed, rows, inner, columns, stacks, dtype, threads):
+    rng = np.random.default_rng(seed)
+    a = strange(rng, words(rng, (*stacks[0], rows, inner), dtype))
+    b = strange(rng, words(rng, (*stacks[1], inner, columns), dtype))
+    expected = a @ b
+    out = np.full(expected.shape, 7, dtype)
+    assert kernels.matmul(a, b, out, threads=threads) is out
+    np.testing.assert_array_equal(out, expected)
+    if b.ndim == 2:
+        np.testing.assert_array_equal(kernels.matmul(a, kernels.pack(b), threads=threads), expected)
+
+
+@each_path
+@pytest.mark.parametrize("dtype", [np.uint64, np.uint32])
+def test_long_products_of_largest_words(path, dtype):
+    """An inner dimension beyond what 32 bits hold of products of bytes."""
+    inner, top = 9_000, int(np.iinfo(dtype).max)
+    for rows in (1, 5):
+        product = kernels.matmul(np.full((rows, inner), top, dtype), np.full((inner, 33), top, dtype))
+        assert (product == inner * top * top % (top + 1)).all()
+
+
+@each_path
+@few
+@given(seed=st.integers(0, 1 << 32), n=st.integers(0, 200), bits=st.integers(0, 8))
+def test_lookups(path, seed, n, bits):
+    rng = np.random.default_rng(seed)
+    size = 1 << bits
+    x, r = rng.integers(0, size, (2, n), np.uint64)
+    c = (x + r) % np.uint64(size)
+    hot = kernels.one_hot(r, bits)
+    assert hot.shape == (n, max(1, size // 64))
+    assert all(
+        sum(int(word) << 64 * q for q, word in enumerate(row)) == 1 << int(i) for row, i in zip(hot, r, strict=True)
+    )
+    share = words(rng, hot.shape)
+    for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
+        table = words(rng, size, dtype)
+        found = kernels.lookup(hot ^ share, c, table) ^ kernels.lookup(share, c, table)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, table[x])
+
+
+@each_path
+@few
+@given(seed=st.integers(0, 1 << 32), n=st.integers(0, 1200), bits=st.integers(1, 64))
+def test_planes(path, seed, n, bits):
+    x = words(np.random.default_rng(seed), n)
+    low = x & np.uint64((1 << bits) - 1)
+    planes = kernels.to_planes(x, bits)
+    assert planes.shape == (bits, -(-n // 64))
+    expected = [sum((int(word) >> k & 1) << i for i, word in enumerate(x)) for k in (0, bits - 1)]
+    assert [int.from_bytes(planes[k].tobytes(), "little") for k in (0, bits - 1)] == expected
+    np.testing.assert_array_equal(kernels.from_planes(planes, n), low)
+
+
+@each_path
+@few
+@given(seed=st.integers(0, 1 << 32), n=st.integers(0, 100), bits=st.integers(0, 64))
+def test_bits(path, seed, n, bits):
+    rng = np.random.default_rng(seed)
+    x, r, other = words(rng, n), words(rng, n), words(rng, (n, bits))
+    mine = kernels.bit_shares(r, other)
+    np.testing.assert_array_equal(mine + other, r[:, None] >> np.arange(bits, dtype=np.uint64) & np.uint64(1))
+    parts = [kernels.bits_to_ring(x ^ r, share, constant=first) for share, first in ((mine, True), (other, False))]
+    np.testing.assert_array_equal(parts[0] + parts[1], x & np.uint64((1 << bits) - 1))
+
+
+@given(key=st.binary(min_size=16, max_size=16), stream=st.integers(0, LARGEST), offset=st.integers(0, LARGEST - 200))
+def test_random_words_anywhere(key, stream, offset):
+    whole = kernels.prg(key, stream, offset, 200)
+    np.testing.assert_array_equal(kernels.prg(key, stream, offset + 77, 123), whole[77:])
