@@ -101,9 +101,7 @@ class Worker:
             if len(body) > MAX_CONTROL_BYTES:
                 return problem(413, "train.control-too-large", f"a request has at most {MAX_CONTROL_BYTES} bytes")
         try:
-            run = self.jobs.submit(msgspec.json.decode(body, type=SubmitRequest))
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            return problem(400, "train.control-malformed", f"this is no request for a job: {error}"[:300])
+            run = self.jobs.submit(SubmitRequest.parse(body))
         except TrainError as error:
             return problem_of(_STATUS.get(error.code, 400), error)
         return JSONResponse(run.shown(), 202)

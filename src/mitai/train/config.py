@@ -94,3 +94,11 @@ class SubmitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     objects: ObjectsUrl
     output: Destination
     place: Place | None = None
+
+    @staticmethod
+    def parse(body: bytes) -> SubmitRequest:
+        """Parse JSON; raise `TrainError` on anything else."""
+        try:
+            return msgspec.json.decode(body, type=SubmitRequest)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise TrainError("train.control-malformed", f"this is no request for a job: {error}"[:300]) from None

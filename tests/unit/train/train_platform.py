@@ -93,14 +93,14 @@ class Stage:
 
 
 @contextlib.contextmanager
-def platform(root: Path, **settings: Any):
-    """Start broker, gateway and worker under a fresh simulated root."""
+def platform(root: Path, train: Workload = Workload("train", bytes(48)), **settings: Any):  # noqa: B008 - frozen
+    """Start broker, gateway and worker under a fresh simulated root; `train` is what the worker is measured as."""
     from mitai.broker.__main__ import build_app
     from mitai.broker.config import Config
     from mitai.broker.service import Broker
 
     sim = SimPlatform.create(root / "sim")
-    measured = {name: Workload(name, bytes([number]) * 48) for number, name in enumerate(("train", "broker"))}
+    measured = {"train": train, "broker": Workload("broker", b"\x01" * 48)}
     policy = Policy(
         allow_simulation=True, sim_roots=(sim.sim_root,), workloads=tuple(map(reference_values, measured.values()))
     )
@@ -115,7 +115,7 @@ def platform(root: Path, **settings: Any):
         upload_token=TOKEN,
         operator_token="o" * 16,
     )
-    train = TrainConfig(
+    trains = TrainConfig(
         port=0,
         broker_policy="",
         scratch=str(root / "scratch"),
@@ -124,7 +124,7 @@ def platform(root: Path, **settings: Any):
         renew_s=0.2,
         **settings,
     )
-    worker = Worker(train, sim.attester(measured["train"]), policy)
+    worker = Worker(trains, sim.attester(measured["train"]), policy)
     try:
         with (
             served(build_app(broker, attester, policy, config), lifespan="off") as broker_url,

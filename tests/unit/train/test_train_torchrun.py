@@ -1,0 +1,223 @@
+"""torchrun starts the workers of a job; what it says of them is checked, and what they compute is what one computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from train_platform import TOKEN, TRAIN, Stage, platform
+from train_rig import conversations, tiny_llama
+
+from mitai.attest.sim import installed_workload
+from mitai.errors import TrainError
+from mitai.train.config import Destination, Place, SubmitRequest
+from mitai.train.torchrun import placed
+
+EPOCHS, BATCH = 4, 4
+SFT = """
+[job]
+name = "joint"
+method = "sft"
+model = "{model}"
+data = ["{data}"]
+seed = 42
+[training]
+epochs = {epochs}
+batch = 4
+learning_rate = 0.01
+max_length = 48
+[checkpoints]
+every_steps = 2
+"""
+TWO = "[distributed]\nworkers = 2\n"
+TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
+SAID = {
+    "TORCHELASTIC_RUN_ID": "none",
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_WORLD_SIZE": "1",
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "29500",
+}
+
+
+def request(more: str = TWO) -> SubmitRequest:
+    job = SFT.format(model="base", data="records", epochs=1) + more
+    return SubmitRequest(job, "http://b", "http://o", Destination("http://g", TOKEN))
+
+
+def test_a_place_is_what_torchrun_says() -> None:
+    assert placed(request(), SAID).place == Place(1, "10.0.0.1", 29501)
+    assert placed(request(), {"RANK": "1"}) == request()
+    alone = SAID | {"RANK": "0", "WORLD_SIZE": "1"}
+    assert placed(request(""), alone) == request("")
+
+
+@pytest.mark.parametrize(
+    ("said", "more"),
+    [
+        ({"RANK": "2"}, TWO),
+        ({"RANK": "-1"}, TWO),
+        ({"RANK": "one"}, TWO),
+        ({"WORLD_SIZE": "3"}, TWO),
+        ({}, ""),
+        ({"LOCAL_WORLD_SIZE": "2"}, TWO),
+        ({"MASTER_PORT": "65535"}, TWO),
+        ({"MASTER_ADDR": ""}, TWO),
+        ({"MASTER_ADDR": None}, TWO),
+    ],
+)
+def test_what_torchrun_says_of_another_job_is_refused(said: dict[str, str | None], more: str) -> None:
+    environment = {name: value for name, value in (SAID | said).items() if value is not None}
+    with pytest.raises(TrainError) as refused:
+        placed(request(more), environment)
+    assert refused.value.code == "train.torchrun"
+
+
+# --- with torchrun itself --------------------------------------------------------------------------------------------
+
+
+class Scene:
+    """A platform, and a job's request for workers that torchrun starts."""
+
+    def __init__(self, stage: Stage, root: Path) -> None:
+        self.stage, self.root = stage, root
+        lab, clinic = stage.party("lab"), stage.party("clinic")
+        self.model, self.rows = tiny_llama(), conversations(24)
+        self.about = {
+            "model": stage.publish(lab, self.model, "model", TRAIN),
+            "data": stage.publish(clinic, self.rows, "dataset", TRAIN),
+        }
+        lab.close()
+        clinic.close()
+        (root / "policy.toml").write_text(stage.policy.to_toml())
+
+    def job(self, epochs: int = EPOCHS, more: str = TWO) -> str:
+        return SFT.format(epochs=epochs, **self.about) + more
+
+    def start(self, job: str, *, restarts: int = 0) -> list[Launched]:
+        """Start the two ranks of a job as on two machines, each with a torchrun of its own."""
+        stage, port = self.stage, free_port()
+        to = Destination(stage.gateway, TOKEN)
+        asked = SubmitRequest(job, stage.broker, f"{stage.gateway}/objects", to)
+        (self.root / "request.json").write_bytes(msgspec.json.encode(asked))
+        started = []
+        for rank in range(2):
+            config = self.root / f"train-{rank}.toml"
+            config.write_text(
+                f'port = 0\nbroker_policy = "{self.root}/policy.toml"\nscratch = "{self.root}/machine-{rank}"\n'
+                f'sim = "{self.root}/sim"\nthreads = 1\nsilence_s = 60.0\n'
+            )
+            options = f"--nnodes 2 --node-rank {rank} --master-addr 127.0.0.1 --master-port {port}".split()
+            options += ["--nproc-per-node", "1", "--max-restarts", str(restarts)]
+            worker = ["-m", "mitai.train", "--config", str(config), "--request", str(self.root / "request.json")]
+            started.append(torchrun(self.root / f"rank-{rank}", *options, *worker))
+        return started
+
+
+def free_port() -> int:
+    """Return a port that is free, as the one above it is."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as one:
+            port = int(one.getsockname()[1])
+            try:
+                socket.create_server(("127.0.0.1", port + 1)).close()
+            except OSError:
+                continue
+            return port
+
+
+@dataclass
+class Launched:
+    """A torchrun that runs, and the file that it prints to."""
+
+    process: subprocess.Popen[bytes]
+    out: Path
+
+    def lines(self) -> list[Any]:
+        """Return what the processes printed, as JSON, when all have succeeded."""
+        assert self.process.wait(150) == 0
+        return [json.loads(line) for line in self.out.read_text().splitlines() if line.startswith(('{"', "["))]
+
+
+def torchrun(out: Path, *arguments: str) -> Launched:
+    with out.open("wb") as file:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return Launched(subprocess.Popen([TORCHRUN, *arguments], stdout=file, env=environment), out)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below one, each after what started it."""
+    found = [
+        int(each) for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()
+    ]
+    return [below for each in found for below in (each, *descendants(each))]
+
+
+def furthest(one: list[float], other: list[float]) -> float:
+    return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    root = tmp_path_factory.mktemp("torchrun")
+    with platform(root, installed_workload("train")) as stage:
+        yield Scene(stage, root)
+
+
+@pytest.mark.slow
+def test_two_sealed_ranks_under_torchrun_lose_what_one_process_loses(scene: Scene, capfd: Any) -> None:
+    """Two attested workers, one attested worker, and trl with gloo on plain files: the same curve three times."""
+    leader, other = (each.lines() for each in scene.start(scene.job()))
+    assert (leader[-1]["state"], leader[-1]["kind"]) == ("done", "model")
+    assert (other[-1]["state"], other[-1]["kind"]) == ("done", "")
+    sealed, others = ([step["loss"] for step in each[:-1]] for each in (leader, other))
+    assert sealed == others  # to the last bit; a job whose ranks' weights differ in a bit has no end but an error
+    stage = scene.stage
+    job = stage.submit(scene.job(more="")).json()["id"]
+    assert stage.until(job)["state"] == "done"
+    one = [step["loss"] for step in stage.logs(job)]
+    plain = scene.root / "plain"
+    plain.mkdir()
+    for source in (scene.model, scene.rows):
+        for name in source.names():
+            (plain / name).write_bytes(source.read(name))
+    script = str(Path(__file__).with_name("train_gloo.py"))
+    gloo = torchrun(scene.root / "gloo", "--nproc-per-node", "2", script, str(plain), str(EPOCHS), str(BATCH)).lines()[
+        -1
+    ]
+    apart = {"sealed": furthest(sealed, one), "gloo": furthest(gloo, one), "between": furthest(sealed, gloo)}
+    with capfd.disabled():
+        sys.stdout.write(json.dumps({"steps": len(one), "first": one[0], "last": one[-1]} | apart) + "\n")
+    assert len(one) == EPOCHS * 24 // BATCH
+    assert max(apart.values()) < 1e-6
+    assert one[-1] < 0.9 * one[0]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_rank_again_and_the_job_resumes(scene: Scene) -> None:
+    job = scene.job(epochs=60).replace('"joint"', '"killed"')
+    running = scene.start(job, restarts=1)
+    kept, ends = scene.root / "machine-0" / "checkpoints", time.monotonic() + 90
+    while not any(each.is_file() for each in kept.rglob("*")):
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    os.kill(descendants(running[1].process.pid)[-1], signal.SIGKILL)
+    ranks = []
+    for each in running:
+        lines = each.lines()
+        again = [line.get("state") for line in lines].index("failed") + 1
+        ranks.append([(line["step"], line["loss"]) for line in lines[again:-1]])
+    assert ranks[0] == ranks[1]
+    assert 1 < ranks[0][0][0] < ranks[0][-1][0] == 360
