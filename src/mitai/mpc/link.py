@@ -44,7 +44,9 @@ class Link(Protocol):
 class QueueLink:
     """One end of a pair within a process."""
 
-    def __init__(self, incoming: queue.SimpleQueue[bytes], outgoing: queue.SimpleQueue[bytes], wait_s: float) -> None:
+    def __init__(
+        self, incoming: queue.SimpleQueue[memoryview], outgoing: queue.SimpleQueue[memoryview], wait_s: float
+    ) -> None:
         self.traffic = Traffic()
         self._incoming = incoming
         self._outgoing = outgoing
@@ -53,7 +55,7 @@ class QueueLink:
     def send(self, data: bytes | memoryview) -> None:
         """See `Link.send`."""
         self.traffic.sent_bytes += len(data)
-        self._outgoing.put(bytes(data))
+        self._outgoing.put(memoryview(data).toreadonly())
 
     def receive(self, size: int) -> memoryview:
         """See `Link.receive`."""
@@ -65,15 +67,15 @@ class QueueLink:
             raise MpcError("mpc.link-mismatch", f"the other party sent {len(data)} bytes where {size} were expected")
         self.traffic.received_bytes += size
         self.traffic.rounds += 1
-        return memoryview(data)
+        return data
 
     def close(self) -> None:
         """See `Link.close`."""
-        self._outgoing.put(b"")
+        self._outgoing.put(memoryview(b""))
 
 
 def pair(wait_s: float = 60) -> tuple[QueueLink, QueueLink]:
     """Return both ends of a link between two threads."""
-    there: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    back: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    there: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+    back: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
     return QueueLink(there, back, wait_s), QueueLink(back, there, wait_s)

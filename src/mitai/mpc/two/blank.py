@@ -31,7 +31,7 @@ class Blank(np.ndarray[Shape, np.dtype[np.uint64]]):
         *inputs: NDArray[Any],
         **options: Any,  # noqa: ANN401  # as numpy has it
     ) -> NDArray[np.uint64]:
-        if method == "__call__":
+        if method == "__call__" and ufunc.signature is None:
             return blank(np.broadcast_shapes(*(np.shape(operand) for operand in inputs)))
         if method != "reduce":
             raise TypeError(f"{ufunc.__name__}.{method} of a blank array")

@@ -89,7 +89,10 @@ class Two(Engine, ABC):
     # --- openings ---
 
     def exchange(self, *shares: Unsigned) -> tuple[Unsigned, ...]:
-        """Send arrays to the other party, in one message, and return its arrays of the same shapes and types."""
+        """Send arrays to the other party, in one message, and return its arrays of the same shapes and types.
+
+        The arrays must not be changed afterwards: they may still be on their way.
+        """
         if self.link is None or self.offline:
             raise RuntimeError("nobody to exchange with")
         places = list(itertools.accumulate((-(-share.nbytes // 8) * 8 for share in shares), initial=0))

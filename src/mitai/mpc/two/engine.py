@@ -29,19 +29,10 @@ from mitai.mpc.link import Link
 from mitai.mpc.ring import Real, Ring, encode
 from mitai.mpc.spline import Spline
 from mitai.mpc.two import algebra
+from mitai.mpc.two.batch import Outgoing, by_weight, mask_rows, pieces, result_rows
 from mitai.mpc.two.core import Feeds, Program, Two
-from mitai.mpc.two.pads import (
-    KEY_BYTES,
-    ONLINE,
-    PRODUCTS,
-    DealerPads,
-    MaskedWeight,
-    Plan,
-    Product,
-    Sink,
-    Source,
-)
-from mitai.mpc.two.tape import CHUNK, TapeHeader, open_tape, pieces
+from mitai.mpc.two.pads import KEY_BYTES, DealerPads, MaskedWeight, Plan, Sink, Source
+from mitai.mpc.two.tape import TapeHeader, open_tape
 
 T = TypeVar("T")
 RUN_BYTES, DIGEST_BYTES = 16, 32
@@ -120,21 +111,18 @@ class Dealer(Side):
             What the programs return: weights with their masks, and blank secrets.
         """
         plans = [self.plan(program)[0] for program in programs]
-        keys = [(secrets.token_bytes(KEY_BYTES), secrets.token_bytes(KEY_BYTES)) for _ in plans]
         names = [secrets.token_bytes(RUN_BYTES) for _ in plans]
-        for role, link in enumerate(links):
-            link.send(
-                b"".join(name + plan.digest + key[role] for name, plan, key in zip(names, plans, keys, strict=True))
-            )
+        keys = [[secrets.token_bytes(KEY_BYTES) for _ in plans] for _ in links]
+        for link, its in zip(links, keys, strict=True):
+            link.send(b"".join(name + plan.digest + key for name, plan, key in zip(names, plans, its, strict=True)))
         for weight, uses in by_weight(plans):
-            masks = mask_rows([key[0] for key in keys], uses) + mask_rows([key[1] for key in keys], uses)
-            halves = kernels.matmul(masks, weight.mask)
-            halves -= result_rows([key[0] for key in keys], uses)
-            links[1].send(halves.data.cast("B"))
+            products = kernels.matmul(mask_rows(keys[0], uses) + mask_rows(keys[1], uses), weight.mask)
+            products -= result_rows(keys[0], uses)
+            links[1].send(products.data.cast("B"))
         results = []
-        for key, program in zip(keys, programs, strict=True):
+        for program, first, second in zip(programs, *keys, strict=True):
             outgoing = Outgoing(links[1])
-            results.append(self.walk(DealerPads(key, outgoing), program))
+            results.append(self.walk(DealerPads((first, second), outgoing), program))
             outgoing.flush()
         return results
 
@@ -226,48 +214,3 @@ class Party(Side):
             corrections = plan.corrections if self.role else 0
             headers.append(TapeHeader(self.role, run, digest, key, plan.product_words, corrections))
         return headers
-
-
-class Outgoing:
-    """Gathers small writes to messages of `CHUNK` bytes."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._waiting = bytearray()
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Append, and send what is full."""
-        self._waiting += data
-        while len(self._waiting) >= CHUNK:
-            self._link.send(bytes(self._waiting[:CHUNK]))
-            del self._waiting[:CHUNK]
-
-    def flush(self) -> None:
-        """Send the rest."""
-        if self._waiting:
-            self._link.send(bytes(self._waiting))
-            self._waiting.clear()
-
-
-Uses = list[tuple[int, Product]]  # number of the run, product
-
-
-def by_weight(plans: Sequence[Plan]) -> list[tuple[MaskedWeight, Uses]]:
-    """Return the weights in the order of their first use, each with its uses in all runs."""
-    found: dict[int, tuple[MaskedWeight, Uses]] = {}
-    for run, plan in enumerate(plans):
-        for product in plan.products:
-            found.setdefault(id(product.weight), (product.weight, []))[1].append((run, product))
-    return list(found.values())
-
-
-def mask_rows(keys: Sequence[bytes], uses: Uses) -> Ring:
-    """Return a party's halves of the masks of these products, below one another."""
-    drawn = [kernels.prg(keys[run], ONLINE, use.mask_at, use.mask_words) for run, use in uses]
-    return np.concatenate(drawn).reshape(-1, uses[0][1].weight.shape[0])
-
-
-def result_rows(keys: Sequence[bytes], uses: Uses) -> Ring:
-    """Return party 0's random part of the results of these products."""
-    drawn = [kernels.prg(keys[run], PRODUCTS, use.result_at, use.result_words) for run, use in uses]
-    return np.concatenate(drawn).reshape(-1, uses[0][1].weight.shape[1])

@@ -8,7 +8,6 @@ that it is gone before it is used: the two runs of a tape used twice tell how th
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,6 @@ from mitai.mpc.two.pads import Source, TapePads
 
 MAGIC = b"mitai-mpc-tape-1"
 HEADER = struct.Struct("<16sB16s32s16sQQ")
-CHUNK = 1 << 20  # corrections travel, and are written, in pieces of this size
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,3 @@ def open_tape(source: Source) -> tuple[TapeHeader, TapePads]:
     if len(data) != 8 * header.product_words:
         raise MpcError("mpc.tape-damaged", "the tape ends before its products do")
     return header, TapePads(header.role, header.key, np.frombuffer(data, np.uint64), source)
-
-
-def pieces(size: int) -> Iterator[int]:
-    """Return the lengths in which so many bytes travel."""
-    for at in range(0, size, CHUNK):
-        yield min(CHUNK, size - at)

@@ -1,0 +1,104 @@
+"""Bits that two parties share by XOR, packed into planes, and sums of products of them in one round.
+
+Follows `docs/spec/mpc.md`, "Bits". A plane holds one bit of each of n elements, eight in a byte, least significant
+first. A sum of products is a list of terms, each a tuple of the numbers of the planes that are multiplied.
+
+All bits that are multiplied are opened under random masks. A product of masked bits is a polynomial in the masks with
+public coefficients, and the dealer has shared all products of masks that occur in it, so a product of five bits takes
+one round as one of two does.
+
+Example:
+    >>> subsets([(0, 1), (0, 2, 3)])
+    [(0, 1), (0, 2), (0, 3), (2, 3), (0, 2, 3)]
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mitai.mpc.ring import Ring
+from mitai.mpc.two.blank import blank
+from mitai.mpc.two.core import Two
+
+Planes = NDArray[np.uint8]
+Term = tuple[int, ...]
+
+
+def pack(bits: NDArray[np.uint8] | NDArray[np.bool_]) -> Planes:
+    """Pack bits [..., n] into planes [..., ceil(n / 8)]."""
+    return np.packbits(bits, axis=-1, bitorder="little")
+
+
+def unpack(planes: Planes, n: int) -> NDArray[np.uint8]:
+    """Return the bits [..., n] of planes."""
+    return np.unpackbits(planes, axis=-1, count=n, bitorder="little")
+
+
+def subsets(terms: Sequence[Term]) -> list[Term]:
+    """Return all products of at least two factors that occur when these terms are multiplied out."""
+    found = {part for term in terms for size in range(2, len(term) + 1) for part in itertools.combinations(term, size)}
+    return sorted(found, key=lambda part: (len(part), part))
+
+
+def add_products(engine: Two, planes: Planes, sums: Sequence[Sequence[Term]]) -> Planes:
+    """Return sums of products of shared bits, a plane each.
+
+    One round; a bit for each plane and element, and as many from the dealer as `subsets` has.
+
+    Args:
+        engine: This side.
+        planes: [k, bytes], shared.
+        sums: The terms of each sum; numbers of planes, ascending, in each term.
+    """
+    masks = engine.pads.random(planes.shape, np.uint8)
+    wanted = subsets([term for terms in sums for term in terms])
+
+    def products() -> Planes:
+        mask = masks[0] ^ masks[1]
+        return np.stack([np.bitwise_and.reduce(mask[list(part)], axis=0) for part in wanted])
+
+    given = engine.pads.given((len(wanted), planes.shape[1]), np.uint8, products, xor=True)
+    if engine.offline:
+        return blank((len(sums), planes.shape[1]), np.uint8)
+    (opened,) = engine.open_xor(planes ^ masks[0])
+    shares = {(j,): mask for j, mask in enumerate(masks[0])} | dict(zip(wanted, given, strict=True))
+    result = np.zeros((len(sums), planes.shape[1]), np.uint8)
+    for total, terms in zip(result, sums, strict=True):
+        for term in terms:
+            for part, factor in _multiplied_out(term, opened).items():
+                if part:
+                    total ^= factor & shares[part]
+                elif engine.role == 0:
+                    total ^= factor
+    return result
+
+
+def _multiplied_out(term: Term, opened: Planes) -> dict[Term, Planes]:
+    """Return the public coefficients of a product of masked bits, by the masks that they belong to."""
+    factors: dict[Term, Planes] = {(): np.full(opened.shape[1], 0xFF, np.uint8)}
+    for j in term:
+        factors = {part: factor & opened[j] for part, factor in factors.items()} | {
+            (*part, j): factor for part, factor in factors.items()
+        }
+    return factors
+
+
+def to_ring(engine: Two, planes: Planes, n: int, dtype: type[np.uint8] | type[np.uint64] = np.uint64) -> Ring:
+    """Return additive shares, modulo the type's size, of the bits [..., n]; one round, a bit each."""
+    masks = engine.pads.random(planes.shape, np.uint8)
+    given = engine.pads.given((*planes.shape[:-1], n), dtype, lambda: unpack(masks[0] ^ masks[1], n).astype(dtype))
+    if engine.offline:
+        return blank((*planes.shape[:-1], n))
+    (opened,) = engine.open_xor(planes ^ masks[0])
+    return flip(unpack(opened, n).astype(dtype), given, first=engine.role == 0)
+
+
+def flip(public: Ring, share: Ring, *, first: bool) -> Ring:
+    """Return a share of m XOR b from a public bit m and a share of the bit b, elements of a ring."""
+    minus = np.zeros((), public.dtype) - public
+    flipped = (share ^ minus) + public  # the share, or its negative where m is 1
+    return flipped + public if first else flipped
