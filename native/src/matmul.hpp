@@ -3,7 +3,8 @@
 // As in GotoBLAS: b goes into panels of a few vectors' columns, a block of a panel stays in L1, and a tile of c of
 // `rows` by `vectors` stays in registers while its sum over the inner dimension is made. The floor is one
 // multiplication instruction for each vector of 64-bit words (three µops of two ports on Intel, one a cycle on Zen 5).
-// With few rows there is nothing to reuse: b is streamed from memory, unpacked, eight whole rows at a time.
+// With few rows there is nothing to reuse: b is streamed from memory, unpacked, some whole rows at a time, and fetched
+// ahead of its use.
 //
 // `L` (lanes) gives: W, V, A (an accumulator), lanes, rows, vectors, load(p), zero(), mac(acc, w, v), store(p, acc),
 // add(p, acc), splat(w), a word in all lanes, and maybe transpose(V[lanes]).
@@ -20,18 +21,22 @@ struct Gemm {
     static constexpr size_t width = L::lanes * L::vectors;  // columns of a panel
     static constexpr size_t depth = 256;                    // inner dimension of a block
     static constexpr size_t skinny = 16;                    // at most so many rows are not worth packing for
-    static constexpr size_t sweep = 8;                      // rows of b that are streamed at a time
-    static constexpr size_t stretch = 1024;                 // columns after which a sweep goes back for the next rows
+    static constexpr size_t sweep = 16;                     // rows of b that are streamed at a time
+    static constexpr size_t stretch = 2048;                 // columns after which a sweep goes back for the next rows
 
+    // A tile of c: R rows of a by a panel's columns. `ahead` words after b lies what is needed next.
     template <size_t R>
-    static inline __attribute__((always_inline)) void tile(const W* a, ptrdiff_t lda, const W* b, ptrdiff_t ldb,
-                                                           size_t k, W* c, ptrdiff_t ldc, bool first) {
+    static void tile(const W* a, ptrdiff_t lda, const W* b, ptrdiff_t ldb, size_t k, W* c, ptrdiff_t ldc, bool first,
+                     ptrdiff_t ahead) {
         typename L::A acc[R][L::vectors];
         for (size_t r = 0; r < R; r++)
             for (size_t v = 0; v < L::vectors; v++) acc[r][v] = L::zero();
         for (size_t i = 0; i < k; i++) {
             typename L::V x[L::vectors];
-            for (size_t v = 0; v < L::vectors; v++) x[v] = L::load(b + v * L::lanes);
+            for (size_t v = 0; v < L::vectors; v++) {
+                x[v] = L::load(b + v * L::lanes);
+                if constexpr (R > 1) __builtin_prefetch(b + ptrdiff_t(v * L::lanes) + ahead, 0, 2);
+            }
             for (size_t r = 0; r < R; r++) {
                 const auto w = L::splat(a[ptrdiff_t(r) * lda + ptrdiff_t(i)]);
                 for (size_t v = 0; v < L::vectors; v++) L::mac(acc[r][v], w, x[v]);
@@ -45,32 +50,31 @@ struct Gemm {
             }
     }
 
-    template <size_t R>
-    static __attribute__((noinline)) void tile_of(const W* a, ptrdiff_t lda, const W* b, ptrdiff_t ldb, size_t k, W* c,
-                                                  ptrdiff_t ldc, bool first) {
-        tile<R>(a, lda, b, ldb, k, c, ldc, first);
-    }
-
-    using Tile = void (*)(const W*, ptrdiff_t, const W*, ptrdiff_t, size_t, W*, ptrdiff_t, bool);
-    template <size_t R = 1>
-    static Tile tile_for(size_t rows) {
-        if constexpr (R < L::rows) return rows == R ? tile_of<R> : tile_for<R + 1>(rows);
-        return tile_of<R>;
-    }
+    using Tile = void (*)(const W*, ptrdiff_t, const W*, ptrdiff_t, size_t, W*, ptrdiff_t, bool, ptrdiff_t);
+    struct Tiles {
+        Tile of[L::rows + 1];
+        template <size_t R = 1>
+        constexpr void fill() {
+            of[R] = tile<R>;
+            if constexpr (R < L::rows) fill<R + 1>();
+        }
+        constexpr Tiles() : of{} { fill(); }
+    };
+    static constexpr Tiles tiles{};
 
     // All rows of a by `columns` (at most a panel's) columns.
     static void rows_by_panel(const W* a, ptrdiff_t lda, size_t m, const W* b, ptrdiff_t ldb, size_t k, W* c,
-                              ptrdiff_t ldc, size_t columns, bool first) {
+                              ptrdiff_t ldc, size_t columns, bool first, ptrdiff_t ahead) {
         for (size_t i = 0; i < m; i += L::rows) {
             const size_t rows = m - i < L::rows ? m - i : L::rows;
             const W* from = a + ptrdiff_t(i) * lda;
             W* to = c + ptrdiff_t(i) * ldc;
             if (columns == width) {
-                tile_for(rows)(from, lda, b, ldb, k, to, ldc, first);
+                tiles.of[rows](from, lda, b, ldb, k, to, ldc, first, ahead);
                 continue;
             }
             W edge[L::rows * width];
-            tile_for(rows)(from, lda, b, ldb, k, edge, width, true);
+            tiles.of[rows](from, lda, b, ldb, k, edge, width, true, ahead);
             for (size_t r = 0; r < rows; r++)
                 for (size_t j = 0; j < columns; j++) {
                     W& word = to[ptrdiff_t(r) * ldc + ptrdiff_t(j)];
@@ -112,7 +116,7 @@ struct Gemm {
                 const size_t steps = k - i < sweep ? k - i : sweep;
                 for (size_t j = start; j < end; j += width)
                     rows_by_panel(a + i, lda, m, b.data + ptrdiff_t(i) * b.row + ptrdiff_t(j), b.row, steps, c + j, ldc,
-                                  width, i == 0);
+                                  width, i == 0, ptrdiff_t(sweep) * b.row);
             }
         }
         return whole;
@@ -131,7 +135,7 @@ struct Gemm {
                 else
                     pack_panel(b.data + ptrdiff_t(i) * b.row + ptrdiff_t(j) * b.column, b.row, b.column, steps, columns,
                                buffer);
-                rows_by_panel(a + i, lda, m, block, width, steps, c + j, ldc, columns, i == 0);
+                rows_by_panel(a + i, lda, m, block, width, steps, c + j, ldc, columns, i == 0, ptrdiff_t(b.panel));
             }
         }
     }

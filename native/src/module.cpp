@@ -64,6 +64,8 @@ void multiply(const Matmul<W>& product, const In<W>& a, const In<W>* b, const W*
     const size_t last = a.ndim() - 1, m = a.shape(last - 1), k = a.shape(last);
     size_t stack = 1;
     for (size_t d = 0; d + 1 < last; d++) stack *= a.shape(d);
+    if (out.size() != stack * m * n || (b != nullptr && b->ndim() != a.ndim()))
+        throw std::invalid_argument("factors and product don't fit together");
     const size_t units = (n + product.unit - 1) / product.unit;
     const size_t wanted = threads == 1 ? 1 : (2 * threads + stack - 1) / std::max<size_t>(stack, 1);
     const size_t by_columns = std::max<size_t>(1, std::min(units, wanted));

@@ -86,7 +86,7 @@ def matmul(
         raise ValueError("the factors must both be uint64, or both uint32")
     if a.ndim < 2 or len(b.shape) < 2 or a.shape[-1] != b.shape[-2]:
         raise ValueError(f"no product of shapes {a.shape} and {b.shape}")
-    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2]) if len(b.shape) > 2 else a.shape[:-2]
     shape = (*lead, a.shape[-2], b.shape[-1])
     if out is None:
         out = np.empty(shape, a.dtype)
@@ -113,9 +113,10 @@ def _multiply(a: NDArray[Word], b: NDArray[Word] | Packed[Word], out: NDArray[Wo
     if PATH == "python":
         out[...] = portable.matmul(a, b)
         return None
-    lead = out.shape[:-2]
-    left, right = _strided(a), _strided(b, right=True)
-    left, right = (np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (left, right))
+    left, right = (
+        x if out.ndim == 2 else np.broadcast_to(x, (*out.shape[:-2], *x.shape[-2:]))
+        for x in (_strided(a), _strided(b, right=True))
+    )
     return native.matmul(PATH, left, right, out, threads)
 
 
