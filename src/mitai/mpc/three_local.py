@@ -1,0 +1,69 @@
+"""Three parties as threads of one process: for tests and for measuring. It protects nothing (`mitai.mpc.two.local`).
+
+Example:
+    >>> import numpy as np
+    >>> run(lambda engine: engine.reveal(engine.input("client", (1,), np.array([3.0])) + 2.0)).results[1]
+    array([5.])
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from mitai.mpc.link import Link, Traffic, pair
+from mitai.mpc.ring import Ring
+from mitai.mpc.three import Pair, Program, Three
+from mitai.mpc.two.engine import Owner
+from mitai.mpc.two.local import timed
+from mitai.mpc.two.shares import split
+
+T = TypeVar("T")
+
+
+@dataclass
+class Done(Generic[T]):
+    """The three results, processor time of each party, and what each sent and received, by (from, to)."""
+
+    results: tuple[T, ...]
+    cpu_s: tuple[float, ...]
+    traffic: dict[tuple[int, int], Traffic]
+
+
+def replicate(values: Ring) -> tuple[Pair, Pair, Pair]:
+    """Return each party's two of three shares that add up to the values."""
+    first, rest = split(values)
+    second, third = split(rest)
+    return (first, second), (second, third), (third, first)
+
+
+def connected(wait_s: float = 60) -> tuple[dict[int, Link], ...]:
+    """Return the ways between three parties, for each by the other's role."""
+    links: tuple[dict[int, Link], ...] = ({}, {}, {})
+    for one, other in ((0, 1), (1, 2), (2, 0)):
+        links[one][other], links[other][one] = pair(wait_s)
+    return links
+
+
+def run(program: Program[T]) -> Done[T]:
+    """Run a program that gives all values itself, from sharing to results."""
+    inputs = {owner: [replicate(array) for array in arrays] for owner, arrays in Owner().inputs(program).items()}
+    links = connected()
+
+    def party(role: int) -> T:
+        feeds = {owner: [shares[role] for shares in arrays] for owner, arrays in inputs.items()}
+        try:
+            return Three(role, links[role]).run(program, feeds)
+        except BaseException:
+            for link in links[role].values():
+                link.close()  # so that nobody waits
+            raise
+
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(timed, lambda role=role: party(role)) for role in range(3)]
+        for future in wait(running, return_when=FIRST_EXCEPTION).done:
+            future.result()  # the first failure, not what followed from it
+        results, seconds = zip(*(future.result() for future in running), strict=True)
+    traffic = {(role, other): link.traffic for role in range(3) for other, link in links[role].items()}
+    return Done(results, seconds, traffic)

@@ -1,0 +1,96 @@
+"""Three parties with replicated shares: results, what goes over the wire, and what each sees."""
+
+import numpy as np
+import pytest
+
+from mitai.errors import MpcError
+from mitai.mpc.link import pair
+from mitai.mpc.ring import decode, encode
+from mitai.mpc.three import Three
+from mitai.mpc.three_local import connected, replicate, run
+
+UNIT = 2.0**-16
+
+
+def test_products_are_those_of_plain_numbers():
+    rng = np.random.default_rng(1)
+    x, w, b = rng.normal(size=(2, 3, 4)), rng.normal(size=(4, 5)), rng.normal(size=5)
+
+    def program(engine):
+        secret = engine.input("client", x.shape, x)
+        weight = engine.weight(engine.input("model", w.shape, w))
+        y = engine.linear(secret, weight, engine.input("model", b.shape, b))
+        products = y, secret @ secret.swap(), secret * secret[0], y * 0.5 + 1.0, engine.constant(2.5, (2,)) - 1.0
+        return [engine.reveal(result) for result in products]
+
+    expected = [x @ w + b, x @ x.swapaxes(1, 2), x * x[0], (x @ w + b) * 0.5 + 1, np.full(2, 1.5)]
+    done = run(program)
+    for results in done.results:
+        for result, plain in zip(results, expected, strict=True):
+            assert np.abs(result - plain).max() < 8 * UNIT
+
+
+def test_the_edges_of_the_window_survive_truncation():
+    values = np.array([16383.9, -16383.9, 0, UNIT, -UNIT, 8191.5, -8192])
+
+    def program(engine):
+        return engine.reveal(engine.multiply(engine.input("client", (7,), values), engine.constant(1.0, (7,))))
+
+    for _ in range(50):
+        assert np.abs(run(program).results[2] - values).max() <= 2 * UNIT
+
+
+def test_what_is_sent():
+    """A linear layer costs party 2 nothing but its sum, and the others a truncation and new shares."""
+    x, w = np.ones((6, 4)), np.ones((4, 10))
+
+    def program(engine):
+        weight = engine.weight(engine.input("model", w.shape, w))
+        return engine.linear(engine.input("client", x.shape, x), weight).shape
+
+    sent = {ends: traffic.sent_bytes for ends, traffic in run(program).traffic.items()}
+    assert sent[0, 1] == sent[1, 0] == 60 * (4 + 8)
+    assert sent[2, 1] == 48 + 60 * (8 + 8)  # plan and key; its sum and what the truncation is given
+    assert sent[2, 0] == 48
+    assert sent[0, 2] == sent[1, 2] == 0
+
+
+def test_any_two_shares_are_uniform():
+    shares = replicate(np.zeros(1 << 14, np.uint64))
+    for pair_of_shares in shares:
+        for share in pair_of_shares:
+            ones = np.unpackbits(share.view(np.uint8)).mean()
+            assert abs(ones - 0.5) < 0.01  # ten standard deviations
+    assert decode(shares[0][0] + shares[0][1] + shares[1][1]).max() == 0
+
+
+def test_parties_that_run_different_programs_stop():
+    links = connected(wait_s=0.2)
+
+    def program(size):
+        return lambda engine: engine.reveal(engine.multiply(*(engine.input("client", (size,)) for _ in range(2))))
+
+    feeds = {"client": [(encode(np.ones(3)),) * 2] * 2}
+    third = Three(2, links[2])
+    with pytest.raises(MpcError) as lost:
+        third.run(program(3), feeds)
+    assert lost.value.code == "mpc.link-lost"
+    with pytest.raises(MpcError) as refused:
+        Three(0, links[0]).run(program(4), {"client": []})
+    assert refused.value.code == "mpc.plan-mismatch"
+
+
+@pytest.mark.parametrize("role", [0, 1, 2])
+def test_inputs_that_do_not_fit_are_refused(role):
+    links = connected(wait_s=0.2)
+    if role < 2:
+        other, links[role][2] = pair(0.2)
+        told = Three(role, links[role])
+        plan, _ = told._side.plan(lambda _: told.input("client", (2,)))
+        other.send(plan.digest + bytes(16))
+    for feeds, code in (({}, "mpc.input-missing"), ({"client": [(np.zeros(3, np.uint64),) * 2]}, "mpc.input-shape")):
+        if role < 2 and code == "mpc.input-shape":
+            other.send(plan.digest + bytes(16))
+        with pytest.raises(MpcError) as refused:
+            Three(role, links[role]).run(lambda engine: engine.input("client", (2,)), feeds)
+        assert refused.value.code == code
