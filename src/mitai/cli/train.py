@@ -187,7 +187,11 @@ def followed(out: Output, gateway: str, token: str, job: str) -> dict[str, Any]:
         )
     for line in curve([row["loss"] for row in training.numbers(gateway, token, job) if "loss" in row]):
         out.say(data(line))
-    out.say(f"[green]✔[/] {data(told.get('kind'))} {data(told.get('capsule'))}: it belongs to the owners of all inputs")
+    if told.get("capsule"):
+        made = f"{data(told.get('kind'))} {data(told.get('capsule'))}"
+        out.say(f"[green]✔[/] {made}: it belongs to the owners of all inputs")
+    else:
+        out.say("[green]✔[/] this worker has done its part; that of rank 0 makes the output")
     return told
 
 

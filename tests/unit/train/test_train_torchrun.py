@@ -10,18 +10,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from train_platform import TOKEN, TRAIN, Stage, platform
+from train_platform import TOKEN, TRAIN, Stage, platform, served
 from train_rig import conversations, tiny_llama
 
-from mitai.attest.sim import installed_workload
+from mitai.attest.sim import SimPlatform, installed_workload
 from mitai.errors import TrainError
-from mitai.train.config import Destination, Place, SubmitRequest
+from mitai.fleet.gateway import GatewayConfig, create_app
+from mitai.train.app import Worker
+from mitai.train.config import Destination, Place, SubmitRequest, TrainConfig
 from mitai.train.torchrun import placed
 
 EPOCHS, BATCH = 4, 4
@@ -41,7 +44,7 @@ max_length = 48
 every_steps = 2
 """
 TWO = "[distributed]\nworkers = 2\n"
-TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
+TORCHRUN, MITAI = (str(Path(sys.executable).with_name(name)) for name in ("torchrun", "mitai"))
 SAID = {
     "TORCHELASTIC_RUN_ID": "none",
     "RANK": "1",
@@ -88,11 +91,29 @@ def test_what_torchrun_says_of_another_job_is_refused(said: dict[str, str | None
 # --- with torchrun itself --------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Launched:
+    """A torchrun that runs, and the file that it prints to."""
+
+    process: subprocess.Popen[bytes]
+    out: Path
+
+    def said(self) -> str:
+        """Return what the processes printed, when all have succeeded."""
+        assert self.process.wait(150) == 0
+        return self.out.read_text()
+
+    def lines(self) -> list[Any]:
+        """Return those lines of it that are JSON."""
+        return [json.loads(line) for line in self.said().splitlines() if line.startswith(('{"', "["))]
+
+
 class Scene:
     """A platform, and a job's request for workers that torchrun starts."""
 
     def __init__(self, stage: Stage, root: Path) -> None:
         self.stage, self.root = stage, root
+        self.launched: list[Launched] = []
         lab, clinic = stage.party("lab"), stage.party("clinic")
         self.model, self.rows = tiny_llama(), conversations(24)
         self.about = {
@@ -108,22 +129,35 @@ class Scene:
 
     def start(self, job: str, *, restarts: int = 0) -> list[Launched]:
         """Start the two ranks of a job as on two machines, each with a torchrun of its own."""
-        stage, port = self.stage, free_port()
+        stage = self.stage
         to = Destination(stage.gateway, TOKEN)
         asked = SubmitRequest(job, stage.broker, f"{stage.gateway}/objects", to)
         (self.root / "request.json").write_bytes(msgspec.json.encode(asked))
-        started = []
+        commands = []
         for rank in range(2):
             config = self.root / f"train-{rank}.toml"
             config.write_text(
                 f'port = 0\nbroker_policy = "{self.root}/policy.toml"\nscratch = "{self.root}/machine-{rank}"\n'
                 f'sim = "{self.root}/sim"\nthreads = 1\nsilence_s = 60.0\n'
             )
-            options = f"--nnodes 2 --node-rank {rank} --master-addr 127.0.0.1 --master-port {port}".split()
-            options += ["--nproc-per-node", "1", "--max-restarts", str(restarts)]
             worker = ["-m", "mitai.train", "--config", str(config), "--request", str(self.root / "request.json")]
-            started.append(torchrun(self.root / f"rank-{rank}", *options, *worker))
+            commands.append(["--max-restarts", str(restarts), *worker])
+        return self.launch(commands)
+
+    def launch(self, commands: list[list[str]]) -> list[Launched]:
+        """Give each of two machines its command for torchrun."""
+        port, started = free_port(), []
+        for rank, command in enumerate(commands):
+            where = f"--nnodes 2 --node-rank {rank} --master-addr 127.0.0.1 --master-port {port} --nproc-per-node 1"
+            started.append(self.torchrun(f"rank-{rank}", *where.split(), *command))
         return started
+
+    def torchrun(self, name: str, *arguments: str) -> Launched:
+        out, environment = self.root / name, os.environ | {"OMP_NUM_THREADS": "1"}
+        with out.open("wb") as file:
+            process = subprocess.Popen([TORCHRUN, *arguments], stdout=file, env=environment)
+        self.launched.append(Launched(process, out))
+        return self.launched[-1]
 
 
 def free_port() -> int:
@@ -136,25 +170,6 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-
-
-@dataclass
-class Launched:
-    """A torchrun that runs, and the file that it prints to."""
-
-    process: subprocess.Popen[bytes]
-    out: Path
-
-    def lines(self) -> list[Any]:
-        """Return what the processes printed, as JSON, when all have succeeded."""
-        assert self.process.wait(150) == 0
-        return [json.loads(line) for line in self.out.read_text().splitlines() if line.startswith(('{"', "["))]
-
-
-def torchrun(out: Path, *arguments: str) -> Launched:
-    with out.open("wb") as file:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return Launched(subprocess.Popen([TORCHRUN, *arguments], stdout=file, env=environment), out)
 
 
 def descendants(pid: int) -> list[int]:
@@ -173,7 +188,11 @@ def furthest(one: list[float], other: list[float]) -> float:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     root = tmp_path_factory.mktemp("torchrun")
     with platform(root, installed_workload("train")) as stage:
-        yield Scene(stage, root)
+        found = Scene(stage, root)
+        yield found
+        for each in found.launched:  # of a test that failed
+            each.process.terminate()
+            each.process.wait(60)
 
 
 @pytest.mark.slow
@@ -194,9 +213,7 @@ def test_two_sealed_ranks_under_torchrun_lose_what_one_process_loses(scene: Scen
         for name in source.names():
             (plain / name).write_bytes(source.read(name))
     script = str(Path(__file__).with_name("train_gloo.py"))
-    gloo = torchrun(scene.root / "gloo", "--nproc-per-node", "2", script, str(plain), str(EPOCHS), str(BATCH)).lines()[
-        -1
-    ]
+    gloo = scene.torchrun("gloo", "--nproc-per-node", "2", script, str(plain), str(EPOCHS), str(BATCH)).lines()[-1]
     apart = {"sealed": furthest(sealed, one), "gloo": furthest(gloo, one), "between": furthest(sealed, gloo)}
     with capfd.disabled():
         sys.stdout.write(json.dumps({"steps": len(one), "first": one[0], "last": one[-1]} | apart) + "\n")
@@ -209,8 +226,8 @@ def test_two_sealed_ranks_under_torchrun_lose_what_one_process_loses(scene: Scen
 def test_torchrun_starts_a_killed_rank_again_and_the_job_resumes(scene: Scene) -> None:
     job = scene.job(epochs=60).replace('"joint"', '"killed"')
     running = scene.start(job, restarts=1)
-    kept, ends = scene.root / "machine-0" / "checkpoints", time.monotonic() + 90
-    while not any(each.is_file() for each in kept.rglob("*")):
+    ends = time.monotonic() + 90
+    while running[0].out.read_text().count("loss") < 20:
         assert time.monotonic() < ends
         time.sleep(0.02)
     os.kill(descendants(running[1].process.pid)[-1], signal.SIGKILL)
@@ -221,3 +238,30 @@ def test_torchrun_starts_a_killed_rank_again_and_the_job_resumes(scene: Scene) -
         ranks.append([(line["step"], line["loss"]) for line in lines[again:-1]])
     assert ranks[0] == ranks[1]
     assert 1 < ranks[0][0][0] < ranks[0][-1][0] == 360
+
+
+@pytest.mark.slow
+def test_torchrun_outside_of_the_machines_submits_to_their_workers(scene: Scene, tmp_path: Path) -> None:
+    stage = scene.stage
+    config = TrainConfig(port=0, broker_policy="", scratch=str(tmp_path), sim="", threads=1, silence_s=60.0)
+    attester = SimPlatform.open(stage.root / "sim").attester(installed_workload("train"))
+    (tmp_path / "job.toml").write_text(scene.job())
+    leader = f"127.0.0.1:{free_port()}"
+    with ExitStack() as stack:
+        workers = [stage.url, stack.enter_context(served(Worker(config, attester, stage.policy).app()))]
+        commands = []
+        for rank, worker in enumerate(workers):
+            gateway = GatewayConfig(
+                replicas={},
+                broker=stage.broker,
+                objects=str(stage.root / "objects"),
+                upload_token=TOKEN,
+                operator_token="o" * 16,
+                train=worker,
+            )
+            url = stack.enter_context(served(create_app(gateway)))
+            tokens = ["--operator-token", gateway.operator_token, "--upload-token", TOKEN]
+            submit = [MITAI, "train", "submit", str(tmp_path / "job.toml"), "--wait", "--json", "--url", url, *tokens]
+            commands.append(["--no-python", *submit, "--rank", str(rank), "--leader", leader])
+        told = [json.loads(each.said()) for each in scene.launch(commands)]
+    assert [each["kind"] for each in told] == ["model", ""]
