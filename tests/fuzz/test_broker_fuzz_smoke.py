@@ -8,6 +8,7 @@ import fuzz_broker_lineage
 import fuzz_broker_policy
 import fuzz_broker_policy_tools
 import fuzz_broker_protocol
+import fuzz_broker_residency
 import msgspec
 import pytest
 
@@ -40,6 +41,11 @@ def test_policy(data: bytes) -> None:
 @pytest.mark.parametrize("data", fuzz_broker_lineage.SEEDS)
 def test_lineage(data: bytes) -> None:
     fuzz_broker_lineage.one_input(data)
+
+
+@pytest.mark.parametrize("data", fuzz_broker_residency.SEEDS)
+def test_residency(data: bytes) -> None:
+    fuzz_broker_residency.one_input(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b"[" * 5000, *fuzz_broker_keys.SEEDS])

@@ -63,6 +63,7 @@ class Machine:
     advisory_ids: tuple[str, ...] = ()
     tcb_evaluation_number: int = 0
     facts: Mapping[str, str] = field(default_factory=dict)  # for people: chip, product, versions
+    platform: str = ""  # which hardware, "KIND:HEX", where fresh evidence proves it: see `docs/spec/residency.md`
 
     def summary(self) -> list[tuple[str, str]]:
         """Return (name, value) lines for a terminal; the first says whether this is a simulation."""
@@ -75,4 +76,5 @@ class Machine:
         if self.tcb_evaluation_number:
             lines.append(("tcb evaluation number", str(self.tcb_evaluation_number)))
         lines += [("advisories", ", ".join(self.advisory_ids))] if self.advisory_ids else []
+        lines += [("platform", self.platform)] if self.platform else []
         return [*lines, *self.facts.items(), ("valid until", f"{self.not_after:%F %T} UTC"), *self.measurements.items()]

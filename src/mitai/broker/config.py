@@ -5,6 +5,7 @@ state = "sqlite:///var/broker/state.db"   # the database, as SQLAlchemy spells i
 publish = "var/broker/ledger"             # where the ledger is published
 policy = "policy.toml"                    # appraisal policy: which workloads may ask for keys
 releases = []                             # files: signed releases of workloads, by those whom the policy trusts
+residency = "var/residency"               # a folder: auditors say where machines stand: docs/spec/residency.md
 sim = "var/sim"                           # simulated hardware; without it, the machine's own TEE
 origin = "example.org/ledger"             # the ledger's name; can't be changed later
 host = "127.0.0.1"
@@ -52,6 +53,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     publish: str
     policy: str
     releases: tuple[str, ...] = ()
+    residency: str | None = None
     sim: str | None = None
     origin: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9./_-]{0,127}\Z")] = "mitai.local/ledger"
     host: str = "127.0.0.1"
@@ -92,4 +94,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         )
         witnesses = tuple(Witness.parse(text) for text in self.witnesses)
         releases = tuple(map(Path, self.releases))
-        return Settings(self.origin, self.state, Path(self.publish), witnesses, limits, releases=releases)
+        residency = Path(self.residency) if self.residency is not None else None
+        publish = Path(self.publish)
+        return Settings(self.origin, self.state, publish, witnesses, limits, releases=releases, residency=residency)

@@ -64,6 +64,7 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     advisory_ids: tuple[str, ...]
     tcb_evaluation_number: int
     release: tuple[str, int, str] | None  # name, version, publisher
+    residency: tuple[str, ...] = ()  # what auditors said of where it stood
 
 
 class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

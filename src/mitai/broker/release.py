@@ -58,6 +58,7 @@ class Proof:
     appraisal: Appraisal | None = None
     recipient: KeyConfig | None = None
     release: ReleaseFact | None = None
+    residency: tuple[str, ...] = ()
     code: str = ""
     why: str = ""
 
@@ -73,7 +74,8 @@ def prove(request: ReleaseRequest, trusted: Trusted, now: datetime, cache: Verif
         if SHOWN.items() & appraisal.claims.extra.items():
             why = "this evidence is what the workload shows to anybody: it did not ask for keys"
             return Proof(code="broker.evidence-shown", why=why)
-        return Proof(appraisal, KeyConfig.decode(appraisal.claims.key_config), trusted.release_of(appraisal, now))
+        recipient = KeyConfig.decode(appraisal.claims.key_config)
+        return Proof(appraisal, recipient, trusted.release_of(appraisal, now), trusted.residency_of(appraisal, now))
     except (AttestError, ParseError, ChannelError) as error:
         simulated = error.code == "attest.simulation-refused"
         code = "broker.simulation-refused" if simulated else f"broker.evidence-refused:{error.code}"
@@ -119,6 +121,7 @@ class Case:
             tcb_evaluation_number=appraisal.tcb_evaluation_number,
             parameters=self.request.parameters,
             release=self.proof.release,
+            residency=self.proof.residency,
             capsules=self.request.capsules,
         )
         object.__setattr__(self, "facts", facts)
@@ -277,13 +280,14 @@ def _know_replica(draft: Draft, case: Case, appraisal: Appraisal) -> None:
         )
     mixed = known.mixed or (known.purpose, known.parameters) != (case.request.purpose, case.request.parameters)
     evidence = known.evidence if mixed else (*known.evidence, appraisal.evidence_sha256)[-MAX_EVIDENCE:]
-    platform = known.platform if mixed else _platform(appraisal, case.proof.release)
+    platform = known.platform if mixed else _platform(appraisal, case.proof)
     new = msgspec.structs.replace(known, capsules=capsules, mixed=mixed, evidence=evidence, platform=platform)
     if new != known:
         draft.put(receipt_key.hex(), new)
 
 
-def _platform(appraisal: Appraisal, release: ReleaseFact | None) -> Platform:
+def _platform(appraisal: Appraisal, proof: Proof) -> Platform:
+    release = proof.release
     return Platform(
         tee=appraisal.tee,
         simulated=appraisal.simulated,
@@ -291,6 +295,7 @@ def _platform(appraisal: Appraisal, release: ReleaseFact | None) -> Platform:
         advisory_ids=appraisal.advisory_ids,
         tcb_evaluation_number=appraisal.tcb_evaluation_number,
         release=(release.name, release.version, release.publisher) if release else None,
+        residency=proof.residency,
     )
 
 

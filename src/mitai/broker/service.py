@@ -72,6 +72,7 @@ class Settings:
         limits: How much is kept, and for whom.
         unproven_per_s: How many refusals of worthless evidence are logged per second, above 200 at once.
         releases: Signed releases (files) of workloads; the appraisal policy says whose count.
+        residency: A folder with auditors' statements of where machines stand; owners' policies say whose count.
     """
 
     origin: str
@@ -81,6 +82,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     unproven_per_s: float = 1.0
     releases: tuple[Path, ...] = ()
+    residency: Path | None = None
 
 
 class Meter:
@@ -172,7 +174,8 @@ class Broker:
             RollbackError: Something remembers more than the database holds.
             BrokerError: The state was sealed by another machine or other code, or a witness can't be asked.
         """
-        trusted = Trusted.load(policy, [path.read_bytes() for path in settings.releases], clock())
+        releases = [path.read_bytes() for path in settings.releases]
+        trusted = Trusted.load(policy, releases, clock(), settings.residency)
         database = Database(settings.state_url, Vault(attester.sealing_key(ROOT_LABEL)))
         with ExitStack() as opened:
             opened.callback(database.engine.dispose)

@@ -123,6 +123,7 @@ def _facts(made: Made, capsule: Capsule, now: datetime) -> Facts:
         tcb_evaluation_number=platform.tcb_evaluation_number,
         parameters=made.parameters,
         release=ReleaseFact(*platform.release) if platform.release else None,
+        residency=platform.residency,
         capsules=(capsule.capsule,),
         owners=tuple(grant.party for grant in capsule.grants),
         job=job_of(made.parameters),

@@ -1,6 +1,7 @@
 """What a broker believes of workloads: its appraisal policy, and signed releases by publishers whom that trusts.
 
-Follows `docs/spec/release-manifest.md`. The policy alone is in the broker's claims: it says whose releases count.
+Follows `docs/spec/release-manifest.md`. The policy alone is in the broker's claims: it says whose releases count. Of
+auditors' statements about machines the broker believes none: it tells owners' policies what they say (`residency`).
 
 Invariants:
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import msgspec
 
@@ -25,20 +27,22 @@ from mitai.attest import Appraisal, Policy
 from mitai.attest.refvalues.release import Release, trusted_release, verify_release
 from mitai.attest.refvalues.trust import ReleaseTrust
 from mitai.broker.policy.facts import ReleaseFact
+from mitai.broker.residency import residency_facts
 from mitai.errors import MitaiError
 
 
 @dataclass(frozen=True)
 class Trusted:
-    """A policy, and releases with whoever vouches for them."""
+    """A policy, releases with whoever vouches for them, and a folder of auditors' statements about machines."""
 
     policy: Policy
     releases: tuple[tuple[Release, str], ...] = ()
+    residency: Path | None = None
 
     @staticmethod
-    def load(policy: Policy, envelopes: Sequence[bytes], now: datetime) -> Trusted:
+    def load(policy: Policy, envelopes: Sequence[bytes], now: datetime, residency: Path | None = None) -> Trusted:
         """Verify releases; raise `MitaiError` when the policy does not trust one of them."""
-        return Trusted(policy, tuple(_vouched(envelope, policy, now) for envelope in envelopes))
+        return Trusted(policy, tuple(_vouched(envelope, policy, now) for envelope in envelopes), residency)
 
     def policy_at(self, now: datetime) -> Policy:
         """Return the policy with the measurements of all releases that have not ended."""
@@ -55,6 +59,11 @@ class Trusted:
             and values.mismatch(appraisal.measurements) is None
         ]
         return max(found, key=lambda release: release.version, default=None)
+
+    def residency_of(self, appraisal: Appraisal, now: datetime) -> tuple[str, ...]:
+        """Return what auditors say of where an appraised workload's machine stands, as policies see it."""
+        platform = appraisal.machine.platform
+        return residency_facts(self.residency, platform, now) if self.residency and platform else ()
 
     def _valid(self, now: datetime) -> list[tuple[Release, str]]:
         return [entry for entry in self.releases if entry[0].not_after is None or now <= entry[0].not_after]

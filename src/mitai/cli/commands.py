@@ -32,6 +32,7 @@ from mitai.cli import (
     policy,
     recovery,
     report,
+    residency,
     rotate,
     train,
     transcript,
@@ -77,11 +78,12 @@ recovery.app.group = broker.app.group = (_OWN,)
 app.command(recovery.app)
 app.command(broker.app)
 app.command(ledger.app)
-attest.app.group = collateral.app.group = (_PROVE,)
+attest.app.group = collateral.app.group = residency.app.group = (_PROVE,)
 report.app.group = (_PROVE,)
 app.command(report.app)
 app.command(collateral.app)
 app.command(attest.app)
+app.command(residency.app)
 app.command(web.app)
 
 _NEXT = {  # where an error has no hint of its own

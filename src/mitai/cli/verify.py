@@ -274,6 +274,7 @@ def _fields(machine: Machine, checks: tuple[tuple[str, str], ...]) -> dict[str, 
         "not_after": machine.not_after.isoformat(),
         "report_data": machine.report_data.hex(),
         "measurements": dict(machine.measurements),
+        "platform": machine.platform,
         "facts": dict(machine.facts),
         "checks": [{"step": step, "detail": detail} for step, detail in checks],
     }

@@ -208,6 +208,7 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
             "publish": str(root / name / "ledger"),
             "sim": str(home.sim),
             "policy": str(policy_file),
+            "residency": str(root / "residency"),
             "witnesses": [f"{urls['witness']} {cosigner}"],
         }
         run(name, "mitai.broker", ["--config", str(_config(root / f"{name}.toml", broker))], f"{urls[name]}/healthz")

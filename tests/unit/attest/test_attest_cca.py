@@ -74,6 +74,7 @@ def test_accepted(wrapped, profile, realm_profile):
         "lifecycle": "0x3003 (secured)",
         "firmware": "BL2 1.0, RMM",
     }
+    assert machine.platform == f"arm-instance:{INSTANCE.hex()}"
     steps = ["1 token", "2 platform signature", "3 binding", "4 realm signature", "5 platform", "6 realm"]
     assert [step for step, _ in machine.checks] == steps
     assert machine.not_after.year == 9999

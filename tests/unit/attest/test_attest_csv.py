@@ -50,6 +50,7 @@ def test_version_1(form, pages, anonce):
     }
     assert machine.facts["serial number (not signed)"] == "LAB0001"
     assert machine.facts["chip"] == CHIP
+    assert machine.platform == f"hygon-chip:{CHIP}"
     assert "firmware build" not in machine.facts
     assert [step for step, _ in machine.checks] == ["1 report", "2 chain", "3 signature", "4 guest"]
     assert machine.not_after.year == 9999

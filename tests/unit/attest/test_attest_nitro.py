@@ -27,6 +27,7 @@ HOUR = timedelta(hours=1)
 def test_accepted(message, indefinite):
     machine = LAB.appraise(LAB.document(message=message, indefinite=indefinite, nonce=b"n", public_key=b"k"))
     assert machine.tee == "nitro"
+    assert machine.platform == ""
     assert machine.title == "AWS Nitro Enclave"
     assert not machine.simulated
     assert machine.report_data == USER_DATA

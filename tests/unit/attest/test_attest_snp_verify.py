@@ -59,6 +59,7 @@ def test_accepted(product, version, kind):
     assert machine.not_after == END
     assert machine.facts["product"] == product
     assert machine.facts["signed by"] == ("VCEK" if kind == "vcek" else "VLEK of CN=cloud.example")
+    assert machine.platform == f"amd-chip:{machine.facts['chip']}"
     steps = ["1 report", "2 endorsement", "3 signature", "4 binding", "5 tcb", "6 guest", "7 platform"]
     assert [step for step, _ in machine.checks] == steps
     assert machine.summary()[0] == ("hardware", "genuine AMD SEV-SNP")
@@ -242,13 +243,14 @@ def test_denied_chips(refused):
     masked = {0x1A0: bytes(64)}
     denied, other = SnpRules(denied_chip_ids=(CHIP.hex(),)), SnpRules(denied_chip_ids=("ab" * 64,))
     appraise(rules=other)
-    assert appraise(masked, other).facts["chip"] == CHIP.hex()  # the VCEK names it
+    assert appraise(masked, other).platform == f"amd-chip:{CHIP.hex()}"  # the VCEK names it
     for changes, kind in (({}, "vcek"), (masked, "vcek"), ({}, "vlek")):
         with refused("attest.snp-chip-denied", "7 platform"):
             appraise(changes, denied, kind=kind)
     with refused("attest.snp-chip-unknown", "7 platform"):
         appraise(masked, other, kind="vlek")
-    assert appraise(masked, kind="vlek").facts["chip"] == "masked"
+    unknown = appraise(masked, kind="vlek")
+    assert (unknown.facts["chip"], unknown.platform) == ("masked", "")
     with refused("attest.snp-chip-denied", "7 platform"):
         appraise({}, SnpRules(denied_chip_ids=(CHIP[:8].hex() + "00" * 56,)), product="Turin")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import secrets
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from broker_rig import ALLOW_ALL, SERVE, Party, Rig
+from mitai.attest import verify
 from mitai.attest.sim import reference_values
 from mitai.broker import exports, protocol
 from mitai.broker.derive_client import Derivation
@@ -31,6 +33,7 @@ from mitai.broker.protocol import (
     sha256_hex,
 )
 from mitai.broker.release_client import OpenedKey
+from mitai.broker.residency import Residency, sign_residency
 from mitai.capsule import Sealed, open_manifest, seal
 from mitai.capsule.opening import check_data_key
 from mitai.capsule.sources import MemorySource
@@ -489,6 +492,26 @@ def test_what_the_policies_do_not_let_out_needs_votes(ready: Rig, made: dict, ch
     for party in (case.alice, case.bob):
         case.vote(party, request)
     assert case.collect(request)
+
+
+def test_where_a_report_was_made_is_remembered(ready: Rig, tmp_path: Path) -> None:
+    auditor, now = Identity.generate(), datetime.now(UTC)
+    evidence = ready.process().evidence(bytes(32))
+    machine = verify(evidence, ready.policy, nonce=bytes(32), now=now).machine.platform
+    statement = sign_residency(Residency("DE", now, now + timedelta(days=1)), [machine], auditor)
+    ready.settings = dataclasses.replace(ready.settings, residency=tmp_path)
+    ready.reopen()
+    for there in (True, False):
+        (tmp_path / "here.json").write_bytes(statement if there else b"")
+        case = reporting(ready)
+        for party, capsule in ((case.alice, case.model), (case.bob, case.data)):
+            policy = report_policy([case.alice.id, case.bob.id])
+            policy += template("residency", auditor=auditor.key_id, countries="DE")
+            ready.send(party.policy(ready, capsule.capsule_id, policy))
+        case.request()
+        (tmp_path / "here.json").unlink()
+        assert case.state() == ("approved" if there else "open")
+        ready.receipt_key = Identity.generate()
 
 
 def test_no_policy_lets_a_model_out(ready: Rig) -> None:

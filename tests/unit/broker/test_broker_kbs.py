@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from attest_tpm_lab import SoftTpm
 from broker_rig import ALLOW_ALL, OTHER, SERVE, Party, Rig
 from kbs_guest import Client, Guest, SimIntel, endorser, unb64url
-from mitai.attest import Claims
+from mitai.attest import Claims, verify
 from mitai.attest.collateral import Resource, Services
 from mitai.attest.nvidia import NvidiaRules
 from mitai.attest.policy import ClaimRules, ReferenceValues
@@ -32,8 +32,11 @@ from mitai.broker.kbs import sessions
 from mitai.broker.kbs.app import kbs_routes
 from mitai.broker.kbs.endorse import Endorser
 from mitai.broker.kbs.sessions import MAX_CAPSULES, Kbs
+from mitai.broker.policy import template
 from mitai.broker.protocol import Budget, ReleasedKeys, decode
+from mitai.broker.residency import Residency, sign_residency
 from mitai.errors import AttestError, BrokerError, ParseError
+from mitai.identity import Identity
 
 Scenario = Callable[[Client, Kbs], Awaitable[None]]
 
@@ -116,6 +119,26 @@ def test_a_token_stands_for_the_cookie_and_says_what_was_found(ready: Rig) -> No
         refused(await client.resource(path), 401, "broker.kbs-session-unknown")
         answer = await client.resource(path, headers={"authorization": f"Bearer {token}"})
         assert client.guest.open(answer.content) == sealed.data_key
+
+    play(ready, scenario)
+
+
+def test_policies_see_where_a_guest_stands(ready: Rig, tmp_path: Path) -> None:
+    auditor, now, folder = Identity.generate(), ready.clock(), tmp_path / "residency"
+    folder.mkdir()
+    ready.settings = replace(ready.settings, residency=folder)
+    ready.reopen()
+    here = ALLOW_ALL + template("residency", auditor=auditor.key_id, countries="DE")
+    path = f"capsule/{ready.publish(here).capsule_id}/raw"
+    machine = verify(ready.process().evidence(bytes(32)), ready.policy, nonce=bytes(32), now=now).machine.platform
+
+    async def scenario(client: Client, _kbs: Kbs) -> None:
+        await client.attest()
+        refused(await client.resource(path), 403, "broker.policy-denied")
+        said = Residency("DE", now, now + timedelta(days=1))
+        (folder / "here.json").write_bytes(sign_residency(said, [machine], auditor))
+        await client.attest()
+        assert (await client.resource(path)).status_code == 200
 
     play(ready, scenario)
 

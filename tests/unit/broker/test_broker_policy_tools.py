@@ -171,7 +171,8 @@ def test_a_forbid_says_what_it_met() -> None:
         ("context.lineage.isEmpty()", "context.lineage is empty"),
         ("!context.lineage.isEmpty()", "context.lineage is not empty"),
         ('context.time >= datetime("2026-01-02T03:04:05Z")', "context.time is not before 2026-01-02T03:04:05Z"),
-        ('context.advisory_ids.containsAny(["X"])', '(context.advisory_ids).containsAny(["X"])'),
+        ('context.advisory_ids.containsAny(["X", "Y"])', "context.advisory_ids contains one of X, Y"),
+        ('!context.advisory_ids.containsAny(["X"])', '!((context.advisory_ids).containsAny(["X"]))'),
         ("context.uses == context.spent.steps", "(context.uses) == ((context.spent).steps)"),
         ('![ "a" ].contains(context.tee)', '!(["a"].contains(context.tee))'),
     ],
@@ -410,6 +411,8 @@ def test_the_library_is_described_without_cedar_s_own_spelling() -> None:
         "tcb_statuses": ["x"],
         "tcb_evaluation_number": 1,
         "evaluation": "00",
+        "auditor": "a1",
+        "countries": ["DE"],
     }
     for name in TEMPLATES:
         assert "((" not in "\n".join(describe(template(name, **values)))

@@ -45,6 +45,8 @@ VALUES = {
     "evaluation": "ab" * 32,
     "leaderboard": "cd" * 32,
     "reports": 4,
+    "auditor": "a1",
+    "countries": ["DE", "FR"],
 }
 ALLOW = "permit (principal, action, resource);\n"
 SFT = {"method": "sft", "epochs": "3"}
@@ -116,6 +118,10 @@ CASES = {
         [{"tee": "sgx"}, {"simulated": True}, {"tcb_status": "OutOfDate"}, {"tcb_evaluation_number": 16}],
     ),
     "expiring": ({}, [{"time": LATER}]),
+    "residency": (
+        {"residency": ("a1=FR", "a1=FR/hall 3")},
+        [{"residency": residency} for residency in ((), ("a1=US",), ("b2=FR",), ("a1=US/FR",), ("FR",))],
+    ),
     "dpo-parties": (
         {"purpose": "training", "parameters": SFT | {"method": "dpo"}},
         [{"parameters": SFT}, {"parameters": {"method": "dpo"}}, {"owners": ("alice", "mallory")}],
@@ -234,6 +240,10 @@ def test_templates_compose() -> None:
         ("inference-trial", {"workload": "x", "until": "2026-01-01", "uses": "3 || true"}),
         ("inference-trial", {"workload": "x", "until": "2026-01-01", "uses": -1}),
         ("columns-rows", {"columns": ['a"', "b"], "rows": 1}),
+        ("residency", {"auditor": 'a"', "countries": "DE"}),
+        ("residency", {"auditor": "a", "countries": ['DE"]) || true']}),
+        ("residency", {"auditor": ["a", "b"], "countries": "DE"}),
+        ("residency", {"auditor": "a"}),
     ],
 )
 def test_templates_take_plain_values_only(name: str, values: dict[str, object]) -> None:

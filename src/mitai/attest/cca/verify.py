@@ -93,6 +93,7 @@ def appraise(
             "lifecycle": f"{token.platform.lifecycle:#06x} ({lifecycle})",
             "firmware": ", ".join(_component_names(token.platform)),
         },
+        platform=f"arm-instance:{token.platform.instance_id.hex()}",
     )
 
 

@@ -99,6 +99,7 @@ def appraise(
         not_after=NO_END,  # Hygon's certificates have no window of validity
         checks=checks.passed,
         facts=_facts(report, chip),
+        platform=f"hygon-chip:{chip}",
     )
 
 

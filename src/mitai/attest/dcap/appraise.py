@@ -78,9 +78,15 @@ def appraise(
         advisory_ids=result.advisory_ids,
         tcb_evaluation_number=result.evaluation_number,
         facts={"fmspc": platform.tcb.fmspc.hex(), "pce id": platform.tcb.pce_id.hex()} | facts,
+        platform=_name(platform.tcb, simulated=simulated),
         not_after=min(verified.not_after, platform.not_after),
         checks=checks.passed,
     )
+
+
+def _name(platform: PckTcb, *, simulated: bool) -> str:
+    kind = "simulated" if simulated else "intel-ppid"
+    return f"{kind}:{platform.ppid.hex()}" if platform.ppid else ""
 
 
 def _appraise_body(

@@ -6,7 +6,7 @@ extension, OID 1.2.840.113741.1.13.1).
 Invariants:
 
 - The extension is read as strict DER: definite minimal lengths, no trailing bytes, no field twice.
-- FMSPC, PCEID, all sixteen component SVNs and the PCE SVN must be there.
+- FMSPC, PCEID, all sixteen component SVNs and the PCE SVN must be there; a PPID that is not names no machine.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class PckTcb:
     component_svns: tuple[int, ...]  # 16
     pce_svn: int
     cpu_svn: bytes
+    ppid: bytes  # 16 bytes that name the processor; or none
 
 
 def pck_tcb(leaf: Certificate) -> PckTcb:
@@ -57,6 +58,7 @@ def parse_sgx_extension(data: bytes) -> PckTcb:
         component_svns=svns,
         pce_svn=_number(_field(tcb, b"\x11", _INTEGER), 65535),
         cpu_svn=_sized(_field(tcb, b"\x12", _OCTETS), 16),
+        ppid=_ppid(fields.get(b"\x01")),
     )
 
 
@@ -108,6 +110,11 @@ def _field(fields: _Fields, name: bytes, tag: int) -> bytes:
     if found is None or found[0] != tag:
         raise _malformed(f"field {name.hex()} is missing or of another type")
     return found[1]
+
+
+def _ppid(field: tuple[int, bytes] | None) -> bytes:
+    tag, value = field or (_OCTETS, b"")
+    return value if tag == _OCTETS and len(value) == 16 and any(value) else b""
 
 
 def _sized(value: bytes, size: int) -> bytes:

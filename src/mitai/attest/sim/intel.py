@@ -7,6 +7,7 @@ Writes what `mitai.attest.dcap` reads, in the same formats: PCK certificates wit
 from __future__ import annotations
 
 import hashlib
+import secrets
 import struct
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -40,6 +41,7 @@ from mitai.attest.dcap.quote import (
 
 FMSPC = bytes.fromhex("00a51b000000")  # no real processor's
 PCE_ID = bytes(2)
+PPID = hashlib.sha256(b"mitai sim ppid v1").digest()[:16]  # of platforms that were made before each had its own
 COMPONENT_SVNS = (2, 2, 2, 2, 3, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0)
 PCE_SVN = 11
 TEE_TCB_SVN = bytes([5, 1, 2]) + bytes(13)
@@ -97,7 +99,7 @@ class Authority:
             "ca": issue(ca_name, "ca", root_name, "root", 0),
             "signer": issue(_name("TCB Signing"), "signer", root_name, "root", None),
             "pck": issue(_name("PCK Certificate"), "pck", ca_name, "ca", None).add_extension(
-                x509.UnrecognizedExtension(SGX_EXTENSION, sgx_extension()), critical=False
+                x509.UnrecognizedExtension(SGX_EXTENSION, sgx_extension(ppid=secrets.token_bytes(16))), critical=False
             ),
         }
         issuers = {"root": "root", "ca": "root", "signer": "root", "pck": "ca"}
@@ -200,12 +202,14 @@ def _certificate(
     )
 
 
-def sgx_extension(fmspc: bytes = FMSPC, pce_id: bytes = PCE_ID, svns: tuple[int, ...] = COMPONENT_SVNS) -> bytes:
+def sgx_extension(
+    fmspc: bytes = FMSPC, pce_id: bytes = PCE_ID, svns: tuple[int, ...] = COMPONENT_SVNS, ppid: bytes = PPID
+) -> bytes:
     """Return the value of the PCK certificate's SGX extension."""
     tcb = [((2, number), _integer(svn)) for number, svn in enumerate(svns, 1)]
     tcb += [((2, 17), _integer(PCE_SVN)), ((2, 18), _der(0x04, bytes(svns)))]
     fields = [
-        _field((1,), _der(0x04, hashlib.sha256(b"mitai sim ppid v1").digest()[:16])),
+        _field((1,), _der(0x04, ppid)),
         _field((2,), _der(0x30, b"".join(_field(path, value) for path, value in tcb))),
         _field((3,), _der(0x04, pce_id)),
         _field((4,), _der(0x04, fmspc)),

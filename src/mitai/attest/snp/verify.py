@@ -102,6 +102,7 @@ def appraise(
         not_after=endorsed.not_after,
         checks=checks.passed,
         facts=_facts(report, vek),
+        platform=f"amd-chip:{chip}" if (chip := _chip_id(report, vek)) else "",
     )
 
 

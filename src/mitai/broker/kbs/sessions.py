@@ -190,7 +190,9 @@ class Kbs:
         result = _result(attestation, appraisal, self._policy_id, nonce)
         life = timedelta(seconds=left)
         token = sign(AttestationResult.of(result, now=now, lifetime=life, nonce=nonce, profile=TRUSTEE), self._key)
-        proof = Proof(appraisal, release=self._broker.trusted.release_of(appraisal, now))
+        trusted = self._broker.trusted
+        release, residency = trusted.release_of(appraisal, now), trusted.residency_of(appraisal, now)
+        proof = Proof(appraisal, release=release, residency=residency)
         session = Session(nonce, proof, recipient, self._monotonic() + left)
         return session, msgspec.json.encode({"token": token})
 

@@ -126,7 +126,7 @@ def request_of(choice: Choice) -> Request:
             spent[member] = _count(value)
         elif head == "measurements":
             fields[head] = dict(_pairs(value))
-        elif head in {"advisory_ids", "capsules", "owners", "lineage"}:
+        elif head in {"advisory_ids", "capsules", "owners", "lineage", "residency"}:
             fields[head] = value if isinstance(value, tuple) else (str(value),)
         elif head in {"uses", "tcb_evaluation_number"}:
             fields[head] = _count(value)

@@ -58,8 +58,9 @@ class ReleaseFact:
 class Facts:
     """What a decision may look at; everything but `uses`, `time`, `parameters` and `job` comes from verified evidence.
 
-    `capsules` and `owners` are those of the whole request, which is allowed by all of them or not at all; `kind` and
-    `lineage` are those of the one capsule that is decided about.
+    `residency` is what auditors say about the evidence's hardware. `capsules` and `owners` are those of the whole
+    request, which is allowed by all of them or not at all; `kind` and `lineage` are those of the one capsule that is
+    decided about.
     """
 
     workload: str

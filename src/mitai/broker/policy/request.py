@@ -58,6 +58,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     advisory_ids: tuple[str, ...] = ()
     tcb_evaluation_number: Natural = 0
     release: Release | None = None
+    residency: tuple[str, ...] = ()
     parameters: dict[str, str | int] = {}
 
     def facts(self, now: datetime) -> Facts:
@@ -76,6 +77,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             tcb_evaluation_number=self.tcb_evaluation_number,
             parameters=parameters,
             release=ReleaseFact(named.name, named.version, named.publisher) if named else None,
+            residency=self.residency,
             capsules=self.capsules or (self.capsule,),
             owners=self.owners,
             job=job_of(parameters),

@@ -38,7 +38,10 @@ _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|;')
 
 @dataclass(frozen=True)
 class Test:
-    """One comparison of a fact: `operator` is a sign, or `contains`, `within`, `among`, `lacks`, `empty`, `filled`."""
+    """One comparison of a fact.
+
+    `operator` is a sign, or `contains`, `contains any`, `within`, `among`, `lacks`, `empty`, `filled`.
+    """
 
     fact: str
     operator: str
@@ -49,8 +52,9 @@ class Test:
         """Say it in words."""
         shown = show(self.value)
         match self.operator:
-            case "contains":
-                return f"context.{self.fact} contains {shown}"
+            case "contains" | "contains any":
+                which = "one of " if self.operator == "contains any" else ""
+                return f"context.{self.fact} contains {which}{shown}"
             case "lacks":
                 return f"context.{self.fact} does not contain {shown}"
             case "within":
@@ -78,8 +82,10 @@ class Test:
             return tuple(dict.fromkeys((first, below, value, above)))
         if self.operator == "among":
             return (value[0] if value else "", "another")
-        if self.operator in {"contains", "within"}:
+        if self.operator in {"contains", "contains any", "within"}:
             members = value if isinstance(value, tuple) else (value,)
+            if self.operator == "contains any":
+                return (*((member,) for member in members), ())
             return (members, (*members, "another")) if self.operator == "within" else (members, ())
         return ("another", value) if self.operator in {"!=", "lacks"} else (value, "another")
 
@@ -249,6 +255,8 @@ def _test(body: Expr) -> Test | None:
         return None
     if operator in _FLIPPED:
         return Test(fact, _FLIPPED[operator] if turned else operator, value)
+    if operator == "containsAny":
+        return Test(fact, "contains any", value)
     if operator in {"contains", "containsAll"}:
         return Test(fact, {"contains": "among", "containsAll": "within"}[operator] if turned else "contains", value)
     return None
