@@ -40,7 +40,7 @@ from mitai.broker.records import Capsule, ExportRequest, Grant, Holding, Party
 from mitai.broker.store import Draft, Key
 from mitai.broker.writer import Job
 from mitai.capsule import Manifest, open_manifest
-from mitai.capsule.opening import check_data_key
+from mitai.capsule.opening import check_data_key, check_new
 from mitai.errors import BrokerError, DeniedError, MitaiError, ParseError
 from mitai.identity import Envelope, PublicKey
 from mitai.ledger.entry import CapsuleRegistered, CapsuleResealed, PartyRegistered, PolicySet, Revocation, utc
@@ -157,7 +157,10 @@ def _check_content(request: CommandRequest, command: Command, signer: PublicKey,
     if request.data_key is None or request.manifest is None:
         raise ParseError("broker.malformed", "a capsule's registration or new key carries its key and its manifest")
     manifest = open_manifest(request.manifest, owner=signer, manifest_sha256=command.manifest_sha256)
-    check_data_key(manifest, request.data_key)
+    if isinstance(command, RegisterCapsule):
+        check_new(manifest, request.data_key, signer)  # nobody registers an id that it saw elsewhere
+    else:
+        check_data_key(manifest, request.data_key)
     if manifest.capsule_id != command.capsule:
         raise BrokerError("broker.capsule-mismatch", "the command names another capsule than its manifest")
     co_owners = command.co_owners if isinstance(command, RegisterCapsule) else ()

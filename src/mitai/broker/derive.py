@@ -32,7 +32,7 @@ from mitai.broker.records import Capsule, Grant, Made, Replica
 from mitai.broker.store import Draft, Key
 from mitai.broker.writer import Job
 from mitai.capsule import Manifest, open_manifest
-from mitai.capsule.opening import check_data_key
+from mitai.capsule.opening import check_new
 from mitai.errors import BrokerError, DeniedError, ParseError
 from mitai.identity import Envelope, PublicKey
 from mitai.ledger.entry import Derivation, utc
@@ -58,7 +58,8 @@ def prepare(body: bytes, audience: str, now: datetime, limits: Limits) -> Job[in
     """Check a request on its own and return the job that registers the capsule; its result is the ledger index.
 
     1. The statement is signed by the receipt key, is one, and names this broker.
-    2. The manifest is signed by the same key, and is the one that the statement is about; the data key opens it.
+    2. The manifest is signed by the same key, and is the one that the statement is about; the data key opens it, and
+       its id follows from both keys, so that nobody else can have registered it.
     3. Manifest and statement name the same parents and kind.
 
     Raises:
@@ -75,7 +76,7 @@ def prepare(body: bytes, audience: str, now: datetime, limits: Limits) -> Job[in
         raise BrokerError("broker.wrong-audience", "this statement was signed for another broker")
     # 2. manifest
     manifest = open_manifest(request.manifest, owner=signer, manifest_sha256=statement.manifest_sha256)
-    check_data_key(manifest, request.data_key)
+    check_new(manifest, request.data_key, signer)
     # 3. both
     said = (statement.capsule, statement.internal.kind, tuple(statement.inputs))
     if said != (manifest.capsule_id, manifest.kind, manifest.parents):

@@ -72,6 +72,21 @@ def check_data_key(manifest: Manifest, data_key: bytes) -> None:
         raise CapsuleError("capsule.key-wrong", f"this key does not open capsule {manifest.capsule_id}", step="key")
 
 
+def check_new(manifest: Manifest, data_key: bytes, owner: PublicKey) -> None:
+    """Raise unless a capsule that is new to the reader is this owner's, with this key, by its very id.
+
+    A later revision of a capsule has another key, and is known by its id already.
+    """
+    check_data_key(manifest, data_key)
+    if manifest.capsule_id != segments.new_id(data_key, owner.raw).hex():
+        raise CapsuleError(
+            "capsule.id-foreign",
+            "the capsule's id does not follow from its key and its owner: it may be another's",
+            step="id",
+            hint="seal it anew as a new capsule",
+        )
+
+
 class CapsuleSource:
     """An opened capsule: a `FileSource` whose every byte was authenticated. Safe to read from several threads."""
 

@@ -137,7 +137,7 @@ def seal(
         raise CapsuleError("capsule.destination-inside-source", "the sealed folder can't lie within the plain folder")
     request = Journal(
         v=1,
-        capsule_id=checked(capsule_id) if capsule_id else secrets.token_hex(16),
+        capsule_id=checked(capsule_id) if capsule_id else "",  # of a new one it follows from its key
         name=name,
         kind=kind,
         created=(now or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -183,7 +183,9 @@ def _plan(
         return journal, key
     _refuse_leftovers(dest)
     key = data_key or secrets.token_bytes(segments.DATA_KEY_BYTES)
-    journal = msgspec.structs.replace(request, wrapped_key=_wrap(key, request, owner))
+    named = request.capsule_id or segments.new_id(key, owner.public.raw).hex()
+    journal = msgspec.structs.replace(request, capsule_id=named)
+    journal = msgspec.structs.replace(journal, wrapped_key=_wrap(key, journal, owner))
     _check_plan(journal, key)
     _write_atomically(path, msgspec.json.encode(journal))
     return journal, key

@@ -44,9 +44,11 @@ HEADER_BYTES = 1 + SALT_BYTES + PREFIX_BYTES  # its own length, salt, nonce pref
 SEGMENT_BYTES = SEALED_BYTES - HEADER_BYTES - SEALED_BYTES // CHUNK_BYTES * TAG_BYTES  # a full segment's plaintext
 DATA_KEY_BYTES = 32
 KEY_CHECK_BYTES = 32
+ID_BYTES = 16
 
 _SEGMENT_LABEL = b"mitai capsule segment v1"
 _KEY_CHECK_LABEL = b"mitai capsule key check v1"
+_ID_LABEL = b"mitai capsule id v1"
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,16 @@ def object_size(size: int) -> int:
     """Return the bytes of the whole object of a file of `size` bytes."""
     last = count(size) - 1
     return offset(last) + sealed_size(plain_size(size, last))
+
+
+def new_id(data_key: bytes, owner: bytes) -> bytes:
+    """Return the id of the capsule that begins with this data key: nobody else can make one of the same id.
+
+    Args:
+        data_key: The capsule's first.
+        owner: The raw public key of who seals it.
+    """
+    return HKDFExpand(SHA256(), ID_BYTES, _ID_LABEL + b"\0" + owner).derive(data_key)
 
 
 def key_check(data_key: bytes, capsule_id: bytes) -> bytes:

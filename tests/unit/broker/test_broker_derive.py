@@ -21,9 +21,9 @@ from mitai.broker.policy.templates import compose
 from mitai.broker.protocol import Amounts, Budget, DeriveRequest
 from mitai.broker.release import Proof
 from mitai.broker.release_client import OpenedKey
-from mitai.capsule import Sealed, seal
+from mitai.capsule import MemorySource, Sealed, seal
 from mitai.client.lineage import Lineage, verify_lineage
-from mitai.errors import BrokerError, DeniedError, MitaiError, ParseError
+from mitai.errors import BrokerError, CapsuleError, DeniedError, MitaiError, ParseError
 from mitai.identity import Identity
 from mitai.ledger.note import verify_checkpoint
 
@@ -308,6 +308,34 @@ def test_an_id_is_taken_once(ready: Rig, trio: Trio) -> None:
     sealed = make(ready, trio.inputs)
     send(ready, derivation_of(ready, trio.inputs).request(sealed))
     refused(ready, "broker.capsule-exists", derivation_of(ready, trio.inputs).request(sealed, {"other": "0" * 64}))
+
+
+def test_nobody_takes_the_id_of_an_output_that_is_on_its_way(ready: Rig, trio: Trio) -> None:
+    """Ciphertext and manifest lie with the host before the output is registered."""
+    sealed, mallory = make(ready, trio.inputs), Party("mallory")
+    ready.register(mallory)
+    forged = seal(
+        MemorySource({"config.json": b"{}"}),
+        ready.folder / "forged",
+        owner=mallory.identity,
+        name="mine",
+        capsule_id=sealed.capsule_id,
+    )
+    with pytest.raises(CapsuleError) as caught:
+        ready.send(mallory.publication(ready, forged))
+    assert caught.value.code == "capsule.id-foreign"
+    derivation = derivation_of(ready, trio.inputs)
+    renamed = seal(
+        MemorySource({"config.json": b"{}"}),
+        ready.folder / "renamed",
+        owner=ready.receipt_key,
+        name="joint",
+        kind="adapter",
+        capsule_id="0" * 32,
+        parents=derivation.parents,
+    )
+    refused(ready, "capsule.id-foreign", derivation.request(renamed))
+    assert send(ready, derivation_of(ready, trio.inputs).request(sealed))
 
 
 def test_two_capsules_of_one_job(ready: Rig, trio: Trio) -> None:

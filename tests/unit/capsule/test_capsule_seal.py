@@ -24,6 +24,7 @@ from mitai.capsule import (
     segments,
     verify_objects,
 )
+from mitai.capsule.opening import check_new
 from mitai.capsule.sealing import JOURNAL_NAME
 from mitai.capsule.segments import SEGMENT_BYTES
 from mitai.errors import CapsuleError, ParseError
@@ -95,12 +96,31 @@ def test_two_seals_share_nothing(plain, tmp_path, alice):
     one = seal(plain, tmp_path / "one", owner=alice, name="n", data_key=key)
     two = seal(plain, tmp_path / "two", owner=alice, name="n", data_key=key)
     assert one.data_key == two.data_key == key
-    assert one.capsule_id != two.capsule_id
     objects = [
         {path.read_bytes()[:64] for path in (tmp_path / name).iterdir() if path.name != "manifest.json"}
         for name in ("one", "two")
     ]
     assert not objects[0] & objects[1]
+
+
+def test_an_id_follows_from_the_first_key_and_who_sealed(plain, tmp_path, alice):
+    mallory, key = Identity.generate(), bytes(range(32))
+    one = seal(plain, tmp_path / "one", owner=alice, name="n", data_key=key)
+    again = seal(plain, tmp_path / "again", owner=alice, name="other", data_key=key)
+    other = seal(plain, tmp_path / "other", owner=alice, name="n")
+    theirs = seal(plain, tmp_path / "theirs", owner=mallory, name="n", data_key=key)
+    assert one.capsule_id == again.capsule_id
+    assert len({one.capsule_id, other.capsule_id, theirs.capsule_id}) == 3
+    for sealed, owner in ((one, alice), (other, alice), (theirs, mallory)):
+        check_new(open_manifest(sealed.envelope, owner=owner.public), sealed.data_key, owner.public)
+    taken = seal(plain, tmp_path / "taken", owner=mallory, name="n", capsule_id=one.capsule_id)
+    revised = seal(plain, tmp_path / "revised", owner=alice, name="n", capsule_id=one.capsule_id)
+    for sealed, owner in ((taken, mallory), (revised, alice)):
+        manifest = open_manifest(sealed.envelope, owner=owner.public)
+        refused("capsule.id-foreign", lambda m=manifest, s=sealed, o=owner: check_new(m, s.data_key, o.public))
+        assert opened(tmp_path / ("taken" if owner is mallory else "revised"), sealed, owner).names()
+    manifest = open_manifest(one.envelope, owner=alice.public)
+    refused("capsule.key-wrong", lambda: check_new(manifest, bytes(32), alice.public))
 
 
 def test_links_and_folders_of_tools(plain, tmp_path, alice):
@@ -463,7 +483,7 @@ def test_a_manifest_of_another_capsule_beside_the_journal_is_refused(unfinished,
 
 def test_a_manifest_of_another_capsule_with_the_same_key_is_refused(plain, tmp_path, alice):
     key = bytes(range(32))
-    other = seal(plain, tmp_path / "other", owner=alice, name="n", data_key=key)
+    other = seal(plain, tmp_path / "other", owner=alice, name="n", data_key=key, capsule_id="0" * 32)
     dest = tmp_path / "sealed"
     with pytest.raises(KeyboardInterrupt):
         seal(plain, dest, owner=alice, name="n", data_key=key, progress=interrupt)
