@@ -1,8 +1,30 @@
-"""Products and truncation of the setting 2+1, against plain numbers."""
+"""Products and truncation of the setting 2+1, against plain numbers and against the ring itself."""
 
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mitai.mpc.two.local import run
+from mitai.mpc import kernels
+from mitai.mpc.ring import WINDOW_BITS
+from mitai.mpc.two.local import Local, run
+from mitai.mpc.two.shares import join
+
+EDGES = np.array([0, 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, (1 << 32) - 1, 1 << 32], np.uint64)
+sizes = st.integers(1, 6)
+seeds = st.integers(0, 1 << 32)
+
+
+def ring(rng, *shape):
+    """Any ring elements, edges among them."""
+    values = rng.integers(0, 1 << 64, shape, np.uint64)
+    return np.where(rng.random(shape) < 0.3, rng.choice(EDGES, shape), values)
+
+
+def exact(program, **inputs):
+    """Run a program on whole ring elements, and put its results together."""
+    first, second, _ = Local().do((program,) * 3, {owner: list(arrays) for owner, arrays in inputs.items()})
+    return [join(a.parts[0], b.parts[0]) for a, b in zip(first, second, strict=True)]
 
 
 def test_products_are_those_of_plain_numbers():
@@ -15,11 +37,76 @@ def test_products_are_those_of_plain_numbers():
         y = engine.linear(secret, weight, engine.input("model", b.shape, b))
         return [
             engine.reveal(result)
-            for result in (y, secret @ secret.swap(), secret * secret, secret * secret[0], y * 0.5 + 1.0)
+            for result in (y, secret @ secret.swap(), secret * secret, secret * secret[0], y * 0.5 + 1.0, 2.0 - y)
         ]
 
-    expected = [x @ w + b, x @ x.T, x * x, x * x[0], (x @ w + b) * 0.5 + 1]
+    expected = [x @ w + b, x @ x.T, x * x, x * x[0], (x @ w + b) * 0.5 + 1, 2 - (x @ w + b)]
     done = run(program)
     for results in done.results:
         for result, plain in zip(results, expected, strict=True):
             assert np.abs(result - plain).max() * 65536 < 8
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=sizes, inner=sizes, columns=sizes, seed=seeds)
+def test_products_are_exact_in_the_ring(rows, inner, columns, seed):
+    rng = np.random.default_rng(seed)
+    x, y, w = ring(rng, 2, rows, inner), ring(rng, 2, inner, columns), ring(rng, inner, columns)
+
+    def program(engine):
+        a, b = engine.input("client", x.shape, None, 0), engine.input("client", y.shape, None, 0)
+        weight = engine.weight(engine.input("model", w.shape, None, 0))
+        return a @ b, a * a, a * a[:, :, :1], a[..., 0] * a[0, 0, 0], engine.linear(a, weight)
+
+    got = exact(program, client=[x, y], model=[w])
+    expected = [kernels.matmul(x, y), x * x, x * x[:, :, :1], x[..., 0] * x[0, 0, 0], kernels.matmul(x, w)]
+    for result, plain in zip(got, expected, strict=True):
+        assert result.shape == plain.shape
+        assert (result == plain).all()
+
+
+@pytest.mark.parametrize("cut", [1, 2, 15, 16, 31, 32])
+def test_truncation_is_never_off_by_more_than_a_unit(cut, monkeypatch):
+    """At the window's edges and everywhere else; which of two results it is follows from party 0's share alone."""
+    rng = np.random.default_rng(cut)
+    bound = 1 << (WINDOW_BITS - 1)
+    near = np.array([-bound, -bound + 1, -1, 0, 1, bound - 2, bound - 1])[:, None]
+    tops = np.concatenate([np.repeat(near, 4000, 1).ravel(), rng.integers(-bound, bound, 60_000)])
+    lows = rng.integers(0, 1 << cut, tops.size)
+    lows[::3], lows[1::3] = 0, (1 << cut) - 1
+    x = (tops << cut) + lows
+
+    share = ring(rng, x.size)
+    monkeypatch.setattr("mitai.mpc.two.local.split", lambda values: (share, values - share))
+
+    def program(engine):
+        return (engine.truncate(engine.input("client", x.shape, None, 16 + cut)),)
+
+    (got,) = exact(program, client=[x.view(np.uint64)])
+    off = got.view(np.int64) - tops
+    assert (off == (lows >= (share & np.uint64((1 << cut) - 1)).view(np.int64))).all()
+    assert set(np.unique(off)) == {0, 1}
+
+
+def test_truncation_rounds_without_bias():
+    """On average over shares, a number is rounded to itself."""
+    x = np.full(1 << 16, 3 << 14, np.uint64)  # 0.75 units
+
+    def program(engine):
+        return (engine.truncate(engine.input("client", x.shape, None, 32)),)
+
+    (got,) = exact(program, client=[x])
+    assert abs(got.mean() - 0.75) < 0.02  # 12 standard deviations
+
+
+def test_cuts_that_are_impossible():
+    def program(engine, fraction):
+        return engine.truncate(engine.input("client", (2,), np.ones(2)), fraction)
+
+    for fraction in (17, -17):
+        with pytest.raises(ValueError, match="can't be cut"):
+            run(lambda engine, fraction=fraction: program(engine, fraction))
+    with pytest.raises(ValueError, match="no product"):
+        run(lambda engine: engine.input("client", (2, 3), np.ones((2, 3))) @ engine.constant(1.0, (2, 3)))
+    with pytest.raises(ValueError, match="a weight is a matrix"):
+        run(lambda engine: engine.weight(engine.constant(1.0, (2, 3, 4))))

@@ -13,11 +13,12 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
-from mitai.mpc.link import Traffic, pair
+from mitai.mpc.link import Link, Traffic, pair
 from mitai.mpc.ring import Ring
 from mitai.mpc.two.core import Program
 from mitai.mpc.two.engine import Dealer, Owner, Party
@@ -26,25 +27,28 @@ from mitai.mpc.two.shares import split
 
 T = TypeVar("T")
 U = TypeVar("U")
+Sides = tuple[Program[T], Program[T], Program[T]]  # one program, over what party 0, party 1 and the dealer each hold
 
 
 @dataclass
 class Cost:
-    """What something took: processor time by side, and bytes.
+    """What was spent: processor time by side, and bytes.
 
     Attributes:
         dealer_s: Processor time of the dealer.
-        offline_s: Processor time of each party ahead of the run.
-        online_s: Processor time of each party in the run.
+        offline_s: Processor time of each party ahead of runs.
+        online_s: Processor time of each party in runs.
         dealt_bytes: What the dealer sent.
-        online: What each party sent and received in the run.
+        sent_bytes: What each party sent in runs.
+        rounds: How often each party waited for the other one.
     """
 
     dealer_s: float = 0.0
     offline_s: list[float] = field(default_factory=lambda: [0.0, 0.0])
     online_s: list[float] = field(default_factory=lambda: [0.0, 0.0])
     dealt_bytes: int = 0
-    online: list[Traffic] = field(default_factory=list)
+    sent_bytes: list[int] = field(default_factory=lambda: [0, 0])
+    rounds: list[int] = field(default_factory=lambda: [0, 0])
 
     @property
     def total_s(self) -> float:
@@ -60,83 +64,101 @@ class Done(Generic[T]):
     cost: Cost
 
 
+@dataclass
+class Ready(Generic[T]):
+    """A run that was dealt: its plan, the parties' tapes, and what the program returns at the dealer."""
+
+    plan: Plan
+    tapes: tuple[io.BytesIO, io.BytesIO]
+    blank: T
+
+
 class Local:
-    """A dealer and two parties; a model that one run has shared serves the next ones."""
+    """A dealer and two parties, for any number of runs; `cost` adds up what they take."""
 
     def __init__(self, wait_s: float = 60) -> None:
         self._wait_s = wait_s
-        first, second = pair(wait_s)
-        self.links = first, second
+        self._links = pair(wait_s)
         self.dealer = Dealer()
-        self.parties = Party(0, first), Party(1, second)
+        self.parties = Party(0, self._links[0]), Party(1, self._links[1])
+        self.cost = Cost()
 
-    def prepare(
-        self, programs: Sequence[Callable[[int], Program[T]]]
-    ) -> tuple[list[tuple[io.BytesIO, io.BytesIO]], list[Plan], list[T], Cost]:
-        """Deal and prepare a batch of runs; a program is asked for by each side: 0, 1, or 2 for the dealer."""
+    def prepare(self, batch: Sequence[Sides[T]]) -> list[Ready[T]]:
+        """Deal and prepare a batch of runs."""
         lines = pair(self._wait_s), pair(self._wait_s)
-        tapes: tuple[list[io.BytesIO], list[io.BytesIO]] = ([], [])
-
-        def tape(role: int) -> Callable[[int], io.BytesIO]:
-            def opened(_number: int) -> io.BytesIO:
-                tapes[role].append(io.BytesIO())
-                return tapes[role][-1]
-
-            return opened
+        ends = lines[0][0], lines[1][0]
+        tapes = [(io.BytesIO(), io.BytesIO()) for _ in batch]
 
         def prepare(role: int) -> list[Plan]:
-            own = [program(role) for program in programs]
-            return self.parties[role].prepare(own, lines[role][1], tape(role))
+            own = [sides[role] for sides in batch]
+            return self.parties[role].prepare(own, lines[role][1], lambda number: tapes[number][role])
 
-        with ThreadPoolExecutor(3) as pool:
-            dealing = pool.submit(
-                timed, lambda: self.dealer.deal([program(2) for program in programs], (lines[0][0], lines[1][0]))
-            )
-            preparing = [pool.submit(timed, lambda role=role: prepare(role)) for role in (0, 1)]
-            blanks, dealer_s = dealing.result()
-            prepared = [future.result() for future in preparing]
-        for tape_file in (*tapes[0], *tapes[1]):
-            tape_file.seek(0)
-        dealt = sum(line[0].traffic.sent_bytes for line in lines)
-        cost = Cost(dealer_s, [seconds for _, seconds in prepared], dealt_bytes=dealt)
-        return list(zip(*tapes, strict=True)), prepared[0][0], blanks, cost
+        def deal() -> list[Plan]:
+            blanks.extend(self.dealer.deal([sides[2] for sides in batch], ends))
+            return []
 
-    def run(
-        self,
-        program: Callable[[int], Program[T]],
-        plan: Plan,
-        tapes: tuple[io.BytesIO, io.BytesIO],
-        cost: Cost,
-        inputs: dict[str, list[Ring]] | None = None,
-    ) -> tuple[T, T]:
-        """Run a program with tapes, and add to the cost."""
+        blanks: list[T] = []
+        works = (partial(prepare, 0), ()), (partial(prepare, 1), ()), (deal, ends)
+        (plans, first_s), (_, second_s), (_, dealer_s) = together(works)
+        self.cost.dealer_s += dealer_s
+        for role, seconds in enumerate((first_s, second_s)):
+            self.cost.offline_s[role] += seconds
+            self.cost.dealt_bytes += ends[role].traffic.sent_bytes
+        for tape in (tape for both in tapes for tape in both):
+            tape.seek(0)
+        return [Ready(*each) for each in zip(plans, tapes, blanks, strict=True)]
+
+    def play(self, sides: Sides[T], ready: Ready[T], inputs: dict[str, list[Ring]] | None = None) -> tuple[T, T]:
+        """Run what was prepared, on these inputs of owners."""
         halves = {owner: [split(values) for values in arrays] for owner, arrays in (inputs or {}).items()}
-        for link in self.links:
+        for link in self._links:
             link.traffic = Traffic()
 
         def party(role: int) -> T:
             feeds = {owner: [shares[role] for shares in arrays] for owner, arrays in halves.items()}
-            return self.parties[role].run(program(role), plan, tapes[role], feeds)
+            return self.parties[role].run(sides[role], ready.plan, ready.tapes[role], feeds)
 
-        with ThreadPoolExecutor(2) as pool:
-            running: list[Future[tuple[T, float]]] = [
-                pool.submit(timed, lambda role=role: party(role)) for role in (0, 1)
-            ]
-            (first, first_s), (second, second_s) = (future.result() for future in running)
-        cost.online_s = [cost.online_s[0] + first_s, cost.online_s[1] + second_s]
-        cost.online = [link.traffic for link in self.links]
+        (first, first_s), (second, second_s) = together(
+            [(partial(party, role), (self._links[role],)) for role in (0, 1)]
+        )
+        for role, seconds in enumerate((first_s, second_s)):
+            self.cost.online_s[role] += seconds
+            self.cost.sent_bytes[role] += self._links[role].traffic.sent_bytes
+            self.cost.rounds[role] += self._links[role].traffic.rounds
         return first, second
+
+    def do(self, sides: Sides[T], inputs: dict[str, list[Ring]] | None = None) -> tuple[T, T, T]:
+        """Prepare and run; what the program returns at party 0, party 1 and the dealer."""
+        (ready,) = self.prepare([sides])
+        return *self.play(sides, ready, inputs), ready.blank
 
 
 def run(program: Program[T]) -> Done[T]:
     """Run a program that gives all values itself, from sharing to results."""
     local = Local()
-    inputs = Owner().inputs(program)
-    tapes, plans, _, cost = local.prepare([lambda _role: program])
-    return Done(local.run(lambda _role: program, plans[0], tapes[0], cost, inputs), cost)
+    first, second, _ = local.do((program, program, program), Owner().inputs(program))
+    return Done((first, second), local.cost)
 
 
-def timed(work: Callable[[], U]) -> tuple[U, float]:
-    """Return a result and the processor time of this thread that it took."""
-    begun = time.thread_time()
-    return work(), time.thread_time() - begun
+def together(works: Sequence[tuple[Callable[[], U], Sequence[Link]]]) -> list[tuple[U, float]]:
+    """Do each in a thread, and return results with their processor time.
+
+    Where one fails its links are closed, so that nobody waits for it, and what came first is raised.
+    """
+    failed: list[BaseException] = []
+
+    def timed(work: Callable[[], U], links: Sequence[Link]) -> tuple[U, float]:
+        begun = time.thread_time()
+        try:
+            return work(), time.thread_time() - begun
+        except BaseException as error:
+            failed.append(error)
+            for link in links:
+                link.close()
+            raise
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        futures = [pool.submit(timed, *work) for work in works]
+    if failed:
+        raise failed[0]
+    return [future.result() for future in futures]
