@@ -213,7 +213,8 @@ def test_two_sealed_ranks_under_torchrun_lose_what_one_process_loses(scene: Scen
         for name in source.names():
             (plain / name).write_bytes(source.read(name))
     script = str(Path(__file__).with_name("train_gloo.py"))
-    gloo = scene.torchrun("gloo", "--nproc-per-node", "2", script, str(plain), str(EPOCHS), str(BATCH)).lines()[-1]
+    alone = ["--nproc-per-node", "2", "--master-port", str(free_port())]
+    gloo = scene.torchrun("gloo", *alone, script, str(plain), str(EPOCHS), str(BATCH)).lines()[-1]
     apart = {"sealed": furthest(sealed, one), "gloo": furthest(gloo, one), "between": furthest(sealed, gloo)}
     with capfd.disabled():
         sys.stdout.write(json.dumps({"steps": len(one), "first": one[0], "last": one[-1]} | apart) + "\n")
