@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mitai.mpc import kernels
+from mitai.mpc import kernels, noise
 from mitai.mpc.engine import Engine, Secret, Shape, Weight
 from mitai.mpc.ring import Real, Ring, decode, encode
 from mitai.mpc.spline import Spline
@@ -86,6 +86,10 @@ class ClearEngine(Engine):
         """See `Engine.upper`."""
         largest = np.clip(self.reveal(x), -128, 128 - 4).max(-1, keepdims=True)
         return Secret(self, (encode((np.floor(largest / 4) + 1) * 4, x.fraction),), x.fraction)
+
+    def gumbel(self, shape: Shape) -> Secret:
+        """See `Engine.gumbel`."""
+        return self.constant(noise.gumbel(shape))
 
     def _cut(self, x: Secret) -> Secret:
         return self.truncate(x) if x.fraction > self.fraction else x

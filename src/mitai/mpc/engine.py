@@ -28,6 +28,7 @@ from types import EllipsisType
 
 import numpy as np
 
+from mitai.errors import MpcError
 from mitai.mpc.ring import FRACTION_BITS, WINDOW_BITS, Real, Ring, encode
 from mitai.mpc.spline import Spline
 
@@ -214,6 +215,16 @@ class Engine(ABC):
 
         For x within ±128; what lies beyond counts as the nearest of these.
         """
+
+    def gumbel(self, shape: Shape) -> Secret:
+        """Return random numbers of the standard Gumbel distribution that nobody who computes knows or chooses.
+
+        The index of the largest of log(w_i) plus such numbers has the probability w_i / sum(w).
+
+        Raises:
+            MpcError: `mpc.no-noise`: this setting has nobody who could draw them.
+        """
+        raise MpcError("mpc.no-noise", f"this setting can't draw {shape} random numbers: use temperature 0")
 
 
 def concatenate(secrets: Sequence[Secret], axis: int) -> Secret:

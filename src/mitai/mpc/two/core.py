@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mitai.errors import MpcError
+from mitai.mpc import noise
 from mitai.mpc.engine import Engine, Secret, Shape
 from mitai.mpc.link import Link
 from mitai.mpc.ring import Real, Ring, decode, encode
@@ -30,7 +31,7 @@ from mitai.mpc.two.pads import MaskedWeight, Pads, Plan, PlanPads
 T = TypeVar("T")
 Program = Callable[[Engine], T]
 Feeds = Mapping[str, Iterable[Ring]]
-Unsigned = NDArray[np.unsignedinteger[Any]]
+Words = NDArray[Any]  # of any unsigned type
 
 
 class Two(Engine, ABC):
@@ -88,7 +89,7 @@ class Two(Engine, ABC):
 
     # --- openings ---
 
-    def exchange(self, *shares: Unsigned) -> tuple[Unsigned, ...]:
+    def exchange(self, *shares: Words) -> tuple[Words, ...]:
         """Send arrays to the other party, in one message, and return its arrays of the same shapes and types.
 
         The arrays must not be changed afterwards: they may still be on their way.
@@ -112,11 +113,11 @@ class Two(Engine, ABC):
             for share, at in zip(shares, places, strict=False)
         )
 
-    def open(self, *shares: Unsigned) -> tuple[Unsigned, ...]:
+    def open(self, *shares: Words) -> tuple[Words, ...]:
         """Open additively shared arrays, modulo their types' sizes, in one round."""
         return tuple(mine + its for mine, its in zip(shares, self.exchange(*shares), strict=True))
 
-    def open_xor(self, *shares: Unsigned) -> tuple[Unsigned, ...]:
+    def open_xor(self, *shares: Words) -> tuple[Words, ...]:
         """Open arrays that are shared by XOR, in one round."""
         return tuple(mine ^ its for mine, its in zip(shares, self.exchange(*shares), strict=True))
 
@@ -154,7 +155,7 @@ class Two(Engine, ABC):
         if self.offline:
             return np.zeros(x.shape)
         (values,) = self.open(x.parts[0])
-        return decode(values.astype(np.uint64, copy=False), x.fraction)
+        return decode(values, x.fraction)
 
     def constant(self, values: Real | float, shape: Shape | None = None, fraction: int | None = None) -> Secret:
         """See `Engine.constant`."""
@@ -164,6 +165,11 @@ class Two(Engine, ABC):
         if self.offline:
             return self.blank(whole, bits)
         return self.secret(np.broadcast_to(self.public(encoded), whole), bits)
+
+    def gumbel(self, shape: Shape) -> Secret:
+        """See `Engine.gumbel`: the dealer draws, who sees nothing of what it is used for."""
+        share = self.pads.given(shape, np.uint64, lambda: encode(noise.gumbel(shape), self.fraction))
+        return self.blank(shape, self.fraction) if self.offline else self.secret(share, self.fraction)
 
     def add_public(self, x: Secret, values: Ring) -> Secret:
         """See `Engine.add_public`."""

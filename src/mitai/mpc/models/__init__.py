@@ -1,0 +1,1 @@
+"""Transformers as programs of an engine: BERT, GPT-2, Llama and Qwen2, from Hugging Face folders."""

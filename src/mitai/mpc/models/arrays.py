@@ -1,0 +1,151 @@
+"""What goes into a model: its arrays out of a Hugging Face folder, and a prompt's tokens as rows that hide them.
+
+A program names no tensor. It takes one array after the other, of shapes that follow from the public configuration, and
+whoever owns the model, or the prompt, gives arrays in the same order (`docs/spec/mpc.md`, "Models").
+
+Invariants:
+
+- Arrays of integers are shared without fraction, all others with the engine's.
+- A folder's tensors are read one at a time; nothing of a file is executed.
+- A token is one column out of all: a product with the table of embeddings costs the same whichever it is.
+
+Example:
+    >>> from mitai.mpc.clear import ClearEngine
+    >>> table = Arrays(ClearEngine(), "model", [np.eye(3) / 2]).weight(3, 3)
+    >>> rows = embed(Arrays(ClearEngine(), "client", one_hot(np.array([[2], [0]]), 3)), table, 2)
+    >>> rows.engine.reveal(rows)
+    array([[0. , 0. , 0.5],
+           [0.5, 0. , 0. ]])
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mitai.capsule.tensors import Tensor, parse_shard
+from mitai.errors import MpcError
+from mitai.mpc.engine import Engine, Secret, Weight, concatenate
+from mitai.mpc.ring import Real
+
+Columns = NDArray[np.int64]
+
+BLOCK_WORDS = 1 << 22  # how many numbers of one-hot rows are in memory at a time
+
+
+class Arrays:
+    """An owner's arrays, taken in the program's order.
+
+    Args:
+        engine: This end of the protocol.
+        owner: Whose arrays they are: `model` or `client`.
+        values: The arrays, where this end is the owner's.
+    """
+
+    def __init__(self, engine: Engine, owner: str, values: Iterable[NDArray[np.generic]] | None = None) -> None:
+        self.engine = engine
+        self._owner = owner
+        self._values = None if values is None else iter(values)
+
+    def secret(self, *shape: int, fraction: int | None = None) -> Secret:
+        """Take the next array.
+
+        Raises:
+            MpcError: `mpc.model-mismatch`: the owner has none, or one of another shape.
+        """
+        values = None if self._values is None else next(self._values, None)
+        if self._values is not None and (values is None or values.shape != shape):
+            had = "none" if values is None else f"one of shape {values.shape}"
+            raise MpcError(
+                "mpc.model-mismatch", f"an array of shape {shape} was expected of the {self._owner}, not {had}"
+            )
+        return self.engine.input(self._owner, shape, None if values is None else values.astype(np.float64), fraction)
+
+    def weight(self, rows: int, columns: int) -> Weight:
+        """Take the next array as a matrix for products."""
+        return self.engine.weight(self.secret(rows, columns))
+
+    def dense(self, rows: int, columns: int) -> Dense:
+        """Take a matrix and a bias."""
+        return Dense(self.weight(rows, columns), self.secret(columns))
+
+    def end(self) -> None:
+        """Refuse what is left over."""
+        if self._values is not None and next(self._values, None) is not None:
+            raise MpcError("mpc.model-mismatch", f"the {self._owner} has more arrays than the program takes")
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A linear layer."""
+
+    weight: Weight
+    bias: Secret
+
+    def __call__(self, x: Secret) -> Secret:
+        """Apply it to the last axis."""
+        return x.engine.linear(x, self.weight, self.bias)
+
+
+def one_hot(columns: Columns, width: int) -> Iterator[NDArray[np.int64]]:
+    """Yield blocks of rows [.., width] that have ones at the given columns [rows, ones], and zeros elsewhere."""
+    for block in _blocks(len(columns), width):
+        rows = np.zeros((block.stop - block.start, width), np.int64)
+        np.put_along_axis(rows, columns[block], 1, axis=1)
+        yield rows
+
+
+def embed(client: Arrays, table: Weight, rows: int) -> Secret:
+    """Return the rows of a table [width, hidden] that a client names by `one_hot`: the sum of those with a one."""
+    width, _ = table.shape
+    blocks = (client.secret(block.stop - block.start, width, fraction=0) for block in _blocks(rows, width))
+    return concatenate([client.engine.linear(block, table) for block in blocks], 0)
+
+
+def _blocks(rows: int, width: int) -> Iterator[slice]:
+    size = max(BLOCK_WORDS // width, 1)
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+class Tensors:
+    """A folder's tensors by name, each read when it is asked for.
+
+    Raises:
+        ParseError: A file is not strict safetensors.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with path.open("rb") as file:
+                view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            self._tensors.update((tensor.name, tensor) for tensor in parse_shard(path.name, view).tensors)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def __call__(self, name: str) -> Real:
+        """Return a tensor's numbers.
+
+        Raises:
+            MpcError: `mpc.model-mismatch`: there is no such tensor, or it is not of floating-point numbers.
+        """
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise MpcError("mpc.model-mismatch", f"the model's folder has no tensor {name}")
+        return _floats(tensor)
+
+
+def _floats(tensor: Tensor) -> Real:
+    if tensor.dtype == "BF16":  # the upper half of a float32
+        halves = np.frombuffer(tensor.data, "<u2").astype(np.uint32) << np.uint32(16)
+        return halves.view(np.float32).astype(np.float64).reshape(tensor.shape)
+    kinds = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+    if tensor.dtype not in kinds:
+        raise MpcError("mpc.model-mismatch", f"tensor {tensor.name} is of type {tensor.dtype}, not of floating point")
+    return np.frombuffer(tensor.data, kinds[tensor.dtype]).astype(np.float64).reshape(tensor.shape)

@@ -1,0 +1,153 @@
+"""Llama and Qwen2: rotary positions, grouped queries, gated inner layers (`docs/spec/mpc.md`, "Models").
+
+Rotary positions are relative: prompts that are padded on the left may have public positions.
+
+Invariants:
+
+- The scale of a norm is in the weights of the layer that reads it.
+- The product that makes queries and keys is turned before it is cut back: positions cost no round of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mitai.mpc.engine import Secret, Weight, concatenate
+from mitai.mpc.models.arrays import Arrays, Tensors
+from mitai.mpc.models.attention import Attention, query_scale, split_heads
+from mitai.mpc.models.config import LlamaConfig, Rope
+from mitai.mpc.models.decoder import Decoder, Places
+from mitai.mpc.nonlinear import activation, read, rms_norm
+from mitai.mpc.ring import FRACTION_BITS, Real, encode
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder's layer; the bias is Qwen2's."""
+
+    attention: Weight
+    bias: Secret | None
+    mixed: Weight
+    gated: Weight
+    outer: Weight
+
+
+@dataclass(frozen=True)
+class LlamaWeights:
+    """The model as one party has it."""
+
+    table: Weight
+    layers: tuple[Layer, ...]
+    head: Weight
+
+
+class Llama(Decoder[LlamaWeights]):
+    """Llama or Qwen2 of one public configuration."""
+
+    positions = 0
+
+    def __init__(self, config: LlamaConfig) -> None:
+        self.config = config
+        self.vocabulary = config.vocab_size
+        self._columns = (config.num_attention_heads + 2 * config.groups) * config.head_size
+        self._scale, shift = query_scale(config.head_size)
+        self._attention = Attention(
+            config.num_attention_heads, config.groups, shift, config.mpc_reach, config.mpc_approx == "mpcformer"
+        )
+
+    def arrays(self, tensors: Tensors) -> Iterator[Real]:
+        """See `Decoder.arrays`."""
+        config = self.config
+        table = tensors("model.embed_tokens.weight")
+        yield table
+        for i in range(config.num_hidden_layers):
+            layer = f"model.layers.{i}"
+            norm = tensors(f"{layer}.input_layernorm.weight")[:, None]
+            names = [f"{layer}.self_attn.{part}_proj" for part in "qkv"]
+            scales = (self._scale, 1.0, 1.0)
+            yield norm * np.concatenate(
+                [scale * tensors(f"{n}.weight").T for n, scale in zip(names, scales, strict=True)], 1
+            )
+            if config.model_type == "qwen2":
+                yield np.concatenate([scale * tensors(f"{n}.bias") for n, scale in zip(names, scales, strict=True)])
+            yield tensors(f"{layer}.self_attn.o_proj.weight").T
+            norm = tensors(f"{layer}.post_attention_layernorm.weight")[:, None]
+            yield norm * np.concatenate([tensors(f"{layer}.mlp.{part}_proj.weight").T for part in ("gate", "up")], 1)
+            yield tensors(f"{layer}.mlp.down_proj.weight").T
+        head = table if config.tie_word_embeddings else tensors("lm_head.weight")
+        yield tensors("model.norm.weight")[:, None] * head.T
+
+    def load(self, arrays: Arrays) -> LlamaWeights:
+        """See `Decoder.load`."""
+        config = self.config
+        width, inner = config.hidden_size, config.intermediate_size
+        weights = LlamaWeights(
+            arrays.weight(self.vocabulary, width),
+            tuple(
+                Layer(
+                    arrays.weight(width, self._columns),
+                    arrays.secret(self._columns) if config.model_type == "qwen2" else None,
+                    arrays.weight(config.num_attention_heads * config.head_size, width),
+                    arrays.weight(width, 2 * inner),
+                    arrays.weight(inner, width),
+                )
+                for _ in range(config.num_hidden_layers)
+            ),
+            arrays.weight(width, self.vocabulary),
+        )
+        arrays.end()
+        return weights
+
+    def table(self, weights: LlamaWeights) -> Weight:
+        """See `Decoder.table`."""
+        return weights.table
+
+    def _logits(self, weights: LlamaWeights, x: Secret, places: Places) -> Secret:
+        config, engine = self.config, x.engine
+        turns = turns_of(config.rope, config.head_size, places.at, x.shape[1])
+        for layer in weights.layers:
+            queries, new = self._turned(layer, rms_norm(x, config.rms_norm_eps), turns)
+            x = x + engine.linear(places.attend(self._attention, queries, new), layer.mixed)
+            parts = engine.linear(rms_norm(x, config.rms_norm_eps), layer.gated)
+            gate = activation(parts[..., : config.intermediate_size], config.hidden_act, config.mpc_approx)
+            x = x + engine.linear(engine.multiply(gate, parts[..., config.intermediate_size :]), layer.outer)
+        return engine.linear(rms_norm(x[:, -1], config.rms_norm_eps), weights.head)
+
+    def _turned(self, layer: Layer, x: Secret, turns: tuple[Real, Real]) -> tuple[Secret, Secret]:
+        """Return queries [batch, heads, n, size], and keys and values [batch, 2 · groups, n, size]."""
+        config, engine = self.config, x.engine
+        product = read(engine.linear(read(x, 0), layer.attention), x.fraction + FRACTION_BITS)
+        if layer.bias is not None:
+            product = product + read(layer.bias.times(1 << x.fraction), product.fraction)
+        heads = split_heads(product, config.num_attention_heads + 2 * config.groups)
+        turning = config.num_attention_heads + config.groups
+        fraction = product.fraction + FRACTION_BITS
+        turned = read(rotate(heads[:, :turning], *turns), fraction)
+        kept = read(heads[:, turning:].times(1 << FRACTION_BITS), fraction)
+        cut = engine.truncate(concatenate((turned, kept), 1))
+        return cut[:, : config.num_attention_heads], cut[:, config.num_attention_heads :]
+
+
+def turns_of(rope: Rope, size: int, at: int, n: int) -> tuple[Real, Real]:
+    """Return cosines and sines [n, size] of the places from `at` on (Su et al., "RoFormer", section 3.4)."""
+    if rope.rope_theta is None:
+        raise ValueError("no base of the rotary positions")
+    rates = rope.rope_theta ** (-np.arange(0, size, 2) / size)
+    if rope.rope_type == "llama3":  # slow turns are slowed down further, for contexts longer than those of training
+        cycles = rope.original_max_position_embeddings * rates / (2 * math.pi)
+        share = (cycles - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+        share = np.clip(share, 0, 1)
+        rates = rates * (share + (1 - share) / rope.factor)
+    angles = np.arange(at, at + n)[:, None] * np.concatenate([rates, rates])
+    return np.cos(angles), np.sin(angles)
+
+
+def rotate(x: Secret, cosines: Real, sines: Real) -> Secret:
+    """Turn pairs of the last axis, (i, i + half), by public angles; `FRACTION_BITS` more of fraction, not counted."""
+    half = x.shape[-1] // 2
+    across = concatenate((-x[..., half:], x[..., :half]), -1)
+    return x.times(encode(cosines, FRACTION_BITS)) + across.times(encode(sines, FRACTION_BITS))
