@@ -29,6 +29,7 @@ class Spline:
         coefficients: [segments, degree + 1], lowest first, in t = x - (low + i · step), 0 <= t < step.
         below: (a, b) of the line a + b · x left of the segments.
         above: The same for the right.
+        source: The function that the polynomials were fitted to; a protocol may come nearer to it than they do.
     """
 
     low: float
@@ -36,6 +37,7 @@ class Spline:
     coefficients: Real
     below: tuple[float, float]
     above: tuple[float, float]
+    source: Callable[[Real], Real] | None = None
 
     def __post_init__(self) -> None:
         if not math.log2(self.step).is_integer() or not (self.low / self.step).is_integer():
@@ -76,14 +78,21 @@ class Spline:
         powers = np.vander(nodes, degree + 1, increasing=True)
         starts = low + step * np.arange(segments)
         values = function(starts[:, None] + nodes[None, :])
-        return cls(low, step, np.asarray(np.linalg.solve(powers, values.T).T, np.float64), below, above)
+        coefficients = np.asarray(np.linalg.solve(powers, values.T).T, np.float64)
+        return cls(low, step, coefficients, below, above, function)
 
-    def __call__(self, x: Real) -> Real:
-        """Return the function's values, computed in the clear."""
-        index = np.clip(np.floor((x - self.low) / self.step), 0, self.segments - 1).astype(np.int64)
+    def polynomials(self, x: Real, first: int = 0, end: int | None = None) -> Real:
+        """Return the polynomials' values; beyond segments [first, end) the nearest one goes on."""
+        last = (self.segments if end is None else end) - 1
+        index = np.clip(np.floor((x - self.low) / self.step), first, last).astype(np.int64)
         t = x - (self.low + index * self.step)
         inner = np.zeros_like(t)
         for power in range(self.degree, -1, -1):
             inner = inner * t + self.coefficients[index, power]
+        return inner
+
+    def __call__(self, x: Real) -> Real:
+        """Return the function's values, computed in the clear."""
+        inner = self.polynomials(x)
         (a, b), (c, d) = self.below, self.above
         return np.where(x < self.low, a + b * x, np.where(x >= self.high, c + d * x, inner))

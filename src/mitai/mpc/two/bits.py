@@ -15,12 +15,12 @@ Example:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mitai.mpc.ring import Ring
+from mitai.mpc.kernels import Word
 from mitai.mpc.two.blank import blank
 from mitai.mpc.two.core import Two
 
@@ -65,40 +65,39 @@ def add_products(engine: Two, planes: Planes, sums: Sequence[Sequence[Term]]) ->
     if engine.offline:
         return blank((len(sums), planes.shape[1]), np.uint8)
     (opened,) = engine.open_xor(planes ^ masks[0])
-    shares = {(j,): mask for j, mask in enumerate(masks[0])} | dict(zip(wanted, given, strict=True))
+    shares: dict[Term, Planes] = {(j,): mask for j, mask in enumerate(masks[0])}
+    shares |= dict(zip(wanted, given, strict=True))
+    if engine.role == 0:
+        shares[()] = np.full(planes.shape[1], 0xFF, np.uint8)
     result = np.zeros((len(sums), planes.shape[1]), np.uint8)
-    for total, terms in zip(result, sums, strict=True):
-        for term in terms:
-            for part, factor in _multiplied_out(term, opened).items():
-                if part:
-                    total ^= factor & shares[part]
-                elif engine.role == 0:
-                    total ^= factor
+    for number, terms in enumerate(sums):
+        for part, factor in itertools.chain.from_iterable(_multiplied_out(term, opened) for term in terms):
+            if part in shares:
+                result[number] ^= factor & shares[part]
     return result
 
 
-def _multiplied_out(term: Term, opened: Planes) -> dict[Term, Planes]:
-    """Return the public coefficients of a product of masked bits, by the masks that they belong to."""
+def _multiplied_out(term: Term, opened: Planes) -> Iterable[tuple[Term, Planes]]:
+    """Return the public coefficients of a product of masked bits, with the masks that they belong to."""
     factors: dict[Term, Planes] = {(): np.full(opened.shape[1], 0xFF, np.uint8)}
     for j in term:
         factors = {part: factor & opened[j] for part, factor in factors.items()} | {
             (*part, j): factor for part, factor in factors.items()
         }
-    return factors
+    return factors.items()
 
 
-def to_ring(engine: Two, planes: Planes, n: int, dtype: type[np.uint8] | type[np.uint64] = np.uint64) -> Ring:
+def to_ring(engine: Two, planes: Planes, n: int, dtype: type[Word]) -> NDArray[Word]:
     """Return additive shares, modulo the type's size, of the bits [..., n]; one round, a bit each."""
     masks = engine.pads.random(planes.shape, np.uint8)
     given = engine.pads.given((*planes.shape[:-1], n), dtype, lambda: unpack(masks[0] ^ masks[1], n).astype(dtype))
     if engine.offline:
-        return blank((*planes.shape[:-1], n))
+        return blank((*planes.shape[:-1], n), dtype)
     (opened,) = engine.open_xor(planes ^ masks[0])
     return flip(unpack(opened, n).astype(dtype), given, first=engine.role == 0)
 
 
-def flip(public: Ring, share: Ring, *, first: bool) -> Ring:
+def flip(public: NDArray[Word], share: NDArray[Word], *, first: bool) -> NDArray[Word]:
     """Return a share of m XOR b from a public bit m and a share of the bit b, elements of a ring."""
-    minus = np.zeros((), public.dtype) - public
-    flipped = (share ^ minus) + public  # the share, or its negative where m is 1
+    flipped: NDArray[Word] = (share ^ np.negative(public)) + public  # the share, or its negative where m is 1
     return flipped + public if first else flipped

@@ -16,15 +16,14 @@ Example:
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mitai.mpc.engine import Secret
 from mitai.mpc.ring import WINDOW_BITS, Ring
 from mitai.mpc.two.bits import Planes, Term, add_products, pack, to_ring
 from mitai.mpc.two.blank import blank
 from mitai.mpc.two.core import Two
+from mitai.mpc.two.masked import Opened
 
-Words = NDArray[np.uint32]
 DIGIT_BITS = 6
 DIGIT = np.uint32((1 << DIGIT_BITS) - 1)
 LAST = np.uint64(63)
@@ -38,24 +37,6 @@ def chain(digits: int) -> list[Term]:
     Planes 0 to digits - 2 say that a digit is equal, the following ones that it is above, from the second one on.
     """
     return [(*range(d), digits - 2 + d) for d in range(1, digits)]
-
-
-class Opened:
-    """Numbers under a mask that both parties see, modulo 2^32; c = x + r.
-
-    One round, 4 bytes an element.
-    """
-
-    def __init__(self, engine: Two, x: Ring) -> None:
-        self.engine = engine
-        self.size = x.size
-        self.halves: tuple[Words, ...] = engine.pads.random((x.size,), np.uint32)
-        if not engine.offline:
-            (self.c,) = engine.open(x.reshape(-1).astype(np.uint32) + self.halves[0])
-
-    def mask(self) -> Words:
-        """Return the mask r, at the dealer."""
-        return self.halves[0] + self.halves[1]
 
 
 class Signs:
@@ -125,5 +106,5 @@ def less(engine: Two, x: Secret, y: Secret | float) -> Secret:
     difference = x - y
     opened = Opened(engine, difference.parts[0])
     signs = Signs(opened, sign_bit=WINDOW_BITS - 1, digits=(WINDOW_BITS - 1) // DIGIT_BITS)
-    bit = to_ring(engine, signs.below(0)[0], opened.size)
+    bit = to_ring(engine, signs.below(0)[0], opened.size, np.uint64)
     return Secret(engine, (bit.reshape(difference.shape),), 0)

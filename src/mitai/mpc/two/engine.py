@@ -28,7 +28,7 @@ from mitai.mpc.engine import Secret, Shape, Weight
 from mitai.mpc.link import Link
 from mitai.mpc.ring import Real, Ring, encode
 from mitai.mpc.spline import Spline
-from mitai.mpc.two import algebra
+from mitai.mpc.two import algebra, compare, splines, upper
 from mitai.mpc.two.batch import Outgoing, by_weight, mask_rows, pieces, result_rows
 from mitai.mpc.two.core import Feeds, Program, Two
 from mitai.mpc.two.pads import KEY_BYTES, DealerPads, MaskedWeight, Plan, Sink, Source
@@ -66,15 +66,15 @@ class Side(Two):
 
     def less(self, x: Secret, y: Secret | float) -> Secret:
         """See `Engine.less`."""
-        raise NotImplementedError
+        return compare.less(self, x, y)
 
     def spline(self, x: Secret, table: Spline) -> Secret:
         """See `Engine.spline`."""
-        raise NotImplementedError
+        return splines.spline(self, x, table)
 
     def upper(self, x: Secret) -> Secret:
         """See `Engine.upper`."""
-        raise NotImplementedError
+        return upper.upper(self, x)
 
 
 class Owner(Side):

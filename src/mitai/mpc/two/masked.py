@@ -1,0 +1,111 @@
+"""Numbers that were opened under a mask: made whole again as shares, and multiplied by bits.
+
+Follows `docs/spec/mpc.md`, "Masked numbers". Both parties know c = v + r mod 2^32 with v = x + 2^30, which lies in
+[0, 2^31) for any x in the window; so the sum ran over 2^32 just where r's top bit is set and c's is not, and
+
+    x = c - 2^30 - r + 2^32 · (1 - c's top bit) · (r's top bit),
+
+which is linear in what the dealer can share: r and its top bit; and, for x times a bit, the bit's mask times these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mitai.mpc.ring import WINDOW_BITS, Ring
+from mitai.mpc.two.bits import Planes, flip, unpack
+from mitai.mpc.two.core import Two
+
+Words = NDArray[np.uint32]
+HALF_WINDOW = 1 << (WINDOW_BITS - 1)
+TOP = np.uint32(31)
+HIGH = np.uint64(32)
+
+
+class Opened:
+    """Numbers x as both parties see them: c = x + r modulo 2^32, one round and 4 bytes an element."""
+
+    def __init__(self, engine: Two, x: Ring) -> None:
+        self.engine = engine
+        self.size = x.size
+        self.halves: tuple[Words, ...] = engine.pads.random((x.size,), np.uint32)
+        if not engine.offline:
+            (self.c,) = engine.open(x.reshape(-1).astype(np.uint32) + self.halves[0])
+
+    def mask(self) -> Words:
+        """Return the mask r, at the dealer."""
+        return self.halves[0] + self.halves[1]
+
+
+class Lift:
+    """What makes shares modulo 2^32 of numbers in the window into shares modulo 2^64."""
+
+    def __init__(self, engine: Two, n: int) -> None:
+        self._first = engine.role == 0
+        self.halves: tuple[Words, ...] = engine.pads.random((n,), np.uint32)
+
+        def wraps() -> NDArray[np.bool_]:
+            r = self.mask()
+            return np.stack([r < self.halves[0], r >> TOP != 0])
+
+        self._given = engine.pads.given((2, n), np.uint32, wraps)
+
+    def mask(self) -> Words:
+        """Return the mask r, at the dealer."""
+        return self.halves[0] + self.halves[1]
+
+    def hide(self, share: Words) -> Words:
+        """Return the share of x + r, to be opened."""
+        return share + self.halves[0]
+
+    def whole(self, c: Words) -> Ring:
+        """Return the share of x modulo 2^64 from the opened x + r."""
+        carry, top = self._given
+        v = c + np.uint32(HALF_WINDOW)
+        share: Ring = ((v >> TOP ^ np.uint32(1)) * top + carry).astype(np.uint64) << HIGH
+        share -= self.halves[0]
+        if self._first:
+            share += v
+            share -= np.uint64(HALF_WINDOW)
+        return share
+
+
+class Times:
+    """What multiplies an opened number by a shared bit, once the bit is opened under its mask.
+
+    Args:
+        engine: This side.
+        n: How many.
+        bit: Makes the bits' masks, at the dealer.
+        mask: Makes the numbers' masks, at the dealer; None where only the bit itself is needed.
+    """
+
+    def __init__(self, engine: Two, n: int, bit: Callable[[], Planes], mask: Callable[[], Words] | None) -> None:
+        def products() -> Ring:
+            bits = unpack(bit(), n).astype(np.uint64)
+            return np.stack([bits] if mask is None else [bits, bits * mask()])
+
+        self._given = engine.pads.given((1 if mask is None else 2, n), np.uint64, products)
+        if mask is not None:
+            self._tops = engine.pads.given((n,), np.uint32, lambda: (mask() >> TOP) * unpack(bit(), n))
+
+    def bit(self) -> Ring:
+        """Return a share of the bit's mask."""
+        return self._given[0]
+
+    def product(self, c: Words) -> Ring:
+        """Return a share of the number times the bit's mask."""
+        v = c + np.uint32(HALF_WINDOW)
+        share: Ring = ((v >> TOP ^ np.uint32(1)) * self._tops).astype(np.uint64) << HIGH
+        share += (v.astype(np.uint64) - np.uint64(HALF_WINDOW)) * self._given[0]
+        share -= self._given[1]
+        return share
+
+
+def select(public: Ring, whole: Ring, masked: Ring) -> Ring:
+    """Return a share of (m XOR b) · x from a public bit m, and shares of x and of b · x."""
+    chosen: Ring = flip(public, masked, first=False) + (whole & np.negative(public))
+    return chosen

@@ -1,0 +1,192 @@
+"""Piecewise functions of masked numbers (`docs/spec/mpc.md`, "Splines"): three rounds, about 9 bytes an element.
+
+1. Open the number under a mask: each party now has its share of each piece's value ("Waves").
+2. Compare with the borders between the pieces, for all borders at once ("Comparison").
+3. Open each piece's bit and value under masks: the products of bits and values, cut back to a number's fraction, are
+   local from here, and their sum is the result.
+
+A table is taken as three pieces, the line below, one wave, and the line above, where a wave fits all its polynomials;
+the borders are then up to an eighth wide, where either side's formula may be used. A table that is less smooth is cut
+in halves until waves fit, and its borders are exact to 2^-15.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mitai.mpc.engine import Secret
+from mitai.mpc.ring import FRACTION_BITS, Real, Ring
+from mitai.mpc.spline import Spline
+from mitai.mpc.two import waves
+from mitai.mpc.two.bits import Planes, unpack
+from mitai.mpc.two.compare import DIGIT_BITS, Signs
+from mitai.mpc.two.core import Two
+from mitai.mpc.two.masked import Lift, Opened, Times, Words, select
+from mitai.mpc.two.waves import Wave
+
+SIGN_BIT = 31
+COARSE, EXACT = 3, 5  # digits of a comparison
+CUT = waves.FRACTION - FRACTION_BITS
+UNIT = 2.0**-FRACTION_BITS
+
+
+@dataclass(frozen=True)
+class Line:
+    """constant + slope · x, in units of a number's last place."""
+
+    constant: int
+    slope: int
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """A function by pieces.
+
+    Attributes:
+        borders: Where one piece ends and the next begins, ascending, in units of a number's last place.
+        pieces: One more than borders.
+        digits: Of the comparisons with borders.
+    """
+
+    borders: tuple[int, ...]
+    pieces: tuple[Wave | Line, ...]
+    digits: int
+
+
+@functools.lru_cache(maxsize=64)
+def pieces_of(table: Spline) -> Pieces:
+    """Return how a table is computed; the same at all sides."""
+    below, above = _line(table.below), _line(table.above)
+    width = blur(COARSE)
+    wave = waves.fit(table.source or table.polynomials, table.low - width, table.high + width)
+    if wave is not None:
+        return Pieces((_units(table.low), _units(table.high + width)), (below, wave, above), COARSE)
+    parts = _parts(table, 0, table.segments)
+    borders = [table.low, *(table.low + end * table.step for end, _ in parts)]
+    return Pieces(tuple(map(_units, borders)), (below, *(wave for _, wave in parts), above), EXACT)
+
+
+def blur(digits: int) -> float:
+    """Return how far below a border a number may count as not below."""
+    return 2.0 ** (SIGN_BIT - DIGIT_BITS * digits) * UNIT
+
+
+def _parts(table: Spline, first: int, end: int) -> list[tuple[int, Wave]]:
+    """Return segments [first, end) in parts that waves fit, each with its end."""
+    wave = _wave(table, first, end, blur(EXACT))
+    if wave is not None:
+        return [(end, wave)]
+    if end - first == 1:
+        raise ValueError("a segment of this table can't be computed: its polynomial rises and falls too much")
+    middle = (first + end) // 2
+    return _parts(table, first, middle) + _parts(table, middle, end)
+
+
+def _wave(table: Spline, first: int, end: int, margin: float) -> Wave | None:
+    start = table.low + first * table.step
+
+    def values(x: Real) -> Real:
+        return table.polynomials(x, first, end)
+
+    return waves.fit(values, start - margin, table.low + end * table.step + margin)
+
+
+def _line(line: tuple[float, float]) -> Line:
+    constant, slope = line
+    if slope != round(slope):
+        raise ValueError(f"a tail with the slope {slope}: only whole slopes are cheap enough")
+    return Line(_units(constant), round(slope))
+
+
+def _units(x: float) -> int:
+    return round(x / UNIT)
+
+
+class _LineTerm:
+    """A line times its bit."""
+
+    def __init__(self, engine: Two, line: Line, opened: Opened, x: Ring, mask: Callable[[], Planes]) -> None:
+        self._line, self._opened, self._x, self._first = line, opened, x, engine.role == 0
+        self._times = Times(engine, opened.size, mask, opened.mask if line.slope else None)
+
+    def value(self, bit: Ring) -> Ring:
+        """Return a share of the line times the bit, which is opened under its mask."""
+        constant, slope = (np.uint64(number % (1 << 64)) for number in (self._line.constant, self._line.slope))
+        whole = np.full_like(bit, constant if self._first else 0)
+        masked = constant * self._times.bit()
+        if slope:
+            whole += slope * self._x.reshape(-1)
+            masked += slope * self._times.product(self._opened.c)
+        return select(bit, whole, masked)
+
+
+class _WaveTerm:
+    """A wave's value, cut back to a number's fraction, times its bit."""
+
+    def __init__(self, engine: Two, wave: Wave, opened: Opened, dealt: Ring, mask: Callable[[], Planes]) -> None:
+        self._wave, self._opened, self._dealt, self._first = wave, opened, dealt, engine.role == 0
+        self._lift = Lift(engine, opened.size)
+        self._times = Times(engine, opened.size, mask, self._lift.mask)
+
+    def hidden(self) -> Words:
+        """Return the share of the value under its mask."""
+        share = self._wave.combine(self._opened.c, self._dealt, first=self._first)
+        share >>= np.uint64(CUT)
+        return self._lift.hide(share.astype(np.uint32))
+
+    def value(self, bit: Ring, c: Words) -> Ring:
+        """Return a share of the value times the bit; both are opened under their masks."""
+        return select(bit, self._lift.whole(c), self._times.product(c))
+
+
+def spline(engine: Two, x: Secret, table: Spline) -> Secret:
+    """Return a table's function of each element; x may be anything in the window (module)."""
+    plan = pieces_of(table)
+    opened = Opened(engine, x.parts[0])
+    signs = Signs(opened, sign_bit=SIGN_BIT, digits=plan.digits)
+    used = [(k, piece) for k, piece in enumerate(plan.pieces) if piece != Line(0, 0)]
+    dealt = [_deal(engine, piece, opened) for _, piece in used if isinstance(piece, Wave)]
+    below = signs.below(*plan.borders)
+    masks = engine.pads.random((len(used), below.shape[1]), np.uint8)
+    lines: list[tuple[int, _LineTerm]] = []
+    curves: list[tuple[int, _WaveTerm]] = []
+    for j, (_, piece) in enumerate(used):
+        mask = functools.partial(_joined, masks, j)
+        if isinstance(piece, Wave):
+            curves.append((j, _WaveTerm(engine, piece, opened, dealt[len(curves)], mask)))
+        else:
+            lines.append((j, _LineTerm(engine, piece, opened, x.parts[0], mask)))
+    if engine.offline:
+        return engine.blank(x.shape, engine.fraction)
+    inside = _inside(below, first=engine.role == 0)[[k for k, _ in used]]
+    hidden = [inside ^ masks[0], *(curve.hidden() for _, curve in curves)]
+    bits, *values = engine.exchange(*hidden)
+    shown = unpack(hidden[0] ^ bits, opened.size).astype(np.uint64)
+    total = np.zeros(opened.size, np.uint64)
+    for j, line in lines:
+        total += line.value(shown[j])
+    for (j, curve), mine, its in zip(curves, hidden[1:], values, strict=True):
+        total += curve.value(shown[j], mine + its)
+    return engine.secret(total.reshape(x.shape), engine.fraction)
+
+
+def _deal(engine: Two, wave: Wave, opened: Opened) -> Ring:
+    shape = 2 * wave.count, opened.size
+    return engine.pads.given(shape, np.uint64, lambda: wave.dealt(opened.mask()))
+
+
+def _joined(masks: tuple[Planes, ...], row: int) -> Planes:
+    joined: Planes = masks[0][row] ^ masks[1][row]
+    return joined
+
+
+def _inside(below: Planes, *, first: bool) -> Planes:
+    """Return planes of which piece an element is in, from whether it is below each border."""
+    none, every = np.zeros_like(below[:1]), np.full_like(below[:1], 0xFF if first else 0)
+    edges = np.concatenate([none, below, every])
+    inside: Planes = edges[1:] ^ edges[:-1]
+    return inside
