@@ -27,6 +27,7 @@ from mitai.cli import (
     ledger,
     lineage,
     measure,
+    mpc,
     owner,
     platform,
     policy,
@@ -56,8 +57,9 @@ Files are kept in `$MITAI_HOME`, by default `~/.mitai`.""",
     help_epilogue="""Exit status: 0 done, 1 refused or failed, 2 the command line is wrong, 130 interrupted.
 With `MITAI_DEBUG=1` a failure shows its traceback too.""",
 )
-_START, _TALK, _OWN, _PROVE = (
-    Group.create_ordered(name) for name in ("Start", "Verify and talk", "Own a model", "Prove")
+_START, _TALK, _OWN, _PROVE, _TOGETHER = (
+    Group.create_ordered(name)
+    for name in ("Start", "Verify and talk", "Own a model", "Prove", "Compute without trust in a machine")
 )
 for group, commands in {
     _START: (demo.demo, demo_train.demo_train, platform.up, platform.down, platform.status, platform.doctor),
@@ -85,6 +87,8 @@ app.command(collateral.app)
 app.command(attest.app)
 app.command(residency.app)
 app.command(web.app)
+mpc.app.group = (_TOGETHER,)
+app.command(mpc.app)
 
 _NEXT = {  # where an error has no hint of its own
     "attest.ledger-mismatch": "either the platform began anew, or this is another one: take its policy anew",
@@ -146,6 +150,8 @@ def explained(error: Exception) -> MitaiError:
             )
         case UnicodeError():
             return MitaiError("cli.io", f"a file or an argument is not UTF-8 text ({kind})", hint="convert it to UTF-8")
+        case ModuleNotFoundError():
+            return MitaiError("cli.not-installed", f"{error.name} is not installed", hint="pip install 'mitai[train]'")
         case OverflowError():
             return MitaiError("cli.number", "a number is too large", hint="give a smaller one")
         case _:  # its words may hold anything
