@@ -7,6 +7,7 @@
 #include "lookup.hpp"
 #include "matmul.hpp"
 #include "planes.hpp"
+#include "waves.hpp"
 
 namespace mitai {
 namespace {

@@ -1,9 +1,9 @@
 // The kernels that there are, and the choice among their implementations.
 //
 // Each `path_*.cpp` is compiled for one kind of CPU and gives one `Kernels`; the kernels themselves are templates in
-// `matmul.hpp`, `lookup.hpp`, `planes.hpp` and `bits.hpp`, each of which states what bounds its speed. Nothing outside
-// of a path's file may be compiled for more than the plainest CPU: so those headers use no inline function of the
-// standard library, which a linker could share between files.
+// `matmul.hpp`, `lookup.hpp`, `planes.hpp`, `bits.hpp` and `waves.hpp`, each of which states what bounds its speed.
+// Nothing outside of a path's file may be compiled for more than the plainest CPU: so those headers use no inline
+// function of the standard library, which a linker could share between files.
 //
 // Secrets (factors, one-hot vectors, shares) choose no branch and no address in any of them.
 #pragma once
@@ -51,6 +51,9 @@ struct Kernels {
     void (*bits_to_ring)(const uint64_t* open, const uint64_t* shares, size_t n, size_t w, bool constant,
                          uint64_t* out);
     void (*bit_shares)(const uint64_t* r, const uint64_t* other, size_t n, size_t w, uint64_t* out);
+    void (*add_waves)(const uint32_t* turns, const double* circle, size_t bits, double scale, const uint64_t* factors,
+                      size_t count, size_t n, uint64_t* total);
+    void (*turn_waves)(const uint32_t* turns, const double* a, const double* b, size_t count, size_t n, uint64_t* out);
 };
 
 extern const Kernels generic;

@@ -155,4 +155,17 @@ NB_MODULE(kernels, m) {
         const nb::gil_scoped_release unlocked;
         path_named(path).bit_shares(r.data(), other.data(), out.shape(0), out.shape(1), out.data());
     });
+    m.def("add_waves", [](const std::string& path, Dense<uint32_t> turns, Dense<double> circle, double scale,
+                          Dense<uint64_t> factors, Out<uint64_t> total) {
+        const nb::gil_scoped_release unlocked;
+        size_t bits = 0;
+        while (size_t(4) << bits < circle.size()) bits++;
+        path_named(path).add_waves(turns.data(), circle.data(), bits, scale, factors.data(), factors.shape(0) / 2,
+                                   total.size(), total.data());
+    });
+    m.def("turn_waves",
+          [](const std::string& path, Dense<uint32_t> turns, Dense<double> a, Dense<double> b, Out<uint64_t> out) {
+              const nb::gil_scoped_release unlocked;
+              path_named(path).turn_waves(turns.data(), a.data(), b.data(), a.size(), turns.size(), out.data());
+          });
 }

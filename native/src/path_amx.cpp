@@ -77,6 +77,8 @@ constexpr Kernels with(const char* name) {
         one_hot,
         bits_to_ring,
         bit_shares,
+        add_waves,
+        turn_waves,
     };
 }
 

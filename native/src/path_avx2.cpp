@@ -5,6 +5,7 @@
 #include "lookup.hpp"
 #include "matmul.hpp"
 #include "planes.hpp"
+#include "waves.hpp"
 
 namespace mitai {
 namespace {
@@ -70,4 +71,6 @@ const mitai::Kernels mitai::avx2 = {
     one_hot,
     bits_to_ring,
     bit_shares,
+    add_waves,
+    turn_waves,
 };

@@ -14,4 +14,6 @@ const mitai::Kernels mitai::avx512 = {
     one_hot,
     bits_to_ring,
     bit_shares,
+    add_waves,
+    turn_waves,
 };

@@ -3,6 +3,7 @@
 #include "lookup.hpp"
 #include "matmul.hpp"
 #include "planes.hpp"
+#include "waves.hpp"
 
 namespace mitai {
 namespace {
@@ -37,4 +38,6 @@ const mitai::Kernels mitai::generic = {
     one_hot,
     bits_to_ring,
     bit_shares,
+    add_waves,
+    turn_waves,
 };

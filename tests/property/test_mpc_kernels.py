@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mitai.mpc import kernels
+from mitai.mpc import kernels, portable
 
 LARGEST = (1 << 64) - 1
 each_path = pytest.mark.parametrize("path", kernels.PATHS)
@@ -119,6 +119,32 @@ def test_bits(path, seed, n, bits):
     np.testing.assert_array_equal(mine + other, r[:, None] >> np.arange(bits, dtype=np.uint64) & np.uint64(1))
     parts = [kernels.bits_to_ring(x ^ r, share, constant=first) for share, first in ((mine, True), (other, False))]
     np.testing.assert_array_equal(parts[0] + parts[1], x & np.uint64((1 << bits) - 1))
+
+
+@each_path
+@few
+@given(seed=st.integers(0, 1 << 32), n=st.integers(0, 40) | st.sampled_from([512, 1300]), count=st.integers(0, 16))
+def test_waves(path, seed, n, count):
+    rng = np.random.default_rng(seed)
+    turns, factors = rng.integers(0, 1 << 32, n, np.uint32), words(rng, (2 * count, n))
+    circle = np.stack([turned(16.0 ** -(1 + level) * np.arange(16)) for level in range(2)])
+    total = words(rng, n)
+    expected = total.copy()
+    portable.add_waves(expected, turns, circle, 2.0**22, factors)
+    kernels.add_waves(total, turns, circle, 2.0**22, factors)
+    np.testing.assert_array_equal(total, expected)
+    a, b = rng.normal(scale=2.0**40, size=(2, count))
+    made = kernels.turn_waves(turns, a, b)
+    np.testing.assert_array_equal(made, portable.turn_waves(turns, a, b))
+    angles = np.multiply.outer(np.arange(1, count + 1), turns / 2.0**32 * 2 * np.pi)
+    np.testing.assert_allclose(
+        made[::2].view(np.int64), a[:, None] * np.cos(angles) - b[:, None] * np.sin(angles), atol=2.0**5
+    )
+
+
+def turned(turns):
+    """Cosines and sines of angles in turns."""
+    return np.stack([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)])
 
 
 @given(key=st.binary(min_size=16, max_size=16), stream=st.integers(0, LARGEST), offset=st.integers(0, LARGEST - 200))

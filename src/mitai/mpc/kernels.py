@@ -36,6 +36,8 @@ else:
     PATHS = (*native.paths(), "python")
 
 Ring = NDArray[np.uint64]
+Turns = NDArray[np.uint32]
+Real = NDArray[np.float64]
 Word = TypeVar("Word", bound=np.unsignedinteger)
 
 PATH = os.environ.get("MITAI_MPC_KERNELS") or PATHS[0]
@@ -249,6 +251,48 @@ def bit_shares(r: Ring, other: Ring) -> Ring:
     shares = np.empty(other.shape, np.uint64)
     native.bit_shares(PATH, r, other, shares)
     return shares
+
+
+def add_waves(total: Ring, turns: Turns, circle: Real, scale: float, factors: Ring) -> None:
+    """Add, for each k from 1 on, the waves of n turns t times factors: cos(k t) to row 2k - 2, sin(k t) to row 2k - 1.
+
+    Waves are rounded to multiples of 1 / scale, and are the same bits on every machine (`mitai.mpc.two.waves`).
+
+    Args:
+        total: n words, to which the sums are added.
+        turns: n public angles; a whole turn is 2^(2h).
+        circle: (2, 2, 2^h): cosines and sines of multiples of 2^h, then of 1; h at most 16.
+        scale: At most 2^50.
+        factors: (2 · count, n). Secret.
+    """
+    size = circle.shape[-1]
+    if circle.shape != (2, 2, size) or size & (size - 1) or not 0 < size <= 1 << 16 or not 0 < scale <= 2.0**50:
+        raise ValueError("a circle has cosines and sines, (2, 2, 2^h)")
+    if factors.ndim != 2 or len(factors) % 2 or not total.shape == turns.shape == factors.shape[1:]:
+        raise ValueError(f"sums {total.shape} of turns {turns.shape} with factors {factors.shape}")
+    if total.dtype != np.uint64 or not total.flags.carray:
+        raise ValueError("sums are added to adjacent words of uint64")
+    turns, circle = np.require(turns, np.uint32, ["C", "A"]), np.require(circle, np.float64, ["C", "A"])
+    if PATH == "python":
+        portable.add_waves(total, turns, circle, scale, _plain(factors))
+    elif total.size:
+        native.add_waves(PATH, turns, circle, scale, _plain(factors), total)
+
+
+def turn_waves(turns: Turns, a: Real, b: Real) -> Ring:
+    """Return all multiples of n angles t, turned and rounded: (2 · count, n) for count coefficients a and b.
+
+    Row 2k - 2 is a[k - 1] cos(k t) - b[k - 1] sin(k t), row 2k - 1 is a[k - 1] sin(k t) + b[k - 1] cos(k t); all of
+    magnitude below 2^50. A whole turn is 2^32; turns are secret.
+    """
+    if turns.ndim != 1 or a.ndim != 1 or a.shape != b.shape:
+        raise ValueError("turns in a row, and two coefficients for each multiple")
+    turns, a, b = np.require(turns, np.uint32, ["C", "A"]), *(np.require(x, np.float64, ["C", "A"]) for x in (a, b))
+    if PATH == "python":
+        return portable.turn_waves(turns, a, b)
+    made = np.empty((2 * a.size, turns.size), np.uint64)
+    native.turn_waves(PATH, turns, a, b, made)
+    return made
 
 
 def _plain(x: Ring) -> Ring:
