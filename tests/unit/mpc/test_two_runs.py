@@ -116,17 +116,18 @@ def test_wrong_tapes(role):
     refused("mpc.tape-damaged", replaced(lambda _, tape: tape[: HEADER.size + 7]))
     refused("mpc.tape-damaged", replaced(lambda _, tape: tape + b"\0"))
     refused("mpc.tape-damaged", replaced(lambda _, tape: b"Mitai" + tape[5:]))
+    for at in (81, 89):  # lengths
+        refused("mpc.tape-damaged", replaced(lambda _, tape, at=at: tape[:at] + b"\xff" * 8 + tape[at + 8 :]))
     refused("mpc.tape-mismatch", replaced(lambda _, tape: tape[:33] + bytes(32) + tape[65:]))
 
 
-def test_a_header_that_contradicts_itself():
+def test_headers():
     good = TapeHeader(1, bytes(16), bytes(32), bytes(16), 3, 16)
     assert TapeHeader.decode(good.encode()) == good
     assert bytes(16).hex() in repr(good)
     assert "key" not in repr(good)
-    for role, corrections in ((2, 16), (0, 16), (1, 17)):
-        bad = TapeHeader(role, bytes(16), bytes(32), bytes(16), 3, corrections)
-        refused("mpc.tape-damaged", lambda bad=bad: TapeHeader.decode(bad.encode()))
+    bad = TapeHeader(2, bytes(16), bytes(32), bytes(16), 3, 16)
+    refused("mpc.tape-damaged", lambda: TapeHeader.decode(bad.encode()))
 
 
 def test_a_dealer_of_another_program():

@@ -185,9 +185,7 @@ class Party(Side):
             MpcError: `mpc.tape-damaged`, `mpc.tape-used`, `mpc.tape-mismatch`; `mpc.input-missing`, `mpc.input-shape`;
                 the link's.
         """
-        header, pads = open_tape(tape)
-        if header.role != self.role or header.digest != plan.digest:
-            raise MpcError("mpc.tape-mismatch", "the tape is another party's or another program's")
+        header, pads = open_tape(tape, self.role, plan)
         if header.run in self._used:
             raise MpcError("mpc.tape-used", "the tape was used before")
         self._used.add(header.run)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mitai.errors import MpcError
-from mitai.mpc.two.pads import Source, TapePads
+from mitai.mpc.two.pads import Plan, Source, TapePads
 
 MAGIC = b"mitai-mpc-tape-1"
 HEADER = struct.Struct("<16sB16s32s16sQQ")
@@ -56,19 +56,23 @@ class TapeHeader:
         if len(data) != HEADER.size or not data.startswith(MAGIC):
             raise MpcError("mpc.tape-damaged", "this is no tape of a version that is known here")
         _, role, run, digest, key, products, corrections = HEADER.unpack(data)
-        if role not in {0, 1} or (role == 0 and corrections) or corrections % 8:
-            raise MpcError("mpc.tape-damaged", "the tape's header contradicts itself")
+        if role not in {0, 1}:
+            raise MpcError("mpc.tape-damaged", "the tape is no party's")
         return cls(role, run, digest, key, products, corrections)
 
 
-def open_tape(source: Source) -> tuple[TapeHeader, TapePads]:
-    """Read a tape's header and products; the rest is read as the run goes on.
+def open_tape(source: Source, role: int, plan: Plan) -> tuple[TapeHeader, TapePads]:
+    """Read the header and products of a party's tape for this plan; the rest is read as the run goes on.
 
     Raises:
-        MpcError: `mpc.tape-damaged`.
+        MpcError: `mpc.tape-damaged`; `mpc.tape-mismatch`: it is another party's, or another program's.
     """
     header = TapeHeader.decode(source.read(HEADER.size))
+    if header.role != role or header.digest != plan.digest:
+        raise MpcError("mpc.tape-mismatch", "the tape is another party's or another program's")
+    if (header.product_words, header.corrections) != (plan.product_words, plan.corrections if role else 0):
+        raise MpcError("mpc.tape-damaged", "the tape's lengths are not those of its plan")
     data = source.read(8 * header.product_words)
     if len(data) != 8 * header.product_words:
         raise MpcError("mpc.tape-damaged", "the tape ends before its products do")
-    return header, TapePads(header.role, header.key, np.frombuffer(data, np.uint64), source)
+    return header, TapePads(role, header.key, np.frombuffer(data, np.uint64), source)
