@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from mitai.cli.options import JsonFlag, platform_url, token_for
+from mitai.cli.options import JsonFlag, OperatorToken, platform_url, token_for
 from mitai.cli.output import Output, data
 from mitai.errors import ClientError, FleetError, MitaiError
 from mitai.fleet import platform as platforms
@@ -45,10 +45,7 @@ def deploy(
         bool, Parameter(negative="", help="Unload first what is served now: one replica serves one model.")
     ] = False,
     url: Annotated[str | None, Parameter(help="The gateway; by default that of the local platform.")] = None,
-    operator_token: Annotated[
-        str | None,
-        Parameter(help="The gateway's operator token; its operator finds it in `$MITAI_HOME/platform/platform.json`."),
-    ] = None,
+    operator_token: OperatorToken = None,
     json: JsonFlag = False,
 ) -> None:
     """Have the replicas serve a published capsule, and adapters of it.

@@ -21,6 +21,21 @@ Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
 Positive = Annotated[int, Parameter(validator=Number(gte=1, lt=1 << 31))]
 JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object instead of text.")]
 UrlArgument = Annotated[str | None, Parameter(help="The gateway's address; by default that of the local platform.")]
+# Secrets may come from the environment: a command line is everybody's to read who is on the machine.
+OperatorToken = Annotated[
+    str | None,
+    Parameter(
+        env_var="MITAI_OPERATOR_TOKEN",
+        help="The gateway's operator token; its operator finds it in `$MITAI_HOME/platform/platform.json`.",
+    ),
+]
+UploadToken = Annotated[
+    str | None,
+    Parameter(
+        env_var="MITAI_UPLOAD_TOKEN",
+        help="The gateway's upload token; its operator finds it in `$MITAI_HOME/platform/platform.json`.",
+    ),
+]
 PccsOption = Annotated[str | None, Parameter(help="A PCCS to ask instead of Intel, such as https://localhost:8081.")]
 PolicyOption = Annotated[
     Path | None, Parameter(help="Appraisal policy (TOML); by default `$MITAI_HOME/user/policy.toml`.")

@@ -22,7 +22,16 @@ from mitai.capsule import MANIFEST_NAME, Manifest, Sealed, open_manifest
 from mitai.capsule import seal as seal_folder
 from mitai.capsule.opening import check_data_key
 from mitai.cli.models import check_model
-from mitai.cli.options import JsonFlag, Natural, PolicyOption, Positive, platform_url, read_policy, token_for
+from mitai.cli.options import (
+    JsonFlag,
+    Natural,
+    PolicyOption,
+    Positive,
+    UploadToken,
+    platform_url,
+    read_policy,
+    token_for,
+)
 from mitai.cli.output import Output, data
 from mitai.client.objects import upload
 from mitai.client.owner import Owner
@@ -86,10 +95,7 @@ def publish(
         Decimal | None, Parameter(help="How much privacy loss (epsilon), likewise; in steps of 0.000001.")
     ] = None,
     cedar: Annotated[Path | None, Parameter(help="Your own Cedar policy, instead of the ready-made one.")] = None,
-    upload_token: Annotated[
-        str | None,
-        Parameter(help="The gateway's upload token; its operator finds it in `$MITAI_HOME/platform/platform.json`."),
-    ] = None,
+    upload_token: UploadToken = None,
     policy: PolicyOption = None,
     json: JsonFlag = False,
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import sys
 import time
@@ -24,6 +26,8 @@ from mitai.fleet.home import Home
 from mitai.fleet.processes import alive, stop
 from mitai.web.page import installed_page, page_link
 
+_DATABASE = "MITAI_DATABASE"
+
 
 def up(
     *,
@@ -33,7 +37,9 @@ def up(
     port: Annotated[Port, Parameter(help="The gateway's port; another free one when it is taken or 0.")] = 8700,
     replicas: Annotated[Positive, Parameter(help="How many processes serve the model.")] = 1,
     brokers: Annotated[Positive, Parameter(help="How many key brokers; several share a database.")] = 1,
-    database: Annotated[str, Parameter(help="The brokers' database (postgresql://…); SQLite by default.")] = "",
+    database: Annotated[
+        str, Parameter(env_var=_DATABASE, help="The brokers' database (postgresql://…); SQLite by default.")
+    ] = "",
     train: Annotated[bool, Parameter(negative="", help="Start a training worker too: `mitai train`.")] = False,
     capture: Annotated[bool, Parameter(negative="", help="Record what the gateway sees (ciphertext).")] = False,
     threads: Annotated[Natural, Parameter(help="The engine's threads; 0: as many as cores.")] = 0,
@@ -51,6 +57,7 @@ def up(
     """
     out, home = Output(json), Home.default()
     found = None if no_model else model_folder(model)
+    _refuse_shown_password(database)
     settings = platforms.Settings(
         port=port,
         replicas=replicas,
@@ -88,6 +95,15 @@ def up(
     finally:
         out.note("stopping …")
         platform.stop()
+
+
+def _refuse_shown_password(database: str) -> None:
+    if database != os.environ.get(_DATABASE) and re.search(r"://[^:/]*:[^@]*@|[?&]password=", database):
+        raise FleetError(
+            "fleet.password-shown",
+            "a password on the command line is everybody's to read who is on this machine",
+            hint=f"give the database in the variable {_DATABASE}, or its password in a file that PGPASSFILE names",
+        )
 
 
 def down(*, json: JsonFlag = False) -> None:

@@ -16,7 +16,7 @@ from mitai.capsule import seal as seal_files
 from mitai.capsule.manifest import PAYLOAD_TYPE
 from mitai.capsule.opening import check_data_key
 from mitai.capsule.stores import FolderStore
-from mitai.cli.options import JsonFlag, PolicyOption, platform_url, read_policy, token_for
+from mitai.cli.options import JsonFlag, PolicyOption, UploadToken, platform_url, read_policy, token_for
 from mitai.cli.output import Output, data
 from mitai.cli.owner import verified_broker
 from mitai.client.objects import upload
@@ -30,7 +30,7 @@ def rotate(
     folder: Annotated[Path, Parameter(help="Where to put it, sealed anew; a new folder.")],
     *,
     url: Annotated[str | None, Parameter(help="The gateway; by default that of the local platform.")] = None,
-    upload_token: Annotated[str | None, Parameter(help="The gateway's upload token.")] = None,
+    upload_token: UploadToken = None,
     policy: PolicyOption = None,
     json: JsonFlag = False,
 ) -> None:

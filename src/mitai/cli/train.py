@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from mitai.cli.options import JsonFlag, platform_url, token_for
+from mitai.cli.options import JsonFlag, OperatorToken, UploadToken, platform_url, token_for
 from mitai.cli.output import Output, data
 from mitai.errors import ClientError, MitaiError
 from mitai.fleet import training
@@ -35,10 +35,6 @@ belongs to the owners of all inputs.""",
 JobFile = Annotated[Path, Parameter(help="A job file (TOML).")]
 JobId = Annotated[str, Parameter(help="The job's id, as `mitai train submit` says it.")]
 UrlOption = Annotated[str | None, Parameter(help="The gateway; by default that of the local platform.")]
-TokenOption = Annotated[
-    str | None,
-    Parameter(help="The gateway's operator token; its operator finds it in `$MITAI_HOME/platform/platform.json`."),
-]
 
 
 @app.command
@@ -61,8 +57,8 @@ def submit(
     *,
     wait: Annotated[bool, Parameter(negative="", help="Return when the job has ended.")] = False,
     url: UrlOption = None,
-    operator_token: TokenOption = None,
-    upload_token: Annotated[str | None, Parameter(help="The gateway's upload token, to store the output.")] = None,
+    operator_token: OperatorToken = None,
+    upload_token: UploadToken = None,
     rank: Annotated[
         int | None, Parameter(help="For a job of several workers: this worker's rank; rank 0 leads, and listens.")
     ] = None,
@@ -94,7 +90,7 @@ def status(
     job: Annotated[str | None, Parameter(help="A job's id; by default all.")] = None,
     *,
     url: UrlOption = None,
-    operator_token: TokenOption = None,
+    operator_token: OperatorToken = None,
     json: JsonFlag = False,
 ) -> None:
     """Show the jobs of the training worker, or one."""
@@ -124,7 +120,7 @@ def logs(
     *,
     png: Annotated[Path | None, Parameter(help="Write the loss curve as a picture; needs matplotlib.")] = None,
     url: UrlOption = None,
-    operator_token: TokenOption = None,
+    operator_token: OperatorToken = None,
     json: JsonFlag = False,
 ) -> None:
     """Show a job's numbers: the loss curve, and the newest steps.
@@ -145,7 +141,7 @@ def logs(
 
 
 @app.command
-def cancel(job: JobId, *, url: UrlOption = None, operator_token: TokenOption = None, json: JsonFlag = False) -> None:
+def cancel(job: JobId, *, url: UrlOption = None, operator_token: OperatorToken = None, json: JsonFlag = False) -> None:
     """End a job at once; nothing of it stays in the worker's memory."""
     out, (gateway, token) = Output(json), _operator(Home.default(), url, operator_token)
     told = training.cancel(gateway, token, job)

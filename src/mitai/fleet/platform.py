@@ -58,7 +58,8 @@ class Settings:
     port: int = 8700
     replicas: int = 1
     brokers: int = 1  # more than one need a database that all reach
-    database: str = ""  # of the brokers, as SQLAlchemy spells it; a SQLite file in the home folder when empty
+    # of the brokers, as SQLAlchemy spells it; a SQLite file in the home folder when empty
+    database: str = field(default="", repr=False)
     capture: bool = False
     threads: int = 0  # of the engine; 0: as many as cores
     kem: str = "x25519"
