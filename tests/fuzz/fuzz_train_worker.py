@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import socket
 import sys
+import tempfile
+from pathlib import Path
 
 import msgspec
 
 from mitai.capsule import MemorySource
 from mitai.errors import TrainError
-from mitai.train import peers
+from mitai.train import history, peers
 from mitai.train.config import SubmitRequest, TrainConfig
 from mitai.train.data import read
 from mitai.train.job import Job
@@ -33,6 +35,10 @@ def one_input(data: bytes) -> None:
             work()
         except TrainError:
             continue
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        assert all(each.state in history.ENDED for each in history.read(Path(file.name), 5).values())
     try:
         msgspec.json.decode(data, type=SubmitRequest)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):

@@ -19,6 +19,8 @@ INPUTS = [
     b"[" * 5000,
     b'{"text":"a"}\n{"text":"b"}',
     b'{"messages":[{"role":"user","content":"x"}],"n":1e400}',
+    b'[{"id":"0123456789abcdef","name":"a","method":"sft","job_sha256":"","state":"running","step":"","capsule":"",'
+    b'"kind":"","error":null,"newest":null,"seconds":1}]',
     b'port = 1\nscratch = "x"\nbroker_policy = "p"\nplugins = ["x"]',
     b'{"job":"","broker":"file:///","objects":"cache::x","output":{"gateway":"x","token":"y"}}',
     *map(

@@ -44,8 +44,10 @@ from mitai.errors import MitaiError, TrainError
 from mitai.identity import Identity
 from mitai.serve.deployment import object_store
 from mitai.serve.link import BrokerLink
+from mitai.train import history
 from mitai.train.checkpoints import KEY_LABEL, binding
 from mitai.train.config import SubmitRequest, TrainConfig
+from mitai.train.history import ENDED, Past
 from mitai.train.job import Job
 from mitai.train.meeting import Link, Meeting
 from mitai.train.methods import METHODS
@@ -138,6 +140,8 @@ class Jobs:
         self.policy_sha256 = hashlib.sha256(policy.to_toml().encode()).hexdigest()
         self._scratch = Path(config.scratch)
         self._runs: dict[str, Run] = {}
+        self._history = self._scratch / "jobs.json"
+        self._past = history.read(self._history, MAX_FINISHED)
         self._waiting: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="mitai-jobs", daemon=True)
@@ -158,38 +162,49 @@ class Jobs:
         with self._lock:
             if sum(each.state == "queued" for each in self._runs.values()) > self._config.queue:
                 raise TrainError("train.queue-full", f"{self._config.queue} jobs wait already", hint="try again later")
-            ended = [each.id for each in self._runs.values() if each.state not in {"queued", "running"}]
+            ended = [each.id for each in self._runs.values() if each.state in ENDED]
             for old in ended[:-MAX_FINISHED]:
                 del self._runs[old]
             self._runs[run.id] = run
+            self._keep()
         self._waiting.put(run)
         return run
 
-    def find(self, run: str) -> Run:
+    def find(self, run: str) -> Run | Past:
         """Return a job; raise `TrainError` when there is none of this id."""
-        found = self._runs.get(run)
+        found = self._runs.get(run) or self._past.get(run)
         if found is None:
             raise TrainError("train.job-unknown", "there is no such job here", hint="mitai train status")
         return found
 
-    def all(self) -> list[Run]:
-        """Return every job that is known, in the order of submission."""
-        return list(self._runs.values())
+    def all(self) -> list[Run | Past]:
+        """Return the newest jobs that are known, in the order of submission; the first may be of a worker before."""
+        runs = list(self._runs.values())
+        past = list(self._past.values())
+        return [*past[max(0, len(past) + len(runs) - MAX_FINISHED) :], *runs]
 
-    def cancel(self, run: Run) -> None:
+    def cancel(self, run: Run | Past) -> None:
         """End a job, or take it out of the queue."""
+        if isinstance(run, Past):
+            return
         run.cancelled.set()
         if run.state == "queued":
             run.state = "cancelled"
         run.stop()
+        with self._lock:
+            self._keep()
 
     def close(self) -> None:
         """End the running job and all that wait."""
-        for run in self.all():
+        for run in list(self._runs.values()):
             if run.state in {"queued", "running"}:
                 self.cancel(run)
         self._waiting.put(None)
         self._thread.join(30.0)
+
+    def _keep(self) -> None:
+        """Write down what the host is shown; whoever calls this has the lock."""
+        history.keep(self._history, [run.shown() for run in self.all()])
 
     def _work(self) -> None:
         while (run := self._waiting.get()) is not None:
@@ -198,6 +213,8 @@ class Jobs:
 
     def _one(self, run: Run) -> None:
         run.state, run.began = "running", time.monotonic()
+        with self._lock:
+            self._keep()
         try:
             with ExitStack() as stack:
                 self._do(run, stack)
@@ -216,6 +233,8 @@ class Jobs:
             log.info("job done", job=run.id, capsule=run.capsule)
         finally:
             run.seconds = time.monotonic() - run.began
+            with self._lock:
+                self._keep()
 
     def _do(self, run: Run, stack: ExitStack) -> None:
         """Release, train, register; what `stack` holds is let go of at the end.
