@@ -8,15 +8,15 @@ Example:
 
 from __future__ import annotations
 
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from mitai.mpc.link import Link, Traffic, pair
 from mitai.mpc.ring import Ring
 from mitai.mpc.three import Pair, Program, Three
 from mitai.mpc.two.engine import Owner
-from mitai.mpc.two.local import timed
+from mitai.mpc.two.local import together
 from mitai.mpc.two.shares import split
 
 T = TypeVar("T")
@@ -53,17 +53,9 @@ def run(program: Program[T]) -> Done[T]:
 
     def party(role: int) -> T:
         feeds = {owner: [shares[role] for shares in arrays] for owner, arrays in inputs.items()}
-        try:
-            return Three(role, links[role]).run(program, feeds)
-        except BaseException:
-            for link in links[role].values():
-                link.close()  # so that nobody waits
-            raise
+        return Three(role, links[role]).run(program, feeds)
 
-    with ThreadPoolExecutor(3) as pool:
-        running = [pool.submit(timed, lambda role=role: party(role)) for role in range(3)]
-        for future in wait(running, return_when=FIRST_EXCEPTION).done:
-            future.result()  # the first failure, not what followed from it
-        results, seconds = zip(*(future.result() for future in running), strict=True)
+    done = together([(partial(party, role), tuple(links[role].values())) for role in range(3)])
+    results, seconds = zip(*done, strict=True)
     traffic = {(role, other): link.traffic for role in range(3) for other, link in links[role].items()}
     return Done(results, seconds, traffic)
