@@ -94,7 +94,8 @@ class Times:
 
     def bit(self) -> Ring:
         """Return a share of the bit's mask."""
-        return self._given[0]
+        share: Ring = self._given[0]
+        return share
 
     def product(self, c: Words) -> Ring:
         """Return a share of the number times the bit's mask."""

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mitai.mpc import kernels
 from mitai.mpc.ring import FRACTION_BITS, Real, Ring
 
 PUBLIC_BITS = 22  # of fraction, of public waves
@@ -34,7 +35,7 @@ COUNTS = (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 TURN_BITS = 22  # a public angle is so many bits of a turn
 HALF_TURN_BITS = TURN_BITS // 2
 SPARE = 1.25  # a period is at least so many times the interval
-ROWS = 1 << 13  # elements at a time, which fit into a cache
+LARGEST = 2.0**20  # of a coefficient
 PRECISION = 128
 
 
@@ -71,28 +72,15 @@ class Wave:
 
     def dealt(self, r: NDArray[np.uint32]) -> Ring:
         """Return what the dealer shares for each mask: [2 · count, n], for the public cosines and sines in turn."""
-        made = np.empty((2 * self.count, r.size), np.uint64)
-        unit = 2.0**DEALT_BITS
-        for start in range(0, r.size, ROWS):
-            rows = slice(start, start + ROWS)
-            angle = (r[rows] & np.uint32((1 << self.period_bits) - 1)) * (2 * math.pi / 2.0**self.period_bits)
-            waves = _multiples(np.cos(angle), np.sin(angle), self.count)
-            for k, (cosine, sine) in enumerate(waves):
-                a, b = self.cosines[k] * unit, self.sines[k] * unit
-                made[2 * k, rows] = np.rint(a * cosine - b * sine).astype(np.int64).view(np.uint64)
-                made[2 * k + 1, rows] = np.rint(a * sine + b * cosine).astype(np.int64).view(np.uint64)
-        return made
+        turns = r << np.uint32(32 - self.period_bits)
+        return kernels.turn_waves(turns, self.cosines * 2.0**DEALT_BITS, self.sines * 2.0**DEALT_BITS)
 
     def combine(self, c: NDArray[np.uint32], share: Ring, *, first: bool) -> Ring:
         """Return a share of the values, with `FRACTION` bits of fraction, from the opened numbers and dealt shares."""
         total = np.full(c.size, round(self.constant * 2.0**FRACTION) % (1 << 64) if first else 0, np.uint64)
-        for start in range(0, c.size, ROWS):
-            rows = slice(start, start + ROWS)
-            for k, pair in enumerate(public_waves(c[rows], self.period_bits, self.count)):
-                for place, wave in enumerate(pair):
-                    whole = np.rint(wave * 2.0**PUBLIC_BITS).astype(np.int64).view(np.uint64)
-                    whole *= share[2 * k + place, rows]
-                    total[rows] += whole
+        spare = self.period_bits - TURN_BITS
+        turns = c >> np.uint32(spare) if spare > 0 else c << np.uint32(-spare)
+        kernels.add_waves(total, turns & np.uint32((1 << TURN_BITS) - 1), circle(), 2.0**PUBLIC_BITS, share)
         return total
 
 
@@ -101,9 +89,9 @@ def fit(function: Callable[[Real], Real], low: float, high: float) -> Wave | Non
 
     Near is within 2^-14, or 2^-18 of the largest value.
     """
-    units = (high - low) * 2.0**FRACTION_BITS * SPARE
+    shortest = math.ceil(math.log2((high - low) * SPARE)) + FRACTION_BITS
     for count in COUNTS:
-        for period_bits in range(math.ceil(math.log2(units)), math.ceil(math.log2(units)) + 2):
+        for period_bits in range(shortest, min(shortest + 2, 33)):
             wave = _fitted(function, low, high, count, period_bits)
             if wave is not None:
                 return wave
@@ -125,35 +113,13 @@ def _fitted(function: Callable[[Real], Real], low: float, high: float, count: in
         np.concatenate([matrix, ridge]), np.concatenate([values / scale, np.zeros(2 * count + 1)]), rcond=None
     )[0]
     wave = Wave(period_bits, scale * found[0], scale * found[1 : count + 1], scale * found[count + 1 :])
-    return wave if np.abs(wave(nodes) - values).max() <= max(2.0**-14, scale * 2.0**-18) else None
-
-
-def public_waves(c: NDArray[np.uint32], period_bits: int, count: int) -> Iterator[tuple[Real, Real]]:
-    """Return cosine and sine of the multiples of c's angle: the same bits on every machine."""
-    if period_bits > TURN_BITS:
-        turn = c >> np.uint32(period_bits - TURN_BITS)
-    else:
-        turn = c << np.uint32(TURN_BITS - period_bits)
-    coarse, fine = circle()
-    first = coarse[:, (turn >> np.uint32(HALF_TURN_BITS)) & np.uint32((1 << HALF_TURN_BITS) - 1)]
-    second = fine[:, turn & np.uint32((1 << HALF_TURN_BITS) - 1)]
-    cosine = first[0] * second[0] - first[1] * second[1]
-    sine = first[1] * second[0] + first[0] * second[1]
-    return _multiples(cosine, sine, count)
-
-
-def _multiples(cosine: Real, sine: Real, count: int) -> Iterator[tuple[Real, Real]]:
-    """Return cosines and sines of an angle times 1 to count, by Chebyshev's recurrence."""
-    twice = cosine + cosine
-    before, now = (np.ones_like(cosine), np.zeros_like(sine)), (cosine, sine)
-    for _ in range(count):
-        yield now
-        before, now = now, (twice * now[0] - before[0], twice * now[1] - before[1])
+    near = np.abs(wave(nodes) - values).max() <= max(2.0**-14, scale * 2.0**-18)
+    return wave if near and scale * np.abs(found).max() < LARGEST else None
 
 
 @functools.cache
-def circle() -> tuple[Real, Real]:
-    """Return cosine and sine of a turn's 2^11 equal parts, and of the first 2^11 of its 2^22 parts, [2, 2^11] each.
+def circle() -> Real:
+    """Return cosine and sine of a turn's 2^11 equal parts, and of the first 2^11 of its 2^22 parts: [2, 2, 2^11].
 
     They come from integer square roots and products alone, since libraries' sines differ in their last bits.
     """
@@ -168,5 +134,5 @@ def circle() -> tuple[Real, Real]:
         for _ in range((1 << HALF_TURN_BITS) - 1):
             x, y = points[-1]
             points.append(((x * cosine - y * sine) >> PRECISION, (x * sine + y * cosine) >> PRECISION))
-        tables.append(np.array([[float(x) / 2.0**PRECISION, float(y) / 2.0**PRECISION] for x, y in points]).T.copy())
-    return tables[0], tables[1]
+        tables.append(np.array([[float(x) / 2.0**PRECISION, float(y) / 2.0**PRECISION] for x, y in points]).T)
+    return np.stack(tables)

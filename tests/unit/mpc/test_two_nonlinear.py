@@ -1,0 +1,338 @@
+"""Bits, comparison, splines and bounds of the setting 2+1, against plain numbers."""
+
+import hashlib
+import itertools
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mitai.mpc import nonlinear
+from mitai.mpc.clear import ClearEngine
+from mitai.mpc.engine import Secret
+from mitai.mpc.ring import WINDOW_BITS, encode
+from mitai.mpc.spline import Spline
+from mitai.mpc.two import bits, splines, waves
+from mitai.mpc.two.compare import chain
+from mitai.mpc.two.core import Two
+from mitai.mpc.two.local import Local, run
+from mitai.mpc.two.tape import HEADER
+
+END = 1 << (WINDOW_BITS - 1)
+seeds = st.integers(0, 1 << 32)
+
+
+def computed(operation, *arrays):
+    """What an operation on these numbers gives, by both parties' word."""
+
+    def program(engine):
+        result = operation(engine, *(engine.input("client", array.shape, array) for array in arrays))
+        assert result.shape == ClearEngine.constant(ClearEngine(), np.zeros(result.shape)).shape
+        return engine.reveal(result)
+
+    first, second = run(program).results
+    assert (first == second).all()
+    return first
+
+
+def cost(operation, shape):
+    """Return rounds, bytes that a party sends and bytes that the dealer sends party 1, for an operation by itself."""
+    local = Local()
+
+    def program(engine):
+        operation(engine, engine.input("client", shape))
+
+    (ready,) = local.prepare([(program,) * 3])
+    local.play((program,) * 3, ready, {"client": [np.zeros(shape, np.uint64)]})
+    agreement = 48  # bytes, and a round, before each run
+    return local.cost.rounds[0] - 1, local.cost.sent_bytes[0] - agreement, ready.plan.corrections
+
+
+# --- bits ---
+
+
+def xored(operation, *shares):
+    """Put together what an operation on bits gives to each party from its own share."""
+    program = lambda engine: operation(engine, *(pair[engine.role % 2] for pair in shares))  # noqa: E731
+    first, second, blank = Local().do((program,) * 3)
+    assert blank.shape == first.shape
+    return first, second
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.lists(st.sets(st.integers(0, 4), min_size=2), min_size=1, max_size=4), min_size=1, max_size=3), seeds
+)
+def test_sums_of_products(sums, seed):
+    rng = np.random.default_rng(seed)
+    shares = rng.integers(0, 256, (2, 5, 3), np.uint8)
+    plain = shares[0] ^ shares[1]
+    terms = [[tuple(sorted(term)) for term in total] for total in sums]
+    first, second = xored(lambda engine, planes: bits.add_products(engine, planes, terms), shares)
+    for got, total in zip(first ^ second, terms, strict=True):
+        products = [np.bitwise_and.reduce(plain[list(term)], axis=0) for term in total]
+        assert (got == np.bitwise_xor.reduce(products, axis=0)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint64])
+@pytest.mark.parametrize("n", [1, 8, 13])
+def test_bits_become_numbers(dtype, n):
+    rng = np.random.default_rng(n)
+    shares = rng.integers(0, 256, (2, 3, -(-n // 8)), np.uint8)
+    first, second = xored(lambda engine, planes: bits.to_ring(engine, planes, n, dtype), shares)
+    assert first.dtype == dtype
+    assert (first + second == bits.unpack(shares[0] ^ shares[1], n)).all()
+
+
+def test_the_borrow_of_digits():
+    rng = np.random.default_rng(2)
+    for digits in (1, 2, 3, 5):
+        c, r = rng.integers(0, 3, (2, 500, digits))
+        planes = np.concatenate([c[:, :-1] == r[:, :-1], r[:, 1:] > c[:, 1:]], axis=1)
+        borrow = r[:, 0] > c[:, 0]
+        for term in chain(digits):
+            borrow ^= planes[:, list(term)].all(axis=1)
+        places = 3 ** np.arange(digits)[::-1]
+        assert (borrow == (r @ places > c @ places)).all()
+
+
+# --- less ---
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(-END, END - 1), st.integers(-3, 3)), min_size=1, max_size=20))
+def test_less_is_exact(pairs):
+    x = np.array([one for one, _ in pairs])
+    y = np.clip(x + np.array([other for _, other in pairs]), -END, END - 1)
+    got = computed(lambda engine, a, b: engine.less(a, b), x / 65536, y / 65536)
+    assert (got == (x < y)).all()
+
+
+def test_less_at_the_ends_of_the_window():
+    near = [0, 1, 2, 63, 64, 65, 4095, 4096, 1 << 24, END - 64, END - 2, END - 1]
+    x = np.array([sign * v for v in near for sign in (1, -1)] + [-END] + [1 << k for k in range(30)]) / 65536
+    repeated = np.tile(x, 40)
+    assert (computed(lambda engine, a: engine.less(a, 0.0), repeated) == (repeated < 0)).all()
+
+
+def test_less_broadcasts():
+    x, y = np.arange(6.0).reshape(2, 3), np.array([1.0, 1.0, 4.0])
+    assert (computed(lambda engine, a, b: engine.less(a, b), x, y) == (x < y)).all()
+    assert (computed(lambda engine, a: engine.select(engine.less(a, 2.5), a, -a), x) == np.where(x < 2.5, x, -x)).all()
+
+
+# --- waves ---
+
+
+def test_public_waves_are_the_same_everywhere():
+    tables = waves.circle()
+    assert np.abs(tables[0][0] - np.cos(np.arange(2048) * 2 * np.pi / 2048)).max() < 1e-14
+    assert np.abs(tables[1][1] - np.sin(np.arange(2048) * 2 * np.pi / 2**22)).max() < 1e-15
+    digest = hashlib.sha256(tables.astype("<f8").tobytes()).hexdigest()
+    assert digest == "0dc3eac73ef6aab8c33f7f06b242ed53b217fff8277fdacb0de25304ba1cebda"
+
+
+@pytest.mark.parametrize("period_bits", [17, 22, 25])
+def test_waves_of_a_masked_number(period_bits):
+    rng = np.random.default_rng(period_bits)
+    wave = waves.Wave(period_bits, -0.5, rng.normal(size=5), rng.normal(size=5))
+    x = rng.integers(-END, END, 20_000)
+    r = rng.integers(0, 1 << 32, x.size, np.uint32)
+    c = x.astype(np.uint32) + r
+    half = rng.integers(0, 1 << 64, (10, x.size), np.uint64)
+    total = wave.combine(c, half, first=True) + wave.combine(c, wave.dealt(r) - half, first=False)
+    error = np.abs(total.view(np.int64) / 2.0**waves.FRACTION - wave(x / 65536))
+    assert error.max() < 5e-5  # an angle has 22 bits
+
+
+def test_fits_are_near():
+    for function, low, high in ((np.tanh, -4, 4), (np.exp, -16, 0.125), (lambda x: 1 / x, 0.9, 2.1)):
+        wave = waves.fit(function, low, high)
+        x = np.linspace(low, high, 3001)
+        assert np.abs(wave(x) - function(x)).max() < 2**-13
+    assert waves.fit(np.sign, -1, 1) is None
+    assert waves.fit(np.sqrt, -1, 1) is None
+
+
+# --- splines ---
+
+
+def gelu(x):
+    return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+
+
+def around(table, n=400):
+    """Numbers in the segments, near all borders, and anywhere in the window."""
+    borders = table.low + table.step * np.arange(table.segments + 1)
+    near = [border + off / 65536 for border in borders for off in (-3, -2, -1, 0, 1)]
+    rng = np.random.default_rng(3)
+    inner, outer = rng.uniform(table.low, table.high, n), rng.uniform(-END, END - 1, n) / 65536
+    ends = [-END / 65536, (END - 1) / 65536, 0.0]
+    return np.rint(np.concatenate([inner, outer, near, ends]) * 65536) / 65536
+
+
+def test_gelu_is_near_everywhere():
+    x = np.concatenate([around(nonlinear.GELU), np.linspace(-6, 6, 20_000)])
+    got = computed(lambda engine, a: engine.spline(a, nonlinear.GELU), x)
+    assert np.abs(got - gelu(np.clip(x, -30, None))).max() < 2e-4
+
+
+@pytest.mark.parametrize("name", ["SILU", "TANH", "INVERSE"])
+def test_tables_of_models(name):
+    table = getattr(nonlinear, name)
+    x = around(table)
+    got = computed(lambda engine, a: engine.spline(a, table), x)
+    blurred = (np.abs(x - table.low) < 0.126) | (np.abs(x - table.high) < 0.126)
+    assert np.abs(got - table(x))[~blurred].max() < 3e-4
+    if name != "INVERSE":  # which has jumps at its ends
+        assert np.abs(got - table(x)).max() < 2e-3
+
+
+def test_a_table_with_jumps_is_exact_at_its_borders():
+    rng = np.random.default_rng(4)
+    table = Spline(-2.0, 0.5, rng.normal(size=(8, 3)), (3.0, -1.0), (-7.0, 2.0))
+    x = around(table)
+    got = computed(lambda engine, a: engine.spline(a, table), x)
+    either = [np.abs(got - table(x + off / 65536)) for off in (0, 1, 2)]  # a number just below may count as above
+    inside = np.abs(x) < 8000  # where the line's value is in the window, too
+    assert np.minimum.reduce(either)[inside].max() < 2e-4
+    assert len(splines.pieces_of(table).pieces) == 10
+
+
+def test_tables_that_cannot_be_computed():
+    with pytest.raises(ValueError, match="slope"):
+        splines.pieces_of(Spline(0.0, 1.0, np.zeros((1, 1)), (0.0, 0.1), (0.0, 0.0)))
+    steep = Spline(0.0, 1.0, np.array([[0.0] * 300 + [1e6]]), (0.0, 0.0), (0.0, 0.0))
+    with pytest.raises(ValueError, match="rises and falls"):
+        splines.pieces_of(steep)
+
+
+def test_any_shape():
+    x = np.linspace(-3, 3, 24).reshape(2, 3, 4)
+    got = computed(lambda engine, a: engine.spline(a.transpose(2, 0, 1), nonlinear.TANH), x)
+    assert np.abs(got - np.tanh(x.transpose(2, 0, 1))).max() < 1e-4
+
+
+# --- upper ---
+
+
+def bounded(x):
+    got = computed(lambda engine, a: engine.upper(a), x)
+    above = got - np.clip(x, -128, 128).max(-1, keepdims=True)
+    assert ((above >= 0) & (above <= 4)).all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 40), st.sampled_from([0.01, 1.0, 30.0, 3000.0]), seeds)
+def test_upper_is_a_tight_bound(rows, columns, scale, seed):
+    bounded(np.clip(np.random.default_rng(seed).normal(0, scale, (rows, columns)), -16000, 16000))
+
+
+def test_upper_at_its_ends():
+    ends = [
+        -16384.0,
+        -128.125,
+        -128.0,
+        -127.876,
+        -127.875,
+        -127.75,
+        -126.0,
+        0.0,
+        125.874,
+        125.99,
+        126.0,
+        127.9,
+        16383.9,
+    ]
+    bounded(np.repeat(ends, 60).reshape(-1, 1))
+    bounded(np.tile(np.arange(-129, 129, 0.5), 12).reshape(-1, 1))
+    bounded(np.array([[a, b] for a, b in itertools.product(ends, ends)]))
+
+
+@pytest.mark.parametrize("columns", [255, 256, 511, 700])
+def test_upper_of_long_rows(columns):
+    rng = np.random.default_rng(columns)
+    x = rng.normal(0, 5, (4, columns))
+    x[1] = 2.5  # all in one bucket, more than a byte can count
+    x[2] = -5000
+    x[3, -1] = 90
+    bounded(x)
+
+
+def test_rows_that_cannot_be_bounded():
+    with pytest.raises(ValueError, match="rows of 0"):
+        computed(lambda engine, a: engine.upper(a), np.zeros((1, 0)))
+    with pytest.raises(ValueError, match="fraction"):
+        computed(lambda engine, a: engine.upper(Secret(engine, a.parts, 10)), np.zeros((1, 2)))
+
+
+# --- cost ---
+
+
+@pytest.mark.parametrize(
+    ("operation", "rounds", "sent", "dealt"),
+    [
+        (lambda engine, x: engine.less(x, 0.0), 3, 4 + 1 + 1 / 8, 40 + 37 / 8 + 8),
+        (lambda engine, x: engine.spline(x, nonlinear.GELU), 3, 4 + 1 + 2 / 8 + 4, 24 + 10 / 8 + 112 + 28 + 20),
+        (lambda engine, x: engine.spline(x, nonlinear.TANH), 3, 4 + 1 + 3 / 8 + 4, 24 + 10 / 8 + 512 + 28 + 16),
+        (lambda engine, x: engine.upper(x), 5, 4 + 1 + 2 / 8 + 127 / 128 * 9 / 8, 24 + 10 / 8 + 257 + 127 / 128 * 40),
+    ],
+)
+def test_cost_an_element(operation, rounds, sent, dealt):
+    shape = 64, 128
+    n = math.prod(shape)
+    assert cost(operation, shape) == (rounds, sent * n, dealt * n)
+
+
+# --- what is seen ---
+
+
+@pytest.fixture
+def seeded(monkeypatch):
+    """All randomness from one seed, so that no statistical test fails by chance."""
+    monkeypatch.setattr("secrets.token_bytes", np.random.default_rng(7).bytes)
+
+
+def views(monkeypatch, operation, x):
+    """Return what each party receives and what both make of it, by message and place in it; and party 1's tape."""
+    seen = defaultdict(bytes)
+    exchange, count = Two.exchange, defaultdict(int)
+
+    def watched(self, *shares):
+        its = exchange(self, *shares)
+        count[self.role] += 1
+        for place, (own, other) in enumerate(zip(shares, its, strict=True)):
+            seen["received", self.role, count[self.role], place] = other.tobytes()
+            seen["added", self.role, count[self.role], place] = (own + other).tobytes()
+            seen["xored", self.role, count[self.role], place] = (own ^ other).tobytes()
+        return its
+
+    monkeypatch.setattr(Two, "exchange", watched)
+    local = Local()
+    program = lambda engine: operation(engine, engine.input("client", x.shape))  # noqa: E731
+    (ready,) = local.prepare([(program,) * 3])
+    seen["tape"] = ready.tapes[1].getvalue()[HEADER.size :]
+    local.play((program,) * 3, ready, {"client": [encode(x)]})
+    return seen
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize("value", [0.0, -3.3, 5.0])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda engine, x: engine.less(x, 0.0),
+        lambda engine, x: engine.spline(x, nonlinear.GELU),
+        lambda engine, x: engine.upper(x),
+    ],
+)
+def test_what_a_party_sees_is_uniform(monkeypatch, operation, value):
+    for name, raw in views(monkeypatch, operation, np.full((64, 128), value)).items():
+        data = np.frombuffer(raw, np.uint8)
+        counts = np.bincount(data, minlength=256)
+        chi = ((counts - data.size / 256) ** 2).sum() / (data.size / 256)
+        assert data.size >= 1016, name
+        assert abs(chi - 255) < 6 * (2 * 255) ** 0.5, name
