@@ -111,8 +111,8 @@ class Dealer(Side):
             What the programs return: weights with their masks, and blank secrets.
         """
         plans = [self.plan(program)[0] for program in programs]
-        names = [secrets.token_bytes(RUN_BYTES) for _ in plans]
-        keys = [[secrets.token_bytes(KEY_BYTES) for _ in plans] for _ in links]
+        names = [self.draw(RUN_BYTES) for _ in plans]
+        keys = [[self.draw(KEY_BYTES) for _ in plans] for _ in links]
         for link, its in zip(links, keys, strict=True):
             link.send(b"".join(name + plan.digest + key for name, plan, key in zip(names, plans, its, strict=True)))
         for weight, uses in by_weight(plans):
@@ -125,6 +125,10 @@ class Dealer(Side):
             results.append(self.walk(DealerPads((first, second), outgoing), program))
             outgoing.flush()
         return results
+
+    def draw(self, size: int) -> bytes:
+        """Return a run's name or key."""
+        return secrets.token_bytes(size)
 
 
 class Party(Side):
