@@ -22,7 +22,7 @@ CapsuleId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
 
 # What policies and budgets count is declared by measured code that keeps to it. This code keeps to none of it, and does
 # not repeat what its host says of it.
-COUNTED = ("tokens", "steps", "epsilon_micros", "epochs", "delta_nanos", "rows", "min_group", "columns")
+COUNTED = ("tokens", "steps", "epsilon_micros", "epochs", "delta_nanos", "rows", "min_group", "reports", "columns")
 AdapterName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}\Z")]
 
 
