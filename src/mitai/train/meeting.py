@@ -5,7 +5,8 @@ Follows `docs/spec/distributed.md`, "Links". Rank 0 listens where its host said;
 Invariants:
 
 - The connections stay with the workers. A job's process has one more socket pair for each link, and no network.
-- Whoever connects and is not an awaited rank of this very job ends it.
+- Whoever connects and is not an awaited rank of this very job is cut off, and changes nothing: neither who is awaited,
+  nor how long.
 - Waiting ends at `until`, when the job was cancelled, or when its lease ended.
 
 Example:
@@ -18,18 +19,23 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
-from mitai.errors import TrainError
+import structlog
+
+from mitai.errors import MitaiError, TrainError
 from mitai.train.config import Place
 from mitai.train.links import gone, silent
 from mitai.train.peers import Keys, Own, follow, lead
 
 _LOOK_EVERY_S = 0.2
 _HANDSHAKE_S = 30.0  # who has begun has so long
+_GREETED = 32  # connections that are in a handshake at once: a stranger may say nothing for all of its time
 _PIECE_BYTES = 256 << 10
+log = structlog.get_logger(__name__)
 
 
 class Link(NamedTuple):
@@ -50,16 +56,18 @@ class Meeting:
         check: Raises when this job shall not go on.
 
     Raises:
-        TrainError: A peer was refused, or did not come in time.
+        MitaiError: A peer did not come in time, or what was wrong with the last one that came.
     """
 
     def __init__(self, own: Own, workers: int, place: Place, until: float, check: Callable[[], None]) -> None:
         self._own, self._until, self._check = own, until, check
         self._stack = ExitStack()
+        self._refused: MitaiError | None = None
         self.links: list[Link] = []
         try:
             if own.rank:
-                self.links.append(self._carried(self._connected(place), lambda end: follow(end, own, self._soon())))
+                end = self._stack.enter_context(self._connected(place))
+                self._carried(end, follow(end, own, self._soon()))
             else:
                 self._lead(place, set(range(1, workers)))
         except BaseException:
@@ -73,18 +81,40 @@ class Meeting:
         self._stack.close()
 
     def _lead(self, place: Place, awaited: set[int]) -> None:
-        with _opened(lambda: socket.create_server((place.host, place.port))) as server:
+        greeted: dict[Future[Keys], socket.socket] = {}
+        with (
+            _opened(lambda: socket.create_server((place.host, place.port))) as server,
+            ExitStack() as left,
+            ThreadPoolExecutor(_GREETED, "mitai-greet") as pool,
+        ):
             server.settimeout(_LOOK_EVERY_S)
-            while awaited:
-                self._look()
-                try:
-                    end, _ = server.accept()
-                except TimeoutError:
-                    continue
-                link = self._carried(end, lambda end: lead(end, self._own, awaited, self._soon()))
-                awaited.remove(link.keys.rank)
-                self.links.append(link)
+            left.callback(lambda: _close(greeted.values()))
+            try:
+                while awaited:
+                    self._look()
+                    for met in [each for each in greeted if each.done()]:
+                        self._let_in(met, greeted.pop(met), awaited)
+                    if len(greeted) == _GREETED:
+                        time.sleep(_LOOK_EVERY_S)
+                    elif end := _accepted(server):
+                        greeted[pool.submit(lead, end, self._own, frozenset(awaited), self._soon())] = end
+            finally:
+                _cut(*greeted.values())
         self.links.sort(key=lambda link: link.keys.rank)
+
+    def _let_in(self, met: Future[Keys], end: socket.socket, awaited: set[int]) -> None:
+        """Carry the link of a rank that proved itself, unless another connection did before; close any other."""
+        try:
+            keys = met.result()
+        except MitaiError as error:
+            log.warning("whoever connected is no rank", code=error.code, reason=error.message)
+            self._refused = error
+        else:
+            if keys.rank in awaited:
+                awaited.remove(keys.rank)
+                self._carried(self._stack.enter_context(end), keys)
+                return
+        end.close()
 
     def _connected(self, place: Place) -> socket.socket:
         """Return a connection to the leader, which has begun to speak."""
@@ -120,12 +150,11 @@ class Meeting:
     def _look(self) -> None:
         self._check()
         if time.monotonic() > self._until:
-            raise silent()
+            raise self._refused or silent()
 
-    def _carried(self, outside: socket.socket, meet: Callable[[socket.socket], Keys]) -> Link:
-        self._stack.callback(outside.close)
+    def _carried(self, outside: socket.socket, keys: Keys) -> None:
+        """Begin to carry what two jobs' processes say to each other."""
         outside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        keys = meet(outside)
         outside.settimeout(None)
         inside, end = socket.socketpair()
         self._stack.callback(end.close)
@@ -135,7 +164,18 @@ class Meeting:
             carrier.start()
             self._stack.callback(carrier.join)
         self._stack.callback(_cut, inside, outside)
-        return Link(keys, end)
+        self.links.append(Link(keys, end))
+
+
+def _accepted(server: socket.socket) -> socket.socket | None:
+    """Return the next connection, if there is one soon."""
+    try:
+        return server.accept()[0]
+    except TimeoutError:
+        return None
+    except OSError:  # it is gone again, or there are too many
+        time.sleep(_LOOK_EVERY_S)
+        return None
 
 
 def _carry(source: socket.socket, target: socket.socket) -> None:
@@ -150,6 +190,11 @@ def _cut(*ends: socket.socket) -> None:
     for end in ends:
         with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
+
+
+def _close(ends: Iterable[socket.socket]) -> None:
+    for end in ends:
+        end.close()
 
 
 def _opened(listen: Callable[[], socket.socket]) -> socket.socket:

@@ -11,7 +11,7 @@ Invariants:
 - The keys come from one HPKE secret to each side's attested key, from the data keys of all inputs, and from the whole
   transcript: both sides have the private key that their evidence names, and the broker released every input to both
   (so the owners' policies allowed that very machine), or there is no link.
-- Whatever is not as agreed ends the job.
+- Whatever is not as agreed ends the handshake.
 
 Example:
     >>> link = lead(connection, own, {1, 2}, until)
@@ -25,6 +25,7 @@ import hashlib
 import hmac
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ class Own:
     def __init__(
         self, attester: Attester, claims: Claims, rank: int, policy: Policy, data_keys: Mapping[str, bytes]
     ) -> None:
-        self._attester, self.claims, self.rank = attester, claims, rank
+        self._attester, self.claims, self.rank, self._one = attester, claims, rank, threading.Lock()
         self.key = PrivateKey.generate(_KEM)
         self.session = secrets.token_bytes(32)  # the leader's is everybody's
         self.released = extract(_LABEL + b"inputs", b"".join(key for _, key in sorted(data_keys.items())))
@@ -142,7 +143,8 @@ class Own:
         """Return this rank's evidence, over what was said before."""
         config = KeyConfig(_KEY_ID, _KEM, self.key.public, _AEADS).encode()
         claims = msgspec.structs.replace(self.claims, key_config=config, extra=self._extra(self.rank, session))
-        return self._attester.evidence(claims.encode(), _nonce(said)).encode()
+        with self._one:  # several ranks may be in their handshake
+            return self._attester.evidence(claims.encode(), _nonce(said)).encode()
 
     def appraise(self, evidence: bytes, said: bytes, rank: int, session: bytes) -> KeyConfig:
         """Return a peer's attested key.

@@ -89,7 +89,7 @@ def test_a_job_of_two_workers(pair: Pair) -> None:
     losses = [[each["loss"] for each in stage.logs(job)] for stage, job in zip(pair.stages, ids, strict=True)]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 14
-    assert [path for path in (one.root / "other").rglob("*") if path.is_file()] == []
+    assert [path.name for path in (one.root / "other").rglob("*") if path.is_file()] == ["jobs.json"]
 
 
 @pytest.mark.slow
@@ -130,10 +130,14 @@ def test_a_silent_rank_ends_the_job(pair: Pair) -> None:
     assert two.until(ids[1])["error"]["code"] == "train.peer-gone"
 
 
-def test_ranks_of_different_jobs_refuse_each_other(pair: Pair) -> None:
-    ended = pair.ended(pair.submit(pair.job(epochs=2), pair.job(epochs=3)))
-    assert [each["state"] for each in ended] == ["failed", "failed"]
-    assert ended[0]["error"]["code"] == "train.peer-refused"
+def test_a_rank_of_another_job_is_refused_and_the_right_one_let_in(pair: Pair) -> None:
+    one, two = pair.stages
+    ids = pair.submit(job := pair.job(), pair.job(epochs=3))
+    assert two.until(ids[1])["error"]["code"] == "train.peer-gone"
+    assert one.status(ids[0])["state"] == "running"
+    place = one.worker.jobs.find(ids[0]).request.place
+    right = two.submit(job, place={"rank": 1, "host": place.host, "port": place.port}).json()["id"]
+    assert [each["state"] for each in pair.ended([ids[0], right])] == ["done", "done"]
 
 
 def test_a_cancelled_rank_ends_the_job(pair: Pair) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -18,8 +18,9 @@ from mitai.attest.evidence import LedgerClaim
 from mitai.attest.sim import SimPlatform, Workload, reference_values
 from mitai.errors import MitaiError, TrainError
 from mitai.train import peers
+from mitai.train.config import Place
 from mitai.train.links import FRAME_BYTES, KEY_BYTES, SealedLink
-from mitai.train.meeting import _cut
+from mitai.train.meeting import Meeting, _cut
 from mitai.train.peers import MAX_MESSAGE_BYTES, Hello, Join, Keys, Own, follow, lead
 
 CLAIMS = Claims(
@@ -234,6 +235,71 @@ def test_a_machine_that_cannot_say_what_it_runs(lab: Lab) -> None:
     with pytest.raises(TrainError) as caught:
         Own(Carried(), CLAIMS, 0, lab.policy, {})  # type: ignore[arg-type]
     assert caught.value.code == "train.peer-unmeasured"
+
+
+# --- meeting ---
+
+
+def met(lab: Lab, *others: Own, disturb: Callable[[Place], None] = lambda _: None, wait: float = 20.0) -> list[int]:
+    """Return the ranks that the leader of three let in, with the sealed bytes of each link tried."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = Place(0, "127.0.0.1", free.getsockname()[1])
+    until = time.monotonic() + wait
+
+    def follower(own: Own) -> None:
+        with Meeting(own, 3, place, until, lambda: None) as other:
+            (link,) = other.links
+            assert link.end.recv(2) == b"hi"
+
+    with ThreadPoolExecutor(len(others) + 2) as pool:
+        leading = pool.submit(Meeting, lab.own(0), 3, place, until, lambda: None)
+        disturb(place)
+        following = [pool.submit(follower, own) for own in others]
+        with leading.result() as leader:
+            for link in leader.links:
+                link.end.sendall(b"hi")
+            for each in following:
+                each.result()
+            return [link.keys.rank for link in leader.links]
+
+
+def connected(place: Place) -> socket.socket:
+    while True:
+        with suppress(OSError):
+            return socket.create_connection((place.host, place.port), 5.0)
+        time.sleep(0.01)
+
+
+def test_strangers_at_the_leaders_port_change_nothing(lab: Lab) -> None:
+    strangers = ExitStack()
+
+    def disturb(place: Place) -> None:
+        said = [b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 4, b"\0\0\0\1x", b"\0\x10\0\0"]
+        for each in [*said, *[b""] * 20]:  # most of them say nothing, and stay
+            end = strangers.enter_context(connected(place))
+            end.sendall(each)
+        connected(place).close()
+        for own in (lab.own(1, build=1), lab.own(2, extra=EXTRA | {"job_sha256": "ee" * 32}), lab.own(3)):
+            with pytest.raises(MitaiError):  # another build, another job, and a rank that the job does not have
+                Meeting(own, 3, place, time.monotonic() + 10.0, lambda: None)
+
+    with strangers:
+        began = time.monotonic()
+        assert met(lab, lab.own(2), lab.own(1), disturb=disturb) == [1, 2]
+        assert time.monotonic() - began < 15.0
+
+
+def test_what_was_wrong_with_who_came_is_said_in_the_end(lab: Lab) -> None:
+    def disturb(place: Place) -> None:
+        with pytest.raises(MitaiError):
+            Meeting(lab.own(1, build=1), 3, place, time.monotonic() + 10.0, lambda: None)
+
+    with pytest.raises(MitaiError) as caught:
+        met(lab, disturb=disturb, wait=2.0)
+    assert caught.value.code == "train.peer-refused"
+    with pytest.raises(MitaiError) as caught:
+        met(lab, wait=0.5)
+    assert caught.value.code == "train.peer-silent"
 
 
 # --- frames ----------------------------------------------------------------------------------------------------------
