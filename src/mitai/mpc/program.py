@@ -1,68 +1,61 @@
 """Computing with numbers that others keep to themselves: what a program of yours is written with.
 
-A program is a function of a `Party`. All parties run the same one; each gives its own numbers, and what is revealed
-is all that anybody learns. `run` tries a program with all parties as threads of this process.
+A program is a function of a `Party`. All sides run the same one; owners give their numbers, and what is revealed is
+all that anybody learns. Numbers lie within ±16384 (but those that are only added up), exact to about 1/65536. `run`
+tries a program in this process, with all sides of the setting `2+1` as threads.
 
 Example:
-    >>> def average(party):
-    ...     numbers = [party.secret(friend) for friend in ("alice", "bob", "carol")]
-    ...     return party.reveal_number(total(numbers)) / 3
-    >>> run(average, alice=52_000, bob=48_000, carol=56_000)
-    52000.0
+    >>> def story(party):
+    ...     alice, bob, carol = (party.secret(friend) for friend in ("alice", "bob", "carol"))
+    ...     average = party.reveal_number(total([alice, bob, carol])) / 3
+    ...     return average, party.reveal_number(less(bob, alice))
+    >>> run(story, alice=52.0, bob=48.0, carol=56.0)
+    (52.0, 1.0)
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mitai.errors import MpcError
-from mitai.mpc.additive import AdditiveEngine
 from mitai.mpc.engine import Engine, Secret, Shape, concatenate
-from mitai.mpc.link import QueueLink, pair
 from mitai.mpc.ring import Real
+from mitai.mpc.two import local
 
 T = TypeVar("T")
 
 
 class Party:
-    """One party as its program sees it.
+    """One side as its program sees it.
 
     Args:
-        name: Its name.
         engine: Its end of the protocol.
-        own: The numbers that it gives, if it gives any; never shown.
+        own: The numbers that are given here, by owner; never shown.
     """
 
-    def __init__(self, name: str, engine: Engine, own: ArrayLike | None = None) -> None:
-        self.name, self.engine = name, engine
-        self._own = None if own is None else np.atleast_1d(np.asarray(own, np.float64))
-
-    def __repr__(self) -> str:
-        return f"Party({self.name!r})"
+    def __init__(self, engine: Engine, own: Mapping[str, ArrayLike]) -> None:
+        self.engine = engine
+        self._own = {owner: np.atleast_1d(np.asarray(values, np.float64)) for owner, values in own.items()}
 
     def secret(self, owner: str, shape: Shape = (1,), fraction: int | None = None) -> Secret:
         """Return what `owner` gives, as a secret that only its owner knows.
 
         Args:
-            owner: A party's name.
+            owner: Whose it is.
             shape: What all know of it; one number when not given.
             fraction: Bits of fraction, 16 when not given; 0 for integers.
 
         Raises:
-            ValueError: This party is the owner and has no finite numbers of this shape.
+            ValueError: The owner is here and has no finite numbers of this shape.
         """
-        if owner != self.name:
-            return self.engine.input(owner, shape, None, fraction)
-        if self._own is None or self._own.shape != shape or not np.isfinite(self._own).all():
+        values = self._own.get(owner)
+        if values is not None and (values.shape != shape or not np.isfinite(values).all()):
             raise ValueError(f"{owner} has to give finite numbers of shape {shape}")
-        return self.engine.input(owner, shape, self._own, fraction)
+        return self.engine.input(owner, shape, values, fraction)
 
     def reveal(self, x: Secret) -> Real:
         """Tell all parties."""
@@ -104,30 +97,15 @@ def minimum(x: Secret, axis: int = -1) -> Secret:
 
 
 def run(program: Callable[[Party], T], **own: ArrayLike) -> T:
-    """Run a program with all parties, by their names, as threads of this process; return what the first one learns.
+    """Run a program in this process, by all sides of the setting `2+1` as threads; return what it returns.
 
-    The parties add up without a dealer (`mitai.mpc.additive`).
+    For trying things out: nothing is hidden from whoever owns this process.
 
-    Raises:
-        MpcError: A party failed; the others then miss it.
+    Args:
+        program: What is computed.
+        own: The numbers of each owner, by name.
     """
-    links: dict[str, dict[str, QueueLink]] = {name: {} for name in own}
-    for one, other in itertools.combinations(own, 2):
-        links[one][other], links[other][one] = pair()
-
-    def play(name: str) -> T:
-        try:
-            return program(Party(name, AdditiveEngine(name, links[name]), own[name]))
-        finally:
-            for link in links[name].values():
-                link.close()
-
-    with ThreadPoolExecutor(len(own), "mitai-mpc-party") as pool:
-        results = [pool.submit(play, name) for name in own]
-    failed = [error for error in (result.exception() for result in results) if error is not None]
-    for error in sorted(failed, key=lambda error: isinstance(error, MpcError)):  # what others miss comes after
-        raise error
-    return results[0].result()
+    return local.run(lambda engine: program(Party(engine, own))).results[0]
 
 
 def _tournament(x: Secret, axis: int, better: Callable[[Secret, Secret], Secret]) -> Secret:

@@ -98,7 +98,7 @@ class Friends:
         """
         hundredths = round(own * 100)
         try:
-            return average(Party(self._name, self._engine, hundredths), _NAMES) / 100
+            return average(Party(self._engine, {self._name: hundredths}), _NAMES) / 100
         except MpcError as error:
             if error.code != "mpc.link-lost":
                 raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,6 +21,16 @@ from mitai.mpc.program import Party, less, maximum, mean, minimum, run, total, w
 FRIENDS = ("alice", "bob", "carol")
 
 
+def among_friends(program, **own):
+    """Run a program by parties who add up without a dealer; return what each returns."""
+    links = {name: {} for name in own}
+    for one, other in itertools.combinations(own, 2):
+        links[one][other], links[other][one] = pair(10)
+    with ThreadPoolExecutor(len(own)) as pool:
+        results = [pool.submit(program, Party(AdditiveEngine(name, links[name]), {name: own[name]})) for name in own]
+    return [result.result() for result in results]
+
+
 def summed(party):
     return party.reveal(total([party.secret(friend, (2,)) for friend in FRIENDS]))
 
@@ -27,7 +39,8 @@ def summed(party):
 @given(st.lists(st.lists(st.integers(-(2**40), 2**40), min_size=2, max_size=2), min_size=3, max_size=3))
 def test_sums_are_exact(numbers):
     expected = np.sum(numbers, axis=0)
-    assert (run(summed, **dict(zip(FRIENDS, numbers, strict=True))) == expected).all()
+    for found in among_friends(summed, **dict(zip(FRIENDS, numbers, strict=True))):
+        assert (found == expected).all()
 
 
 def test_public_numbers_are_added_once():
@@ -35,18 +48,12 @@ def test_public_numbers_are_added_once():
         x = party.secret("bob")
         return party.reveal_number(2.5 - x + party.engine.constant(1.0, (1,)) + x.times(3))
 
-    assert run(play, alice=0, bob=4.0, carol=0) == 11.5
-
-
-def test_every_party_learns_the_same():
-    seen = []
-    run(lambda party: seen.append(party.reveal_number(party.secret("carol"))), alice=0, bob=0, carol=7)
-    assert seen == [7.0, 7.0, 7.0]
+    assert among_friends(play, alice=0, bob=4.0, carol=0) == [11.5] * 3
 
 
 def test_products_need_a_dealer():
     with pytest.raises(MpcError) as caught:
-        run(lambda party: party.secret("alice") * party.secret("bob"), alice=1, bob=2)
+        among_friends(lambda party: party.secret("alice") * party.secret("bob"), alice=1, bob=2)
     assert caught.value.code == "mpc.needs-dealer"
 
 
@@ -68,48 +75,36 @@ def test_all_that_is_sent_adds_up_to_the_number_only_with_the_share_that_stays()
     assert (sum(sent) + int(own.parts[0][0])) % 2**64 == 5
 
 
-@pytest.mark.parametrize("given", [None, [1.0], float("nan"), [float("inf")]])
+@pytest.mark.parametrize("given", [[1.0], 5.0, [1.0, float("nan")], [0.0, float("inf")]])
 def test_an_owner_gives_finite_numbers_of_the_shape(given):
-    party = Party("alice", ClearEngine(), given)
+    party = Party(ClearEngine(), {"alice": given})
     with pytest.raises(ValueError, match="alice"):
         party.secret("alice", (2,))
 
 
 def test_a_party_is_not_shown_with_its_numbers():
-    assert "52000" not in repr(Party("alice", ClearEngine(), 52000))
+    assert "52000" not in repr(Party(ClearEngine(), {"alice": 52000}))
 
 
-def test_the_error_of_who_failed_is_told_not_of_those_who_miss_it():
-    def play(party):
-        if party.name == "bob":
-            raise KeyError
-        return party.reveal(party.secret("bob"))
-
-    with pytest.raises(KeyError):
-        run(play, alice=1, bob=1, carol=1)
-
-
-@pytest.fixture
-def numbers():
-    return np.random.default_rng(1).uniform(-100, 100, (4, 7))
+NUMBERS = np.random.default_rng(1).uniform(-100, 100, (4, 7))
 
 
 @pytest.mark.parametrize(
     ("function", "expected", "tolerance"),
-    [(maximum, np.max, 1e-4), (minimum, np.min, 1e-4), (mean, np.mean, 1e-2)],
+    [(maximum, np.max, 1e-3), (minimum, np.min, 1e-3), (mean, np.mean, 1e-2)],
 )
 @pytest.mark.parametrize("axis", [0, 1, -1])
-def test_functions_of_many_numbers(numbers, function, expected, tolerance, axis):
-    party = Party("x", ClearEngine(), numbers)
-    found = party.reveal(function(party.secret("x", numbers.shape), axis))
-    assert np.abs(found - expected(numbers, axis=axis)).max() < tolerance
+def test_functions_of_many_numbers(function, expected, tolerance, axis):
+    found = run(lambda party: party.reveal(function(party.secret("x", NUMBERS.shape), axis)), x=NUMBERS)
+    assert np.abs(found - expected(NUMBERS, axis=axis)).max() < tolerance
 
 
-def test_choosing(numbers):
-    party = Party("x", ClearEngine(), numbers)
-    x = party.secret("x", numbers.shape)
-    found = party.reveal(where(less(x, 10.0), x, x.times(2)))
-    assert np.abs(found - np.where(numbers < 10, numbers, 2 * numbers)).max() < 1e-4
+def test_choosing():
+    def program(party):
+        x = party.secret("x", NUMBERS.shape)
+        return party.reveal(where(less(x, 10.0), x, x.times(2)))
+
+    assert np.abs(run(program, x=NUMBERS) - np.where(NUMBERS < 10, NUMBERS, 2 * NUMBERS)).max() < 1e-3
 
 
 def test_the_example():
