@@ -136,7 +136,7 @@ def write_plaintext(source: CapsuleSource, folder: Path, progress: Report | None
     """Write an opened capsule's files into a new folder, which appears when all are there and on disk.
 
     Raises:
-        ClientError: There is something at `folder` already.
+        ClientError: There is something at `folder` already, or a file can't be written; nothing is left behind.
         CapsuleError: A file is not what the manifest says; nothing is left behind.
     """
     if os.path.lexists(folder):
@@ -144,8 +144,9 @@ def write_plaintext(source: CapsuleSource, folder: Path, progress: Report | None
             "client.export-exists", f"{folder} is there already, and nothing is overwritten", hint="name another folder"
         )
     part = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.part")
-    part.mkdir(parents=True, mode=0o700)
+    name = ""
     try:
+        part.mkdir(parents=True, mode=0o700)
         total, done = sum(source.size(name) for name in source.names()), 0
         for name in source.names():
             path = part / name
@@ -154,9 +155,14 @@ def write_plaintext(source: CapsuleSource, folder: Path, progress: Report | None
             if progress:
                 progress(done, total)
         part.rename(folder)
-    except BaseException:
+    except OSError as error:
+        raise ClientError(
+            "client.export-unwritable",
+            f"{folder / name} can't be written: {error.strerror or type(error).__name__}",
+            hint="is there room? is the folder yours? a capsule with files 'a' and 'a/b' fits into no folder",
+        ) from error
+    finally:
         shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def _write_file(source: CapsuleSource, name: str, path: Path) -> int:

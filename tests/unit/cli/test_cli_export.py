@@ -16,7 +16,7 @@ from broker_rig import Party, Rig
 from mitai.attest.sim import SimPlatform
 from mitai.broker.app import create_app
 from mitai.broker.derive_client import Derivation
-from mitai.capsule import FolderStore, Sealed, seal
+from mitai.capsule import FolderStore, MemorySource, Sealed, seal
 from mitai.cli import export, lineage
 from mitai.client.exports import RecipientKey, open_export, read_recipient, verify_view, write_plaintext
 from mitai.client.owner import Owner
@@ -252,6 +252,22 @@ def test_damaged_ciphertext_leaves_nothing_behind(desk: Desk, tmp_path: Path) ->
         write_plaintext(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("files", [("a", "a/b"), ("a/b", "a"), ("alone",)])
+def test_what_fits_into_no_folder_is_said(tmp_path: Path, files: tuple[str, ...]) -> None:
+    class Fixed(MemorySource):
+        def names(self) -> tuple[str, ...]:
+            return files
+
+    source, out = Fixed(dict.fromkeys(files, b"x")), tmp_path / "deep" / "out"
+    if files == ("alone",):
+        out.parent.write_text("a file, not a folder")
+    with pytest.raises(ClientError) as caught:
+        write_plaintext(source, out)  # type: ignore[arg-type]
+    assert caught.value.code == "client.export-unwritable"
+    assert "a/b" in caught.value.diagnostics()
+    assert not list(tmp_path.rglob("*out*"))
 
 
 # --- Lineage ----------------------------------------------------------------------------------------------------------
