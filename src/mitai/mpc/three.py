@@ -1,4 +1,4 @@
-"""The setting `3pc`: three parties, no dealer, replicated shares (`docs/spec/mpc.md`, "Three parties").
+"""The setting `3pc`: three parties, no dealer, replicated shares (`docs/spec/mpc-parties.md`).
 
 A secret is x = x0 + x1 + x2, and party i holds x_i and x_(i+1). Products are local: each party adds up the terms that
 it can, and the three sums are shares of the product. What is not linear runs between the parties 0 and 1, in the
