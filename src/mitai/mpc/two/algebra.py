@@ -3,6 +3,8 @@
 Products are Beaver's: each factor is opened under a mask, and the dealer gives shares of the product of the masks. A
 weight is opened once, so a product with it opens only the other factor, and all that does not depend on that factor
 has been computed ahead.
+
+A truncation by s bits looks at the low 32 + s bits of a product, so where one follows, no more of a factor is opened.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from mitai.mpc.two.pads import MaskedWeight
 
 HALF_WINDOW = np.uint32(1 << (WINDOW_BITS - 1))
 TOP = np.uint32(31)
+HIGH = np.uint64(32)
+FACTOR_BITS = 48  # of a factor that are opened where they are enough
 
 
 def truncate(engine: Two, x: Secret, fraction: int) -> Secret:
@@ -46,7 +50,7 @@ def truncate(engine: Two, x: Secret, fraction: int) -> Secret:
     carry, top = given
     lift = (c >> TOP ^ np.uint32(1)) * top + carry
     out = lift.astype(np.uint64)
-    out <<= np.uint64(32)
+    out <<= HIGH
     out -= r
     if engine.role == 0:
         out += c
@@ -59,8 +63,22 @@ def cut(engine: Two, x: Secret) -> Secret:
     return truncate(engine, x, engine.fraction) if x.fraction > engine.fraction else x
 
 
+def open_factors(engine: Two, fraction: int, *shares: Ring) -> tuple[Ring, ...]:
+    """Open masked factors of a product with this fraction: 6 bytes an element where `cut` drops all that is above.
+
+    Both parties' results are then equal in their low 48 bits only.
+    """
+    if not 0 < fraction - engine.fraction <= FACTOR_BITS - 32:
+        return engine.open(*shares)
+    halves = [half for share in shares for half in (share.astype(np.uint32), (share >> HIGH).astype(np.uint16))]
+    its = iter(engine.exchange(*halves))
+    return tuple(
+        share + low + (high.astype(np.uint64) << HIGH) for share, low, high in zip(shares, its, its, strict=True)
+    )
+
+
 def multiply(engine: Two, x: Secret, y: Secret) -> Secret:
-    """Multiply element by element, one round before the truncation; 16 bytes an element, a square 8."""
+    """Multiply element by element, one round before the truncation; 12 or 16 bytes an element, a square half."""
     pads, fraction = engine.pads, x.fraction + y.fraction
     shape = np.broadcast_shapes(x.shape, y.shape)
     a = pads.random(x.shape, np.uint64)
@@ -69,11 +87,11 @@ def multiply(engine: Two, x: Secret, y: Secret) -> Secret:
     if engine.offline:
         return cut(engine, engine.blank(shape, fraction))
     if y is x:
-        (d,) = engine.open(x.parts[0] - a[0])
+        (d,) = open_factors(engine, fraction, x.parts[0] - a[0])
         out = d * (a[0] + a[0])
         e = d
     else:
-        d, e = engine.open(x.parts[0] - a[0], y.parts[0] - b[0])
+        d, e = open_factors(engine, fraction, x.parts[0] - a[0], y.parts[0] - b[0])
         out = d * b[0]
         out += a[0] * e
     out += c
@@ -83,7 +101,7 @@ def multiply(engine: Two, x: Secret, y: Secret) -> Secret:
 
 
 def matmul(engine: Two, x: Secret, y: Secret) -> Secret:
-    """Multiply matrices, one round before the truncation; 8 bytes an element of each factor."""
+    """Multiply matrices, one round before the truncation; 6 or 8 bytes an element of each factor."""
     if x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-2]:
         raise ValueError(f"no product of shapes {x.shape} and {y.shape}")
     pads, fraction = engine.pads, x.fraction + y.fraction
@@ -93,7 +111,7 @@ def matmul(engine: Two, x: Secret, y: Secret) -> Secret:
     c = pads.given(shape, np.uint64, lambda: kernels.matmul(a[0] + a[1], b[0] + b[1]))
     if engine.offline:
         return cut(engine, engine.blank(shape, fraction))
-    d, e = engine.open(x.parts[0] - a[0], y.parts[0] - b[0])
+    d, e = open_factors(engine, fraction, x.parts[0] - a[0], y.parts[0] - b[0])
     out = kernels.matmul(d, b[0] + e if engine.role == 0 else b[0])
     out += kernels.matmul(a[0], e)
     out += c
@@ -117,7 +135,7 @@ def weight(engine: Two, w: Secret) -> MaskedWeight:
 
 
 def linear(engine: Two, x: Secret, w: MaskedWeight) -> Secret:
-    """Multiply by a weight, one round before the truncation; 8 bytes an element of x, and one local product."""
+    """Multiply by a weight, one round before the truncation; 6 or 8 bytes an element of x, and one local product."""
     if x.shape[-1] != w.shape[0]:
         raise ValueError(f"no product of shapes {x.shape} and {w.shape}")
     shape, fraction = (*x.shape[:-1], w.shape[1]), x.fraction + w.fraction
@@ -125,7 +143,7 @@ def linear(engine: Two, x: Secret, w: MaskedWeight) -> Secret:
     a, z = _product_now(engine, len(rows.parts[0]), w) if w.fresh else engine.pads.product(rows.shape[0], w)
     if engine.offline:
         return cut(engine, engine.blank(shape, fraction))
-    (d,) = engine.open(rows.parts[0] - a)
+    (d,) = open_factors(engine, fraction, rows.parts[0] - a)
     out = kernels.matmul(d, w.share)
     out += z
     return cut(engine, engine.secret(out.reshape(shape), fraction))
