@@ -44,6 +44,7 @@ learning_rate = 1e-3
 [checkpoints]
 every_steps = 50
 """
+IMPORTED = "import mitai.train.run, mitai.train.methods.sft; main()"  # a child imports them after its first word
 LORA = "[lora]\nrank = 8\nalpha = 16\n"
 
 
@@ -142,7 +143,7 @@ def sealed_sft(folder: Path, sealed: dict[str, object], owner: object) -> Measur
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-c", worker._BOOT, json.dumps(sys.path)],
+                [sys.executable, "-I", "-c", worker._BOOT.replace("main()", IMPORTED), json.dumps(sys.path)],
                 stdin=theirs.fileno(),
                 env=worker._environment(1),
             )
@@ -189,14 +190,18 @@ def child(kind: str, folder: Path, every: int = 0) -> Measured:
         str(every),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, cwd=Path(__file__).parents[1]
-    )
+    log = folder / f"{kind}.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=sink, env=environment, cwd=Path(__file__).parents[1]
+        )
     assert process.stdout is not None
-    process.stdout.readline()
-    began = spent(process.pid)
-    losses = json.loads(process.stdout.readlines()[-1])
-    return ended(process, began, losses)
+    ready = process.stdout.readline()
+    began = spent(process.pid) if ready else 0.0
+    lines = process.stdout.readlines()
+    if not lines:
+        raise SystemExit(f"{kind} ended with {process.wait()}:\n{log.read_text(errors='replace')[-2000:]}")
+    return ended(process, began, json.loads(lines[-1]))
 
 
 def spent(pid: int) -> float:
