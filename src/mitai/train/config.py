@@ -37,6 +37,8 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         renew_s: How often the lease on a job's inputs is renewed; at most 10.
         silence_s: Of a job of several workers: how long one waits for the others to come, and then for what each has to
             send next; more than a step takes.
+        stall_s: How long a job's process may tell nothing and ask for nothing, before it is ended: more than a step,
+            or a whole evaluation or audit, takes.
     """
 
     port: Annotated[int, Meta(ge=0, le=65535)]
@@ -50,6 +52,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue: Annotated[int, Meta(ge=0, le=1000)] = 16
     renew_s: Annotated[float, Meta(gt=0, le=10)] = 10.0
     silence_s: Annotated[float, Meta(gt=0, le=3600)] = 300.0
+    stall_s: Annotated[float, Meta(gt=0, le=31_536_000)] = 86_400.0
 
     @staticmethod
     def parse(text: str) -> TrainConfig:

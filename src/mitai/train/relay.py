@@ -162,10 +162,16 @@ TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 
 
 class Relay:
-    """One end of the pair."""
+    """One end of the pair.
 
-    def __init__(self, end: socket.socket) -> None:
+    Args:
+        end: The socket.
+        patience_s: How long the other end may say nothing; as long as it likes, if not given.
+    """
+
+    def __init__(self, end: socket.socket, patience_s: float | None = None) -> None:
         self._end, self._sending, self._asking = end, threading.Lock(), threading.Lock()
+        end.settimeout(patience_s)
 
     @staticmethod
     def pair() -> tuple[socket.socket, socket.socket]:
@@ -214,11 +220,22 @@ class Relay:
         data = bytearray(size)
         view, done = memoryview(data), 0
         while done < size:
-            got = self._end.recv_into(view[done:])
+            try:
+                got = self._end.recv_into(view[done:])
+            except TimeoutError:
+                raise _stalled() from None
             if not got:
                 return None
             done += got
         return data
+
+
+def _stalled() -> TrainError:
+    return TrainError(
+        "train.stalled",
+        "the job's process neither asked nor told anything for too long",
+        hint="does the model's chat template or tokenizer end on every record? is stall_s of the worker long enough?",
+    )
 
 
 class RelayStore:

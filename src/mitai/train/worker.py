@@ -354,7 +354,7 @@ class Jobs:
     def _supervise(self, run: Run, order: Order, lease: Lease, finish: Callable[[Done], None]) -> None:
         """Start the job's process, answer what it asks, and see it end."""
         ours, theirs = Relay.pair()
-        relay = Relay(ours)
+        relay = Relay(ours, self._config.stall_s)
         try:
             with theirs:
                 run.process = subprocess.Popen(
