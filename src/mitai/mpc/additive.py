@@ -86,4 +86,4 @@ class AdditiveEngine(Engine):
             hint="reveal the sum and divide it; products and comparisons need the setting 2+1",
         )
 
-    truncate = multiply = matmul = weight = linear = less = spline = upper = _beyond
+    truncate = multiply = matmul = weight = linear = less = spline = octaves = upper = _beyond

@@ -11,7 +11,7 @@ import numpy as np
 from mitai.mpc import kernels, noise
 from mitai.mpc.engine import Engine, Secret, Shape, Weight
 from mitai.mpc.ring import Real, Ring, decode, encode
-from mitai.mpc.spline import Spline
+from mitai.mpc.spline import Octaves, Spline
 
 
 class ClearWeight(Weight):
@@ -81,6 +81,13 @@ class ClearEngine(Engine):
     def spline(self, x: Secret, table: Spline) -> Secret:
         """See `Engine.spline`."""
         return Secret(self, (encode(table(self.reveal(self._checked(x))), self.fraction),), self.fraction)
+
+    def octaves(self, x: Secret, table: Octaves) -> Secret:
+        """See `Engine.octaves`."""
+        values = self.reveal(x)
+        if values.size and values.max() >= 2.0**table.high:
+            raise OverflowError(f"{values.max():.0f} is above a table's last octave")
+        return Secret(self, (encode(table(values), table.fraction),), table.fraction)
 
     def upper(self, x: Secret) -> Secret:
         """See `Engine.upper`."""

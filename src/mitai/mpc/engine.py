@@ -30,7 +30,7 @@ import numpy as np
 
 from mitai.errors import MpcError
 from mitai.mpc.ring import FRACTION_BITS, WINDOW_BITS, Real, Ring, encode
-from mitai.mpc.spline import Spline
+from mitai.mpc.spline import Octaves, Spline
 
 Shape = tuple[int, ...]
 Place = int | slice | None | EllipsisType
@@ -208,6 +208,13 @@ class Engine(ABC):
     @abstractmethod
     def spline(self, x: Secret, table: Spline) -> Secret:
         """Return a function of each element; x has the engine's fraction and may be anything within the window."""
+
+    @abstractmethod
+    def octaves(self, x: Secret, table: Octaves) -> Secret:
+        """Return a power of each element, with the table's fraction, to a relative error of about 2^-16.
+
+        x may have any fraction. It has to be below 2^table.high, and 2^table.low at least 2^-27 of that.
+        """
 
     @abstractmethod
     def upper(self, x: Secret) -> Secret:

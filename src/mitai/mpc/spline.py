@@ -96,3 +96,26 @@ class Spline:
         inner = self.polynomials(x)
         (a, b), (c, d) = self.below, self.above
         return np.where(x < self.low, a + b * x, np.where(x >= self.high, c + d * x, inner))
+
+
+@dataclass(frozen=True)
+class Octaves:
+    """factor · x^exponent on [2^low, 2^high); what is smaller counts as 2^low.
+
+    Attributes:
+        exponent: -1, or -1/2 …
+        factor: A positive number.
+        low: The first octave begins at 2^low.
+        high: The last one ends at 2^high.
+        fraction: Bits of fraction of the result, 32 at most. The engine's window does not bound it.
+    """
+
+    exponent: float
+    factor: float
+    low: int
+    high: int
+    fraction: int
+
+    def __call__(self, x: Real | float) -> Real:
+        """Return the function's values, computed in the clear."""
+        return np.asarray(self.factor * np.maximum(x, 2.0**self.low) ** self.exponent)

@@ -33,7 +33,7 @@ from mitai.mpc.engine import Engine, Secret, Shape, Weight
 from mitai.mpc.kernels import Packed
 from mitai.mpc.link import Link
 from mitai.mpc.ring import Real, Ring, decode, encode
-from mitai.mpc.spline import Spline
+from mitai.mpc.spline import Octaves, Spline
 from mitai.mpc.two import algebra
 from mitai.mpc.two.blank import blank
 from mitai.mpc.two.engine import DIGEST_BYTES, Side
@@ -251,6 +251,10 @@ class Three(Engine):
     def spline(self, x: Secret, table: Spline) -> Secret:
         """See `Engine.spline`."""
         return self._three(self._side.spline(self._two(x), table))
+
+    def octaves(self, x: Secret, table: Octaves) -> Secret:
+        """See `Engine.octaves`."""
+        return self._three(self._side.octaves(self._two(x), table))
 
     def upper(self, x: Secret) -> Secret:
         """See `Engine.upper`."""

@@ -14,7 +14,7 @@ from mitai.mpc import nonlinear
 from mitai.mpc.clear import ClearEngine
 from mitai.mpc.engine import Secret
 from mitai.mpc.ring import WINDOW_BITS, encode
-from mitai.mpc.spline import Spline
+from mitai.mpc.spline import Octaves, Spline
 from mitai.mpc.two import bits, splines, waves
 from mitai.mpc.two.compare import chain
 from mitai.mpc.two.core import Two
@@ -214,6 +214,47 @@ def test_any_shape():
     x = np.linspace(-3, 3, 24).reshape(2, 3, 4)
     got = computed(lambda engine, a: engine.spline(a.transpose(2, 0, 1), nonlinear.TANH), x)
     assert np.abs(got - np.tanh(x.transpose(2, 0, 1))).max() < 1e-4
+
+
+# --- octaves ---
+
+
+@pytest.mark.parametrize(
+    ("table", "fraction"),
+    [
+        (Octaves(-1.0, 1.0, -6, 13, 32), 16),
+        (Octaves(-1.0, 3.0, 0, 1, 20), 16),
+        (Octaves(-0.5, 28.0, 1, 28, 32), 32),
+        (Octaves(-0.5, 0.1, -13, 14, 30), 16),
+    ],
+)
+def test_powers_over_many_octaves(table, fraction):
+    rng = np.random.default_rng(6)
+    ends = 2.0 ** np.arange(table.low, table.high)
+    x = np.concatenate([2 ** rng.uniform(table.low - 3, table.high, 1000), ends, ends - 2.0**-fraction, [0.0]])
+    x = np.floor(x * 2.0**fraction) / 2.0**fraction
+
+    def program(engine):
+        return engine.reveal(engine.octaves(engine.input("client", x.shape, x, fraction), table))
+
+    first, second = run(program).results
+    assert (first == second).all()
+    off = np.abs(first / table(x) - 1)
+    blurred = np.abs(x / 2.0**table.low - 1) < 0.51
+    assert off[~blurred].max() < 2**-15
+    assert off.max() < 0.5
+    assert np.abs(program(ClearEngine()) / table(x) - 1).max() < 2**-15
+
+
+def test_powers_that_cannot_be_computed():
+    for table in (Octaves(-1.0, 1.0, -14, 14, 30), Octaves(-1.0, 1.0, 2, 2, 30)):
+        with pytest.raises(ValueError, match="a power from"):
+            splines.octaves_of(table, 16)
+    with pytest.raises(ValueError, match="between"):
+        splines.octaves_of(Octaves(-40.0, 1.0, 0, 4, 16), 16)
+    four = ClearEngine().constant([4.0])
+    with pytest.raises(OverflowError):
+        four.engine.octaves(four, Octaves(-1.0, 1.0, 0, 2, 30))
 
 
 # --- upper ---

@@ -27,7 +27,7 @@ from mitai.mpc import kernels
 from mitai.mpc.engine import Secret, Shape, Weight
 from mitai.mpc.link import Link
 from mitai.mpc.ring import Real, Ring, encode
-from mitai.mpc.spline import Spline
+from mitai.mpc.spline import Octaves, Spline
 from mitai.mpc.two import algebra, compare, splines, upper
 from mitai.mpc.two.batch import Outgoing, by_weight, mask_rows, pieces, result_rows
 from mitai.mpc.two.core import Feeds, Program, Two
@@ -71,6 +71,10 @@ class Side(Two):
     def spline(self, x: Secret, table: Spline) -> Secret:
         """See `Engine.spline`."""
         return splines.spline(self, x, table)
+
+    def octaves(self, x: Secret, table: Octaves) -> Secret:
+        """See `Engine.octaves`."""
+        return splines.octaves(self, x, table)
 
     def upper(self, x: Secret) -> Secret:
         """See `Engine.upper`."""

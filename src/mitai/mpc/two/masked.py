@@ -10,6 +10,7 @@ which is linear in what the dealer can share: r and its top bit; and, for x time
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -28,12 +29,23 @@ HIGH = np.uint64(32)
 class Opened:
     """Numbers x as both parties see them: c = x + r modulo 2^32, one round and 4 bytes an element."""
 
+    c: Words
+
     def __init__(self, engine: Two, x: Ring) -> None:
         self.engine = engine
         self.size = x.size
         self.halves: tuple[Words, ...] = engine.pads.random((x.size,), np.uint32)
         if not engine.offline:
             (self.c,) = engine.open(x.reshape(-1).astype(np.uint32) + self.halves[0])
+
+    def part(self, start: int, size: int) -> Opened:
+        """Return some of them."""
+        part = copy.copy(self)
+        part.size, some = size, slice(start, start + size)
+        part.halves = tuple(half[some] for half in self.halves)
+        if not self.engine.offline:
+            part.c = self.c[some]
+        return part
 
     def mask(self) -> Words:
         """Return the mask r, at the dealer."""

@@ -8,19 +8,24 @@
 A table is taken as three pieces, the line below, one wave, and the line above, where a wave fits all its polynomials;
 the borders are then up to an eighth wide, where either side's formula may be used. A table that is less smooth is cut
 in halves until waves fit, and its borders are exact to 2^-15.
+
+A power over many octaves is a table with a piece for each two of them. Its pieces are brought to the same scale by
+public powers of two when they are whole again, so that each is exact to its own last bits.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from mitai.mpc.engine import Secret
-from mitai.mpc.ring import FRACTION_BITS, Real, Ring
-from mitai.mpc.spline import Spline
+from mitai.mpc.ring import FRACTION_BITS, WINDOW_BITS, Real, Ring
+from mitai.mpc.spline import Octaves, Spline
 from mitai.mpc.two import waves
 from mitai.mpc.two.bits import Planes, unpack
 from mitai.mpc.two.compare import DIGIT_BITS, Signs
@@ -32,6 +37,10 @@ SIGN_BIT = 31
 COARSE, EXACT = 3, 5  # digits of a comparison
 CUT = waves.FRACTION - FRACTION_BITS
 UNIT = 2.0**-FRACTION_BITS
+LARGEST_BITS = 28  # of a piece's value, in units of its last place
+FINER_BITS = 14  # between the two fractions with which the numbers of many octaves are opened
+LEAST_BITS = 3  # the first octave begins at so many bits of what is compared
+BLUR_UNITS = 3  # how far off a border of octaves a number may be taken: 2 by the comparison, 1 by the shift
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,21 @@ class Line:
 
     constant: int
     slope: int
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of a function.
+
+    Attributes:
+        form: Its formula.
+        source: Of which numbers: 0 for those that are compared, 1 for their finer twins.
+        shift: By which power of two the formula's value is multiplied.
+    """
+
+    form: Wave | Line
+    source: int = 0
+    shift: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +77,58 @@ class Pieces:
     """
 
     borders: tuple[int, ...]
-    pieces: tuple[Wave | Line, ...]
+    pieces: tuple[Piece, ...]
     digits: int
 
 
 @functools.lru_cache(maxsize=64)
 def pieces_of(table: Spline) -> Pieces:
     """Return how a table is computed; the same at all sides."""
-    below, above = _line(table.below), _line(table.above)
+    below, above = Piece(_line(table.below)), Piece(_line(table.above))
     width = blur(COARSE)
     wave = waves.fit(table.source or table.polynomials, table.low - width, table.high + width)
     if wave is not None:
-        return Pieces((_units(table.low), _units(table.high + width)), (below, wave, above), COARSE)
+        return Pieces((_units(table.low), _units(table.high + width)), (below, Piece(wave), above), COARSE)
     parts = _parts(table, 0, table.segments)
     borders = [table.low, *(table.low + end * table.step for end, _ in parts)]
-    return Pieces(tuple(map(_units, borders)), (below, *(wave for _, wave in parts), above), EXACT)
+    return Pieces(tuple(map(_units, borders)), (below, *(Piece(wave) for _, wave in parts), above), EXACT)
+
+
+@functools.lru_cache(maxsize=64)
+def octaves_of(table: Octaves, fraction: int) -> tuple[tuple[int, ...], Pieces]:
+    """Return how a power of numbers with this fraction is computed: two octaves in a piece.
+
+    Returns:
+        With which fractions the numbers are opened, the one that is compared first, and the pieces.
+    """
+    coarse = min(fraction, WINDOW_BITS - 1 - table.high)
+    fractions = (coarse,) if coarse == fraction else (coarse, min(fraction, coarse + FINER_BITS))
+    if table.low + coarse < LEAST_BITS or table.low >= table.high:
+        raise ValueError(f"a power from 2^{table.low} to 2^{table.high} of numbers with {fraction} bits of fraction")
+    ends = [*range(table.low, table.high, 2), table.high]
+    inner = [_octaves(table, fractions, low, high) for low, high in itertools.pairwise(ends)]
+    below = Piece(Line(int(table(2.0**table.low) * 2.0**table.fraction), 0))
+    borders = tuple(1 << end + coarse for end in ends[:-1])
+    return fractions, Pieces(borders, (below, *inner), EXACT)
+
+
+def _octaves(table: Octaves, fractions: tuple[int, ...], low: int, high: int) -> Piece:
+    """Return the piece for [2^low, 2^high)."""
+    source = max(k for k, fraction in enumerate(fractions) if k == 0 or high + fraction < WINDOW_BITS)
+    scale = 2.0 ** (FRACTION_BITS - fractions[source])  # of what is opened, which is read with the engine's fraction
+    largest = table.factor * max(2.0 ** (low * table.exponent), 2.0 ** (high * table.exponent)) * 2.0**table.fraction
+    shift = max(0, math.ceil(math.log2(largest)) - LARGEST_BITS)
+
+    def values(u: Real) -> Real:
+        return np.asarray(
+            table.factor * (u * scale) ** table.exponent * 2.0 ** (table.fraction - FRACTION_BITS - shift)
+        )
+
+    margin = BLUR_UNITS * 2.0 ** -fractions[0]
+    wave = waves.fit(values, (2.0**low - margin) / scale, (2.0**high + margin) / scale)
+    if wave is None:
+        raise ValueError(f"a power that can't be computed between 2^{low} and 2^{high}")
+    return Piece(wave, source, shift)
 
 
 def blur(digits: int) -> float:
@@ -145,33 +206,46 @@ class _WaveTerm:
 
 def spline(engine: Two, x: Secret, table: Spline) -> Secret:
     """Return a table's function of each element; x may be anything in the window (module)."""
-    plan = pieces_of(table)
-    opened = Opened(engine, x.parts[0])
-    signs = Signs(opened, sign_bit=SIGN_BIT, digits=plan.digits)
-    used = [(k, piece) for k, piece in enumerate(plan.pieces) if piece != Line(0, 0)]
-    dealt = [_deal(engine, piece, opened) for _, piece in used if isinstance(piece, Wave)]
+    return _evaluated(engine, pieces_of(table), x, (0,), engine.fraction)
+
+
+def octaves(engine: Two, x: Secret, table: Octaves) -> Secret:
+    """Return a power of each element, with the table's fraction (module)."""
+    fractions, plan = octaves_of(table, x.fraction)
+    shifts = tuple(x.fraction - fraction for fraction in fractions)
+    return _evaluated(engine, plan, x, shifts, table.fraction)
+
+
+def _evaluated(engine: Two, plan: Pieces, x: Secret, shifts: tuple[int, ...], fraction: int) -> Secret:
+    """Return a function of x, of which each shift makes one of the pieces' sources."""
+    sources = [x.parts[0].reshape(-1) >> np.uint64(shift) for shift in shifts]
+    both = Opened(engine, np.concatenate(sources))
+    opened = [both.part(k * x.size, x.size) for k in range(len(sources))]
+    signs = Signs(opened[0], sign_bit=SIGN_BIT, digits=plan.digits)
+    used = [(k, piece) for k, piece in enumerate(plan.pieces) if piece.form != Line(0, 0)]
+    dealt = {k: _deal(engine, piece.form, opened[piece.source]) for k, piece in used if isinstance(piece.form, Wave)}
     below = signs.below(*plan.borders)
     masks = engine.pads.random((len(used), below.shape[1]), np.uint8)
     lines: list[tuple[int, _LineTerm]] = []
     curves: list[tuple[int, _WaveTerm]] = []
-    for j, (_, piece) in enumerate(used):
-        mask = functools.partial(_joined, masks, j)
-        if isinstance(piece, Wave):
-            curves.append((j, _WaveTerm(engine, piece, opened, dealt[len(curves)], mask)))
+    for j, (k, piece) in enumerate(used):
+        mask, source = functools.partial(_joined, masks, j), opened[piece.source]
+        if isinstance(piece.form, Wave):
+            curves.append((j, _WaveTerm(engine, piece.form, source, dealt[k], mask)))
         else:
-            lines.append((j, _LineTerm(engine, piece, opened, x.parts[0], mask)))
+            lines.append((j, _LineTerm(engine, piece.form, source, sources[0], mask)))
     if engine.offline:
-        return engine.blank(x.shape, engine.fraction)
+        return engine.blank(x.shape, fraction)
     inside = _inside(below, first=engine.role == 0)[[k for k, _ in used]]
     hidden = [inside ^ masks[0], *(curve.hidden() for _, curve in curves)]
     bits, *values = engine.exchange(*hidden)
-    shown = unpack(hidden[0] ^ bits, opened.size).astype(np.uint64)
-    total = np.zeros(opened.size, np.uint64)
+    shown = unpack(hidden[0] ^ bits, x.size).astype(np.uint64)
+    total = np.zeros(x.size, np.uint64)
     for j, line in lines:
         total += line.value(shown[j])
     for (j, curve), mine, its in zip(curves, hidden[1:], values, strict=True):
-        total += curve.value(shown[j], mine + its)
-    return engine.secret(total.reshape(x.shape), engine.fraction)
+        total += curve.value(shown[j], mine + its) << np.uint64(used[j][1].shift)
+    return engine.secret(total.reshape(x.shape), fraction)
 
 
 def _deal(engine: Two, wave: Wave, opened: Opened) -> Ring:
