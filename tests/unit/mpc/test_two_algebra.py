@@ -65,6 +65,48 @@ def test_products_are_exact_in_the_ring(rows, inner, columns, seed):
         assert (result == plain).all()
 
 
+def test_a_factor_is_opened_once():
+    """In however many products it is, as far as it has to be; what its owner has given twice is two factors."""
+    rng = np.random.default_rng(3)
+    x, y = ring(rng, 5), ring(rng, 5)
+
+    def program(engine):
+        a, b, c = (engine.input("client", (5,), None, 0) for _ in range(3))
+        e = a * b  # opens both
+        f = a.map(lambda part: part) * a  # nothing
+        g = e * a + b * e  # e
+        h = (a + 0.0) * c  # both
+        return e, f, g, h
+
+    local = Local()
+    first, second, _ = local.do((program,) * 3, {"client": [x, y, y]})
+    expected = x * y, x * x, x * y * (x + y), x * y
+    for a, b, plain in zip(first, second, expected, strict=True):
+        assert (join(a.parts[0], b.parts[0]) == plain).all()
+    assert local.cost.rounds == [4, 4]
+    assert local.cost.sent_bytes == [48 + 8 * 5 * 5] * 2
+
+
+def test_factors_of_few_and_of_all_bits():
+    """Where 48 bits were opened and all are needed, the rest follows."""
+    rng = np.random.default_rng(4)
+    x = rng.integers(-(1 << 22), 1 << 22, 7).view(np.uint64)
+
+    def program(engine):
+        a = engine.input("client", (7,))
+        cut = a * a
+        whole = a.map(lambda part: part, 0)
+        return cut, whole * whole, a * a
+
+    local = Local()
+    first, second, _ = local.do((program,) * 3, {"client": [x]})
+    one, two, three = (join(a.parts[0], b.parts[0]) for a, b in zip(first, second, strict=True))
+    assert (two == x * x).all()
+    for result in (one, three):
+        assert set((result.view(np.int64) - ((x * x).view(np.int64) >> 16)).tolist()) <= {0, 1}
+    assert local.cost.sent_bytes == [48 + (32 + 16) + 32 + 56 + 32] * 2  # tapes, 48 bits, a cut, 64 bits, a cut
+
+
 @pytest.mark.parametrize("cut", [1, 2, 15, 16, 31, 32])
 def test_truncation_is_never_off_by_more_than_a_unit(cut, monkeypatch):
     """At the window's edges and everywhere else; which of two results it is follows from party 0's share alone."""

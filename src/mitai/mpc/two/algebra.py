@@ -9,6 +9,8 @@ A truncation by s bits looks at the low 32 + s bits of a product, so where one f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,12 +18,13 @@ from mitai.mpc import kernels
 from mitai.mpc.engine import Secret, Shape
 from mitai.mpc.ring import WINDOW_BITS, Ring
 from mitai.mpc.two.core import Two
+from mitai.mpc.two.factors import Factor
 from mitai.mpc.two.pads import MaskedWeight
 
 HALF_WINDOW = np.uint32(1 << (WINDOW_BITS - 1))
 TOP = np.uint32(31)
 HIGH = np.uint64(32)
-FACTOR_BITS = 48  # of a factor that are opened where they are enough
+FACTOR_BITS = 48  # of a factor that are opened, where they are enough
 
 
 def truncate(engine: Two, x: Secret, fraction: int) -> Secret:
@@ -63,13 +66,31 @@ def cut(engine: Two, x: Secret) -> Secret:
     return truncate(engine, x, engine.fraction) if x.fraction > engine.fraction else x
 
 
-def open_factors(engine: Two, fraction: int, *shares: Ring) -> tuple[Ring, ...]:
-    """Open masked factors of a product with this fraction: 6 bytes an element where `cut` drops all that is above.
+def factors(engine: Two, x: Secret, y: Secret) -> tuple[Factor, Factor]:
+    """Return two secrets as factors under masks, the same one twice for a square."""
+    left = engine.factors.of(engine.pads, x.parts[0])
+    return left, left if y.parts[0] is x.parts[0] else engine.factors.of(engine.pads, y.parts[0])
 
-    Both parties' results are then equal in their low 48 bits only.
+
+def open_factors(engine: Two, fraction: int, *factors: tuple[Secret, Factor]) -> None:
+    """Open the masked factors of a product with this fraction, as far as they are not open, in one round.
+
+    6 bytes an element where `cut` drops all that is above; both sides then know the same low 48 bits only.
     """
-    if not 0 < fraction - engine.fraction <= FACTOR_BITS - 32:
-        return engine.open(*shares)
+    bits = FACTOR_BITS if 0 < fraction - engine.fraction <= FACTOR_BITS - 32 else 64
+    closed = {id(factor): (x.parts[0], factor) for x, factor in factors if factor.bits < bits}.values()
+    for _, factor in closed:
+        factor.bits = bits
+    if engine.offline:
+        return
+    shares = [share - factor.mask[0] for share, factor in closed]
+    opened = open_low(engine, shares) if bits == FACTOR_BITS else engine.open(*shares)
+    for (_, factor), value in zip(closed, opened, strict=True):
+        factor.opened = value
+
+
+def open_low(engine: Two, shares: Sequence[Ring]) -> tuple[Ring, ...]:
+    """Open the low 48 bits."""
     halves = [half for share in shares for half in (share.astype(np.uint32), (share >> HIGH).astype(np.uint16))]
     its = iter(engine.exchange(*halves))
     return tuple(
@@ -78,25 +99,19 @@ def open_factors(engine: Two, fraction: int, *shares: Ring) -> tuple[Ring, ...]:
 
 
 def multiply(engine: Two, x: Secret, y: Secret) -> Secret:
-    """Multiply element by element, one round before the truncation; 12 or 16 bytes an element, a square half."""
-    pads, fraction = engine.pads, x.fraction + y.fraction
+    """Multiply element by element, one round before the truncation; 6 or 8 bytes an element of each factor."""
+    fraction = x.fraction + y.fraction
     shape = np.broadcast_shapes(x.shape, y.shape)
-    a = pads.random(x.shape, np.uint64)
-    b = a if y is x else pads.random(y.shape, np.uint64)
-    c = pads.given(shape, np.uint64, lambda: (a[0] + a[1]) * (b[0] + b[1]))
+    a, b = factors(engine, x, y)
+    c = engine.pads.given(shape, np.uint64, lambda: a.whole_mask() * b.whole_mask())
+    open_factors(engine, fraction, (x, a), (y, b))
     if engine.offline:
         return cut(engine, engine.blank(shape, fraction))
-    if y is x:
-        (d,) = open_factors(engine, fraction, x.parts[0] - a[0])
-        out = d * (a[0] + a[0])
-        e = d
-    else:
-        d, e = open_factors(engine, fraction, x.parts[0] - a[0], y.parts[0] - b[0])
-        out = d * b[0]
-        out += a[0] * e
+    out = a.opened * b.mask[0]
+    out += a.mask[0] * b.opened
     out += c
     if engine.role == 0:
-        out += d * e
+        out += a.opened * b.opened
     return cut(engine, engine.secret(out, fraction))
 
 
@@ -104,16 +119,15 @@ def matmul(engine: Two, x: Secret, y: Secret) -> Secret:
     """Multiply matrices, one round before the truncation; 6 or 8 bytes an element of each factor."""
     if x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-2]:
         raise ValueError(f"no product of shapes {x.shape} and {y.shape}")
-    pads, fraction = engine.pads, x.fraction + y.fraction
+    fraction = x.fraction + y.fraction
     shape = *x.shape[:-1], y.shape[-1]
-    a = pads.random(x.shape, np.uint64)
-    b = pads.random(y.shape, np.uint64)
-    c = pads.given(shape, np.uint64, lambda: kernels.matmul(a[0] + a[1], b[0] + b[1]))
+    a, b = factors(engine, x, y)
+    c = engine.pads.given(shape, np.uint64, lambda: kernels.matmul(a.whole_mask(), b.whole_mask()))
+    open_factors(engine, fraction, (x, a), (y, b))
     if engine.offline:
         return cut(engine, engine.blank(shape, fraction))
-    d, e = open_factors(engine, fraction, x.parts[0] - a[0], y.parts[0] - b[0])
-    out = kernels.matmul(d, b[0] + e if engine.role == 0 else b[0])
-    out += kernels.matmul(a[0], e)
+    out = kernels.matmul(a.opened, b.mask[0] + b.opened if engine.role == 0 else b.mask[0])
+    out += kernels.matmul(a.mask[0], b.opened)
     out += c
     return cut(engine, engine.secret(out, fraction))
 
@@ -140,11 +154,12 @@ def linear(engine: Two, x: Secret, w: MaskedWeight) -> Secret:
         raise ValueError(f"no product of shapes {x.shape} and {w.shape}")
     shape, fraction = (*x.shape[:-1], w.shape[1]), x.fraction + w.fraction
     rows = x.reshape(-1, w.shape[0])
-    a, z = _product_now(engine, len(rows.parts[0]), w) if w.fresh else engine.pads.product(rows.shape[0], w)
+    a, z = _product_now(engine, rows.shape[0], w) if w.fresh else engine.pads.product(rows.shape[0], w)
+    factor = Factor((a,))
+    open_factors(engine, fraction, (rows, factor))
     if engine.offline:
         return cut(engine, engine.blank(shape, fraction))
-    (d,) = open_factors(engine, fraction, rows.parts[0] - a)
-    out = kernels.matmul(d, w.share)
+    out = kernels.matmul(factor.opened, w.share)
     out += z
     return cut(engine, engine.secret(out.reshape(shape), fraction))
 

@@ -26,6 +26,7 @@ from mitai.mpc.engine import Engine, Secret, Shape
 from mitai.mpc.link import Link
 from mitai.mpc.ring import Real, Ring, decode, encode
 from mitai.mpc.two.blank import blank
+from mitai.mpc.two.factors import Factors
 from mitai.mpc.two.pads import MaskedWeight, Pads, Plan, PlanPads
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class Two(Engine, ABC):
         self.role = role
         self.link = link
         self.made: list[MaskedWeight] = []
+        self.factors = Factors()
         self._pads: Pads | None = None
         self._feeds: dict[str, Iterator[Ring]] = {}
         self._walking = threading.Lock()
@@ -83,6 +85,7 @@ class Two(Engine, ABC):
                     return program(self)
             finally:
                 self._pads = None
+                self.factors = Factors()
                 for weight in self.made:
                     weight.fresh = False
                 self.made.clear()
@@ -128,8 +131,8 @@ class Two(Engine, ABC):
         return Secret(self, (blank(shape),), fraction)
 
     def secret(self, share: Ring, fraction: int) -> Secret:
-        """Return a party's share as a secret."""
-        return Secret(self, (share,), fraction)
+        """Return a party's share as a secret; it is a number of its own, even where its owner has given it twice."""
+        return Secret(self, (share.view(),), fraction)
 
     def input(self, owner: str, shape: Shape, values: Real | None = None, fraction: int | None = None) -> Secret:
         """Take the next array of an owner's shares; `values` are the owner's alone and not looked at (`Engine.input`).
