@@ -213,7 +213,7 @@ class Engine(ABC):
     def octaves(self, x: Secret, table: Octaves) -> Secret:
         """Return a power of each element, with the table's fraction, to a relative error of about 2^-16.
 
-        x may have any fraction. It has to be below 2^table.high, and 2^table.low at least 2^-27 of that.
+        x may have any fraction. It has to be below 2^table.high, and 2^table.low at least 2^-28 of that.
         """
 
     @abstractmethod

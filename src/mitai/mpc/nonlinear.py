@@ -1,8 +1,7 @@
 """The functions of transformers that are not linear, out of what every engine has (`docs/spec/mpc.md`, "Functions").
 
-A function of one number is a spline. Quotients and roots of numbers of unknown size are brought to one octave (or two)
-first: the number is compared with all powers of two (or four) at once, the bits say by which power to multiply, and a
-table does the rest. Such results keep more bits of fraction than the engine's, until a product uses them.
+A function of one number is a spline. Quotients and roots of numbers of unknown size are powers over many octaves, which
+keep more bits of fraction than the engine's, until a product uses them.
 
 Invariants:
 
@@ -19,22 +18,21 @@ Example:
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mitai.mpc.engine import Secret, concatenate
-from mitai.mpc.ring import Real
-from mitai.mpc.spline import Spline
+from mitai.mpc.engine import Secret
+from mitai.mpc.ring import FRACTION_BITS, Real
+from mitai.mpc.spline import Octaves, Spline
 
 Mask = NDArray[np.bool_]
 
 REACH = 128.0  # of `Engine.upper`
+EMBEDDING_GAIN = 16  # of the first norm: what comes right out of a table of embeddings is small
 QUAD_SHIFT = 5.0  # c of MPCFormer's (x + c)^2
-
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -54,7 +52,6 @@ GELU_TANH = Spline.fit(_gelu_tanh, low=-4, high=4, segments=256, degree=1, above
 SILU = Spline.fit(lambda x: x / (1 + np.exp(-x)), low=-16, high=16, segments=128, degree=2, above=(0, 1))
 TANH = Spline.fit(np.tanh, low=-8, high=8, segments=128, degree=2, below=(-1, 0), above=(1, 0))
 ACTIVATIONS = {"gelu": GELU, "gelu_new": GELU_TANH, "gelu_pytorch_tanh": GELU_TANH, "silu": SILU}
-INVERSE = Spline.fit(lambda x: 1 / x, low=1, high=2, segments=256, degree=1, below=(1, 0), above=(0.5, 0))
 
 
 def read(x: Secret, fraction: int) -> Secret:
@@ -69,56 +66,29 @@ def exact(x: Secret, y: Secret) -> Secret:
     return read(x.engine.multiply(left, right), x.fraction + y.fraction)
 
 
-def reciprocal(x: Secret, low: int, high: int) -> Secret:
-    """Return 1/x with high - 1 more bits of fraction, to a relative error of 2^-14.
+def rms_norm(x: Secret, eps: float, gain: int = 1) -> Secret:
+    """Divide by the root of the mean square of the last axis (and `eps`).
 
-    For x of the engine's fraction, 2^low <= x < 2^high <= 2^14. What is smaller counts as 2^low, about.
+    For rows of n numbers whose squares, times gain^2, add up to less than 2^18 n (rounded down to a power of two, 2^30
+    at most): one number of thousands does no harm. A root mean square below 0.03 / gain counts as that, about.
     """
-    engine = x.engine
-    bits = _less_than(x, [2.0**octave for octave in range(low + 1, high)])
-    power = _chosen(bits, [1 << (high - 1 - low - octave) for octave in range(high - low)])
-    mantissa = engine.truncate(read(exact(x, power), x.fraction + high - 1))  # 1 to 2
-    inverse = engine.spline(mantissa, INVERSE)
-    return read(exact(inverse, power), inverse.fraction + high - 1)
-
-
-def inverse_root_mean(squares: Secret, n: int) -> Secret:
-    """Return 1/sqrt(squares / n), with about 24 bits of fraction, to a relative error of 2^-13.
-
-    For a sum of n squares with twice the engine's fraction, as `exact` gives it; below 2^(19 + log2 n) for n < 2048 and
-    below 2^30 for more. The error grows where the mean of the squares is below 2^-11 (0.02^2).
-    """
-    engine = squares.engine
-    spare = max(11 - n.bit_length() + 1, 0)  # bits of fraction of `coarse`, which has to be below 2^30 as an integer
-    coarse = engine.truncate(squares, spare)
-    bits = _less_than(coarse, [4.0**c / 2**spare for c in range(1, 15)])
-    # Where the sum is small its own bits are needed, and where it is large those of `coarse` are enough.
-    small = _chosen(bits, [4 ** (7 - c) if c <= 7 else 0 for c in range(15)])
-    large = _chosen(bits, [4 ** (14 - c) << (18 - spare) if c > 7 else 0 for c in range(15)])
-    both = exact(concatenate((read(squares, 0), read(coarse, 0)), -1), concatenate((small, large), -1))
-    mantissa = engine.truncate(read(both.sum(-1, keepdims=True), 46 - spare))  # 1 to 4
-    shift, table = _inverse_root_table(n, spare)
-    root = engine.spline(mantissa, table)
-    power = _chosen(bits, [2 ** (14 - c) for c in range(15)])
-    return read(exact(root, power), root.fraction + 14 - shift)
-
-
-def rms_norm(x: Secret, eps: float) -> Secret:
-    """Divide by the root of the last axis' mean square; of all numbers within the window, as `inverse_root_mean`."""
     n = x.shape[-1]
-    squares = exact(x, x).sum(-1, keepdims=True) + n * eps
-    return x.engine.truncate(exact(x, inverse_root_mean(squares, n)))
+    scaled = x.times(gain)
+    squares = exact(scaled, scaled).sum(-1, keepdims=True) + n * eps * gain**2
+    high = min(17 + n.bit_length(), 30)
+    inverse = x.engine.octaves(squares, Octaves(-0.5, math.sqrt(n), high - 28, high, 28))
+    return x.engine.truncate(exact(scaled, inverse))
 
 
-def layer_norm(x: Secret, eps: float) -> Secret:
+def layer_norm(x: Secret, eps: float, gain: int = 1) -> Secret:
     """Take the mean of the last axis off and divide by the standard deviation, as `rms_norm`."""
-    return rms_norm(x - mean(x), eps)
+    return rms_norm(x - mean(x), eps, gain)
 
 
 def mean(x: Secret) -> Secret:
     """Return the mean of the last axis (kept, of length 1)."""
-    share = round(2**30 / x.shape[-1])
-    return x.engine.truncate(read(x.sum(-1, keepdims=True).times(share), x.fraction + 30))
+    share = round(2**32 / x.shape[-1])
+    return x.engine.truncate(read(x.sum(-1, keepdims=True).times(share), x.fraction + 32))
 
 
 def softmax(scores: Secret, mask: Mask | None = None, hidden: Secret | None = None, reach: float = REACH) -> Secret:
@@ -137,7 +107,7 @@ def softmax(scores: Secret, mask: Mask | None = None, hidden: Secret | None = No
     if mask is not None:
         scores = scores.times(mask.astype(np.uint64)) + np.where(mask, 0.0, -4 * reach)
     scores = scores - _upper(scores, reach).broadcast_to(scores.shape)  # the largest is -4 to 0
-    gain = min(13 - n.bit_length(), 6)  # exp is computed times 2^gain, and the sum of the row is below 2^13
+    gain = min(16 - n.bit_length(), 6)  # exp is computed times 2^gain, and the sum of the row is below 2^16
     powers = engine.spline(scores, exp_table(gain))
     if mask is not None:
         powers = powers.times(mask.astype(np.uint64))
@@ -147,7 +117,7 @@ def softmax(scores: Secret, mask: Mask | None = None, hidden: Secret | None = No
 def quad_softmax(scores: Secret, mask: Mask | None = None, hidden: Secret | None = None) -> Secret:
     """Return (x + 5)^2 divided by its sum over the last axis: MPCFormer's 2Quad; arguments as of `softmax`.
 
-    The sum of (x + 5)^2 over a row has to be below 2^18.
+    The sum of (x + 5)^2 over a row has to be below 2^20.
     """
     engine = scores.engine
     shifted = scores + QUAD_SHIFT
@@ -156,7 +126,7 @@ def quad_softmax(scores: Secret, mask: Mask | None = None, hidden: Secret | None
     if hidden is not None:
         shifted = engine.multiply(1.0 - hidden, shifted)
     squares = exact(shifted, shifted)
-    return _normalised(engine.truncate(read(squares, squares.fraction + 4)), -8, 14)
+    return _normalised(engine.truncate(read(squares, squares.fraction + 4)), -8, 16)
 
 
 def activation(x: Secret, name: str, approximation: str = "exact") -> Secret:
@@ -173,7 +143,8 @@ def quad_gelu(x: Secret) -> Secret:
 
 def _normalised(powers: Secret, low: int, high: int) -> Secret:
     """Divide by the sum of the last axis, which is 2^low to 2^high."""
-    inverse = reciprocal(powers.sum(-1, keepdims=True), low, high)
+    total = powers.sum(-1, keepdims=True)
+    inverse = powers.engine.octaves(total, Octaves(-1.0, 1.0, low, high, high + FRACTION_BITS))
     return powers.engine.truncate(exact(powers, inverse))
 
 
@@ -188,28 +159,7 @@ def _upper(scores: Secret, reach: float) -> Secret:
     return first + engine.upper(scores - first.broadcast_to(scores.shape))
 
 
-def _less_than(x: Secret, thresholds: Sequence[float]) -> Secret:
-    """Return for x [..., 1] the bits [..., thresholds] of x < threshold."""
-    wide = x.broadcast_to((*x.shape[:-1], len(thresholds)))
-    return x.engine.less(wide - np.array(thresholds), 0.0)
-
-
-def _chosen(bits: Secret, values: Sequence[int]) -> Secret:
-    """Return [..., 1] values[i], where i of the (rising) thresholds are not above."""
-    steps = np.array([one - other for one, other in itertools.pairwise(values)], np.int64)
-    return bits.times(steps.view(np.uint64)).sum(-1, keepdims=True) + float(values[-1])
-
-
+@functools.cache
 def exp_table(gain: int) -> Spline:
     """Return exp(x) 2^gain for x of -16 to 0; 0 below."""
     return Spline.fit(lambda x: np.exp(x) * 2.0**gain, low=-16, high=0, segments=256, degree=1, above=(2.0**gain, 0))
-
-
-def _inverse_root_table(n: int, spare: int) -> tuple[int, Spline]:
-    """Return a shift and the table of 2^-shift sqrt(n 2^spare) / sqrt(v), which is 0.5 to 2 for v of 1 to 4."""
-    size = math.sqrt(n * 2**spare)
-    shift = math.floor(math.log2(size))
-    factor = size / 2**shift
-    return shift, Spline.fit(
-        lambda v: factor / np.sqrt(v), low=0, high=4, segments=256, degree=1, above=(factor / 2, 0)
-    )

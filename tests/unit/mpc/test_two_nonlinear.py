@@ -180,15 +180,11 @@ def test_gelu_is_near_everywhere():
     assert np.abs(got - gelu(np.clip(x, -30, None))).max() < 2e-4
 
 
-@pytest.mark.parametrize("name", ["SILU", "TANH", "INVERSE"])
-def test_tables_of_models(name):
-    table = getattr(nonlinear, name)
+@pytest.mark.parametrize("table", [nonlinear.SILU, nonlinear.TANH])
+def test_tables_of_models(table):
     x = around(table)
     got = computed(lambda engine, a: engine.spline(a, table), x)
-    blurred = (np.abs(x - table.low) < 0.126) | (np.abs(x - table.high) < 0.126)
-    assert np.abs(got - table(x))[~blurred].max() < 3e-4
-    if name != "INVERSE":  # which has jumps at its ends
-        assert np.abs(got - table(x)).max() < 2e-3
+    assert np.abs(got - table(x)).max() < 1e-4
 
 
 def test_a_table_with_jumps_is_exact_at_its_borders():
@@ -247,7 +243,7 @@ def test_powers_over_many_octaves(table, fraction):
 
 
 def test_powers_that_cannot_be_computed():
-    for table in (Octaves(-1.0, 1.0, -14, 14, 30), Octaves(-1.0, 1.0, 2, 2, 30)):
+    for table in (Octaves(-1.0, 1.0, -15, 14, 30), Octaves(-1.0, 1.0, 2, 2, 30)):
         with pytest.raises(ValueError, match="a power from"):
             splines.octaves_of(table, 16)
     with pytest.raises(ValueError, match="between"):

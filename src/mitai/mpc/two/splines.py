@@ -39,8 +39,8 @@ CUT = waves.FRACTION - FRACTION_BITS
 UNIT = 2.0**-FRACTION_BITS
 LARGEST_BITS = 28  # of a piece's value, in units of its last place
 FINER_BITS = 14  # between the two fractions with which the numbers of many octaves are opened
-LEAST_BITS = 3  # the first octave begins at so many bits of what is compared
-BLUR_UNITS = 3  # how far off a border of octaves a number may be taken: 2 by the comparison, 1 by the shift
+LEAST_BITS = 2  # the first octave begins at so many bits of what is compared
+BEFORE, AFTER = 2, 1  # units in which a number may be taken with the octave after it (by the comparison) or before it
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def _octaves(table: Octaves, fractions: tuple[int, ...], low: int, high: int) ->
             table.factor * (u * scale) ** table.exponent * 2.0 ** (table.fraction - FRACTION_BITS - shift)
         )
 
-    margin = BLUR_UNITS * 2.0 ** -fractions[0]
-    wave = waves.fit(values, (2.0**low - margin) / scale, (2.0**high + margin) / scale)
+    unit = 2.0 ** -fractions[0]
+    wave = waves.fit(values, (2.0**low - BEFORE * unit) / scale, (2.0**high + AFTER * unit) / scale)
     if wave is None:
         raise ValueError(f"a power that can't be computed between 2^{low} and 2^{high}")
     return Piece(wave, source, shift)
