@@ -53,7 +53,7 @@ class Attention:
             hidden: [batch, m], bits that are 1 where nobody sees a place.
 
         Returns:
-            [batch, n, heads · size].
+            [batch, n, heads · size], with all bits of its fraction: the layer that follows cuts its own product back.
         """
         n, m = queries.shape[2], keys.shape[2]
         blocks = []
@@ -86,7 +86,8 @@ class Attention:
         if visible is not None:
             visible = np.tile(visible, (shared, 1))
         shares = quad_softmax(scores, visible, hidden) if self.quad else softmax(scores, visible, hidden, self.reach)
-        got = engine.matmul(shares, values).reshape(batch, heads, n, size)
+        got = read(engine.matmul(read(shares, 0), read(values, 0)), shares.fraction + values.fraction)
+        got = got.reshape(batch, heads, n, size)
         return got.transpose(0, 2, 1, 3).reshape(batch, n, heads * size)
 
 

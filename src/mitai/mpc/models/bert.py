@@ -27,7 +27,7 @@ from mitai.mpc.engine import Secret, Weight
 from mitai.mpc.models.arrays import Arrays, Dense, Tensors, embed, one_hot
 from mitai.mpc.models.attention import Attention, query_scale, split_heads
 from mitai.mpc.models.config import BertConfig
-from mitai.mpc.nonlinear import TANH, activation, layer_norm
+from mitai.mpc.nonlinear import EMBEDDING_GAIN, TANH, activation, layer_norm
 from mitai.mpc.ring import Real
 
 
@@ -39,9 +39,9 @@ class Norm:
     shift: Secret
     eps: float
 
-    def __call__(self, x: Secret) -> Secret:
+    def __call__(self, x: Secret, gain: int = 1) -> Secret:
         """Normalise the last axis."""
-        return x.engine.multiply(layer_norm(x, self.eps), self.scale) + self.shift
+        return x.engine.multiply(layer_norm(x, self.eps, gain), self.scale) + self.shift
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Bert:
         config, n = self.config, self.config.num_attention_heads
         rows = embed(client, weights.words, batch * length).reshape(batch, length, config.hidden_size)
         hidden = client.secret(batch, length, fraction=0)
-        x = weights.norm(rows + weights.positions[:length])
+        x = weights.norm(rows + weights.positions[:length], EMBEDDING_GAIN)
         for layer in weights.layers:
             heads = split_heads(layer.attention(x), 3 * n)
             attended = self._attention(heads[:, :n], heads[:, n : 2 * n], heads[:, 2 * n :], hidden=hidden)

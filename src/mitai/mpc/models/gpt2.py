@@ -22,7 +22,7 @@ from mitai.mpc.models.arrays import Arrays, Dense, Tensors
 from mitai.mpc.models.attention import Attention, query_scale, split_heads
 from mitai.mpc.models.config import Gpt2Config
 from mitai.mpc.models.decoder import Decoder, Places, centred
-from mitai.mpc.nonlinear import activation, rms_norm
+from mitai.mpc.nonlinear import EMBEDDING_GAIN, activation, rms_norm
 from mitai.mpc.ring import Real
 
 
@@ -110,9 +110,11 @@ class Gpt2(Decoder[Gpt2Weights]):
 
     def _logits(self, weights: Gpt2Weights, x: Secret, places: Places) -> Secret:
         config, n = self.config, self.config.n_head
+        gain = EMBEDDING_GAIN
         for layer in weights.layers:
-            heads = split_heads(layer.attention(rms_norm(x, config.layer_norm_epsilon)), 3 * n)
+            heads = split_heads(layer.attention(rms_norm(x, config.layer_norm_epsilon, gain)), 3 * n)
             x = x + layer.mixed(places.attend(self._attention, heads[:, :n], heads[:, n:]))
             inner = layer.inner(rms_norm(x, config.layer_norm_epsilon))
             x = x + layer.outer(activation(inner, config.activation_function, config.mpc_approx))
+            gain = 1
         return weights.head(rms_norm(x[:, -1], config.layer_norm_epsilon))

@@ -21,7 +21,7 @@ from mitai.mpc.models.arrays import Arrays, Tensors
 from mitai.mpc.models.attention import Attention, query_scale, split_heads
 from mitai.mpc.models.config import LlamaConfig, Rope
 from mitai.mpc.models.decoder import Decoder, Places
-from mitai.mpc.nonlinear import activation, read, rms_norm
+from mitai.mpc.nonlinear import EMBEDDING_GAIN, activation, read, rms_norm
 from mitai.mpc.ring import FRACTION_BITS, Real, encode
 
 
@@ -109,12 +109,14 @@ class Llama(Decoder[LlamaWeights]):
     def _logits(self, weights: LlamaWeights, x: Secret, places: Places) -> Secret:
         config, engine = self.config, x.engine
         turns = turns_of(config.rope, config.head_size, places.at, x.shape[1])
+        gain = EMBEDDING_GAIN
         for layer in weights.layers:
-            queries, new = self._turned(layer, rms_norm(x, config.rms_norm_eps), turns)
+            queries, new = self._turned(layer, rms_norm(x, config.rms_norm_eps, gain), turns)
             x = x + engine.linear(places.attend(self._attention, queries, new), layer.mixed)
             parts = engine.linear(rms_norm(x, config.rms_norm_eps), layer.gated)
             gate = activation(parts[..., : config.intermediate_size], config.hidden_act, config.mpc_approx)
             x = x + engine.linear(engine.multiply(gate, parts[..., config.intermediate_size :]), layer.outer)
+            gain = 1
         return engine.linear(rms_norm(x[:, -1], config.rms_norm_eps), weights.head)
 
     def _turned(self, layer: Layer, x: Secret, turns: tuple[Real, Real]) -> tuple[Secret, Secret]:
