@@ -51,6 +51,9 @@ struct Kernels {
     void (*bits_to_ring)(const uint64_t* open, const uint64_t* shares, size_t n, size_t w, bool constant,
                          uint64_t* out);
     void (*bit_shares)(const uint64_t* r, const uint64_t* other, size_t n, size_t w, uint64_t* out);
+    // Of `sums` sums, number s has the terms from ends[s - 1] to ends[s]; a term likewise its factors.
+    void (*sum_products)(const uint8_t* planes, size_t bytes, const int32_t* sum_ends, size_t sums,
+                         const int32_t* term_ends, const int32_t* factors, uint8_t* out);
     void (*add_waves)(const uint32_t* turns, const double* circle, size_t bits, double scale, const uint64_t* factors,
                       size_t count, size_t n, uint64_t* total);
     void (*turn_waves)(const uint32_t* turns, const double* a, const double* b, size_t count, size_t n, uint64_t* out);

@@ -155,6 +155,12 @@ NB_MODULE(kernels, m) {
         const nb::gil_scoped_release unlocked;
         path_named(path).bit_shares(r.data(), other.data(), out.shape(0), out.shape(1), out.data());
     });
+    m.def("sum_products", [](const std::string& path, Dense<uint8_t> planes, Dense<int32_t> sum_ends,
+                             Dense<int32_t> term_ends, Dense<int32_t> factors, Out<uint8_t> out) {
+        const nb::gil_scoped_release unlocked;
+        path_named(path).sum_products(planes.data(), planes.shape(1), sum_ends.data(), sum_ends.size(),
+                                      term_ends.data(), factors.data(), out.data());
+    });
     m.def("add_waves", [](const std::string& path, Dense<uint32_t> turns, Dense<double> circle, double scale,
                           Dense<uint64_t> factors, Out<uint64_t> total) {
         const nb::gil_scoped_release unlocked;

@@ -77,6 +77,7 @@ constexpr Kernels with(const char* name) {
         one_hot,
         bits_to_ring,
         bit_shares,
+        sum_products,
         add_waves,
         turn_waves,
     };

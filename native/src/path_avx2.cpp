@@ -72,6 +72,7 @@ const mitai::Kernels mitai::avx2 = {
     one_hot,
     bits_to_ring,
     bit_shares,
+    sum_products,
     add_waves,
     turn_waves,
 };

@@ -14,6 +14,7 @@ const mitai::Kernels mitai::avx512 = {
     one_hot,
     bits_to_ring,
     bit_shares,
+    sum_products,
     add_waves,
     turn_waves,
 };

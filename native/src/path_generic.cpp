@@ -38,6 +38,7 @@ const mitai::Kernels mitai::generic = {
     one_hot,
     bits_to_ring,
     bit_shares,
+    sum_products,
     add_waves,
     turn_waves,
 };

@@ -40,5 +40,29 @@ inline void from_planes(const uint64_t* planes, std::size_t n, std::size_t bits,
     }
 }
 
+// out[s] = XOR over the terms of sum s of the AND of their factors' planes; no factors are all ones. Done by stretches
+// that lie in L1 with all planes, so the floor is a load and an AND for each factor and vector.
+inline void sum_products(const uint8_t* planes, size_t bytes, const int32_t* sum_ends, size_t sums,
+                         const int32_t* term_ends, const int32_t* factors, uint8_t* out) {
+    constexpr size_t stretch = 512;
+    for (size_t start = 0; start < bytes; start += stretch) {
+        const size_t length = bytes - start < stretch ? bytes - start : stretch;
+        int32_t term = 0, factor = 0;
+        for (size_t s = 0; s < sums; s++) {
+            alignas(64) uint8_t sum[stretch] = {};
+            for (; term < sum_ends[s]; term++) {
+                alignas(64) uint8_t product[stretch];
+                for (size_t i = 0; i < length; i++) product[i] = 0xff;
+                for (; factor < term_ends[term]; factor++) {
+                    const uint8_t* plane = planes + size_t(factors[factor]) * bytes + start;
+                    for (size_t i = 0; i < length; i++) product[i] &= plane[i];
+                }
+                for (size_t i = 0; i < length; i++) sum[i] ^= product[i];
+            }
+            for (size_t i = 0; i < length; i++) out[s * bytes + start + i] = sum[i];
+        }
+    }
+}
+
 }  // namespace
 }  // namespace mitai

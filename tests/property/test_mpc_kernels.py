@@ -123,6 +123,22 @@ def test_bits(path, seed, n, bits):
 
 @each_path
 @few
+@given(
+    seed=st.integers(0, 1 << 32),
+    n=st.integers(0, 70) | st.sampled_from([512, 1025]),
+    sums=st.lists(st.lists(st.lists(st.integers(0, 6), max_size=4), max_size=5), max_size=5),
+)
+def test_sums_of_products_of_bits(path, seed, n, sums):
+    planes = strange(rng := np.random.default_rng(seed), words(rng, (7, n), np.uint8))
+    made = kernels.sum_products(planes, kernels.Sums.of(sums))
+    assert made.shape == (len(sums), n)
+    for one, terms in zip(made, sums, strict=True):
+        products = [np.bitwise_and.reduce([np.full(n, 0xFF, np.uint8), *planes[term]], axis=0) for term in terms]
+        np.testing.assert_array_equal(one, np.bitwise_xor.reduce([np.zeros(n, np.uint8), *products], axis=0))
+
+
+@each_path
+@few
 @given(seed=st.integers(0, 1 << 32), n=st.integers(0, 40) | st.sampled_from([512, 1300]), count=st.integers(0, 16))
 def test_waves(path, seed, n, count):
     rng = np.random.default_rng(seed)

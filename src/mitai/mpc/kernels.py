@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -36,6 +37,7 @@ else:
     PATHS = (*native.paths(), "python")
 
 Ring = NDArray[np.uint64]
+Planes = NDArray[np.uint8]
 Turns = NDArray[np.uint32]
 Real = NDArray[np.float64]
 Word = TypeVar("Word", bound=np.unsignedinteger)
@@ -44,7 +46,7 @@ PATH = os.environ.get("MITAI_MPC_KERNELS") or PATHS[0]
 if PATH not in PATHS:
     raise ValueError(f"MITAI_MPC_KERNELS: {PATH} is not one of {', '.join(PATHS)}")
 
-ZEROS = memoryview(bytes(1 << 18))
+ZEROS = memoryview(bytes(1 << 19))
 MAX_TABLE_BITS = 8
 
 
@@ -140,7 +142,8 @@ def prg(key: bytes, stream: int, offset: int, n: int) -> Ring:
         raise ValueError("a key of 16 bytes, a stream and an offset of 64 bits")
     start = stream.to_bytes(8, "big") + (offset // 2).to_bytes(8, "big")
     cipher = Cipher(algorithms.AES(key), modes.CTR(start)).encryptor()
-    cipher.update(bytes(offset % 2 * 8))
+    if offset % 2:
+        cipher.update(bytes(8))
     words = np.empty(n, "<u8")
     target = words.data.cast("B")
     for at in range(0, len(target), len(ZEROS)):
@@ -251,6 +254,42 @@ def bit_shares(r: Ring, other: Ring) -> Ring:
     shares = np.empty(other.shape, np.uint64)
     native.bit_shares(PATH, r, other, shares)
     return shares
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Sums of products of planes of bits: a list of terms for each sum, each the numbers of the planes in it.
+
+    `arrays` has them as compiled code reads them: where sums end among terms, where terms end among factors, factors.
+    """
+
+    sums: tuple[tuple[tuple[int, ...], ...], ...]
+    planes: int
+    arrays: tuple[NDArray[np.int32], ...]
+
+    @classmethod
+    def of(cls, sums: Iterable[Iterable[Iterable[int]]]) -> Sums:
+        """Take any lists of lists of numbers."""
+        kept = tuple(tuple(tuple(term) for term in terms) for terms in sums)
+        terms = [term for terms in kept for term in terms]
+        factors = [factor for term in terms for factor in term]
+        if factors and min(factors) < 0:
+            raise ValueError("planes are counted from 0")
+        ends = (np.cumsum([len(one) for one in several], dtype=np.int32) for several in (kept, terms))
+        return cls(kept, max(factors, default=-1) + 1, (*ends, np.array(factors, np.int32)))
+
+
+def sum_products(planes: Planes, sums: Sums) -> Planes:
+    """Return for each sum the XOR over its terms of the AND of their planes (k, bytes); no factors are all ones."""
+    if planes.ndim != 2 or len(planes) < sums.planes:
+        raise ValueError(f"planes {planes.shape} where {sums.planes} are used")
+    planes = np.require(planes, np.uint8, ["C", "A"])
+    if PATH == "python":
+        return portable.sum_products(planes, sums.sums)
+    out = np.empty((len(sums.sums), planes.shape[1]), np.uint8)
+    sum_ends, term_ends, factors = sums.arrays
+    native.sum_products(PATH, planes, sum_ends, term_ends, factors, out)
+    return out
 
 
 def add_waves(total: Ring, turns: Turns, circle: Real, scale: float, factors: Ring) -> None:

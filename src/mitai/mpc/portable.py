@@ -7,13 +7,14 @@ no branch, address or length depends on them. What each function computes is des
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ring = NDArray[np.uint64]
+Planes = NDArray[np.uint8]
 Turns = NDArray[np.uint32]
 Real = NDArray[np.float64]
 Word = TypeVar("Word", bound=np.unsignedinteger)
@@ -84,6 +85,15 @@ def bits_to_ring(public: Ring, shares: Ring, *, constant: bool) -> Ring:
 def bit_shares(r: Ring, other: Ring) -> Ring:
     """Subtract the other share from each bit."""
     return ((r[:, None] >> np.arange(other.shape[1], dtype=np.uint64)) & np.uint64(1)) - other
+
+
+def sum_products(planes: Planes, sums: Sequence[Sequence[Sequence[int]]]) -> Planes:
+    """Multiply and add up whole planes."""
+    out = np.zeros((len(sums), planes.shape[1]), np.uint8)
+    for number, terms in enumerate(sums):
+        for term in terms:
+            out[number] ^= np.bitwise_and.reduce(planes[list(term)], axis=0) if term else np.uint8(0xFF)
+    return out
 
 
 def add_waves(total: Ring, turns: Turns, circle: Real, scale: float, factors: Ring) -> None:

@@ -66,6 +66,8 @@ def test_what_does_not_fit_is_refused():
         lambda: kernels.lookup(row, one, np.zeros(64, np.uint8)),
         lambda: kernels.lookup(row, one + np.uint64(256), np.zeros(256, np.uint8)),
         lambda: kernels.bits_to_ring(one, np.zeros((1, 65), np.uint64), constant=True),
+        lambda: kernels.Sums.of([[(0, -1)]]),
+        lambda: kernels.sum_products(np.zeros((2, 3), np.uint8), kernels.Sums.of([[(0, 2)]])),
         lambda: kernels.bit_shares(one, np.zeros((2, 3), np.uint64)),
     ]
     for call in refused:
