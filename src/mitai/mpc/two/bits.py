@@ -14,13 +14,15 @@ Example:
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mitai.mpc.kernels import Word
+from mitai.mpc import kernels
+from mitai.mpc.kernels import Sums, Word
 from mitai.mpc.two.blank import blank
 from mitai.mpc.two.core import Two
 
@@ -40,8 +42,13 @@ def unpack(planes: Planes, n: int) -> NDArray[np.uint8]:
 
 def subsets(terms: Sequence[Term]) -> list[Term]:
     """Return all products of at least two factors that occur when these terms are multiplied out."""
-    found = {part for term in terms for size in range(2, len(term) + 1) for part in itertools.combinations(term, size)}
+    found = {part for term in terms for part in subsets_of(term, 2)}
     return sorted(found, key=lambda part: (len(part), part))
+
+
+def subsets_of(term: Term, least: int) -> Iterator[Term]:
+    """Return all products of at least so many of a term's factors."""
+    return itertools.chain.from_iterable(itertools.combinations(term, size) for size in range(least, len(term) + 1))
 
 
 def add_products(engine: Two, planes: Planes, sums: Sequence[Sequence[Term]]) -> Planes:
@@ -55,36 +62,30 @@ def add_products(engine: Two, planes: Planes, sums: Sequence[Sequence[Term]]) ->
         sums: The terms of each sum; numbers of planes, ascending, in each term.
     """
     masks = engine.pads.random(planes.shape, np.uint8)
-    wanted = subsets([term for terms in sums for term in terms])
-
-    def products() -> Planes:
-        mask = masks[0] ^ masks[1]
-        return np.stack([np.bitwise_and.reduce(mask[list(part)], axis=0) for part in wanted])
-
-    given = engine.pads.given((len(wanted), planes.shape[1]), np.uint8, products, xor=True)
+    wanted, products, shares = _multiplied_out(tuple(map(tuple, sums)), len(planes))
+    given = engine.pads.given(
+        (wanted, planes.shape[1]), np.uint8, lambda: kernels.sum_products(masks[0] ^ masks[1], products), xor=True
+    )
     if engine.offline:
         return blank((len(sums), planes.shape[1]), np.uint8)
     (opened,) = engine.open_xor(planes ^ masks[0])
-    shares: dict[Term, Planes] = {(j,): mask for j, mask in enumerate(masks[0])}
-    shares |= dict(zip(wanted, given, strict=True))
-    if engine.role == 0:
-        shares[()] = np.full(planes.shape[1], 0xFF, np.uint8)
-    result = np.zeros((len(sums), planes.shape[1]), np.uint8)
-    for number, terms in enumerate(sums):
-        for part, factor in itertools.chain.from_iterable(_multiplied_out(term, opened) for term in terms):
-            if part in shares:
-                result[number] ^= factor & shares[part]
-    return result
+    return kernels.sum_products(np.concatenate([opened, masks[0], given]), shares[engine.role])
 
 
-def _multiplied_out(term: Term, opened: Planes) -> Iterable[tuple[Term, Planes]]:
-    """Return the public coefficients of a product of masked bits, with the masks that they belong to."""
-    factors: dict[Term, Planes] = {(): np.full(opened.shape[1], 0xFF, np.uint8)}
-    for j in term:
-        factors = {part: factor & opened[j] for part, factor in factors.items()} | {
-            (*part, j): factor for part, factor in factors.items()
-        }
-    return factors.items()
+@functools.lru_cache(maxsize=256)
+def _multiplied_out(sums: tuple[tuple[Term, ...], ...], k: int) -> tuple[int, Sums, tuple[Sums, Sums]]:
+    """Return how many products of masks sums of k planes need, these products, and both parties' own sums.
+
+    A party's planes are k opened ones, its shares of k masks, and its shares of the products. What is public is added
+    by party 0 alone.
+    """
+    wanted = subsets([term for terms in sums for term in terms])
+    share = {(j,): k + j for j in range(k)} | {part: 2 * k + place for place, part in enumerate(wanted)}
+    shared = [
+        [(*sorted({*term} - {*part}), share[part]) for term in terms for part in subsets_of(term, 1)] for terms in sums
+    ]
+    public = [[*terms, *more] for terms, more in zip(sums, shared, strict=True)]
+    return len(wanted), Sums.of([part] for part in wanted), (Sums.of(public), Sums.of(shared))
 
 
 def to_ring(engine: Two, planes: Planes, n: int, dtype: type[Word]) -> NDArray[Word]:
