@@ -8,7 +8,7 @@ import pytest
 from mitai.errors import MpcError
 from mitai.mpc import kernels
 from mitai.mpc.two.blank import Blank, blank
-from mitai.mpc.two.pads import DealerPads, MaskedWeight, PlanPads, Stream, TapePads
+from mitai.mpc.two.pads import AHEAD, DealerPads, MaskedWeight, PlanPads, Stream, TapePads
 
 KEYS = bytes(range(16)), bytes(range(16, 32))
 TYPES = (np.uint8, np.uint16, np.uint32, np.uint64)
@@ -58,6 +58,14 @@ def test_no_word_is_given_twice():
     assert (stream.take((1, 3), np.uint32) == whole.view(np.uint32)[2:5]).all()
     stream.skip(4)
     assert (stream.take((5,), np.uint64) == whole[7:12]).all()
+
+
+def test_words_are_the_streams_however_they_are_drawn():
+    stream, whole, at = Stream(KEYS[0], 3), kernels.prg(KEYS[0], 3, 0, 3 * AHEAD), 0
+    for n, skipped in ((AHEAD - 1, 0), (1, 0), (0, 5), (7, AHEAD - 9), (AHEAD, 0), (3, 1)):
+        assert (stream.take((n,), np.uint64) == whole[at : at + n]).all()
+        stream.skip(skipped)
+        at += n + skipped
 
 
 def test_plans_tell_programs_apart():

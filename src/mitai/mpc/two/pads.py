@@ -44,6 +44,7 @@ from mitai.mpc.two.blank import blank
 Words = NDArray[np.unsignedinteger[Any]]
 
 KEY_BYTES = 16
+AHEAD = 1 << 11  # words that are made at once for smaller draws
 ONLINE, PRODUCTS = 0, 1  # streams of a key: what a run draws, and party 0's halves of products with weights
 LABEL = b"mitai mpc plan v1\n"
 
@@ -172,6 +173,8 @@ class Stream:
         self._key = key
         self._stream = stream
         self._at = 0
+        self._made = np.empty(0, np.uint64)  # from `_from` on, ahead of small draws, which would be mostly overhead
+        self._from = 0
 
     def skip(self, words: int) -> None:
         """Go on without them."""
@@ -180,7 +183,12 @@ class Stream:
     def take(self, shape: Shape, dtype: type[Word]) -> NDArray[Word]:
         """Return the next array."""
         n = word_count(shape, dtype)
-        words = kernels.prg(self._key, self._stream, self._at, n)
+        if n >= AHEAD:
+            words = kernels.prg(self._key, self._stream, self._at, n)
+        else:
+            if self._at + n > self._from + len(self._made):
+                self._made, self._from = kernels.prg(self._key, self._stream, self._at, AHEAD), self._at
+            words = self._made[self._at - self._from :][:n]
         self._at += n
         return as_array(words, shape, dtype)
 
