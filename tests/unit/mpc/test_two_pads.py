@@ -61,7 +61,7 @@ def test_no_word_is_given_twice():
 
 
 def test_words_are_the_streams_however_they_are_drawn():
-    stream, whole, at = Stream(KEYS[0], 3), kernels.prg(KEYS[0], 3, 0, 3 * AHEAD), 0
+    stream, whole, at = Stream(KEYS[0], 3), kernels.prg(KEYS[0], 3, 0, 4 * AHEAD), 0
     for n, skipped in ((AHEAD - 1, 0), (1, 0), (0, 5), (7, AHEAD - 9), (AHEAD, 0), (3, 1)):
         assert (stream.take((n,), np.uint64) == whole[at : at + n]).all()
         stream.skip(skipped)
