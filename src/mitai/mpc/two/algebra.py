@@ -12,17 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mitai.mpc import kernels
 from mitai.mpc.engine import Secret, Shape
-from mitai.mpc.ring import WINDOW_BITS, Ring
+from mitai.mpc.ring import Ring
 from mitai.mpc.two.core import Two
-from mitai.mpc.two.factors import Factor
+from mitai.mpc.two.factors import Factor, factor_of
+from mitai.mpc.two.masked import Lift, Opened
 from mitai.mpc.two.pads import MaskedWeight
 
-HALF_WINDOW = np.uint32(1 << (WINDOW_BITS - 1))
-TOP = np.uint32(31)
 HIGH = np.uint64(32)
 FACTOR_BITS = 48  # of a factor that are opened, where they are enough
 
@@ -34,31 +32,16 @@ def truncate(engine: Two, x: Secret, fraction: int) -> Secret:
         return x
     if not 0 < cut <= 32:
         raise ValueError(f"a fraction of {x.fraction} bits can't be cut down to {fraction}")
-    shape = x.shape
-    halves = engine.pads.random(shape, np.uint32)
-
-    def wraps() -> NDArray[np.bool_]:
-        r = halves[0] + halves[1]
-        return np.stack([r < halves[0], r >> TOP != 0])
-
-    given = engine.pads.given((2, *shape), np.uint32, wraps)
-    if engine.offline:
-        return engine.blank(shape, fraction)
-    (r,) = halves
-    share = (x.parts[0] >> np.uint64(cut)).astype(np.uint32)
-    share += r
-    if engine.role == 0:
-        share += HALF_WINDOW + np.uint32(1)
-    (c,) = engine.open(share)
-    carry, top = given
-    lift = (c >> TOP ^ np.uint32(1)) * top + carry
-    out = lift.astype(np.uint64)
-    out <<= HIGH
-    out -= r
-    if engine.role == 0:
-        out += c
-        out -= np.uint64(HALF_WINDOW)
-    return engine.secret(out, fraction)
+    lift = Lift(engine, x.size)
+    opened, out = None, engine.blank(x.shape, fraction)
+    if not engine.offline:
+        share = (x.parts[0].reshape(-1) >> np.uint64(cut)).astype(np.uint32)
+        if engine.role == 0:
+            share += np.uint32(1)  # so that rounding has no bias
+        (opened,) = engine.open(lift.hide(share))
+        out = engine.secret(lift.whole(opened).reshape(x.shape), fraction)
+    engine.opened.keep(out.parts[0], Opened(engine, lift.halves, opened))
+    return out
 
 
 def cut(engine: Two, x: Secret) -> Secret:
@@ -68,8 +51,8 @@ def cut(engine: Two, x: Secret) -> Secret:
 
 def factors(engine: Two, x: Secret, y: Secret) -> tuple[Factor, Factor]:
     """Return two secrets as factors under masks, the same one twice for a square."""
-    left = engine.factors.of(engine.pads, x.parts[0])
-    return left, left if y.parts[0] is x.parts[0] else engine.factors.of(engine.pads, y.parts[0])
+    left = factor_of(engine.factors, engine.pads, x.parts[0])
+    return left, left if y.parts[0] is x.parts[0] else factor_of(engine.factors, engine.pads, y.parts[0])
 
 
 def open_factors(engine: Two, fraction: int, *factors: tuple[Secret, Factor]) -> None:
@@ -148,7 +131,7 @@ def weight(engine: Two, w: Secret) -> MaskedWeight:
     return made
 
 
-def linear(engine: Two, x: Secret, w: MaskedWeight) -> Secret:
+def linear(engine: Two, x: Secret, w: MaskedWeight, bias: Secret | None) -> Secret:
     """Multiply by a weight, one round before the truncation; 6 or 8 bytes an element of x, and one local product."""
     if x.shape[-1] != w.shape[0]:
         raise ValueError(f"no product of shapes {x.shape} and {w.shape}")
@@ -157,11 +140,19 @@ def linear(engine: Two, x: Secret, w: MaskedWeight) -> Secret:
     a, z = _product_now(engine, rows.shape[0], w) if w.fresh else engine.pads.product(rows.shape[0], w)
     factor = Factor((a,))
     open_factors(engine, fraction, (rows, factor))
-    if engine.offline:
-        return cut(engine, engine.blank(shape, fraction))
-    out = kernels.matmul(factor.opened, w.share)
-    out += z
-    return cut(engine, engine.secret(out.reshape(shape), fraction))
+    product = engine.blank(shape, fraction)
+    if not engine.offline:
+        out = kernels.matmul(factor.opened, w.share)
+        out += z
+        product = engine.secret(out.reshape(shape), fraction)
+    return cut(engine, product if bias is None else product + _raised(bias, fraction))
+
+
+def _raised(x: Secret, fraction: int) -> Secret:
+    """Return a secret with more bits of fraction."""
+    if fraction < x.fraction:
+        raise ValueError(f"{x.fraction} bits of fraction where there are {fraction}")
+    return x.map(lambda part: part << np.uint64(fraction - x.fraction), fraction)
 
 
 def _product_now(engine: Two, rows: int, w: MaskedWeight) -> tuple[Ring, Ring]:

@@ -104,7 +104,7 @@ def pick(words: Ring, places: Ring | np.uint64) -> Planes:
 def less(engine: Two, x: Secret, y: Secret | float) -> Secret:
     """Return whether x < y, exactly ("Comparison"): three rounds, 5.2 bytes an element."""
     difference = x - y
-    opened = Opened(engine, difference.parts[0])
+    opened = Opened.of(engine, difference.parts[0])
     signs = Signs(opened, sign_bit=WINDOW_BITS - 1, digits=(WINDOW_BITS - 1) // DIGIT_BITS)
     bit = to_ring(engine, signs.below(0)[0], opened.size, np.uint64)
     return Secret(engine, (bit.reshape(difference.shape),), 0)

@@ -15,7 +15,7 @@ import itertools
 import threading
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,11 @@ from mitai.mpc.engine import Engine, Secret, Shape
 from mitai.mpc.link import Link
 from mitai.mpc.ring import Real, Ring, decode, encode
 from mitai.mpc.two.blank import blank
-from mitai.mpc.two.factors import Factors
+from mitai.mpc.two.factors import Factor, Known
 from mitai.mpc.two.pads import MaskedWeight, Pads, Plan, PlanPads
+
+if TYPE_CHECKING:
+    from mitai.mpc.two.masked import Opened
 
 T = TypeVar("T")
 Program = Callable[[Engine], T]
@@ -48,7 +51,8 @@ class Two(Engine, ABC):
         self.role = role
         self.link = link
         self.made: list[MaskedWeight] = []
-        self.factors = Factors()
+        self.factors: Known[Factor] = Known()
+        self.opened: Known[Opened] = Known()
         self._pads: Pads | None = None
         self._feeds: dict[str, Iterator[Ring]] = {}
         self._walking = threading.Lock()
@@ -85,7 +89,7 @@ class Two(Engine, ABC):
                     return program(self)
             finally:
                 self._pads = None
-                self.factors = Factors()
+                self.factors, self.opened = Known(), Known()
                 for weight in self.made:
                     weight.fresh = False
                 self.made.clear()

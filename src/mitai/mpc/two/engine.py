@@ -61,8 +61,7 @@ class Side(Two):
         """See `Engine.linear`."""
         if not isinstance(w, MaskedWeight):
             raise TypeError("a weight of another engine")
-        product = algebra.linear(self, x, w)
-        return product if bias is None else product + bias
+        return algebra.linear(self, x, w, bias)
 
     def less(self, x: Secret, y: Secret | float) -> Secret:
         """See `Engine.less`."""

@@ -7,11 +7,14 @@ x · (x · y) open x once, and a square opens one factor.
 from __future__ import annotations
 
 import weakref
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from mitai.mpc.ring import Ring
 from mitai.mpc.two.pads import Pads
+
+T = TypeVar("T")
 
 
 class Factor:
@@ -34,18 +37,30 @@ class Factor:
         return self.mask[0] + self.mask[1]
 
 
-class Factors:
-    """The factors of a run whose shares are still there."""
+class Known(Generic[T]):
+    """What a run knows of numbers, found by the arrays of their shares, as long as these are there.
+
+    The array of a share is the same object at all sides, or at none: it is made, and handed on, by the same lines.
+    """
 
     def __init__(self) -> None:
-        self._found: dict[int, tuple[Factor, weakref.ref[Ring]]] = {}
+        self._found: dict[int, tuple[T, weakref.ref[Ring]]] = {}
 
-    def of(self, pads: Pads, share: Ring) -> Factor:
-        """Return the factor that this share belongs to, or mask a new one."""
+    def keep(self, share: Ring, what: T) -> None:
+        """Remember something of the numbers that this share belongs to."""
         name = id(share)
-        if name in self._found:
-            return self._found[name][0]
-        factor = Factor(pads.random(share.shape, np.uint64))
         if share.shape:  # a single number may be no array at all
-            self._found[name] = factor, weakref.ref(share, lambda _: self._found.pop(name, None))
-        return factor
+            self._found[name] = what, weakref.ref(share, lambda _: self._found.pop(name, None))
+
+    def find(self, share: Ring) -> T | None:
+        """Return what is known."""
+        return self._found[id(share)][0] if id(share) in self._found else None
+
+
+def factor_of(known: Known[Factor], pads: Pads, share: Ring) -> Factor:
+    """Return the factor that a share belongs to, or mask a new one."""
+    factor = known.find(share)
+    if factor is None:
+        factor = Factor(pads.random(share.shape, np.uint64))
+        known.keep(share, factor)
+    return factor

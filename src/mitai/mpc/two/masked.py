@@ -27,16 +27,34 @@ HIGH = np.uint64(32)
 
 
 class Opened:
-    """Numbers x as both parties see them: c = x + r modulo 2^32, one round and 4 bytes an element."""
+    """Numbers x as both parties see them: c = x + r modulo 2^32.
+
+    Args:
+        engine: This side.
+        halves: What this side knows of the mask r.
+        c: What was opened, where there is data.
+    """
 
     c: Words
 
-    def __init__(self, engine: Two, x: Ring) -> None:
+    def __init__(self, engine: Two, halves: tuple[Words, ...], c: Words | None) -> None:
         self.engine = engine
-        self.size = x.size
-        self.halves: tuple[Words, ...] = engine.pads.random((x.size,), np.uint32)
-        if not engine.offline:
-            (self.c,) = engine.open(x.reshape(-1).astype(np.uint32) + self.halves[0])
+        self.halves = halves
+        self.size = halves[0].size
+        if c is not None:
+            self.c = c
+
+    @classmethod
+    def of(cls, engine: Two, x: Ring) -> Opened:
+        """Return numbers as a truncation has opened them, or open them: one round and 4 bytes an element."""
+        known = engine.opened.find(x)
+        if known is not None:
+            return known
+        halves = engine.pads.random((x.size,), np.uint32)
+        if engine.offline:
+            return cls(engine, halves, None)
+        (c,) = engine.open(x.reshape(-1).astype(np.uint32) + halves[0])
+        return cls(engine, halves, c)
 
     def part(self, start: int, size: int) -> Opened:
         """Return some of them."""

@@ -197,6 +197,8 @@ class _WaveTerm:
         """Return the share of the value under its mask."""
         share = self._wave.combine(self._opened.c, self._dealt, first=self._first)
         share >>= np.uint64(CUT)
+        if self._first:
+            share += np.uint64(1)  # on average, the shifts of both shares take as much away
         return self._lift.hide(share.astype(np.uint32))
 
     def value(self, bit: Ring, c: Words) -> Ring:
@@ -219,7 +221,7 @@ def octaves(engine: Two, x: Secret, table: Octaves) -> Secret:
 def _evaluated(engine: Two, plan: Pieces, x: Secret, shifts: tuple[int, ...], fraction: int) -> Secret:
     """Return a function of x, of which each shift makes one of the pieces' sources."""
     sources = [x.parts[0].reshape(-1) >> np.uint64(shift) for shift in shifts]
-    both = Opened(engine, np.concatenate(sources))
+    both = Opened.of(engine, np.concatenate(sources) if shifts != (0,) else x.parts[0])
     opened = [both.part(k * x.size, x.size) for k in range(len(sources))]
     signs = Signs(opened[0], sign_bit=SIGN_BIT, digits=plan.digits)
     used = [(k, piece) for k, piece in enumerate(plan.pieces) if piece.form != Line(0, 0)]

@@ -60,7 +60,7 @@ def upper(engine: Two, x: Secret) -> Secret:
 
 def _histograms(engine: Two, x: Secret, rows: int, columns: int) -> Bytes:
     """Return, for parts of each row, how many numbers are in each bucket or above: [rows, parts, buckets - 1]."""
-    opened = Opened(engine, x.parts[0])
+    opened = Opened.of(engine, x.parts[0])
     below = Signs(opened, sign_bit=SIGN_BIT, digits=DIGITS).below(LOW, HIGH)
     n = opened.size
     masks = engine.pads.random(below.shape, np.uint8)
