@@ -259,3 +259,7 @@ class Three(Engine):
     def upper(self, x: Secret) -> Secret:
         """See `Engine.upper`."""
         return self._three(self._side.upper(self._two(x)))
+
+    def gumbel(self, shape: Shape) -> Secret:
+        """See `Engine.gumbel`; party 2 draws them, who is told no result."""
+        return self._three(self._side.gumbel(shape))

@@ -6,6 +6,7 @@ import pytest
 from mitai.errors import MpcError
 from mitai.mpc.link import pair
 from mitai.mpc.ring import decode, encode
+from mitai.mpc.spline import Spline
 from mitai.mpc.three import Three
 from mitai.mpc.three_local import connected, replicate, run
 
@@ -38,6 +39,29 @@ def test_the_edges_of_the_window_survive_truncation():
 
     for _ in range(50):
         assert np.abs(run(program).results[2] - values).max() <= 2 * UNIT
+
+
+def test_what_is_not_linear():
+    x = np.array([[-3.0, 0.25, 2.5, 100.0], [0.0, -90.0, -4.0, 3.9]])
+    bend = Spline.fit(np.tanh, low=-4, high=4, segments=16, degree=2, below=(-1, 0), above=(1, 0))
+
+    def program(engine):
+        secret = engine.input("client", x.shape, x)
+        kept = engine.select(engine.less(secret, 0.0), -secret, secret)
+        return [engine.reveal(result) for result in (kept, engine.spline(secret, bend), engine.upper(secret))]
+
+    kept, bent, bound = run(program).results[1]
+    assert np.abs(kept - np.abs(x)).max() < 4 * UNIT
+    assert np.abs(bent - np.tanh(x)).max() < 1e-3
+    largest = x.max(-1, keepdims=True)
+    assert (largest <= bound).all()
+    assert (bound <= largest + 4).all()
+
+
+def test_noise_is_drawn_by_the_third():
+    noise = run(lambda engine: engine.reveal(engine.gumbel((4096,)))).results[0]
+    assert abs(noise.mean() - 0.5772) < 0.2  # ten standard deviations
+    assert len(np.unique(noise)) > 4000
 
 
 def test_what_is_sent():
