@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mitai.mpc.ring import WINDOW_BITS, Ring
-from mitai.mpc.two.bits import Planes, flip, unpack
+from mitai.mpc.two.bits import flip
 from mitai.mpc.two.core import Two
 
 Words = NDArray[np.uint32]
+Bytes = NDArray[np.uint8]
 HALF_WINDOW = 1 << (WINDOW_BITS - 1)
 TOP = np.uint32(31)
 HIGH = np.uint64(32)
@@ -109,18 +110,18 @@ class Times:
     Args:
         engine: This side.
         n: How many.
-        bit: Makes the bits' masks, at the dealer.
+        bits: Makes the bits' masks, one a byte, at the dealer.
         mask: Makes the numbers' masks, at the dealer; None where only the bit itself is needed.
     """
 
-    def __init__(self, engine: Two, n: int, bit: Callable[[], Planes], mask: Callable[[], Words] | None) -> None:
+    def __init__(self, engine: Two, n: int, bits: Callable[[], Bytes], mask: Callable[[], Words] | None) -> None:
         def products() -> Ring:
-            bits = unpack(bit(), n).astype(np.uint64)
-            return np.stack([bits] if mask is None else [bits, bits * mask()])
+            wide = bits().astype(np.uint64)
+            return np.stack([wide] if mask is None else [wide, wide * mask()])
 
         self._given = engine.pads.given((1 if mask is None else 2, n), np.uint64, products)
         if mask is not None:
-            self._tops = engine.pads.given((n,), np.uint32, lambda: (mask() >> TOP) * unpack(bit(), n))
+            self._tops = engine.pads.given((n,), np.uint32, lambda: (mask() >> TOP) * bits())
 
     def bit(self) -> Ring:
         """Return a share of the bit's mask."""

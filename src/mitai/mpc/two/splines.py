@@ -30,7 +30,7 @@ from mitai.mpc.two import waves
 from mitai.mpc.two.bits import Planes, unpack
 from mitai.mpc.two.compare import DIGIT_BITS, Signs
 from mitai.mpc.two.core import Two
-from mitai.mpc.two.masked import Lift, Opened, Times, Words, select
+from mitai.mpc.two.masked import Bytes, Lift, Opened, Times, Words, select
 from mitai.mpc.two.waves import Wave
 
 SIGN_BIT = 31
@@ -167,12 +167,12 @@ def _units(x: float) -> int:
     return round(x / UNIT)
 
 
-class _LineTerm:
+class _Line:
     """A line times its bit."""
 
-    def __init__(self, engine: Two, line: Line, opened: Opened, x: Ring, mask: Callable[[], Planes]) -> None:
+    def __init__(self, engine: Two, line: Line, opened: Opened, x: Ring, bits: Callable[[], Bytes]) -> None:
         self._line, self._opened, self._x, self._first = line, opened, x, engine.role == 0
-        self._times = Times(engine, opened.size, mask, opened.mask if line.slope else None)
+        self._times = Times(engine, opened.size, bits, opened.mask if line.slope else None)
 
     def value(self, bit: Ring) -> Ring:
         """Return a share of the line times the bit, which is opened under its mask."""
@@ -180,30 +180,46 @@ class _LineTerm:
         whole = np.full_like(bit, constant if self._first else 0)
         masked = constant * self._times.bit()
         if slope:
-            whole += slope * self._x.reshape(-1)
+            whole += slope * self._x
             masked += slope * self._times.product(self._opened.c)
         return select(bit, whole, masked)
 
 
-class _WaveTerm:
-    """A wave's value, cut back to a number's fraction, times its bit."""
+class _Waves:
+    """Waves' values, cut back to a number's fraction, each times its bit."""
 
-    def __init__(self, engine: Two, wave: Wave, opened: Opened, dealt: Ring, mask: Callable[[], Planes]) -> None:
-        self._wave, self._opened, self._dealt, self._first = wave, opened, dealt, engine.role == 0
-        self._lift = Lift(engine, opened.size)
-        self._times = Times(engine, opened.size, mask, self._lift.mask)
+    def __init__(
+        self, engine: Two, parts: list[tuple[Wave, Opened]], shifts: list[int], bits: Callable[[], Bytes]
+    ) -> None:
+        self._parts, self._shifts, self._first = parts, np.array(shifts, np.uint64), engine.role == 0
+        self._n = parts[0][1].size
+        self._ends = [2 * end for end in itertools.accumulate((wave.count for wave, _ in parts), initial=0)]
+        self._dealt = engine.pads.given((self._ends[-1], self._n), np.uint64, self._make)
+        self._lift = Lift(engine, len(parts) * self._n)
+        self._times = Times(engine, len(parts) * self._n, bits, self._lift.mask)
+
+    def _make(self) -> Ring:
+        made = [wave.dealt(opened.mask()) for wave, opened in self._parts]
+        return made[0] if len(made) == 1 else np.concatenate(made)
 
     def hidden(self) -> Words:
-        """Return the share of the value under its mask."""
-        share = self._wave.combine(self._opened.c, self._dealt, first=self._first)
+        """Return the shares of the values under their masks."""
+        places = zip(self._parts, itertools.pairwise(self._ends), strict=True)
+        shares = [
+            wave.combine(opened.c, self._dealt[start:end], first=self._first) for (wave, opened), (start, end) in places
+        ]
+        share = shares[0] if len(shares) == 1 else np.concatenate(shares)
         share >>= np.uint64(CUT)
         if self._first:
             share += np.uint64(1)  # on average, the shifts of both shares take as much away
         return self._lift.hide(share.astype(np.uint32))
 
-    def value(self, bit: Ring, c: Words) -> Ring:
-        """Return a share of the value times the bit; both are opened under their masks."""
-        return select(bit, self._lift.whole(c), self._times.product(c))
+    def value(self, bits: Ring, c: Words) -> Ring:
+        """Return a share of the sum of values times bits [parts, n]; both are opened under their masks."""
+        values = select(bits.reshape(-1), self._lift.whole(c), self._times.product(c)).reshape(-1, self._n)
+        values <<= self._shifts[:, None]
+        total: Ring = values[0] if len(values) == 1 else values.sum(0, dtype=np.uint64)
+        return total
 
 
 def spline(engine: Two, x: Secret, table: Spline) -> Secret:
@@ -224,40 +240,33 @@ def _evaluated(engine: Two, plan: Pieces, x: Secret, shifts: tuple[int, ...], fr
     both = Opened.of(engine, np.concatenate(sources) if shifts != (0,) else x.parts[0])
     opened = [both.part(k * x.size, x.size) for k in range(len(sources))]
     signs = Signs(opened[0], sign_bit=SIGN_BIT, digits=plan.digits)
-    used = [(k, piece) for k, piece in enumerate(plan.pieces) if piece.form != Line(0, 0)]
-    dealt = {k: _deal(engine, piece.form, opened[piece.source]) for k, piece in used if isinstance(piece.form, Wave)}
     below = signs.below(*plan.borders)
+    used = [k for k, piece in enumerate(plan.pieces) if piece.form != Line(0, 0)]
     masks = engine.pads.random((len(used), below.shape[1]), np.uint8)
-    lines: list[tuple[int, _LineTerm]] = []
-    curves: list[tuple[int, _WaveTerm]] = []
-    for j, (k, piece) in enumerate(used):
-        mask, source = functools.partial(_joined, masks, j), opened[piece.source]
+
+    def bits(rows: list[int]) -> Callable[[], Bytes]:
+        return lambda: unpack((masks[0] ^ masks[1])[rows], x.size).reshape(-1)
+
+    parts: list[tuple[Wave, Opened]] = []
+    lines: list[tuple[int, _Line]] = []
+    for j, k in enumerate(used):
+        piece = plan.pieces[k]
         if isinstance(piece.form, Wave):
-            curves.append((j, _WaveTerm(engine, piece.form, source, dealt[k], mask)))
+            parts.append((piece.form, opened[piece.source]))
         else:
-            lines.append((j, _LineTerm(engine, piece.form, source, sources[0], mask)))
+            lines.append((j, _Line(engine, piece.form, opened[0], sources[0], bits([j]))))
+    curved = [j for j, k in enumerate(used) if isinstance(plan.pieces[k].form, Wave)]
+    curves = _Waves(engine, parts, [plan.pieces[used[j]].shift for j in curved], bits(curved))
     if engine.offline:
         return engine.blank(x.shape, fraction)
-    inside = _inside(below, first=engine.role == 0)[[k for k, _ in used]]
-    hidden = [inside ^ masks[0], *(curve.hidden() for _, curve in curves)]
-    bits, *values = engine.exchange(*hidden)
-    shown = unpack(hidden[0] ^ bits, x.size).astype(np.uint64)
-    total = np.zeros(x.size, np.uint64)
+    inside = _inside(below, first=engine.role == 0)[used] ^ masks[0]
+    hidden = curves.hidden()
+    its_bits, its_hidden = engine.exchange(inside, hidden)
+    shown = unpack(inside ^ its_bits, x.size).astype(np.uint64)
+    total = curves.value(shown[curved], hidden + its_hidden)
     for j, line in lines:
         total += line.value(shown[j])
-    for (j, curve), mine, its in zip(curves, hidden[1:], values, strict=True):
-        total += curve.value(shown[j], mine + its) << np.uint64(used[j][1].shift)
     return engine.secret(total.reshape(x.shape), fraction)
-
-
-def _deal(engine: Two, wave: Wave, opened: Opened) -> Ring:
-    shape = 2 * wave.count, opened.size
-    return engine.pads.given(shape, np.uint64, lambda: wave.dealt(opened.mask()))
-
-
-def _joined(masks: tuple[Planes, ...], row: int) -> Planes:
-    joined: Planes = masks[0][row] ^ masks[1][row]
-    return joined
 
 
 def _inside(below: Planes, *, first: bool) -> Planes:
