@@ -10,7 +10,7 @@ import msgspec
 from mitai.attest import Policy
 from mitai.errors import MitaiError
 from mitai.train.evaluate import judging
-from mitai.train.evaluate.board import verify_board
+from mitai.train.evaluate.board import Board, numbers_of, verify_board
 from mitai.train.evaluate.normalise import NORMALISERS, normalise
 from mitai.train.evaluate.report import Measured, verify_report
 from mitai.train.evaluate.signed import label
@@ -42,6 +42,10 @@ def one_input(data: bytes) -> None:
         with contextlib.suppress(MitaiError):
             parse(data)
     assert isinstance(label(data), str)
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+        board = msgspec.json.decode(data, type=Board)
+        assert len(board.lines) == len(board.reports) == len({each.line for each in board.lines})
+        assert len({tuple(numbers_of(each.results)) for each in board.lines}) == 1
     with contextlib.suppress(MitaiError):
         found = Measured.decode(data)
         assert found.encode() == data
