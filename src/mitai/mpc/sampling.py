@@ -74,22 +74,23 @@ def argmax(x: Secret) -> Secret:
     A tournament: in a group everybody is compared with everybody at once, and the winners go on.
     """
     batch, n = x.shape
-    fan = _fan(n)
-    groups = -(-n // fan)
-    padding = x.engine.constant(LOWEST, (batch, groups * fan - n))
-    grouped = concatenate((x, padding), 1).reshape(batch, groups, fan)
-    winners = _winners(grouped)
-    if groups > 1:
-        best = x.engine.multiply(winners, grouped).sum(-1)
-        winners = x.engine.multiply(winners, argmax(best).reshape(batch, groups, 1))
-    return winners.reshape(batch, groups * fan)[:, :n]
+    winners, grouped = _level(x)
+    if grouped.shape[1] > 1:
+        winners = x.engine.multiply(winners, argmax(_best(winners, grouped)).reshape(batch, -1, 1))
+    return winners.reshape(batch, -1)[:, :n]
+
+
+def largest(x: Secret) -> Secret:
+    """Return for x [batch, n], within ±4096, the largest numbers [batch, 1]."""
+    best = _best(*_level(x))
+    return best if best.shape[1] == 1 else largest(best)
 
 
 def nucleus(logits: Secret, mass: float) -> Secret:
     """Return bits of the largest logits that together have at least this share of the probability."""
     engine = logits.engine
     batch, n = logits.shape
-    below = logits - engine.upper(logits)  # the largest is -4 to 0; what is below -16 is out
+    below = logits - largest(logits)  # what is below -16 is out
     powers = engine.spline(below, exp_table(MASS_GAIN)).reshape(batch, 1, n)
     wide = below.reshape(batch, n, 1).broadcast_to((batch, n, 4))
     threshold = engine.constant(0.0, (batch, 1))
@@ -113,6 +114,20 @@ def _fan(n: int) -> int:
     return n if n <= 2 * FANS[0] else next((fan for fan in FANS if n * (fan - 1) // 2 <= COMPARISONS), FANS[-1])
 
 
+def _level(x: Secret) -> tuple[Secret, Secret]:
+    """Return x [batch, n] in groups [batch, groups, fan], after the bits of their winners."""
+    batch, n = x.shape
+    fan = _fan(n)
+    groups = -(-n // fan)
+    padding = x.engine.constant(LOWEST, (batch, groups * fan - n))
+    grouped = concatenate((x, padding), 1).reshape(batch, groups, fan)
+    return _winners(grouped), grouped
+
+
+def _best(winners: Secret, grouped: Secret) -> Secret:
+    return grouped.engine.multiply(winners, grouped).sum(-1)
+
+
 def _winners(x: Secret) -> Secret:
     """Return for x [batch, groups, fan] bits that are 1 at the first of each group's largest."""
     fan = x.shape[-1]
@@ -126,13 +141,5 @@ def _winners(x: Secret) -> Secret:
     first = (np.arange(fan)[:, None] < np.arange(fan)[None, :])[others].reshape(fan, fan - 1)
     against = number[others].reshape(fan, fan - 1)
     won = later.map(lambda part: part[..., against]).times(np.where(first, -1, 1).astype(np.int64).view(np.uint64))
-    return _all(won + first.astype(np.float64))
-
-
-def _all(bits: Secret) -> Secret:
-    """Return the product over the last axis, by halves."""
-    while (n := bits.shape[-1]) > 1:
-        half = n // 2
-        pairs = bits.engine.multiply(bits[..., :half], bits[..., half : 2 * half])
-        bits = pairs if n % 2 == 0 else concatenate((pairs, bits[..., -1:]), -1)
-    return bits[..., 0]
+    wins = (won + first.astype(np.float64)).sum(-1)
+    return 1 - x.engine.less(wins, fan - 1.0)
