@@ -95,7 +95,7 @@ def softmax(scores: Secret, mask: Mask | None = None, hidden: Secret | None = No
     """Return exp(scores) divided by its sum over the last axis.
 
     Args:
-        scores: Within ±`reach`.
+        scores: Within ±`reach`; they may have more bits of fraction than the engine's.
         mask: Which scores count; public, of a shape that broadcasts to theirs.
         hidden: Bits of the scores' shape, 1 where one does not count. A row where none counts gives zeros.
         reach: A power of two, at least 128; beyond it takes twice the rounds.
@@ -106,6 +106,8 @@ def softmax(scores: Secret, mask: Mask | None = None, hidden: Secret | None = No
         scores = scores - off
     if mask is not None:
         scores = scores.times(mask.astype(np.uint64)) + np.where(mask, 0.0, -4 * reach)
+    if scores.fraction > engine.fraction:
+        scores = engine.truncate(scores)  # after the masks, so that what it opens is what `upper` compares
     scores = scores - _upper(scores, reach).broadcast_to(scores.shape)  # the largest is -4 to 0
     gain = min(16 - n.bit_length(), 6)  # exp is computed times 2^gain, and the sum of the row is below 2^16
     powers = engine.spline(scores, exp_table(gain))

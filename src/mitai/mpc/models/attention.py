@@ -80,12 +80,15 @@ class Attention:
         queries = queries.reshape(batch, self.groups, shared * n, size)
         engine = queries.engine
         products = engine.matmul(read(queries, 0), read(keys, 0).swap())
-        scores = engine.truncate(read(products, queries.fraction + keys.fraction + self.shift))
+        scores = read(products, queries.fraction + keys.fraction + self.shift)
         if hidden is not None:
             hidden = hidden.reshape(batch, 1, 1, -1).broadcast_to(scores.shape)
         if visible is not None:
             visible = np.tile(visible, (shared, 1))
-        shares = quad_softmax(scores, visible, hidden) if self.quad else softmax(scores, visible, hidden, self.reach)
+        if self.quad:
+            shares = quad_softmax(engine.truncate(scores), visible, hidden)
+        else:
+            shares = softmax(scores, visible, hidden, self.reach)
         got = read(engine.matmul(read(shares, 0), read(values, 0)), shares.fraction + values.fraction)
         got = got.reshape(batch, heads, n, size)
         return got.transpose(0, 2, 1, 3).reshape(batch, n, heads * size)
