@@ -143,7 +143,8 @@ def test_waves_of_a_masked_number(period_bits):
     r = rng.integers(0, 1 << 32, x.size, np.uint32)
     c = x.astype(np.uint32) + r
     half = rng.integers(0, 1 << 64, (10, x.size), np.uint64)
-    total = wave.combine(c, half, first=True) + wave.combine(c, wave.dealt(r) - half, first=False)
+    other = waves.dealt([wave], r[None]) - half
+    total = waves.combine([wave], c[None], half, first=True) + waves.combine([wave], c[None], other, first=False)
     error = np.abs(total.view(np.int64) / 2.0**waves.FRACTION - wave(x / 65536))
     assert error.max() < 5e-5  # an angle has 22 bits
 

@@ -15,6 +15,8 @@ Example:
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from mitai.mpc.engine import Secret
@@ -29,6 +31,7 @@ DIGIT = np.uint32((1 << DIGIT_BITS) - 1)
 LAST = np.uint64(63)
 ONE = np.uint64(1)
 BELOW_LAST = np.uint64((1 << 63) - 1)
+ROWS = 1 << 13  # numbers at a time, which fit into a cache; whole bytes of planes
 
 
 def chain(digits: int) -> list[Term]:
@@ -51,7 +54,7 @@ class Signs:
     def __init__(self, opened: Opened, *, sign_bit: int, digits: int) -> None:
         self._opened = opened
         self._sign_bit = np.uint32(sign_bit)
-        self._shifts = [np.uint32(sign_bit - DIGIT_BITS * (d + 1)) for d in range(digits)]
+        self._shifts = np.array([[sign_bit - DIGIT_BITS * (d + 1)] for d in range(digits)], np.uint32)
         self._ladders = opened.engine.pads.given((digits, opened.size), np.uint64, self._make, xor=True)
 
     def _make(self) -> Ring:
@@ -74,31 +77,37 @@ class Signs:
         signs = blank((len(bounds), -(-n // 8)), np.uint8)
         if not engine.offline:
             planes, signs = self._planes(bounds)
-        terms = [[tuple(own * b + j for j in term) for term in chain(digits)] for b in range(len(bounds))]
-        return signs ^ add_products(engine, planes, terms)
+        return signs ^ add_products(engine, planes, _terms(digits, len(bounds)))
 
     def _planes(self, bounds: tuple[int, ...]) -> tuple[Planes, Planes]:
         """Return shares of the planes of `chain` for all bounds, and of all that is added to it."""
-        first = np.uint64(self._opened.engine.role == 0)
-        above = self._ladders.copy()
-        above[0] &= BELOW_LAST
-        equal = above[:-1] ^ (above[:-1] << ONE | first)
-        planes: list[Planes] = []
-        signs: list[Planes] = []
-        for bound in bounds:
-            c = self._opened.c - np.uint32(bound % (1 << 32))
-            places = [(c >> shift & DIGIT).astype(np.uint64) for shift in self._shifts]
-            planes += [pick(word, place) for word, place in zip(equal, places, strict=False)]
-            ours = [pick(word, place) for word, place in zip(above, places, strict=True)]
-            planes += ours[1:]
-            sign = ours[0] ^ pick(self._ladders[0], LAST)
-            signs.append(sign ^ pack((c >> self._sign_bit & np.uint32(1)).astype(bool)) if first else sign)
-        return np.stack(planes), np.stack(signs)
+        first, n, digits = self._opened.engine.role == 0, self._opened.size, len(self._shifts)
+        size = -(-n // 8)
+        planes = np.empty((len(bounds), 2 * (digits - 1), size), np.uint8)
+        signs = np.empty((len(bounds), size), np.uint8)
+        offsets = np.array([[[bound % (1 << 32)]] for bound in bounds], np.uint32)
+        for start in range(0, n, ROWS):
+            ladders, places = self._ladders[:, start : start + ROWS], slice(start // 8, (start + ROWS) // 8)
+            c = self._opened.c[start : start + ROWS] - offsets  # [bounds, 1, n]
+            digit = (c >> self._shifts & DIGIT).astype(np.uint64)  # [bounds, digits, n]
+            above = ladders.copy()
+            above[0] &= BELOW_LAST
+            equal = above[:-1] ^ (above[:-1] << ONE | np.uint64(first))
+            is_above = (above >> digit & ONE).astype(np.uint8)
+            planes[:, : digits - 1, places] = pack((equal >> digit[:, :-1] & ONE).astype(np.uint8))
+            planes[:, digits - 1 :, places] = pack(is_above[:, 1:])
+            sign = is_above[:, 0] ^ (ladders[0] >> LAST).astype(np.uint8)
+            if first:
+                sign ^= (c[:, 0] >> self._sign_bit & np.uint32(1)).astype(np.uint8)
+            signs[:, places] = pack(sign)
+        return planes.reshape(-1, size), signs
 
 
-def pick(words: Ring, places: Ring | np.uint64) -> Planes:
-    """Return a plane of one bit of each word, at public places."""
-    return pack((words >> places & ONE).astype(np.uint8))
+@functools.cache
+def _terms(digits: int, bounds: int) -> tuple[tuple[Term, ...], ...]:
+    """Return the terms of `chain` for each bound, whose planes follow one another."""
+    own = 2 * (digits - 1)
+    return tuple(tuple(tuple(own * b + j for j in term) for term in chain(digits)) for b in range(bounds))
 
 
 def less(engine: Two, x: Secret, y: Secret | float) -> Secret:

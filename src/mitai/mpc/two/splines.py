@@ -19,7 +19,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Pieces:
 
     Attributes:
         borders: Where one piece ends and the next begins, ascending, in units of a number's last place.
-        pieces: One more than borders.
+        pieces: One more than borders; all waves have as many frequencies.
         digits: Of the comparisons with borders.
     """
 
@@ -91,7 +91,8 @@ def pieces_of(table: Spline) -> Pieces:
         return Pieces((_units(table.low), _units(table.high + width)), (below, Piece(wave), above), COARSE)
     parts = _parts(table, 0, table.segments)
     borders = [table.low, *(table.low + end * table.step for end, _ in parts)]
-    return Pieces(tuple(map(_units, borders)), (below, *(Piece(wave) for _, wave in parts), above), EXACT)
+    inner = _alike([Piece(wave) for _, wave in parts])
+    return Pieces(tuple(map(_units, borders)), (below, *inner, above), EXACT)
 
 
 @functools.lru_cache(maxsize=64)
@@ -106,7 +107,7 @@ def octaves_of(table: Octaves, fraction: int) -> tuple[tuple[int, ...], Pieces]:
     if table.low + coarse < LEAST_BITS or table.low >= table.high:
         raise ValueError(f"a power from 2^{table.low} to 2^{table.high} of numbers with {fraction} bits of fraction")
     ends = [*range(table.low, table.high, 2), table.high]
-    inner = [_octaves(table, fractions, low, high) for low, high in itertools.pairwise(ends)]
+    inner = _alike([_octaves(table, fractions, low, high) for low, high in itertools.pairwise(ends)])
     below = Piece(Line(int(table(2.0**table.low) * 2.0**table.fraction), 0))
     borders = tuple(1 << end + coarse for end in ends[:-1])
     return fractions, Pieces(borders, (below, *inner), EXACT)
@@ -129,6 +130,12 @@ def _octaves(table: Octaves, fractions: tuple[int, ...], low: int, high: int) ->
     if wave is None:
         raise ValueError(f"a power that can't be computed between 2^{low} and 2^{high}")
     return Piece(wave, source, shift)
+
+
+def _alike(pieces: list[Piece]) -> list[Piece]:
+    """Return the pieces with as many frequencies as the one that has most."""
+    most = max(piece.form.count for piece in pieces if isinstance(piece.form, Wave))
+    return [replace(piece, form=piece.form.padded(most)) for piece in pieces if isinstance(piece.form, Wave)]
 
 
 def blur(digits: int) -> float:
@@ -188,36 +195,32 @@ class _Line:
 class _Waves:
     """Waves' values, cut back to a number's fraction, each times its bit."""
 
-    def __init__(
-        self, engine: Two, parts: list[tuple[Wave, Opened]], shifts: list[int], bits: Callable[[], Bytes]
-    ) -> None:
-        self._parts, self._shifts, self._first = parts, np.array(shifts, np.uint64), engine.role == 0
-        self._n = parts[0][1].size
-        self._ends = [2 * end for end in itertools.accumulate((wave.count for wave, _ in parts), initial=0)]
-        self._dealt = engine.pads.given((self._ends[-1], self._n), np.uint64, self._make)
-        self._lift = Lift(engine, len(parts) * self._n)
-        self._times = Times(engine, len(parts) * self._n, bits, self._lift.mask)
+    def __init__(self, engine: Two, pieces: list[Piece], opened: list[Opened], bits: Callable[[], Bytes]) -> None:
+        self._waves = [piece.form for piece in pieces if isinstance(piece.form, Wave)]
+        self._first = engine.role == 0
+        self._opened = [opened[piece.source] for piece in pieces]
+        self._shifts = np.array([[piece.shift] for piece in pieces], np.uint64)
+        n = len(pieces) * opened[0].size
+        self._dealt = engine.pads.given((2 * self._waves[0].count, n), np.uint64, self._make)
+        self._lift = Lift(engine, n)
+        self._times = Times(engine, n, bits, self._lift.mask)
 
     def _make(self) -> Ring:
-        made = [wave.dealt(opened.mask()) for wave, opened in self._parts]
-        return made[0] if len(made) == 1 else np.concatenate(made)
+        return waves.dealt(self._waves, np.stack([opened.mask() for opened in self._opened]))
 
     def hidden(self) -> Words:
         """Return the shares of the values under their masks."""
-        places = zip(self._parts, itertools.pairwise(self._ends), strict=True)
-        shares = [
-            wave.combine(opened.c, self._dealt[start:end], first=self._first) for (wave, opened), (start, end) in places
-        ]
-        share = shares[0] if len(shares) == 1 else np.concatenate(shares)
+        c = np.stack([opened.c for opened in self._opened])
+        share = waves.combine(self._waves, c, self._dealt, first=self._first)
         share >>= np.uint64(CUT)
         if self._first:
             share += np.uint64(1)  # on average, the shifts of both shares take as much away
         return self._lift.hide(share.astype(np.uint32))
 
     def value(self, bits: Ring, c: Words) -> Ring:
-        """Return a share of the sum of values times bits [parts, n]; both are opened under their masks."""
-        values = select(bits.reshape(-1), self._lift.whole(c), self._times.product(c)).reshape(-1, self._n)
-        values <<= self._shifts[:, None]
+        """Return a share of the sum of values times bits [pieces, n]; both are opened under their masks."""
+        values = select(bits.reshape(-1), self._lift.whole(c), self._times.product(c)).reshape(bits.shape)
+        values <<= self._shifts
         total: Ring = values[0] if len(values) == 1 else values.sum(0, dtype=np.uint64)
         return total
 
@@ -247,16 +250,14 @@ def _evaluated(engine: Two, plan: Pieces, x: Secret, shifts: tuple[int, ...], fr
     def bits(rows: list[int]) -> Callable[[], Bytes]:
         return lambda: unpack((masks[0] ^ masks[1])[rows], x.size).reshape(-1)
 
-    parts: list[tuple[Wave, Opened]] = []
-    lines: list[tuple[int, _Line]] = []
-    for j, k in enumerate(used):
-        piece = plan.pieces[k]
-        if isinstance(piece.form, Wave):
-            parts.append((piece.form, opened[piece.source]))
-        else:
-            lines.append((j, _Line(engine, piece.form, opened[0], sources[0], bits([j]))))
-    curved = [j for j, k in enumerate(used) if isinstance(plan.pieces[k].form, Wave)]
-    curves = _Waves(engine, parts, [plan.pieces[used[j]].shift for j in curved], bits(curved))
+    forms = [plan.pieces[k].form for k in used]
+    lines = [
+        (j, _Line(engine, form, opened[0], sources[0], bits([j])))
+        for j, form in enumerate(forms)
+        if isinstance(form, Line)
+    ]
+    curved = [j for j, form in enumerate(forms) if isinstance(form, Wave)]
+    curves = _Waves(engine, [plan.pieces[used[j]] for j in curved], opened, bits(curved))
     if engine.offline:
         return engine.blank(x.shape, fraction)
     inside = _inside(below, first=engine.role == 0)[used] ^ masks[0]

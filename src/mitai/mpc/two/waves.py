@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,18 +70,34 @@ class Wave:
         angles = np.multiply.outer(x * self.omega, np.arange(1, self.count + 1))
         return np.asarray(self.constant + np.cos(angles) @ self.cosines + np.sin(angles) @ self.sines)
 
-    def dealt(self, r: NDArray[np.uint32]) -> Ring:
-        """Return what the dealer shares for each mask: [2 · count, n], for the public cosines and sines in turn."""
-        turns = r << np.uint32(32 - self.period_bits)
-        return kernels.turn_waves(turns, self.cosines * 2.0**DEALT_BITS, self.sines * 2.0**DEALT_BITS)
+    def padded(self, count: int) -> Wave:
+        """Return the same sum with more frequencies, whose coefficients are 0."""
+        more = 0, count - self.count
+        return Wave(self.period_bits, self.constant, np.pad(self.cosines, more), np.pad(self.sines, more))
 
-    def combine(self, c: NDArray[np.uint32], share: Ring, *, first: bool) -> Ring:
-        """Return a share of the values, with `FRACTION` bits of fraction, from the opened numbers and dealt shares."""
-        total = np.full(c.size, round(self.constant * 2.0**FRACTION) % (1 << 64) if first else 0, np.uint64)
-        spare = self.period_bits - TURN_BITS
-        turns = c >> np.uint32(spare) if spare > 0 else c << np.uint32(-spare)
-        kernels.add_waves(total, turns & np.uint32((1 << TURN_BITS) - 1), circle(), 2.0**PUBLIC_BITS, share)
-        return total
+
+def dealt(waves: Sequence[Wave], r: NDArray[np.uint32]) -> Ring:
+    """Return what the dealer shares for each wave's masks [waves, n], for public cosines and sines in turn.
+
+    All waves have as many frequencies: [2 · count, waves · n].
+    """
+    unit = 2.0**DEALT_BITS
+    made = [
+        kernels.turn_waves(masks << np.uint32(32 - wave.period_bits), wave.cosines * unit, wave.sines * unit)
+        for wave, masks in zip(waves, r, strict=True)
+    ]
+    return made[0] if len(made) == 1 else np.concatenate(made, axis=1)
+
+
+def combine(waves: Sequence[Wave], c: NDArray[np.uint32], share: Ring, *, first: bool) -> Ring:
+    """Return shares [waves · n] of waves' values, with `FRACTION` bits of fraction, from opened numbers [waves, n]."""
+    spare = np.array([[wave.period_bits - TURN_BITS] for wave in waves])
+    turns = c >> np.maximum(spare, 0).astype(np.uint32) << np.maximum(-spare, 0).astype(np.uint32)
+    turns &= np.uint32((1 << TURN_BITS) - 1)
+    constants = [round(wave.constant * 2.0**FRACTION) % (1 << 64) if first else 0 for wave in waves]
+    total = np.repeat(np.array(constants, np.uint64), c.shape[1])
+    kernels.add_waves(total, turns.reshape(-1), circle(), 2.0**PUBLIC_BITS, share)
+    return total
 
 
 def fit(function: Callable[[Real], Real], low: float, high: float) -> Wave | None:
