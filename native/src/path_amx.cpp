@@ -5,6 +5,9 @@
 namespace mitai {
 namespace {
 
+// Compilers' intrinsics don't tell them that tiles are loaded from memory: what was stored so far must be there by now.
+inline void written(const void* data) { __asm__ volatile("" : : "r"(data) : "memory"); }
+
 // Tiles 0 to 3 are the sums, 4 and 5 of a, 6 and 7 of b.
 struct AmxTiles {
     AmxTiles() {
@@ -13,12 +16,14 @@ struct AmxTiles {
             uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
             uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
         } shape;
+        written(&shape);
         _tile_loadconfig(&shape);
     }
     ~AmxTiles() { _tile_release(); }
     AmxTiles(const AmxTiles&) = delete;
     AmxTiles& operator=(const AmxTiles&) = delete;
     void zero() {
+        written(this);
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
