@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -54,7 +54,7 @@ MAX_TABLE_BITS = 8
 class Packed(Generic[Word]):
     """A matrix in the order in which a path's product reads it, for a right factor that is used again and again."""
 
-    words: NDArray[Word]
+    words: NDArray[Word] = field(repr=False)
     shape: tuple[int, int]
     path: str
 

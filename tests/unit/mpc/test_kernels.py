@@ -77,6 +77,7 @@ def test_what_does_not_fit_is_refused():
 
 def test_a_packed_matrix_keeps_its_path(monkeypatch):
     packed = kernels.pack(A.T)
+    assert repr(packed) == f"Packed(shape=(3, 2), path='{kernels.PATH}')"  # and tells no share
     for path in kernels.PATHS:
         monkeypatch.setattr(kernels, "PATH", path)
         np.testing.assert_array_equal(kernels.matmul(A, packed), A @ A.T)
