@@ -174,6 +174,10 @@ class Engine(ABC):
         The result, with its fraction, has to lie within the engine's window; then no large error can happen.
         """
 
+    def truncate_all(self, *secrets: Secret) -> tuple[Secret, ...]:
+        """Cut several secrets, of any fractions above the engine's, down to that, at the price of one round."""
+        return tuple(map(self.truncate, secrets))
+
     @abstractmethod
     def multiply(self, x: Secret, y: Secret) -> Secret:
         """Multiply element by element, with numpy's broadcasting."""

@@ -207,7 +207,7 @@ class Three(Engine):
     def truncate(self, x: Secret, fraction: int | None = None) -> Secret:
         """See `Engine.truncate`."""
         bits = self.fraction if fraction is None else fraction
-        return x if x.fraction == bits else self._three(algebra.truncate(self._side, self._two(x), bits))
+        return x if x.fraction == bits else self._three(self._side.truncate(self._two(x), bits))
 
     def multiply(self, x: Secret, y: Secret) -> Secret:
         """See `Engine.multiply`."""

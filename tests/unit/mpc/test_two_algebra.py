@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mitai.mpc import kernels
 from mitai.mpc.ring import WINDOW_BITS
+from mitai.mpc.spline import Spline
 from mitai.mpc.two.local import Local, run
 from mitai.mpc.two.shares import join
 
@@ -128,6 +129,25 @@ def test_truncation_is_never_off_by_more_than_a_unit(cut, monkeypatch):
     off = got.view(np.int64) - tops
     assert (off == (lows >= (share & np.uint64((1 << cut) - 1)).view(np.int64))).all()
     assert set(np.unique(off)) == {0, 1}
+
+
+def test_truncations_together():
+    """Several cuts take one round; what they have opened is not opened again."""
+    x, y = np.array([1.5, -2.0, 3.25]), np.array([[0.5]])
+    table = Spline.fit(np.tanh, low=-8, high=8, segments=128, degree=2, below=(-1, 0), above=(1, 0))
+
+    def program(engine):
+        a = engine.input("client", (3,), x, 40)
+        b = engine.input("client", (1, 1), y, 24)
+        cut = engine.truncate_all(a, b)
+        return engine.reveal(cut[0]), engine.reveal(cut[1]), engine.reveal(engine.spline(cut[0], table))
+
+    done = run(program)
+    for first, second, tanh in done.results:
+        assert np.abs(first - x).max() <= 2**-16
+        assert np.abs(second - y).max() <= 2**-16
+        assert np.abs(tanh - np.tanh(x)).max() < 1e-3
+    assert done.cost.rounds == [1 + 1 + 3 + 2] * 2  # tapes, cuts, three results, and two of the three of a table
 
 
 def test_truncation_rounds_without_bias():

@@ -18,35 +18,42 @@ from mitai.mpc.engine import Secret, Shape
 from mitai.mpc.ring import Ring
 from mitai.mpc.two.core import Two
 from mitai.mpc.two.factors import Factor, factor_of
-from mitai.mpc.two.masked import Lift, Opened
+from mitai.mpc.two.masked import Lift, Opened, Words
 from mitai.mpc.two.pads import MaskedWeight
 
 HIGH = np.uint64(32)
 FACTOR_BITS = 48  # of a factor that are opened, where they are enough
 
 
-def truncate(engine: Two, x: Secret, fraction: int) -> Secret:
-    """Cut a fraction down to so many bits ("Truncation"): one round, 4 bytes an element."""
-    cut = x.fraction - fraction
-    if cut == 0:
-        return x
-    if not 0 < cut <= 32:
-        raise ValueError(f"a fraction of {x.fraction} bits can't be cut down to {fraction}")
-    lift = Lift(engine, x.size)
-    opened, out = None, engine.blank(x.shape, fraction)
-    if not engine.offline:
-        share = (x.parts[0].reshape(-1) >> np.uint64(cut)).astype(np.uint32)
-        if engine.role == 0:
-            share += np.uint32(1)  # so that rounding has no bias
-        (opened,) = engine.open(lift.hide(share))
-        out = engine.secret(lift.whole(opened).reshape(x.shape), fraction)
-    engine.opened.keep(out.parts[0], Opened(engine, lift.halves, opened))
-    return out
+def truncate(engine: Two, secrets: Sequence[Secret], fraction: int) -> tuple[Secret, ...]:
+    """Cut fractions down to so many bits ("Truncation"): one round for all, 4 bytes an element."""
+    for x in secrets:
+        if not 0 < x.fraction - fraction <= 32:
+            raise ValueError(f"a fraction of {x.fraction} bits can't be cut down to {fraction}")
+    lifts = [Lift(engine, x.size) for x in secrets]
+    if engine.offline:
+        results = tuple(engine.blank(x.shape, fraction) for x in secrets)
+        seen: Sequence[Words | None] = [None] * len(secrets)
+    else:
+        seen = engine.open(*(lift.hide(_shifted(engine, x, fraction)) for lift, x in zip(lifts, secrets, strict=True)))
+        whole = [lift.whole(c) for lift, c in zip(lifts, seen, strict=True)]
+        results = tuple(engine.secret(w.reshape(x.shape), fraction) for w, x in zip(whole, secrets, strict=True))
+    for lift, c, result in zip(lifts, seen, results, strict=True):
+        engine.opened.keep(result.parts[0], Opened(engine, lift.halves, c))
+    return results
+
+
+def _shifted(engine: Two, x: Secret, fraction: int) -> Words:
+    """Return shares, modulo 2^32, of a secret without the last bits of its fraction."""
+    share = (x.parts[0].reshape(-1) >> np.uint64(x.fraction - fraction)).astype(np.uint32)
+    if engine.role == 0:
+        share += np.uint32(1)  # so that rounding has no bias
+    return share
 
 
 def cut(engine: Two, x: Secret) -> Secret:
     """Cut a product's fraction down to the engine's, where it has more."""
-    return truncate(engine, x, engine.fraction) if x.fraction > engine.fraction else x
+    return truncate(engine, (x,), engine.fraction)[0] if x.fraction > engine.fraction else x
 
 
 def factors(engine: Two, x: Secret, y: Secret) -> tuple[Factor, Factor]:

@@ -43,7 +43,12 @@ class Side(Two):
 
     def truncate(self, x: Secret, fraction: int | None = None) -> Secret:
         """See `Engine.truncate`."""
-        return algebra.truncate(self, x, self.fraction if fraction is None else fraction)
+        bits = self.fraction if fraction is None else fraction
+        return x if x.fraction == bits else algebra.truncate(self, (x,), bits)[0]
+
+    def truncate_all(self, *secrets: Secret) -> tuple[Secret, ...]:
+        """See `Engine.truncate_all`."""
+        return algebra.truncate(self, secrets, self.fraction)
 
     def multiply(self, x: Secret, y: Secret) -> Secret:
         """See `Engine.multiply`."""
