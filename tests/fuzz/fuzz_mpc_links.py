@@ -1,4 +1,4 @@
-"""Fuzz target: what strangers say to a party that listens, and what people type to reach one.
+"""Fuzz target: what strangers say to a party that listens, what people type to reach one, and the files of a side.
 
 Run with atheris: `python tests/fuzz/fuzz_mpc_links.py`.
 """
@@ -11,6 +11,8 @@ from mitai.errors import MpcError, ParseError
 from mitai.identity import Identity
 from mitai.mpc.meeting import Address
 from mitai.mpc.salary import Invitation, _read_roster, salary
+from mitai.mpc.setup import PartyConfig
+from mitai.mpc.sharing import decoder, parse_share_file
 from mitai.mpc.tls import certificate, subject
 
 _KEYS = b"".join(Identity.from_seed(bytes([n]) * 32).public.raw for n in range(3))
@@ -20,6 +22,9 @@ SEEDS = (
     b"127.0.0.1:7800/ABCD-EFGH-IJKL-MNOP",
     b"[::1]:7800",
     b"52000.50",
+    b'listen = "a:1"\nclients = []\n[peers.p0]\nkey = "' + b"0" * 64 + b'"',
+    b'{"v":"mitai mpc shares v1","role":"p0","id":"' + b"0" * 32 + b'"}',
+    b'{"model_type":"llama","hidden_size":64,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2}',
 )
 
 
@@ -32,6 +37,9 @@ def one_input(data: bytes) -> None:
         lambda: Address.parse(text),
         lambda: Invitation.parse(text),
         lambda: salary(text),
+        lambda: PartyConfig.parse(text),
+        lambda: parse_share_file(data),
+        lambda: decoder(data),
     ):
         try:
             work()

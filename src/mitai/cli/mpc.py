@@ -5,13 +5,17 @@ from __future__ import annotations
 import ipaddress
 import sys
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from mitai.cli.options import JsonFlag
-from mitai.cli.output import Output, data
+from mitai.cli.options import JsonFlag, Positive
+from mitai.cli.output import Output, data, printable
 from mitai.errors import MpcError, ParseError
+from mitai.fleet.processes import free_port
+from mitai.process import forbid_core_dumps
 
 if TYPE_CHECKING:
     from mitai.mpc.salary import Friends
@@ -21,7 +25,8 @@ app = App(
     help="""Compute together without showing what you compute with (secure multi-party computation).
 
 No machine and no vendor has to be trusted: parties that don't collude each hold a random-looking part of every number.
-Start with `mitai mpc salary`.""",
+Start with `mitai mpc salary`. A language model that nobody who computes can read: `split`, then `party` three times,
+then `ask`; see docs/mpc.md.""",
     help_format="markdown",
     help_epilogue="",
 )
@@ -71,6 +76,111 @@ def salary(
         average = friends.average(own)
     out.say(f"\nThe average is [bold]{average:.2f}[/].\n{_REVEALS}")
     out.result({"average": round(average, 2), "friends": 3, "reveals": _REVEALS})
+
+
+@app.command
+def split(
+    model: Annotated[Path, Parameter(help="A model's folder, as save_pretrained writes it: GPT-2, Llama or Qwen2.")],
+    out: Annotated[Path, Parameter(help="A folder that is not there yet.")],
+    *,
+    local: Annotated[
+        bool, Parameter(negative="", help="Also write all keys and party.toml, to try it on this machine.")
+    ] = False,
+    prompt_tokens: Annotated[Positive, Parameter(help="With --local: to how many tokens prompts are padded.")] = 64,
+    new_tokens: Annotated[Positive, Parameter(help="With --local: how many tokens an answer has.")] = 16,
+    json: JsonFlag = False,
+) -> None:
+    """Cut a model into shares: a folder for each party, one for the dealer, one for clients.
+
+    Each party's folder by itself says nothing of the model but its shapes; both together are the model. Give each
+    party its own one, over a way that the other one can't read, and delete yours.
+    """
+    from mitai.mpc.setup import configure_here
+    from mitai.mpc.sharing import SIDES, split_model
+
+    output = Output(json)
+    split_model(model, out)
+    if local:
+        configure_here(out, (free_port(), free_port()), prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    for side in SIDES:
+        output.say(data(out / side))
+    if local:
+        output.say("\nIn three terminals, then in a fourth one:\n")
+        for side in SIDES[:3]:
+            output.say(f"  mitai mpc party {data(out / side)}")
+        output.say(f"  mitai mpc ask {data(out / 'client')} {data(repr('Who are you?'))}")
+    output.result({side: str(out / side) for side in SIDES})
+
+
+@app.command
+def key(
+    folder: Annotated[Path, Parameter(help="A party's, the dealer's or a client's folder.")], *, json: JsonFlag = False
+) -> None:
+    """Show the key by which the others know this side; make it on first use."""
+    from mitai.mpc.setup import key_of
+
+    out, identity = Output(json), key_of(folder)
+    out.say(identity.key_id)
+    out.result({"key": identity.key_id})
+
+
+@app.command
+def party(folder: Annotated[Path, Parameter(help="This side's folder, with its party.toml.")]) -> None:
+    """Be a party, or the dealer, until one of the three ends.
+
+    What happens is told on standard error: tapes made ahead, and the time, bytes and rounds of each answer.
+    """
+    from mitai.mpc.parties import deal, serve
+    from mitai.mpc.setup import Side
+
+    forbid_core_dumps()
+    out, side = Output(as_json=False), Side.open(folder)
+    own = replace(side.own(), note=out.note)
+    if side.role == "dealer":
+        deal(own, side.peers, side.task)
+    else:
+        serve(own, side.peers, side.task, side.folder.shares(side.task), folder / "tapes")
+
+
+@app.command
+def ask(
+    folder: Annotated[Path, Parameter(help="A client's folder, with its party.toml.")],
+    prompt: Annotated[str, Parameter(help="What is asked; `-` reads it from standard input.")],
+    *,
+    plain: Annotated[bool, Parameter(negative="", help="Go on with the text as it is, without chat template.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Ask a model that two parties hold in shares: none of the three learns question or answer.
+
+    They learn that somebody asks, when, and the lengths that are in everybody's configuration.
+    """
+    from mitai.mpc.clients import ask as parties_answer
+    from mitai.mpc.generate import prompts
+    from mitai.mpc.setup import Side
+    from mitai.mpc.text import Text
+
+    out, side = Output(json), Side.open(folder)
+    text = Text.load(folder)
+    task = side.task
+    ids = text.tokens(sys.stdin.read() if prompt == "-" else prompt, plain=plain)
+    if len(ids) > task.length:
+        raise MpcError(
+            "mpc.prompt-too-long",
+            f"the prompt has {len(ids)} tokens, and the parties take {task.length}",
+            hint="ask something shorter, or let all sides raise prompt_tokens",
+        )
+    answer: list[int] = []
+    told = ""
+    parties = [side.peers[role] for role in ("p0", "p1")]
+    for number in parties_answer(side.identity, parties, task, prompts(task.model, [ids], task.length, task.tokens)):
+        answer.append(round(float(number[0])))
+        if text.ends(answer[-1]):
+            break
+        whole = text.words(answer)
+        out.console.print(printable(whole[len(told) :]), end="", markup=False, soft_wrap=True)
+        told = whole
+    out.say()
+    out.result({"answer": told, "tokens": answer})
 
 
 def _arrived(out: Output, error: MpcError | None, *, guest: bool) -> None:

@@ -44,7 +44,7 @@ from mitai.mpc.tls import HANDSHAKE_S, secured
 _NAMES = ("0", "1", "2")
 FRIENDS = len(_NAMES)
 LIMIT = 1e12  # so that the sum is exact in hundredths
-MEET_S, ENTER_S = 600.0, 1800.0
+MEET_S, BESIDE_S, ENTER_S = 600.0, 60.0, 1800.0
 _LABEL = b"mitai mpc salary v1\0"
 _CODE_BYTES, _PROOF_BYTES, _KEY_BYTES, _PORT_BYTES, _HOST_BYTES = 10, 32, 32, 2, 46
 _ROSTER_BYTES = FRIENDS * _KEY_BYTES + _PORT_BYTES + _HOST_BYTES
@@ -214,7 +214,7 @@ class Guest(_Meeting):
 
     def _beside(self, number: int, peer: PublicKey, server: socket.socket, second: Address) -> SocketLink:
         """Return the link of the two guests: the earlier one listens."""
-        until = time.monotonic() + 2 * HANDSHAKE_S
+        until = time.monotonic() + BESIDE_S
 
         def welcome(end: socket.socket) -> tuple[str, SocketLink]:
             serving = number == 1

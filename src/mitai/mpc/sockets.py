@@ -113,7 +113,7 @@ class SocketLink:
         with self._state:
             room = self._state.wait_for(lambda: self._failed or self._has_room(len(view)), self._patience(len(view)))
             if self._failed or self._closed or not room:
-                raise _lost("it is gone, or takes no more")
+                raise lost("it is gone, or takes no more")
             self.traffic.sent_bytes += len(view)
             if len(view) > PIECE_BYTES:
                 pieces: Pieces = itertools.chain(self._channel.seal(size), self._channel.seal(view))
@@ -144,6 +144,15 @@ class SocketLink:
         self.traffic.rounds += 1
         return data
 
+    def ended(self) -> bool:
+        """Tell, without waiting, whether the other end is gone; for whoever does not expect a message now."""
+        try:
+            return not self._channel.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def close(self) -> None:
         """Send what is waiting, and end it."""
         with self._state:
@@ -164,7 +173,7 @@ class SocketLink:
         done = 0
         while done < size:
             if self._failed or self._closed:
-                raise _lost("the link was ended here")
+                raise lost("the link was ended here")
             try:
                 got = self._channel.read(data[done:])
             except BlockingIOError:  # SO_RCVTIMEO
@@ -173,7 +182,7 @@ class SocketLink:
                 got = 0
             if not got:
                 self._fail()
-                raise _lost("it has ended, or the connection was cut")
+                raise lost("it has ended, or the connection was cut")
             done += got
             if done < size and time.monotonic() > until:
                 raise self._silent()
@@ -194,7 +203,7 @@ class SocketLink:
                 done = 0
             except OSError:
                 self._fail()
-                raise _lost("the connection was cut") from None
+                raise lost("the connection was cut") from None
             if done < len(piece):
                 return itertools.chain([memoryview(piece)[done:]], pieces)
         return None
@@ -221,7 +230,7 @@ class SocketLink:
 
     def _silent(self) -> MpcError:
         self._fail()
-        return _lost(f"it sent nothing, or too little, for {self._wait_s:g} s")
+        return lost(f"it sent nothing, or too little, for {self._wait_s:g} s")
 
     def _fail(self) -> None:
         with self._state:
@@ -248,7 +257,8 @@ def cut(end: socket.socket) -> None:
         end.shutdown(socket.SHUT_RDWR)
 
 
-def _lost(why: str) -> MpcError:
+def lost(why: str) -> MpcError:
+    """Return the error for a party that can't be reached any more."""
     return MpcError(
         "mpc.link-lost",
         f"the other party can't be reached any more: {why}",

@@ -1,0 +1,110 @@
+"""What a side reads at start: its folder's `party.toml`, and its key.
+
+A folder (`mitai.mpc.sharing`) has everything of one side: its shares, `identity.pem`, `party.toml`, and later its
+tapes.
+
+Example:
+    >>> side = Side.open(Path("shares/p0"))
+    >>> side.role, side.identity.key_id
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from mitai.errors import MpcError, ParseError
+from mitai.identity import Identity
+from mitai.mpc.clients import Peer
+from mitai.mpc.meeting import Address
+from mitai.mpc.parties import ROLES, Own
+from mitai.mpc.sharing import SIDES, Generation, ShareFolder
+
+KeyId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+FILE = "party.toml"
+IDENTITY = "identity.pem"
+
+
+class PeerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Another side, as `party.toml` names it."""
+
+    key: KeyId  # as `mitai mpc key` shows it there
+    address: str = ""  # HOST:PORT where it listens; the parties alone do
+
+
+class PartyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`party.toml`."""
+
+    listen: str = ""  # HOST:PORT where this party listens
+    clients: tuple[KeyId, ...] = ()  # whose questions this party answers; nobody's when empty
+    prompt_tokens: Annotated[int, Meta(ge=1, le=4096)] = 64  # prompts are padded to so many; the same on all sides
+    new_tokens: Annotated[int, Meta(ge=1, le=1024)] = 16  # an answer has so many; the same on all sides
+    ahead: Annotated[int, Meta(ge=1, le=64)] = 2  # tapes that are kept ready
+    peers: dict[str, PeerConfig] = {}  # the other sides: p0, p1, dealer
+
+    @staticmethod
+    def parse(text: str) -> PartyConfig:
+        """Parse TOML; raise `ParseError` on anything unknown."""
+        try:
+            return msgspec.toml.decode(text, type=PartyConfig)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise ParseError("mpc.config", f"{FILE} is not valid: {error}") from error
+
+
+class Side:
+    """One side: a party, the dealer or a client."""
+
+    def __init__(self, folder: ShareFolder, config: PartyConfig, identity: Identity) -> None:
+        self.folder, self.config, self.identity = folder, config, identity
+        self.role = folder.role
+        self.task = Generation(folder, config.prompt_tokens, config.new_tokens)
+        needed = set(ROLES[:2] if self.role == "client" else ROLES) - {self.role}
+        if missing := sorted(needed - set(config.peers)):
+            raise MpcError("mpc.config", f"{FILE} does not name {' and '.join(missing)}", hint="[peers.NAME] key = …")
+        self.peers = {
+            role: Peer(peer.key, Address.parse(peer.address) if peer.address else None)
+            for role, peer in config.peers.items()
+        }
+
+    @staticmethod
+    def open(path: Path) -> Side:
+        """Read a folder."""
+        folder = ShareFolder.open(path)
+        try:
+            config = PartyConfig.parse((path / FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise MpcError("mpc.config", f"there is no {FILE} in {path}", hint="see docs/mpc.md") from None
+        except UnicodeDecodeError:
+            raise ParseError("mpc.config", f"{FILE} is not text") from None
+        return Side(folder, config, Identity.load(path / IDENTITY))
+
+    def own(self) -> Own:
+        """Return this process as a party or dealer."""
+        listen = Address.parse(self.config.listen) if self.config.listen else None
+        return Own(self.role, self.identity, listen, self.config.clients, self.config.ahead)
+
+
+def key_of(path: Path) -> Identity:
+    """Return the identity in a folder; make it on first use."""
+    file = path / IDENTITY
+    if not file.exists():
+        Identity.generate().save(file)
+    return Identity.load(file)
+
+
+def configure_here(out: Path, ports: tuple[int, int], **options: int) -> None:
+    """Write keys and configurations of all sides for trying things out on one machine."""
+    keys: dict[str, str] = {role: key_of(out / role).key_id for role in SIDES}
+    addresses = {role: f"127.0.0.1:{port}" for role, port in zip(ROLES, ports, strict=False)}
+    for role in SIDES:
+        lines = [f"{name} = {value}" for name, value in options.items()]
+        if role in addresses:
+            lines += [f'listen = "{addresses[role]}"', f'clients = ["{keys["client"]}"]']
+        for peer in ROLES:
+            if peer != role:
+                lines += ["", f"[peers.{peer}]", f'key = "{keys[peer]}"']
+                lines += [f'address = "{addresses[peer]}"'] if peer in addresses else []
+        (out / role / FILE).write_text("\n".join([*lines, ""]))

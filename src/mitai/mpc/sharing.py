@@ -1,0 +1,215 @@
+"""A model cut into shares by its owner, and the task of generating with it.
+
+Follows `docs/spec/mpc-links.md`, "Shares of a model". Each folder is for one side: party 0's is a key of 16 bytes out
+of which its shares are made, party 1's holds numbers, the dealer's and the client's just the public configuration.
+
+Invariants:
+
+- Each party's folder by itself is independent of the model, but for its shapes.
+- A cut's random id is in all its folders: sides with folders of different cuts do not begin.
+- Numbers are written as they are read: no second copy of the model is in memory.
+
+Example:
+    >>> split_model(Path("gpt2"), Path("shares"))
+    >>> folder = ShareFolder.open(Path("shares/p1"))
+    >>> task = Generation(folder, length=64, tokens=16)
+    >>> shares = folder.shares(task)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal
+
+import msgspec
+import numpy as np
+
+from mitai.errors import MpcError
+from mitai.mpc import kernels
+from mitai.mpc.engine import Engine, Secret, Shape
+from mitai.mpc.generate import generate
+from mitai.mpc.models.arrays import Arrays, Tensors
+from mitai.mpc.models.config import MAX_CONFIG_BYTES, Gpt2Config, LlamaConfig, parse_config
+from mitai.mpc.models.decoder import Decoder
+from mitai.mpc.models.gpt2 import Gpt2
+from mitai.mpc.models.llama import Llama
+from mitai.mpc.ring import Real, Ring, encode
+from mitai.mpc.sampling import Sampling
+from mitai.mpc.tasks import Emit, Walk
+from mitai.wire import parse_json
+
+Role = Literal["p0", "p1", "dealer", "client"]
+SIDES: tuple[Role, ...] = ("p0", "p1", "dealer", "client")
+_CONFIG, _SHARE, _KEY, _NUMBERS = "config.json", "share.json", "share.key", "share.bin"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+
+
+class ShareFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`share.json`: whose folder it is, and of which cut."""
+
+    v: Literal["mitai mpc shares v1"]
+    role: Role
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+
+
+class _Family(msgspec.Struct):
+    model_type: str = ""
+
+
+class ShareFolder:
+    """One side's folder."""
+
+    def __init__(self, path: Path, file: ShareFile, config: bytes) -> None:
+        self.path, self.role, self.id, self.config = path, file.role, bytes.fromhex(file.id), config
+
+    @staticmethod
+    def open(path: Path) -> ShareFolder:
+        """Read what a folder is.
+
+        Raises:
+            MpcError: `mpc.shares-missing`: it is no folder of shares.
+            ParseError: A file in it is malformed.
+        """
+        try:
+            data, config = ((path / name).read_bytes() for name in (_SHARE, _CONFIG))
+        except (FileNotFoundError, NotADirectoryError):
+            raise MpcError(
+                "mpc.shares-missing", f"{path} is no folder with shares", hint="see: mitai mpc split --help"
+            ) from None
+        file = parse_json(
+            data, ShareFile, 4096, "mpc.shares-malformed", f"{_SHARE} is malformed, or of another version"
+        )
+        return ShareFolder(path, file, config)
+
+    def shares(self, task: Generation) -> Iterator[Ring]:
+        """Yield this party's shares, in the program's order.
+
+        Raises:
+            MpcError: `mpc.shares-malformed`: they are not of this model.
+        """
+        walk = Walk()
+        walk.inputs(task.load)
+        shapes = walk.asked["model"]
+        if self.role == "p0":
+            key = (self.path / _KEY).read_bytes()
+            if len(key) != 16:
+                raise _malformed()
+            yield from (_drawn(key, number, shape) for number, shape in enumerate(shapes))
+            return
+        with (self.path / _NUMBERS).open("rb") as file:
+            if os.fstat(file.fileno()).st_size != 8 * sum(map(math.prod, shapes)):
+                raise _malformed()
+            for shape in shapes:
+                yield np.fromfile(file, "<u8", math.prod(shape)).reshape(shape)
+
+
+class Generation:
+    """Text that is generated from a prompt: one of `length` tokens at most, and `tokens` new ones.
+
+    Args:
+        folder: Any side's folder.
+        length: To how many tokens prompts are padded.
+        tokens: How many are generated, always.
+    """
+
+    def __init__(self, folder: ShareFolder, length: int, tokens: int) -> None:
+        self.model = decoder(folder.config)
+        if self.model.positions and length + tokens - 1 > self.model.positions:
+            raise MpcError(
+                "mpc.model-unsupported", f"the model has {self.model.positions} positions for prompt and answer"
+            )
+        self.shares_id, self.length, self.tokens = folder.id, length, tokens
+        self.name = f"generate {hashlib.sha256(folder.config).hexdigest()} {length} {tokens}"
+
+    def load(self, engine: Engine) -> Any:  # noqa: ANN401 - each family has weights of its own
+        """See `Task.load`."""
+        return self.model.load(Arrays(engine, "model"))
+
+    def answer(self, engine: Engine, loaded: Any, client: Arrays, emit: Emit) -> None:  # noqa: ANN401, ARG002
+        """See `Task.answer`: each token's number, for the client alone."""
+        lengths = {"batch": 1, "length": self.length, "tokens": self.tokens}
+        for number in generate(self.model, loaded, client, **lengths, sampling=Sampling()):
+            emit(number)
+
+
+def parse_share_file(data: bytes) -> ShareFile:
+    """Read a `share.json`; raise `ParseError` on anything else."""
+    return parse_json(data, ShareFile, 4096, "mpc.shares-malformed", f"{_SHARE} is not of this version")
+
+
+def decoder(config: bytes) -> Decoder[Any]:
+    """Return the model that a `config.json` describes.
+
+    Raises:
+        ParseError, MpcError: `mpc.model-unsupported`.
+    """
+    code, message = "mpc.model-unsupported", "the model's configuration is not usable"
+    family = parse_json(config, _Family, MAX_CONFIG_BYTES, code, message).model_type
+    if family == "gpt2":
+        return Gpt2(parse_config(config, Gpt2Config))
+    if family in {"llama", "qwen2"}:
+        return Llama(parse_config(config, LlamaConfig))
+    raise MpcError(code, "the model is of a family that does not generate here", hint="gpt2, llama and qwen2 do")
+
+
+def split_model(model: Path, out: Path) -> None:
+    """Cut a Hugging Face folder into a folder for each side: `p0`, `p1`, `dealer` and `client` below `out`.
+
+    Raises:
+        MpcError: The model is not supported, or `out` is there already.
+    """
+    if not (model / _CONFIG).is_file():
+        raise MpcError("mpc.model-mismatch", f"{model} has no {_CONFIG}", hint="a folder as save_pretrained writes it")
+    config, cut = (model / _CONFIG).read_bytes(), secrets.token_hex(16)
+    program = decoder(config)
+    if out.exists():
+        raise MpcError("mpc.out-exists", f"there is something at {out}", hint="give a folder that is not there yet")
+    for role in SIDES:
+        folder = out / role
+        folder.mkdir(mode=0o700, parents=True)
+        (folder / _CONFIG).write_bytes(config)
+        (folder / _SHARE).write_bytes(msgspec.json.encode(ShareFile("mitai mpc shares v1", role, cut)))
+    for name in _TOKENIZER:
+        if (model / name).is_file():
+            shutil.copyfile(model / name, out / "client" / name)
+    key = secrets.token_bytes(16)
+    with _private(out / "p0" / _KEY) as file:
+        file.write(key)
+    with _private(out / "p1" / _NUMBERS) as file:
+        cutter = _Cutter(key, file)
+        cutter.plan(lambda engine: program.load(Arrays(engine, "model", program.arrays(Tensors(model)))))
+
+
+class _Cutter(Walk):
+    """A walk of the model's owner that writes party 1's shares down as it comes to them."""
+
+    def __init__(self, key: bytes, file: BinaryIO) -> None:
+        super().__init__()
+        self._key, self._file = key, file
+
+    def input(self, owner: str, shape: Shape, values: Real | None = None, fraction: int | None = None) -> Secret:
+        number = len(self.asked[owner])
+        if values is not None:
+            if not np.isfinite(values).all() or np.abs(values).max(initial=0) >= 1 << 30:
+                raise MpcError("mpc.model-mismatch", "the model has numbers that are not finite, or far too large")
+            encoded = encode(values, self.fraction if fraction is None else fraction).reshape(shape)
+            self._file.write((encoded - _drawn(self._key, number, shape)).astype("<u8").data.cast("B"))
+        return super().input(owner, shape, None, fraction)
+
+
+def _drawn(key: bytes, number: int, shape: Shape) -> Ring:
+    return kernels.prg(key, number, 0, math.prod(shape)).reshape(shape)
+
+
+def _private(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _malformed() -> MpcError:
+    return MpcError("mpc.shares-malformed", "the shares are not of the size that this model has")

@@ -1,0 +1,55 @@
+"""A client's words as tokens, and tokens as words: with the tokenizer of the model's own folder.
+
+Example:
+    >>> text = Text.load(Path("shares/client"))
+    >>> text.words(text.tokens("Hello"))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mitai.errors import MpcError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Text:
+    """A tokenizer and its chat template, if it has one."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    @staticmethod
+    def load(folder: Path) -> Text:
+        """Read the tokenizer in a folder; nothing of it is executed.
+
+        Raises:
+            MpcError: `mpc.no-tokenizer`.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            return Text(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+        except (OSError, ValueError):
+            raise MpcError(
+                "mpc.no-tokenizer", f"there is no tokenizer in {folder}", hint="put the model's tokenizer.json there"
+            ) from None
+
+    def tokens(self, prompt: str, *, plain: bool) -> list[int]:
+        """Return a prompt's tokens; a question of a conversation unless it is plain, or there is no template."""
+        if plain or not self._tokenizer.chat_template:
+            return list(self._tokenizer(prompt)["input_ids"])
+        messages = [{"role": "user", "content": prompt}]
+        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def ends(self, token: int) -> bool:
+        """Tell whether this token ends an answer."""
+        return bool(token == self._tokenizer.eos_token_id)
+
+    def words(self, tokens: list[int]) -> str:
+        """Return the text of so many tokens; a character that is not whole yet is left out."""
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True)).rstrip("\ufffd")

@@ -1,0 +1,253 @@
+"""A model cut into shares, folders of all sides, and three processes that generate with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from mitai import demo_model
+from mitai.cli.commands import app
+from mitai.errors import MitaiError
+from mitai.fleet.processes import free_port
+from mitai.identity import Identity
+from mitai.mpc import setup
+from mitai.mpc.models.arrays import Arrays, Tensors
+from mitai.mpc.setup import PartyConfig, Side, configure_here, key_of
+from mitai.mpc.sharing import SIDES, Generation, ShareFolder, split_model
+from mitai.mpc.tasks import Walk
+from mitai.mpc.text import Text
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    """A tiny GPT-2 as transformers saves it, and a tokenizer."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    torch.manual_seed(19)  # whose answer is clear: 1.9 between the best logits
+    config = transformers.GPT2Config(
+        n_layer=2, n_head=2, n_embd=32, vocab_size=2560, n_positions=64, bos_token_id=0, eos_token_id=0
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(6)  # so that answers are not all one token
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_bytes((demo_model.path() / "tokenizer.json").read_bytes())
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    return folder
+
+
+@pytest.fixture
+def cut(gpt2, tmp_path):
+    split_model(gpt2, tmp_path / "cut")
+    return tmp_path / "cut"
+
+
+def refused(code, work):
+    with pytest.raises(MitaiError) as caught:
+        work()
+    assert caught.value.code == code
+
+
+def test_both_shares_together_are_the_model(gpt2, cut):
+    folders = [ShareFolder.open(cut / role) for role in SIDES[:2]]
+    task = Generation(folders[0], 8, 4)
+    walk = Walk()
+    arrays = task.model.arrays(Tensors(gpt2))
+    expected = walk.inputs(lambda engine: task.model.load(Arrays(engine, "model", arrays)))["model"]
+    first, second = (list(folder.shares(task)) for folder in folders)
+    assert len(first) == len(second) == len(expected) > 10
+    for one, other, whole in zip(first, second, expected, strict=True):
+        assert (one + other == whole).all()
+
+
+def test_a_partys_folder_says_nothing_of_the_model(gpt2, cut):
+    assert sorted(path.name for path in (cut / "p0").iterdir()) == ["config.json", "share.json", "share.key"]
+    data = np.frombuffer((cut / "p1" / "share.bin").read_bytes(), np.uint8)
+    counts = np.bincount(data, minlength=256)
+    deviation = (counts - data.size / 256) / (data.size / 256) ** 0.5
+    assert np.abs(deviation).max() < 8  # standard deviations: uniform bytes
+    for name in ("share.key", "share.bin"):
+        (path,) = cut.glob(f"*/{name}")
+        assert path.stat().st_mode & 0o77 == 0
+
+
+def test_every_cut_is_another(gpt2, tmp_path):
+    keys = set()
+    for number in range(2):
+        split_model(gpt2, tmp_path / str(number))
+        keys.add((tmp_path / str(number) / "p0" / "share.key").read_bytes())
+        keys.add(ShareFolder.open(tmp_path / str(number) / "p0").id)
+    assert len(keys) == 4
+
+
+def test_what_can_not_be_cut(gpt2, tmp_path, cut):
+    refused("mpc.out-exists", lambda: split_model(gpt2, cut))
+    refused("mpc.model-mismatch", lambda: split_model(tmp_path, tmp_path / "out"))
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    refused("mpc.model-unsupported", lambda: split_model(tmp_path / "bert", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_shares_of_another_size_are_refused(cut):
+    folder = ShareFolder.open(cut / "p1")
+    with (cut / "p1" / "share.bin").open("ab") as file:
+        file.write(b"x")
+    refused("mpc.shares-malformed", lambda: list(folder.shares(Generation(folder, 8, 4))))
+    (cut / "p0" / "share.key").write_bytes(b"short")
+    folder = ShareFolder.open(cut / "p0")
+    refused("mpc.shares-malformed", lambda: list(folder.shares(Generation(folder, 8, 4))))
+
+
+def test_answers_longer_than_the_model_are_refused(cut):
+    refused("mpc.model-unsupported", lambda: Generation(ShareFolder.open(cut / "p0"), 60, 6))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"v":"mitai mpc shares v2","role":"p0","id":"' + "0" * 32 + '"}', "[]", "\ufeff{}"]
+)
+def test_what_is_no_share_file(cut, text):
+    (cut / "p0" / "share.json").write_text(text)
+    refused("mpc.shares-malformed", lambda: ShareFolder.open(cut / "p0"))
+
+
+def test_what_is_no_folder(tmp_path):
+    refused("mpc.shares-missing", lambda: ShareFolder.open(tmp_path))
+    refused("mpc.shares-missing", lambda: ShareFolder.open(tmp_path / "nowhere"))
+
+
+# -- configuration -------------------------------------------------------------------------------------------
+
+
+def test_configurations_for_one_machine(cut):
+    configure_here(cut, (7801, 7802), prompt_tokens=8, new_tokens=4)
+    sides = {role: Side.open(cut / role) for role in SIDES}
+    for role, side in sides.items():
+        own = side.own()
+        assert (own.role, side.task.length, side.task.tokens) == (role, 8, 4)
+        assert (own.listen is not None) == (role in {"p0", "p1"})
+        for name, peer in side.peers.items():
+            assert peer.key_id == sides[name].identity.key_id
+    assert sides["p0"].own().clients == (sides["client"].identity.key_id,)
+    assert len({side.task.name for side in sides.values()}) == 1
+
+
+def test_a_key_is_made_once(tmp_path):
+    assert key_of(tmp_path).key_id == key_of(tmp_path).key_id
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x",
+        "unknown = 1",
+        "prompt_tokens = 0",
+        'clients = ["alice"]',
+        '[peers.p0]\nkey = "00"',
+        "[peers.p0]\naddress = ''",
+    ],
+)
+def test_what_is_no_configuration(text):
+    refused("mpc.config", lambda: PartyConfig.parse(text))
+
+
+def test_a_side_needs_its_peers_and_its_file(cut):
+    key_of(cut / "p0")
+    refused("mpc.config", lambda: Side.open(cut / "p0"))
+    (cut / "p0" / setup.FILE).write_text("prompt_tokens = 8")
+    refused("mpc.config", lambda: Side.open(cut / "p0"))
+    (cut / "p0" / setup.FILE).write_bytes(b"\xff")
+    refused("mpc.config", lambda: Side.open(cut / "p0"))
+
+
+def test_words_and_tokens(cut, tmp_path):
+    text = Text.load(cut / "client")
+    assert text.words(text.tokens("remote attestation", plain=False)) == "remote attestation"
+    refused("mpc.no-tokenizer", lambda: Text.load(tmp_path / "nowhere"))
+    chat = Text.load(demo_model.path())
+    assert len(chat.tokens("Hello", plain=False)) > len(chat.tokens("Hello", plain=True))
+    assert chat.ends(2)
+
+
+# -- three processes -----------------------------------------------------------------------------------------
+
+
+class Processes:
+    """`mitai mpc party` for each of the three."""
+
+    def __init__(self, cut):
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.logs = {role: cut / f"{role}.log" for role in SIDES[:3]}
+        self.running = {}
+        for role, log in self.logs.items():
+            with log.open("wb") as file:
+                command = [sys.executable, "-m", "mitai.cli", "mpc", "party", str(cut / role)]
+                self.running[role] = subprocess.Popen(command, stderr=file, stdout=file, env=environment)
+
+    def wait_for(self, role, words):
+        until = time.monotonic() + 200
+        while words not in (text := self.logs[role].read_text()):
+            assert time.monotonic() < until, text
+            time.sleep(0.05)
+
+    def kill(self):
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def processes(cut):
+    configure_here(cut, (free_port(), free_port()), prompt_tokens=8, new_tokens=4)
+    three = Processes(cut)
+    yield three
+    three.kill()
+
+
+def app_result(*words):
+    return app(["mpc", *map(str, words)], exit_on_error=False, print_error=False, result_action="return_value")
+
+
+@pytest.mark.slow
+def test_three_processes_generate_as_transformers_does(gpt2, cut, processes, capsys):
+    capsys.readouterr()
+    ids = Text.load(cut / "client").tokens("What is", plain=True)
+    model = transformers.GPT2LMHeadModel.from_pretrained(gpt2)
+    with torch.no_grad():
+        expected = model.generate(
+            torch.tensor([ids]), max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=None
+        )
+    for _ in range(2):
+        app_result("ask", cut / "client", "What is", "--plain", "--json")
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["tokens"] == expected[0, len(ids) :].tolist()
+    processes.wait_for("p0", "run 1 took")
+    refused("mpc.prompt-too-long", lambda: app_result("ask", cut / "client", "What is it? " * 9, "--plain"))
+    Identity.generate().save(cut / "client" / "other.pem")
+    (cut / "client" / "other.pem").rename(cut / "client" / "identity.pem")
+    with pytest.raises(MitaiError) as caught:  # a stranger
+        app_result("ask", cut / "client", "What is", "--plain")
+    assert caught.value.code in {"mpc.peer-refused", "mpc.link-lost"}
+    processes.running["p1"].send_signal(signal.SIGKILL)
+    for role in ("p0", "dealer"):
+        assert processes.running[role].wait(100) == 1
+        processes.wait_for(role, "mpc.link-lost")
+    for role in SIDES[:3]:
+        assert "What is" not in processes.logs[role].read_text()
+
+
+def test_the_command_that_cuts(gpt2, tmp_path, capsys):
+    app_result("split", gpt2, tmp_path / "out", "--local", "--json", "--prompt-tokens", 8, "--new-tokens", 4)
+    made = json.loads(capsys.readouterr().out)
+    assert sorted(made) == sorted(SIDES)
+    app_result("key", made["p0"], "--json")
+    assert json.loads(capsys.readouterr().out)["key"] == Side.open(tmp_path / "out" / "p0").identity.key_id
