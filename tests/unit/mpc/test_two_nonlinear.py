@@ -199,6 +199,15 @@ def test_a_table_with_jumps_is_exact_at_its_borders():
     assert len(splines.pieces_of(table).pieces) == 10
 
 
+def test_a_table_is_bent_only_where_it_is_not_a_line():
+    for table, low, high in ((nonlinear.SILU, -12.5, 12.5), (nonlinear.TANH, -5.25, 5.25), (nonlinear.GELU, -4, 4)):
+        first, last = splines.pieces_of(table).borders
+        assert low * 65536 <= first < (low + 0.5) * 65536
+        assert (high - 0.4) * 65536 < last <= (high + 0.125) * 65536
+    straight = Spline(0.0, 1.0, np.array([[1.0, 2.0], [3.0, 2.0]]), (1.0, 2.0), (1.0, 2.0))
+    assert len(splines.pieces_of(straight).pieces) == 3
+
+
 def test_tables_that_cannot_be_computed():
     with pytest.raises(ValueError, match="slope"):
         splines.pieces_of(Spline(0.0, 1.0, np.zeros((1, 1)), (0.0, 0.1), (0.0, 0.0)))
@@ -248,7 +257,7 @@ def test_powers_that_cannot_be_computed():
         with pytest.raises(ValueError, match="a power from"):
             splines.octaves_of(table, 16)
     with pytest.raises(ValueError, match="between"):
-        splines.octaves_of(Octaves(-40.0, 1.0, 0, 4, 16), 16)
+        splines.octaves_of(Octaves(-400.0, 1.0, 0, 4, 16), 16)
     four = ClearEngine().constant([4.0])
     with pytest.raises(OverflowError):
         four.engine.octaves(four, Octaves(-1.0, 1.0, 0, 2, 30))
@@ -315,7 +324,7 @@ def test_rows_that_cannot_be_bounded():
     [
         (lambda engine, x: engine.less(x, 0.0), 3, 4 + 1 + 1 / 8, 40 + 37 / 8 + 8),
         (lambda engine, x: engine.spline(x, nonlinear.GELU), 3, 4 + 1 + 2 / 8 + 4, 24 + 10 / 8 + 112 + 28 + 20),
-        (lambda engine, x: engine.spline(x, nonlinear.TANH), 3, 4 + 1 + 3 / 8 + 4, 24 + 10 / 8 + 512 + 28 + 16),
+        (lambda engine, x: engine.spline(x, nonlinear.TANH), 3, 4 + 1 + 3 / 8 + 4, 24 + 10 / 8 + 224 + 28 + 16),
         (lambda engine, x: engine.upper(x), 5, 4 + 1 + 2 / 8 + 127 / 128 * 9 / 8, 24 + 10 / 8 + 257 + 127 / 128 * 40),
     ],
 )

@@ -85,10 +85,11 @@ class Pieces:
 def pieces_of(table: Spline) -> Pieces:
     """Return how a table is computed; the same at all sides."""
     below, above = Piece(_line(table.below)), Piece(_line(table.above))
-    width = blur(COARSE)
-    wave = waves.fit(table.source or table.polynomials, table.low - width, table.high + width)
+    first, end = _bent(table)
+    low, high, width = table.low + first * table.step, table.low + end * table.step, blur(COARSE)
+    wave = waves.fit(table.source or table.polynomials, low - width, high + width)
     if wave is not None:
-        return Pieces((_units(table.low), _units(table.high + width)), (below, Piece(wave), above), COARSE)
+        return Pieces((_units(low), _units(high + width)), (below, Piece(wave), above), COARSE)
     parts = _parts(table, 0, table.segments)
     borders = [table.low, *(table.low + end * table.step for end, _ in parts)]
     inner = _alike([Piece(wave) for _, wave in parts])
@@ -141,6 +142,18 @@ def _alike(pieces: list[Piece]) -> list[Piece]:
 def blur(digits: int) -> float:
     """Return how far below a border a number may count as not below."""
     return 2.0 ** (SIGN_BIT - DIGIT_BITS * digits) * UNIT
+
+
+def _bent(table: Spline) -> tuple[int, int]:
+    """Return from which segment on, and up to which one, a table is not the line beside it anyway."""
+    x = table.low + table.step * (np.arange(8 * table.segments) + 0.5) / 8
+    values = table.polynomials(x)
+    near = waves.tolerance(values)
+    below, above = (
+        np.any(np.reshape(np.abs(values - (a + b * x)) > near, (-1, 8)), axis=1) for a, b in (table.below, table.above)
+    )
+    first, end = int(np.argmax(below)), table.segments - int(np.argmax(above[::-1]))
+    return (first, end) if first < end else (0, table.segments)
 
 
 def _parts(table: Spline, first: int, end: int) -> list[tuple[int, Wave]]:

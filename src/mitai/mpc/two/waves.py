@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from mitai.mpc import kernels
 from mitai.mpc.ring import FRACTION_BITS, Real, Ring
 
-PUBLIC_BITS = 22  # of fraction, of public waves
-DEALT_BITS = 26  # of fraction, of what the dealer shares
+PUBLIC_BITS = 26  # of fraction, of public waves
+DEALT_BITS = 22  # of fraction, of what the dealer shares
 FRACTION = PUBLIC_BITS + DEALT_BITS  # of a sum of products
-COUNTS = (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
+COUNTS = (*range(4, 17), 20, 24, 28, 32)
 TURN_BITS = 22  # a public angle is so many bits of a turn
 HALF_TURN_BITS = TURN_BITS // 2
+NODES = 500  # of the interval, at which a function is fitted
 SPARE = 1.25  # a period is at least so many times the interval
 LARGEST = 2.0**20  # of a coefficient
 PRECISION = 128
@@ -114,9 +115,14 @@ def fit(function: Callable[[Real], Real], low: float, high: float) -> Wave | Non
     return None
 
 
+def tolerance(values: Real) -> float:
+    """Return how near to a function is near enough."""
+    return max(2.0**-14, float(np.abs(values).max()) * 2.0**-18)
+
+
 def _fitted(function: Callable[[Real], Real], low: float, high: float, count: int, period_bits: int) -> Wave | None:
     empty = Wave(period_bits, 0.0, np.zeros(count), np.zeros(count))
-    nodes = (low + high) / 2 + (high - low) / 2 * np.cos(np.pi * (np.arange(2000) + 0.5) / 2000)
+    nodes = (low + high) / 2 + (high - low) / 2 * np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
     angles = np.multiply.outer(nodes * empty.omega, np.arange(1, count + 1))
     matrix = np.concatenate([np.ones((len(nodes), 1)), np.cos(angles), np.sin(angles)], 1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -124,12 +130,12 @@ def _fitted(function: Callable[[Real], Real], low: float, high: float, count: in
     if not np.isfinite(values).all():
         return None
     scale = float(np.abs(values).max()) or 1.0
-    ridge = 1e-6 * math.sqrt(len(nodes)) * np.eye(2 * count + 1)  # keeps the coefficients small
+    ridge = 1e-8 * math.sqrt(len(nodes)) * np.eye(2 * count + 1)  # keeps the coefficients small
     found = np.linalg.lstsq(
         np.concatenate([matrix, ridge]), np.concatenate([values / scale, np.zeros(2 * count + 1)]), rcond=None
     )[0]
     wave = Wave(period_bits, scale * found[0], scale * found[1 : count + 1], scale * found[count + 1 :])
-    near = np.abs(wave(nodes) - values).max() <= max(2.0**-14, scale * 2.0**-18)
+    near = np.abs(wave(nodes) - values).max() <= tolerance(values)
     return wave if near and scale * np.abs(found).max() < LARGEST else None
 
 
