@@ -66,23 +66,26 @@ def exact(x: Secret, y: Secret) -> Secret:
     return read(x.engine.multiply(left, right), x.fraction + y.fraction)
 
 
-def rms_norm(x: Secret, eps: float, gain: int = 1) -> Secret:
-    """Divide by the root of the mean square of the last axis (and `eps`).
+def rms_norm(x: Secret, eps: float, gain: int = 1, scale: Secret | None = None) -> Secret:
+    """Divide by the root of the mean square of the last axis (and `eps`), and multiply by a scale.
 
     For rows of n numbers whose squares, times gain^2, add up to less than 2^18 n (rounded down to a power of two, 2^30
-    at most): one number of thousands does no harm. A root mean square below 0.03 / gain counts as that, about.
+    at most): one number of thousands does no harm. A root mean square below 0.03 / gain counts as that, about. A scale
+    takes no round; with one, a result may be off by 2^-17 |x|.
     """
     n = x.shape[-1]
     scaled = x.times(gain)
+    wide = scaled if scale is None else exact(scaled, scale)  # opens both factors; the square opens nothing more
     squares = exact(scaled, scaled).sum(-1, keepdims=True) + n * eps * gain**2
     high = min(17 + n.bit_length(), 30)
-    inverse = x.engine.octaves(squares, Octaves(-0.5, math.sqrt(n), high - 28, high, 28))
-    return x.engine.truncate(exact(scaled, inverse))
+    fraction = 28 if scale is None else FRACTION_BITS
+    inverse = x.engine.octaves(squares, Octaves(-0.5, math.sqrt(n), high - 28, high, fraction))
+    return x.engine.truncate(exact(wide, inverse))
 
 
-def layer_norm(x: Secret, eps: float, gain: int = 1) -> Secret:
+def layer_norm(x: Secret, eps: float, gain: int = 1, scale: Secret | None = None) -> Secret:
     """Take the mean of the last axis off and divide by the standard deviation, as `rms_norm`."""
-    return rms_norm(x - mean(x), eps, gain)
+    return rms_norm(x - mean(x), eps, gain, scale)
 
 
 def mean(x: Secret) -> Secret:

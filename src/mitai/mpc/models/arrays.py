@@ -11,7 +11,7 @@ Invariants:
 
 Example:
     >>> from mitai.mpc.clear import ClearEngine
-    >>> table = Arrays(ClearEngine(), "model", [np.eye(3) / 2]).weight(3, 3)
+    >>> table = Arrays(ClearEngine(), "model", [np.eye(3) / 2]).table(3, 3)
     >>> rows = embed(Arrays(ClearEngine(), "client", one_hot(np.array([[2], [0]]), 3)), table, 2)
     >>> rows.engine.reveal(rows)
     array([[0. , 0. , 0.5],
@@ -69,6 +69,13 @@ class Arrays:
     def weight(self, rows: int, columns: int) -> Weight:
         """Take the next array as a matrix for products."""
         return self.engine.weight(self.secret(rows, columns))
+
+    def table(self, rows: int, columns: int) -> Weight:
+        """Take the next array as a matrix for products with integers: with so much fraction that some is cut off.
+
+        What is dropped of a product need not be opened of its factor (`docs/spec/mpc.md`, "Truncation").
+        """
+        return self.engine.weight(self.secret(rows, columns, fraction=2 * self.engine.fraction))
 
     def dense(self, rows: int, columns: int) -> Dense:
         """Take a matrix and a bias."""

@@ -7,6 +7,8 @@ Invariants:
 
 - How long a text is within its bucket changes no shape and no step.
 - Queries, keys and values are one product; so are words and types of tokens.
+- Tables of embeddings, and what attention and the inner layers write, have mean zero, by the weights that their owner
+  shares. What is left of a norm's mean is that of what went round the layer.
 
 Example:
     >>> model = Bert(parse_config(config_json, BertConfig))
@@ -17,18 +19,19 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mitai.mpc.engine import Secret, Weight
+from mitai.mpc.engine import Secret, Weight, concatenate
 from mitai.mpc.models.arrays import Arrays, Dense, Tensors, embed, one_hot
 from mitai.mpc.models.attention import Attention, query_scale, split_heads
 from mitai.mpc.models.config import BertConfig
-from mitai.mpc.nonlinear import EMBEDDING_GAIN, TANH, activation, layer_norm
-from mitai.mpc.ring import Real
+from mitai.mpc.models.decoder import centred
+from mitai.mpc.nonlinear import EMBEDDING_GAIN, TANH, activation, mean, read, rms_norm
+from mitai.mpc.ring import FRACTION_BITS, Real
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class Norm:
     eps: float
 
     def __call__(self, x: Secret, gain: int = 1) -> Secret:
-        """Normalise the last axis."""
-        return x.engine.multiply(layer_norm(x, self.eps, gain), self.scale) + self.shift
+        """Normalise the last axis, which has mean zero."""
+        return rms_norm(x, self.eps, gain, self.scale) + self.shift
 
 
 @dataclass(frozen=True)
@@ -83,33 +86,33 @@ class Bert:
         """Yield what the owner shares, in the program's order."""
 
         def norm(name: str) -> Iterator[Real]:
-            yield read(f"{name}.weight")
-            yield read(f"{name}.bias")
+            yield named(f"{name}.weight")
+            yield named(f"{name}.bias")
 
-        def dense(name: str) -> Iterator[Real]:
-            yield read(f"{name}.weight").T
-            yield read(f"{name}.bias")
+        def dense(name: str, change: Callable[[Real], Real] = lambda values: values) -> Iterator[Real]:
+            yield change(named(f"{name}.weight").T)
+            yield change(named(f"{name}.bias"))
 
         config = self.config
         prefix = "bert." if "bert.embeddings.LayerNorm.weight" in tensors else ""
 
-        def read(name: str) -> Real:
+        def named(name: str) -> Real:
             return tensors(prefix + name)
 
         table = "embeddings.{}_embeddings.weight".format
-        yield np.concatenate([read(table("word")), read(table("token_type"))])
-        yield read(table("position"))
+        yield centred(np.concatenate([named(table("word")), named(table("token_type"))]))
+        yield centred(named(table("position")))
         yield from norm("embeddings.LayerNorm")
         for i in range(config.num_hidden_layers):
             layer = f"encoder.layer.{i}"
             names = [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")]
             scales = (self._scale, 1.0, 1.0)
-            yield np.concatenate([scale * read(f"{n}.weight").T for n, scale in zip(names, scales, strict=True)], 1)
-            yield np.concatenate([scale * read(f"{n}.bias") for n, scale in zip(names, scales, strict=True)])
-            yield from dense(f"{layer}.attention.output.dense")
+            yield np.concatenate([scale * named(f"{n}.weight").T for n, scale in zip(names, scales, strict=True)], 1)
+            yield np.concatenate([scale * named(f"{n}.bias") for n, scale in zip(names, scales, strict=True)])
+            yield from dense(f"{layer}.attention.output.dense", centred)
             yield from norm(f"{layer}.attention.output.LayerNorm")
             yield from dense(f"{layer}.intermediate.dense")
-            yield from dense(f"{layer}.output.dense")
+            yield from dense(f"{layer}.output.dense", centred)
             yield from norm(f"{layer}.output.LayerNorm")
         if config.labels:
             yield from dense("pooler.dense")
@@ -145,7 +148,7 @@ class Bert:
             return Norm(arrays.secret(width), arrays.secret(width), config.layer_norm_eps)
 
         weights = BertWeights(
-            arrays.weight(self._width, width),
+            arrays.table(self._width, width),
             arrays.secret(config.max_position_embeddings, width),
             norm(),
             tuple(
@@ -173,8 +176,10 @@ class Bert:
         for layer in weights.layers:
             heads = split_heads(layer.attention(x), 3 * n)
             attended = self._attention(heads[:, :n], heads[:, n : 2 * n], heads[:, 2 * n :], hidden=hidden)
-            x = layer.first(x + layer.mixed(attended))
-            x = layer.second(x + layer.outer(activation(layer.inner(x), config.hidden_act, config.mpc_approx)))
+            mixed, middle = with_mean(layer.mixed, attended, x)
+            x = layer.first(x - middle + mixed)
+            inner = activation(layer.inner(x), config.hidden_act, config.mpc_approx)
+            x = layer.second(x - mean(x) + layer.outer(inner))
         return x
 
     def classify(self, weights: BertWeights, client: Arrays, *, batch: int, length: int) -> Secret:
@@ -190,3 +195,14 @@ class Bert:
         states = self.states(weights, client, batch=batch, length=length)
         shares = client.secret(batch, 1, length)  # of each token in the mean
         return states.engine.matmul(shares, states)[:, 0]
+
+
+def with_mean(layer: Dense, x: Secret, y: Secret) -> tuple[Secret, Secret]:
+    """Return a layer of x, and the mean of y's last axis (kept, of length 1), cut back together: one round for both."""
+    engine, fraction = y.engine, y.fraction + 32
+    product = read(engine.linear(read(x, 0), layer.weight), x.fraction + FRACTION_BITS)
+    product = product + read(layer.bias.times(1 << x.fraction), product.fraction)
+    product = read(product.times(1 << (fraction - product.fraction)), fraction)
+    total = read(y.sum(-1, keepdims=True).times(round(2**32 / y.shape[-1])), fraction)
+    both = engine.truncate(concatenate((product, total), -1))
+    return both[..., :-1], both[..., -1:]

@@ -89,7 +89,7 @@ class Gpt2(Decoder[Gpt2Weights]):
         config = self.config
         width = config.n_embd
         weights = Gpt2Weights(
-            arrays.weight(self.vocabulary + self.positions, width),
+            arrays.table(self.vocabulary + self.positions, width),
             tuple(
                 Layer(
                     arrays.dense(width, 3 * width),

@@ -86,7 +86,7 @@ class Llama(Decoder[LlamaWeights]):
         config = self.config
         width, inner = config.hidden_size, config.intermediate_size
         weights = LlamaWeights(
-            arrays.weight(self.vocabulary, width),
+            arrays.table(self.vocabulary, width),
             tuple(
                 Layer(
                     arrays.weight(width, self._columns),
