@@ -28,6 +28,7 @@ from mitai.mpc.ring import FRACTION_BITS, WINDOW_BITS, Real, Ring
 from mitai.mpc.spline import Octaves, Spline
 from mitai.mpc.two import waves
 from mitai.mpc.two.bits import Planes, unpack
+from mitai.mpc.two.blank import blank
 from mitai.mpc.two.compare import DIGIT_BITS, Signs
 from mitai.mpc.two.core import Two
 from mitai.mpc.two.masked import Bytes, Lift, Opened, Times, Words, select
@@ -37,6 +38,7 @@ SIGN_BIT = 31
 COARSE, EXACT = 3, 5  # digits of a comparison
 CUT = waves.FRACTION - FRACTION_BITS
 UNIT = 2.0**-FRACTION_BITS
+PART = 1 << 14  # numbers whose waves are made at a time: in a cache, not in memory that is new
 LARGEST_BITS = 28  # of a piece's value, in units of its last place
 FINER_BITS = 14  # between the two fractions with which the numbers of many octaves are opened
 LEAST_BITS = 2  # the first octave begins at so many bits of what is compared
@@ -213,18 +215,28 @@ class _Waves:
         self._first = engine.role == 0
         self._opened = [opened[piece.source] for piece in pieces]
         self._shifts = np.array([[piece.shift] for piece in pieces], np.uint64)
-        n = len(pieces) * opened[0].size
-        self._dealt = engine.pads.given((2 * self._waves[0].count, n), np.uint64, self._make)
-        self._lift = Lift(engine, n)
-        self._times = Times(engine, n, bits, self._lift.mask)
+        size = opened[0].size
+        parts = [self._part(engine, at, min(PART, size - at)) for at in range(0, max(size, 1), PART)]
+        self._shares = parts[0] if engine.offline or len(parts) == 1 else np.concatenate(parts, axis=1)
+        self._lift = Lift(engine, len(pieces) * size)
+        self._times = Times(engine, len(pieces) * size, bits, self._lift.mask)
 
-    def _make(self) -> Ring:
-        return waves.dealt(self._waves, np.stack([opened.mask() for opened in self._opened]))
+    def _part(self, engine: Two, start: int, size: int) -> Ring:
+        """Return shares [pieces, size] of the values of some of the numbers."""
+        opened = [numbers.part(start, size) for numbers in self._opened]
+
+        def make() -> Ring:
+            return waves.dealt(self._waves, np.stack([numbers.mask() for numbers in opened]))
+
+        dealt = engine.pads.given((2 * self._waves[0].count, len(opened) * size), np.uint64, make)
+        if engine.offline:
+            return blank((len(opened), size))
+        c = np.stack([numbers.c for numbers in opened])
+        return waves.combine(self._waves, c, dealt, first=self._first).reshape(c.shape)
 
     def hidden(self) -> Words:
         """Return the shares of the values under their masks."""
-        c = np.stack([opened.c for opened in self._opened])
-        share = waves.combine(self._waves, c, self._dealt, first=self._first)
+        share = self._shares.reshape(-1)
         share >>= np.uint64(CUT)
         if self._first:
             share += np.uint64(1)  # on average, the shifts of both shares take as much away
