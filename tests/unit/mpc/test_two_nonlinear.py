@@ -216,6 +216,15 @@ def test_tables_that_cannot_be_computed():
         splines.pieces_of(steep)
 
 
+@pytest.mark.parametrize("part", [1, 7, 400])
+def test_parts_of_numbers_are_as_good_as_all(part, monkeypatch):
+    monkeypatch.setattr(splines, "PART", part)
+    x = around(nonlinear.SILU, 30)
+    assert np.abs(computed(lambda engine, x: engine.spline(x, nonlinear.SILU), x) - nonlinear.SILU(x)).max() < 2**-10
+    octaves, y = Octaves(-1.0, 1.0, -4, 7, 20), np.geomspace(0.3, 60, 9)
+    assert np.allclose(computed(lambda engine, y: engine.octaves(y, octaves), y), 1 / y, rtol=2**-9)
+
+
 def test_any_shape():
     x = np.linspace(-3, 3, 24).reshape(2, 3, 4)
     got = computed(lambda engine, a: engine.spline(a.transpose(2, 0, 1), nonlinear.TANH), x)
