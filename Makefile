@@ -74,4 +74,4 @@ fuzz: $(VENV)/.dev ## every fuzz target for SECONDS (default 60)
 	@$(BIN)/pip install -q -c constraints.txt "atheris>=3" && $(BIN)/python scripts/fuzz.py $(or $(SECONDS),60)
 
 clean: ## forget the environment and all outputs
-	rm -rf $(VENV) web/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
+	rm -rf $(VENV) web/node_modules build native/build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
