@@ -58,6 +58,7 @@ def salary(
     from mitai.mpc.meeting import Address
     from mitai.mpc.salary import First, Guest, Invitation
 
+    forbid_core_dumps()
     out = Output(json)
     meeting = First(Address.parse(listen)) if join is None else Guest(Invitation.parse(join))
     with meeting:
@@ -159,6 +160,7 @@ def ask(
     from mitai.mpc.setup import Side
     from mitai.mpc.text import Text
 
+    forbid_core_dumps()
     out, side = Output(json), Side.open(folder)
     text = Text.load(folder)
     task = side.task

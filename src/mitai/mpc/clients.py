@@ -171,8 +171,10 @@ class Door:
                     continue
                 try:
                     end, _ = self._server.accept()
-                except OSError:  # nobody came
+                except OSError as error:
                     places.release()
+                    if not isinstance(error, TimeoutError):  # too many open files, or the like
+                        time.sleep(_LOOK_EVERY_S)
                     continue
                 pool.submit(self._welcome, end).add_done_callback(lambda _: places.release())
 

@@ -166,10 +166,19 @@ def split_model(model: Path, out: Path) -> None:
     """
     if not (model / _CONFIG).is_file():
         raise MpcError("mpc.model-mismatch", f"{model} has no {_CONFIG}", hint="a folder as save_pretrained writes it")
-    config, cut = (model / _CONFIG).read_bytes(), secrets.token_hex(16)
+    config = (model / _CONFIG).read_bytes()
     program = decoder(config)
     if out.exists():
         raise MpcError("mpc.out-exists", f"there is something at {out}", hint="give a folder that is not there yet")
+    try:
+        _cut(model, program, config, out)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _cut(model: Path, program: Decoder[Any], config: bytes, out: Path) -> None:
+    cut = secrets.token_hex(16)
     for role in SIDES:
         folder = out / role
         folder.mkdir(mode=0o700, parents=True)

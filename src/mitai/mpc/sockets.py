@@ -38,6 +38,7 @@ from mitai.mpc.link import Traffic
 
 PIECE_BYTES = 64 << 10  # what is encrypted, or tried to be sent at once, at a time
 SLOWEST_BYTES_S = 128 << 10
+_VANISHED = (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 50_000))
 _SIZE_BYTES = 8
 Pieces = Iterator[bytes | memoryview]
 
@@ -246,7 +247,7 @@ def _set_up(end: socket.socket) -> None:
     if end.family != socket.AF_UNIX:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        for name, value in _VANISHED:
             if hasattr(socket, name):
                 end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 

@@ -148,7 +148,7 @@ def secured(
         channel = TlsChannel(end, _context(identity, own, theirs, serving), peer, serving)
         channel.shake_hands(theirs, until)  # 3. the proof
     except (OSError, ssl.SSLError):
-        raise _refused("it ended, was too slow, does not have its key, or does not await ours") from None
+        raise _refused("it ended, is not ready, was too slow, does not have its key, or does not await ours") from None
     return channel
 
 

@@ -95,6 +95,9 @@ def test_what_can_not_be_cut(gpt2, tmp_path, cut):
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
     refused("mpc.model-unsupported", lambda: split_model(tmp_path / "bert", tmp_path / "out"))
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "config.json").write_bytes((gpt2 / "config.json").read_bytes())
+    refused("mpc.model-mismatch", lambda: split_model(tmp_path / "half", tmp_path / "out"))  # it has no tensors
     assert not (tmp_path / "out").exists()
 
 
@@ -226,6 +229,8 @@ def test_three_processes_generate_as_transformers_does(gpt2, cut, processes, cap
         expected = model.generate(
             torch.tensor([ids]), max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=None
         )
+    for role in SIDES[:2]:
+        processes.wait_for(role, "the model is loaded")
     for _ in range(2):
         app_result("ask", cut / "client", "What is", "--plain", "--json")
         answer = json.loads(capsys.readouterr().out)
