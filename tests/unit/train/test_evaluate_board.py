@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import rfc8785
-from evaluate_lab import Lab, ref
+from evaluate_lab import Lab, number, ref
 from train_rig import MemorySource
 
 from mitai.attest import Evidence
@@ -30,7 +30,7 @@ from mitai.train.evaluate.board import (
     read_board,
     verify_board,
 )
-from mitai.train.evaluate.report import REPORT_NAME, InputRef, ReportFile, verify_report
+from mitai.train.evaluate.report import REPORT_NAME, InputRef, ReportFile, Result, verify_report
 from mitai.train.job import Job
 from mitai.train.methods.leaderboard import leaderboard
 from mitai.train.relay import OpenedInput
@@ -132,6 +132,19 @@ def test_an_owner_reveals_a_line_by_its_report_and_a_name_by_its_manifest(lab, t
     assert (
         code_of(read_board, verified, reports=[(again, verify_report(again, lab.policy)[0])]) == "train.reveal-unknown"
     )
+
+
+def test_a_revealed_line_shows_the_numbers_of_the_table_and_no_others(lab):
+    tasks = (Result(task="first", numbers=(number(),)), Result(task="triage", numbers=(number(),)))
+    reports = [lab.report(name, results=tasks) for name in ("a", "b")]
+    verified = verify_board(made(lab, plan(), *reports), lab.policy)
+    shown = [(each, verify_report(each, lab.policy)[0]) for each in reports]
+    for revealed in (shown[:1], shown[1:], shown):  # whichever of them stands first
+        table = read_board(verified, reports=revealed)
+        assert (table.task, len([line for line in table.lines if line.inputs])) == ("triage", len(revealed))
+        with pytest.raises(MitaiError, match=r"\[train\.board-number\]") as caught:
+            read_board(verified, reports=revealed, metric="acc_norm")
+        assert caught.value.hint == "it tells (task, metric, group): triage acc"
 
 
 def test_reports_that_do_not_hold_or_compare_make_no_table(lab, tmp_path):

@@ -31,7 +31,7 @@ from mitai.attest import Appraisal, Evidence, Policy
 from mitai.errors import TrainError
 from mitai.identity import Identity, PublicKey
 from mitai.ledger.entry import Digest, Id, utc
-from mitai.train.evaluate.leaderboard import Leaderboard, Row, Tested, comparable, lined_up, row
+from mitai.train.evaluate.leaderboard import Leaderboard, Row, Tested, comparable, lined_up
 from mitai.train.evaluate.report import REPORT, Group, InputRef, Metric, Report, Result, verify_report
 from mitai.train.evaluate.signed import File, Kind, Stated, Struct, digest_of
 from mitai.train.evaluate.tasks import Label
@@ -250,10 +250,11 @@ def read_board(
     shown = {line_of(file): report for file, report in reports}
     if shown.keys() - {each.line for each in board.lines}:
         raise TrainError("train.reveal-unknown", "a revealed report has no line in this leaderboard")
-    rows = [
-        row(shown[each.line], each.line) if each.line in shown else Row(each.results, (), "", each.line)
-        for each in board.lines
-    ]
+    rows = []
+    for each in board.lines:
+        report = shown.get(each.line)  # which model it is of; the numbers are the table's
+        inputs, created = (report.of("model", "adapter"), report.created) if report else ((), "")
+        rows.append(Row(each.results, inputs, created, each.line))
     tested = Tested(board.evaluation_sha256, board.data, machine)
     return lined_up(rows, tested, task=task, metric=metric, group=group, reveals=reveals)
 

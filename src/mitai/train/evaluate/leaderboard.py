@@ -138,15 +138,13 @@ def build(
     first, machine = reports[0]
     tested = Tested(first.measured.evaluation_sha256, first.of("data", "judge"), machine)
     return lined_up(
-        [row(report) for report, _ in reports], tested, task=task, metric=metric, group=group, reveals=reveals
+        [_row(report) for report, _ in reports], tested, task=task, metric=metric, group=group, reveals=reveals
     )
 
 
-def row(report: Report, label: str | None = None) -> Row:
-    """Return what a report tells of its model."""
+def _row(report: Report) -> Row:
     inputs = report.of("model", "adapter")
-    own = " + ".join(each.capsule for each in inputs)
-    return Row(report.measured.results, inputs, report.created, own if label is None else label)
+    return Row(report.measured.results, inputs, report.created, " + ".join(each.capsule for each in inputs))
 
 
 def lined_up(
@@ -198,8 +196,11 @@ def _line(row: Row, names: Mapping[str, Manifest], which: tuple[str, str, str]) 
             if (result.task, number.metric, number.group) == which:
                 shown = [names[each.manifest_sha256].name for each in row.inputs if each.manifest_sha256 in names]
                 return Line(row.inputs, number, row.created, row.label, " + ".join(shown) or None)
+    told = [f"{result.task} {each.metric} {each.group}".rstrip() for result in row.results for each in result.numbers]
     raise TrainError(
-        "train.board-number", f"a report has no {metric!r} of task {task!r} and group {group!r}, or withheld it"
+        "train.board-number",
+        f"a report has no {metric!r} of task {task!r} and group {group!r}, or withheld it",
+        hint=f"it tells (task, metric, group): {'; '.join(told)}"[:1000],
     )
 
 
