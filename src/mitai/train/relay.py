@@ -166,7 +166,7 @@ class Relay:
 
     Args:
         end: The socket.
-        patience_s: How long the other end may say nothing; as long as it likes, if not given.
+        patience_s: How long the other end may say nothing, or take nothing; as long as it likes, if not given.
     """
 
     def __init__(self, end: socket.socket, patience_s: float | None = None) -> None:
@@ -184,8 +184,11 @@ class Relay:
         if len(body) > MAX_MESSAGE_BYTES:
             raise TrainError("train.relay", "a message within the worker is too large")
         with self._sending:
-            self._end.sendall(len(body).to_bytes(4, "big"))
-            self._end.sendall(body)
+            try:
+                self._end.sendall(len(body).to_bytes(4, "big"))
+                self._end.sendall(body)
+            except TimeoutError:
+                raise _stalled() from None
 
     def receive(self, decoder: msgspec.msgpack.Decoder[T]) -> T | None:
         """Return the next message; None when the other end is gone."""
