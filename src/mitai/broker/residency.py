@@ -106,7 +106,9 @@ def read_residency(data: bytes) -> Audited:
     # 3
     if (statement.kind, statement.predicate_type) != (STATEMENT_V1, PREDICATE_TYPE):
         raise ParseError(_MALFORMED, f"the signed statement is of type {statement.predicate_type[:120]!r}")
-    wrong = "it does not name a country (two capital letters) and its times as it must, or says more"
+    wrong = (
+        "country (two capital letters), times or zone (letters, digits, '.', '_', '-', spaces) are not as they must be"
+    )
     said = parse_json(statement.predicate, Residency, MAX_DOCUMENT_BYTES, _MALFORMED, wrong)
     machines = tuple(subject.name for subject in statement.subject)
     try:

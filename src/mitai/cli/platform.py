@@ -98,7 +98,7 @@ def up(
 
 
 def _refuse_shown_password(database: str) -> None:
-    if database != os.environ.get(_DATABASE) and re.search(r"://[^:/]*:[^@]*@|[?&]password=", database):
+    if database != os.environ.get(_DATABASE) and re.search(r"://[^:/]*:[^@]*@|[?&]\w*password=", database):
         raise FleetError(
             "fleet.password-shown",
             "a password on the command line is everybody's to read who is on this machine",

@@ -92,7 +92,8 @@ def new(
     unused = values.keys() - {place for name in names for place in places(name)}
     if unused:
         raise BrokerError("broker.template-value", f"no template here has a value {min(unused)!r}")
-    filled = {key: value.split(",") if key in LISTS else value for key, value in values.items()}
+    lists = {key: [word.strip() for word in value.split(",")] for key, value in values.items() if key in LISTS}
+    filled = values | lists
     text = compose(
         *(template(name, **{place: filled[place] for place in places(name) if place in filled}) for name in names)
     )

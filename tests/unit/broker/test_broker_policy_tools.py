@@ -411,7 +411,7 @@ def test_the_library_is_described_without_cedar_s_own_spelling() -> None:
         "tcb_statuses": ["x"],
         "tcb_evaluation_number": 1,
         "evaluation": "00",
-        "auditor": "a1",
+        "auditor": "a1" * 32,
         "countries": ["DE"],
     }
     for name in TEMPLATES:

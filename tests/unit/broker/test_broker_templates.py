@@ -45,7 +45,7 @@ VALUES = {
     "evaluation": "ab" * 32,
     "leaderboard": "cd" * 32,
     "reports": 4,
-    "auditor": "a1",
+    "auditor": "a1" * 32,
     "countries": ["DE", "FR"],
 }
 ALLOW = "permit (principal, action, resource);\n"
@@ -119,8 +119,11 @@ CASES = {
     ),
     "expiring": ({}, [{"time": LATER}]),
     "residency": (
-        {"residency": ("a1=FR", "a1=FR/hall 3")},
-        [{"residency": residency} for residency in ((), ("a1=US",), ("b2=FR",), ("a1=US/FR",), ("FR",))],
+        {"residency": (f"{'a1' * 32}=FR", f"{'a1' * 32}=FR/hall 3")},
+        [
+            {"residency": residency}
+            for residency in ((), (f"{'a1' * 32}=US",), (f"{'b2' * 32}=FR",), (f"{'a1' * 32}=US/FR",), ("FR",))
+        ],
     ),
     "dpo-parties": (
         {"purpose": "training", "parameters": SFT | {"method": "dpo"}},
@@ -240,10 +243,14 @@ def test_templates_compose() -> None:
         ("inference-trial", {"workload": "x", "until": "2026-01-01", "uses": "3 || true"}),
         ("inference-trial", {"workload": "x", "until": "2026-01-01", "uses": -1}),
         ("columns-rows", {"columns": ['a"', "b"], "rows": 1}),
-        ("residency", {"auditor": 'a"', "countries": "DE"}),
-        ("residency", {"auditor": "a", "countries": ['DE"]) || true']}),
-        ("residency", {"auditor": ["a", "b"], "countries": "DE"}),
-        ("residency", {"auditor": "a"}),
+        ("residency", {"auditor": "a" * 63 + '"', "countries": "DE"}),
+        ("residency", {"auditor": "a" * 63, "countries": "DE"}),
+        ("residency", {"auditor": "A" * 64, "countries": "DE"}),
+        ("residency", {"auditor": "a" * 64, "countries": ['DE"]) || true']}),
+        ("residency", {"auditor": "a" * 64, "countries": "de"}),
+        ("residency", {"auditor": "a" * 64, "countries": ["DE", " FR"]}),
+        ("residency", {"auditor": ["a" * 64, "b" * 64], "countries": "DE"}),
+        ("residency", {"auditor": "a" * 64}),
     ],
 )
 def test_templates_take_plain_values_only(name: str, values: dict[str, object]) -> None:

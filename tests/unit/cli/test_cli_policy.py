@@ -27,7 +27,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
     path = tmp_path / "policy.cedar"
-    limits = ["--set", "columns=age,sex", "--set", "rows=10", "--out", str(path)]
+    limits = ["--set", "columns=age, sex", "--set", "rows=10", "--out", str(path)]
     assert ended(monkeypatch, "new", "inference-until", "columns-rows", *VALUES, *limits) == 0
     capsys.readouterr()
     return path

@@ -56,10 +56,21 @@ def test_one_that_has_ended_is_told(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["valid"] is False
 
 
-@pytest.mark.parametrize(("machine", "country"), [("", "DE"), ("amd-chip:a1", "DE"), (MACHINE, "Germany")])
-def test_nothing_is_written_that_nobody_could_use(machine: str, country: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("machine", "country", "zone", "why"),
+    [
+        ("", "DE", "", "machines"),
+        ("amd-chip:a1", "DE", "", "machines"),
+        (MACHINE, "Germany", "", "country"),
+        (MACHINE, "DE", "hall 3, left", "zone"),
+    ],
+)
+def test_nothing_is_written_that_nobody_could_use(
+    machine: str, country: str, zone: str, why: str, tmp_path: Path
+) -> None:
     path = tmp_path / "hall.json"
     with pytest.raises(ParseError) as caught:
-        residency.sign((machine,), country=country, out=path)
+        residency.sign((machine,), country=country, zone=zone, out=path)
     assert caught.value.code == "broker.residency-malformed"
+    assert why in caught.value.message
     assert not path.exists()

@@ -34,7 +34,7 @@ def up(*arguments: str) -> str:
     return ended.value.code
 
 
-@pytest.mark.parametrize("url", [SECRET, "postgresql+psycopg://:x@db/mitai", "postgresql://db/mitai?a=b&password=x"])
+@pytest.mark.parametrize("url", [SECRET, "postgresql+psycopg://:x@db/mitai", "postgresql://db/mitai?a=b&sslpassword=x"])
 def test_a_password_on_the_command_line_is_refused(started, url: str) -> None:
     assert up("--database", url) == "fleet.password-shown"
     assert not started

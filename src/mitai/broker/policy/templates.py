@@ -43,6 +43,10 @@ _NUMBERS = frozenset(
     }
 )
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,15}")
+_SHAPES = {  # of values that no fact would ever equal if they were written otherwise
+    "auditor": re.compile(r"[0-9a-f]{64}"),
+    "countries": re.compile(r"[A-Z]{2}(/[A-Za-z0-9._ -]{1,64})?"),
+} | dict.fromkeys(_NUMBERS, _NUMBER)
 
 
 def template(name: str, **values: str | int | Iterable[str]) -> str:
@@ -95,6 +99,10 @@ def _written(key: str, value: str | int | Iterable[str], before: str = "") -> st
 
 def _checked(key: str, value: str | int) -> str:
     text = str(value)
-    if not (_NUMBER if key in _NUMBERS else _SAFE_VALUE).fullmatch(text):
-        raise BrokerError("broker.template-value", f"the value of {key!r} does not fit into a policy template")
+    if not _SHAPES.get(key, _SAFE_VALUE).fullmatch(text):
+        raise BrokerError(
+            "broker.template-value",
+            f"the value of {key!r} does not fit into a policy template",
+            hint="mitai policy templates says what each value is",
+        )
     return text
