@@ -6,8 +6,6 @@ Rows, in group `mpc`; processor time throughout, one thread:
   GMAC/s, beside torch's `@` of signed integers. `paths` has all paths of this CPU, and numpy.
 - `mpc-kernel-matvec`: one row by a packed (4096, 4096), in GB/s beside summing up the same bytes with numpy, which is
   what reading them costs.
-- `mpc-kernel-lookup`: one look-up in 256 entries of 32 bits by a shared one-hot vector, ns, beside the portable path.
-- `mpc-kernel-planes`: slicing a word into 32 planes and back, ns, beside the portable path.
 - `mpc-kernel-waves`: the sum of 14 waves of a masked number, ns, beside the portable path.
 - `mpc-kernel-random`: AES-CTR words, GB/s beside raw `cryptography` in place.
 """
@@ -38,7 +36,7 @@ def main() -> None:
     products("mpc-kernel-matmul", np.uint64)
     products("mpc-kernel-matmul-32", np.uint32)
     rows_of_one()
-    elements()
+    waves()
     random_words()
 
 
@@ -113,19 +111,13 @@ def rows_of_one() -> None:
     row("mpc-kernel-matvec", ours, "GB/s", peer="reading the matrix", peer_samples=read, **more)
 
 
-def elements() -> None:
-    hot, offsets = kernels.one_hot(words(N) & np.uint64(255), 8), words(N) & np.uint64(255)
-    table, x = words(256, dtype=np.uint32), words(N)
+def waves() -> None:
     turns, factors, total = words(N, dtype=np.uint32), words(28, N), words(N)
     angle = 2 * np.pi * np.arange(2048) / 2048
     circle = np.stack([np.stack([np.cos(t), np.sin(t)]) for t in (angle, angle / 2048)])
-    for name, work in (
-        ("lookup", lambda: kernels.lookup(hot, offsets, table)),
-        ("planes", lambda: kernels.from_planes(kernels.to_planes(x, 32), N)),
-        ("waves", lambda: kernels.add_waves(total, turns, circle, 2.0**22, factors)),
-    ):
-        ours, portable = interleave(RUNS, nanoseconds(work), on("python", nanoseconds(work)))
-        row(f"mpc-kernel-{name}", ours, "ns", peer="the portable path", peer_samples=portable, path=kernels.PATH)
+    work = nanoseconds(lambda: kernels.add_waves(total, turns, circle, 2.0**22, factors))
+    ours, portable = interleave(RUNS, work, on("python", work))
+    row("mpc-kernel-waves", ours, "ns", peer="the portable path", peer_samples=portable, path=kernels.PATH)
 
 
 def random_words() -> None:

@@ -1,5 +1,4 @@
-// One-hot vectors, and bits into numbers of the ring. All are bound by memory: what they read or write is n words for
-// each bit. The loops are plain, and the compiler makes vectors of them.
+// One-hot vectors, and sums of products of planes of bits. The loops are plain, and the compiler makes vectors of them.
 #pragma once
 
 #include "kernels.hpp"
@@ -17,21 +16,28 @@ inline void one_hot(const uint64_t* r, std::size_t n, std::size_t words, uint64_
     }
 }
 
-inline void bits_to_ring(const uint64_t* open, const uint64_t* shares, std::size_t n, std::size_t w, bool constant,
-                         uint64_t* out) {
-    for (std::size_t i = 0; i < n; i++, shares += w) {
-        uint64_t sum = constant ? open[i] & (w < 64 ? (uint64_t(1) << w) - 1 : ~uint64_t(0)) : 0;
-        for (std::size_t k = 0; k < w; k++) {
-            const uint64_t bit = open[i] >> k & 1;
-            sum += ((shares[k] ^ (0 - bit)) + bit) << k;
+// out[s] = XOR over the terms of sum s of the AND of their factors' planes; no factors are all ones. Done by stretches
+// that lie in L1 with all planes, so the floor is a load and an AND for each factor and vector.
+inline void sum_products(const uint8_t* planes, size_t bytes, const int32_t* sum_ends, size_t sums,
+                         const int32_t* term_ends, const int32_t* factors, uint8_t* out) {
+    constexpr size_t stretch = 512;
+    for (size_t start = 0; start < bytes; start += stretch) {
+        const size_t length = bytes - start < stretch ? bytes - start : stretch;
+        int32_t term = 0, factor = 0;
+        for (size_t s = 0; s < sums; s++) {
+            alignas(64) uint8_t sum[stretch] = {};
+            for (; term < sum_ends[s]; term++) {
+                alignas(64) uint8_t product[stretch];
+                for (size_t i = 0; i < length; i++) product[i] = 0xff;
+                for (; factor < term_ends[term]; factor++) {
+                    const uint8_t* plane = planes + size_t(factors[factor]) * bytes + start;
+                    for (size_t i = 0; i < length; i++) product[i] &= plane[i];
+                }
+                for (size_t i = 0; i < length; i++) sum[i] ^= product[i];
+            }
+            for (size_t i = 0; i < length; i++) out[s * bytes + start + i] = sum[i];
         }
-        out[i] = sum;
     }
-}
-
-inline void bit_shares(const uint64_t* r, const uint64_t* other, std::size_t n, std::size_t w, uint64_t* out) {
-    for (std::size_t i = 0; i < n; i++, other += w, out += w)
-        for (std::size_t k = 0; k < w; k++) out[k] = (r[i] >> k & 1) - other[k];
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // The kernels that there are, and the choice among their implementations.
 //
 // Each `path_*.cpp` is compiled for one kind of CPU and gives one `Kernels`; the kernels themselves are templates in
-// `matmul.hpp`, `lookup.hpp`, `planes.hpp`, `bits.hpp` and `waves.hpp`, each of which states what bounds its speed.
+// `matmul.hpp`, `bits.hpp` and `waves.hpp`, each of which states what bounds its speed.
 // Nothing outside of a path's file may be compiled for more than the plainest CPU: so those headers use no inline
 // function of the standard library, which a linker could share between files.
 //
@@ -34,23 +34,11 @@ struct Matmul {
     void (*multiply)(const W* a, ptrdiff_t lda, size_t m, size_t k, Right<W> b, size_t n, W* c, ptrdiff_t ldc);
 };
 
-template <typename W>
-using Lookup = void (*)(const uint64_t* hot, const uint64_t* offsets, size_t n, const W* table, size_t size, W* out);
-
 struct Kernels {
     const char* name;
     Matmul<uint64_t> matmul64;
     Matmul<uint32_t> matmul32;
-    Lookup<uint8_t> lookup8;
-    Lookup<uint16_t> lookup16;
-    Lookup<uint32_t> lookup32;
-    Lookup<uint64_t> lookup64;
-    void (*to_planes)(const uint64_t* x, size_t n, size_t bits, uint64_t* planes);
-    void (*from_planes)(const uint64_t* planes, size_t n, size_t bits, uint64_t* x);
     void (*one_hot)(const uint64_t* r, size_t n, size_t words, uint64_t* out);
-    void (*bits_to_ring)(const uint64_t* open, const uint64_t* shares, size_t n, size_t w, bool constant,
-                         uint64_t* out);
-    void (*bit_shares)(const uint64_t* r, const uint64_t* other, size_t n, size_t w, uint64_t* out);
     // Of `sums` sums, number s has the terms from ends[s - 1] to ends[s]; a term likewise its factors.
     void (*sum_products)(const uint8_t* planes, size_t bytes, const int32_t* sum_ends, size_t sums,
                          const int32_t* term_ends, const int32_t* factors, uint8_t* out);

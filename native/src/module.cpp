@@ -107,15 +107,6 @@ void bind_words(nb::module_& m) {
     });
 }
 
-template <typename W>
-void bind_lookup(nb::module_& m, Lookup<W> Kernels::* kernel) {
-    m.def("lookup", [kernel](const std::string& path, Dense<uint64_t> hot, Dense<uint64_t> offsets, Dense<W> table,
-                             Out<W> out) {
-        const nb::gil_scoped_release unlocked;
-        (path_named(path).*kernel)(hot.data(), offsets.data(), offsets.size(), table.data(), table.size(), out.data());
-    });
-}
-
 }  // namespace
 
 NB_MODULE(kernels, m) {
@@ -129,31 +120,9 @@ NB_MODULE(kernels, m) {
     });
     bind_words<uint64_t>(m);
     bind_words<uint32_t>(m);
-    bind_lookup<uint8_t>(m, &Kernels::lookup8);
-    bind_lookup<uint16_t>(m, &Kernels::lookup16);
-    bind_lookup<uint32_t>(m, &Kernels::lookup32);
-    bind_lookup<uint64_t>(m, &Kernels::lookup64);
-    m.def("to_planes", [](const std::string& path, Dense<uint64_t> x, Out<uint64_t> planes) {
-        const nb::gil_scoped_release unlocked;
-        path_named(path).to_planes(x.data(), x.size(), planes.shape(0), planes.data());
-    });
-    m.def("from_planes", [](const std::string& path, Dense<uint64_t> planes, Out<uint64_t> x) {
-        const nb::gil_scoped_release unlocked;
-        path_named(path).from_planes(planes.data(), x.size(), planes.shape(0), x.data());
-    });
     m.def("one_hot", [](const std::string& path, Dense<uint64_t> r, Out<uint64_t> out) {
         const nb::gil_scoped_release unlocked;
         path_named(path).one_hot(r.data(), out.shape(0), out.shape(1), out.data());
-    });
-    m.def("bits_to_ring",
-          [](const std::string& path, Dense<uint64_t> open, Dense<uint64_t> shares, bool constant, Out<uint64_t> out) {
-              const nb::gil_scoped_release unlocked;
-              path_named(path).bits_to_ring(open.data(), shares.data(), shares.shape(0), shares.shape(1), constant,
-                                            out.data());
-          });
-    m.def("bit_shares", [](const std::string& path, Dense<uint64_t> r, Dense<uint64_t> other, Out<uint64_t> out) {
-        const nb::gil_scoped_release unlocked;
-        path_named(path).bit_shares(r.data(), other.data(), out.shape(0), out.shape(1), out.data());
     });
     m.def("sum_products", [](const std::string& path, Dense<uint8_t> planes, Dense<int32_t> sum_ends,
                              Dense<int32_t> term_ends, Dense<int32_t> factors, Out<uint8_t> out) {

@@ -2,9 +2,7 @@
 #include <immintrin.h>
 
 #include "bits.hpp"
-#include "lookup.hpp"
 #include "matmul.hpp"
-#include "planes.hpp"
 #include "waves.hpp"
 
 namespace mitai {
@@ -63,15 +61,7 @@ const mitai::Kernels mitai::avx2 = {
     "avx2",
     Gemm<Avx2Words>::all,
     Gemm<Avx2Halves>::all,
-    lookup<uint8_t>,
-    lookup<uint16_t>,
-    lookup<uint32_t>,
-    lookup<uint64_t>,
-    to_planes,
-    from_planes,
     one_hot,
-    bits_to_ring,
-    bit_shares,
     sum_products,
     add_waves,
     turn_waves,

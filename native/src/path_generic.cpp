@@ -1,8 +1,6 @@
 // For every CPU.
 #include "bits.hpp"
-#include "lookup.hpp"
 #include "matmul.hpp"
-#include "planes.hpp"
 #include "waves.hpp"
 
 namespace mitai {
@@ -29,15 +27,7 @@ const mitai::Kernels mitai::generic = {
     "generic",
     Gemm<Plain<uint64_t>>::all,
     Gemm<Plain<uint32_t>>::all,
-    lookup<uint8_t>,
-    lookup<uint16_t>,
-    lookup<uint32_t>,
-    lookup<uint64_t>,
-    to_planes,
-    from_planes,
     one_hot,
-    bits_to_ring,
-    bit_shares,
     sum_products,
     add_waves,
     turn_waves,

@@ -152,33 +152,6 @@ def prg(key: bytes, stream: int, offset: int, n: int) -> Ring:
     return words
 
 
-def to_planes(x: Ring, bits: int) -> Ring:
-    """Slice the low bits of n words into planes (bits, ceil(n / 64)): bit k of word i is bit i mod 64 of [k, i // 64].
-
-    Bits that no word fills are 0. `x` is flattened.
-    """
-    if not 0 < bits <= 64:
-        raise ValueError("1 to 64 bits")
-    x = _flat(x)
-    if PATH == "python":
-        return portable.to_planes(x, bits)
-    planes = np.empty((bits, -(-x.size // 64)), np.uint64)
-    native.to_planes(PATH, x, planes)
-    return planes
-
-
-def from_planes(planes: Ring, n: int) -> Ring:
-    """Return the n words whose bits the planes hold; the inverse of `to_planes`."""
-    if planes.ndim != 2 or not 0 < len(planes) <= 64 or planes.shape[1] != -(-n // 64):
-        raise ValueError(f"no planes of {n} words: {planes.shape}")
-    planes = _plain(planes)
-    if PATH == "python":
-        return portable.from_planes(planes, n)
-    x = np.empty(n, np.uint64)
-    native.from_planes(PATH, planes, x)
-    return x
-
-
 def one_hot(r: Ring, bits: int) -> Ring:
     """Return, for each of n indices below 2^bits, a vector of 2^bits bits in which only the one at the index is set.
 
@@ -192,68 +165,6 @@ def one_hot(r: Ring, bits: int) -> Ring:
     vectors = np.empty((r.size, max(1, (1 << bits) // 64)), np.uint64)
     native.one_hot(PATH, r, vectors)
     return vectors
-
-
-def lookup(onehot: Ring, offsets: Ring, table: NDArray[Word]) -> NDArray[Word]:
-    """Look up shared values in a public table of 2^k entries.
-
-    out[i] is the XOR over all j of bit j of onehot[i] times table[(offsets[i] - j) mod 2^k]. With XOR shares of the
-    one-hot vector of a random r, and the public offset c = (x + r) mod 2^k, the results are XOR shares of table[x].
-    Every entry is read for every element, whatever the vector holds.
-
-    Args:
-        onehot: (n, max(1, 2^k / 64)) as `one_hot` makes it, or shares of it. Secret.
-        offsets: n public numbers below 2^k.
-        table: 2^k entries, k at most 8, of any unsigned type; a narrow type is faster. Public. Several tables of one
-            index go into one, side by side in its bits.
-    """
-    size = table.size
-    if table.ndim != 1 or size & (size - 1) or not 0 < size <= 1 << MAX_TABLE_BITS or table.dtype.kind != "u":
-        raise ValueError("a table has 2^k unsigned entries")
-    offsets = _flat(offsets)
-    if onehot.shape != (offsets.size, max(1, size // 64)) or (offsets.size and int(offsets.max()) >= size):
-        raise ValueError("one-hot vectors and offsets don't fit to the table")
-    onehot, table = _plain(onehot), np.require(table, requirements=["C", "A"])
-    if PATH == "python":
-        return portable.lookup(onehot, offsets, table)
-    found = np.empty(offsets.size, table.dtype)
-    native.lookup(PATH, onehot, offsets, table, found)
-    return found
-
-
-def bits_to_ring(public: Ring, shares: Ring, *, constant: bool) -> Ring:
-    """Turn XOR-masked bits into additive shares of numbers: one party's part of sum over k of 2^k · (m_k XOR rho_k).
-
-    out[i] = sum over k of 2^k · (m + (1 - 2m) · shares[i, k]) with m = bit k of public[i]; the lone m is added by the
-    party with `constant` alone.
-
-    Args:
-        public: n words of w bits, opened: the bits XOR random bits.
-        shares: (n, w) additive shares of these random bits. Secret.
-        constant: whether this is the party that adds public parts.
-    """
-    public = _flat(public)
-    if shares.ndim != 2 or len(shares) != public.size or shares.shape[1] > 64:
-        raise ValueError(f"no shares of the bits of {public.size} words: {shares.shape}")
-    shares = _plain(shares)
-    if PATH == "python":
-        return portable.bits_to_ring(public, shares, constant=constant)
-    total = np.empty(public.size, np.uint64)
-    native.bits_to_ring(PATH, public, shares, constant, total)
-    return total
-
-
-def bit_shares(r: Ring, other: Ring) -> Ring:
-    """Return the second shares of the low w bits of n words: [i, k] is bit k of r[i], less other[i, k] of (n, w)."""
-    r = _flat(r)
-    if other.ndim != 2 or len(other) != r.size or other.shape[1] > 64:
-        raise ValueError(f"no shares of the bits of {r.size} words: {other.shape}")
-    other = _plain(other)
-    if PATH == "python":
-        return portable.bit_shares(r, other)
-    shares = np.empty(other.shape, np.uint64)
-    native.bit_shares(PATH, r, other, shares)
-    return shares
 
 
 @dataclass(frozen=True, eq=False)
