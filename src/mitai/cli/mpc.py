@@ -174,7 +174,8 @@ def ask(
     answer: list[int] = []
     told = ""
     parties = [side.peers[role] for role in ("p0", "p1")]
-    for number in parties_answer(side.identity, parties, task, prompts(task.model, [ids], task.length, task.tokens)):
+    question = prompts(task.model, [ids], task.length, task.tokens)
+    for number in parties_answer(side.credentials(), parties, task, question):
         answer.append(round(float(number[0])))
         if text.ends(answer[-1]):
             break

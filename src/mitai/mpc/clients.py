@@ -9,7 +9,7 @@ Invariants:
 - At most `WAITING` clients are held at once, each for `HELD_S` until its turn.
 
 Example:
-    >>> for values in ask(identity, peers, task, prompt):
+    >>> for values in ask(Credentials(identity), peers, task, prompt):
     ...     print(values)
 """
 
@@ -30,13 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mitai.errors import MpcError
-from mitai.identity import Identity
+from mitai.mpc.attested import Credentials
 from mitai.mpc.engine import Secret, Shape
 from mitai.mpc.meeting import Address, connected
 from mitai.mpc.ring import Real, Ring, decode
 from mitai.mpc.sockets import SocketLink
 from mitai.mpc.tasks import Task, Walk, agree
-from mitai.mpc.tls import HANDSHAKE_S, secured
+from mitai.mpc.tls import HANDSHAKE_S
 from mitai.mpc.two.shares import join, split
 
 SESSION_BYTES = 16
@@ -54,21 +54,18 @@ class Peer:
     address: Address | None = None
 
 
-def reach(identity: Identity, peer: Peer, until: float, wait_s: float) -> SocketLink:
+def reach(credentials: Credentials, peer: Peer, until: float, wait_s: float) -> SocketLink:
     """Connect to a process that listens."""
     if peer.address is None:
         raise MpcError("mpc.config", "it is not said where a party listens", hint='address = "HOST:PORT"')
     end = connected(peer.address, until)
-    try:
-        channel = secured(end, identity, lambda key: key.key_id == peer.key_id, serving=False)
-    except MpcError:
-        end.close()
-        raise
-    return SocketLink(channel, wait_s)
+    _, link = credentials.link(end, lambda key: key.key_id == peer.key_id, serving=False)
+    link.be_patient(wait_s)
+    return link
 
 
 def ask(
-    identity: Identity,
+    credentials: Credentials,
     parties: Sequence[Peer],
     task: Task[Any],
     values: Iterable[NDArray[np.generic]],
@@ -77,7 +74,7 @@ def ask(
     """Yield what a task's answer emits, as it comes.
 
     Args:
-        identity: The client's; both parties must know its key.
+        credentials: The client's; both parties must know its key.
         parties: Party 0 and party 1.
         task: What they compute.
         values: The client's arrays, in the program's order.
@@ -90,7 +87,7 @@ def ask(
     halves = [split(array) for array in walk.answer(task, values)]
     session, until = secrets.token_bytes(SESSION_BYTES), time.monotonic() + within_s
     with ExitStack() as stack:
-        links = [stack.enter_context(reach(identity, peer, until, within_s)) for peer in parties]
+        links = [stack.enter_context(reach(credentials, peer, until, within_s)) for peer in parties]
         for role, link in enumerate(links):
             agree(link, task)
             link.send(session)
@@ -123,16 +120,16 @@ class Door:
 
     Args:
         server: The party's listening socket.
-        identity: The party's.
+        credentials: The party's.
         known: Key ids of clients.
         task: What is computed.
         shapes: Of the arrays that a client gives.
     """
 
     def __init__(
-        self, server: socket, identity: Identity, known: Collection[str], task: Task[Any], shapes: Sequence[Shape]
+        self, server: socket, credentials: Credentials, known: Collection[str], task: Task[Any], shapes: Sequence[Shape]
     ) -> None:
-        self._server, self._identity, self._known = server, identity, known
+        self._server, self._credentials, self._known = server, credentials, known
         self._task, self._shapes = task, shapes
         self._here: dict[bytes, Guest] = {}
         self._changed = threading.Condition()
@@ -180,11 +177,10 @@ class Door:
 
     def _welcome(self, end: socket) -> None:
         try:
-            channel = secured(end, self._identity, lambda key: key.key_id in self._known, serving=True)
+            _, link = self._credentials.link(end, lambda key: key.key_id in self._known, serving=True)
         except MpcError:
-            end.close()
             return
-        link = SocketLink(channel, SHARING_S)
+        link.be_patient(SHARING_S)
         try:
             agree(link, self._task)
             session = bytes(link.receive(SESSION_BYTES))

@@ -11,7 +11,8 @@ Invariants:
 - What goes wrong between the three ends all of them: a run is never taken up again.
 
 Example:
-    >>> serve(Own("p0", identity, Address("127.0.0.1", 7800), clients=["3f…"]), peers, task, shares, Path("tapes"))
+    >>> own = Own("p0", Credentials(identity), Address("127.0.0.1", 7800), clients=["3f…"])
+    >>> serve(own, peers, task, shares, Path("tapes"))
 """
 
 from __future__ import annotations
@@ -27,14 +28,13 @@ from socket import socket
 from typing import Any, Generic, TypeVar
 
 from mitai.errors import MpcError
-from mitai.identity import Identity
+from mitai.mpc.attested import Credentials
 from mitai.mpc.clients import SESSION_BYTES, Door, Guest, Peer, reach
 from mitai.mpc.meeting import Address, gathered, listening
 from mitai.mpc.ring import Ring
 from mitai.mpc.sockets import SocketLink, lost
 from mitai.mpc.store import Store
 from mitai.mpc.tasks import Task, Walk, agree, answering
-from mitai.mpc.tls import secured
 from mitai.mpc.two.engine import Dealer, Party
 
 L = TypeVar("L")
@@ -51,7 +51,7 @@ class Own:
 
     Attributes:
         role: `p0`, `p1` or `dealer`.
-        identity: Its key.
+        credentials: Its key, and what it shows and demands beside it.
         listen: Where a party listens.
         clients: Key ids of those who may ask.
         ahead: How many tapes are kept ready.
@@ -59,7 +59,7 @@ class Own:
     """
 
     role: str
-    identity: Identity = field(repr=False)
+    credentials: Credentials = field(repr=False)
     listen: Address | None = None
     clients: Collection[str] = ()
     ahead: int = 2
@@ -74,7 +74,7 @@ def deal(own: Own, parties: Mapping[str, Peer], task: Task[Any]) -> None:
     """
     with ExitStack() as stack:
         until = time.monotonic() + MEET_S
-        links = tuple(stack.enter_context(reach(own.identity, parties[role], until, MEET_S)) for role in ROLES[:2])
+        links = tuple(stack.enter_context(reach(own.credentials, parties[role], until, MEET_S)) for role in ROLES[:2])
         first, second = links
         for link in links:
             agree(link, task)
@@ -126,7 +126,7 @@ def serve(own: Own, peers: Mapping[str, Peer], task: Task[Any], model: Iterable[
         walk.answer(task)
         work = _Work(own, task, other, dealer, store)
         work.load(model)
-        door = Door(server, own.identity, own.clients, task, walk.asked["client"])
+        door = Door(server, own.credentials, own.clients, task, walk.asked["client"])
         stack.callback(door.close)
         work.go_on(door)
 
@@ -136,14 +136,15 @@ def _meet(own: Own, peers: Mapping[str, Peer], server: socket) -> tuple[SocketLi
     names = {peers[role].key_id: role for role in ROLES if role != own.role}
 
     def welcome(end: socket) -> tuple[str, SocketLink]:
-        channel = secured(end, own.identity, lambda key: key.key_id in names, serving=True)
-        return names[channel.peer.key_id], SocketLink(channel, MEET_S)
+        peer, link = own.credentials.link(end, lambda key: key.key_id in names, serving=True)
+        link.be_patient(MEET_S)
+        return names[peer.key_id], link
 
     until = time.monotonic() + MEET_S
     if own.role == ROLES[0]:
         links = gathered(server, welcome, 2, until)
         return links[ROLES[1]], links["dealer"]
-    other = reach(own.identity, peers[ROLES[0]], until, MEET_S)
+    other = reach(own.credentials, peers[ROLES[0]], until, MEET_S)
     try:
         return other, gathered(server, welcome, 1, until)["dealer"]
     except BaseException:

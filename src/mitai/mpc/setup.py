@@ -16,8 +16,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from mitai.attest import Policy
+from mitai.attester import own_attester
 from mitai.errors import MpcError, ParseError
 from mitai.identity import Identity
+from mitai.mpc.attested import WORKLOAD, Credentials
 from mitai.mpc.clients import Peer
 from mitai.mpc.meeting import Address
 from mitai.mpc.parties import ROLES, Own
@@ -33,6 +36,7 @@ class PeerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     key: KeyId  # as `mitai mpc key` shows it there
     address: str = ""  # HOST:PORT where it listens; the parties alone do
+    policy: str = ""  # a file in this folder: the appraisal policy that its machine must fulfil; none: its key suffices
 
 
 class PartyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -43,6 +47,8 @@ class PartyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     prompt_tokens: Annotated[int, Meta(ge=1, le=4096)] = 64  # prompts are padded to so many; the same on all sides
     new_tokens: Annotated[int, Meta(ge=1, le=1024)] = 16  # an answer has so many; the same on all sides
     ahead: Annotated[int, Meta(ge=1, le=64)] = 2  # tapes that are kept ready
+    attest: bool = False  # whether this machine is a confidential one, and proves it to those who demand it
+    sim: str = ""  # folder of a simulated platform that stands in for the machine's own TEE; protects nothing
     peers: dict[str, PeerConfig] = {}  # the other sides: p0, p1, dealer
 
     @staticmethod
@@ -81,10 +87,24 @@ class Side:
             raise ParseError("mpc.config", f"{FILE} is not text") from None
         return Side(folder, config, Identity.load(path / IDENTITY))
 
+    def credentials(self) -> Credentials:
+        """Return what this side shows, and what it demands of others.
+
+        Raises:
+            MitaiError: This machine can't prove what it is, or a policy can't be read.
+        """
+        attester = own_attester(WORKLOAD, sim=self.config.sim or None) if self.config.attest else None
+        policies = {
+            peer.key: Policy.from_toml((self.folder.path / peer.policy).read_text(encoding="utf-8"))
+            for peer in self.config.peers.values()
+            if peer.policy
+        }
+        return Credentials(self.identity, attester, policies)
+
     def own(self) -> Own:
         """Return this process as a party or dealer."""
         listen = Address.parse(self.config.listen) if self.config.listen else None
-        return Own(self.role, self.identity, listen, self.config.clients, self.config.ahead)
+        return Own(self.role, self.credentials(), listen, self.config.clients, self.config.ahead)
 
 
 def key_of(path: Path) -> Identity:

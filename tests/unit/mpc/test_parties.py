@@ -11,6 +11,7 @@ import pytest
 
 from mitai.errors import MpcError
 from mitai.identity import Identity
+from mitai.mpc.attested import Credentials
 from mitai.mpc.clients import Peer, ask
 from mitai.mpc.meeting import Address, listening
 from mitai.mpc.models.arrays import Arrays
@@ -54,7 +55,7 @@ class Three:
         halves = split(encode(WEIGHT))
         self.threads = []
         for number, (role, identity) in enumerate(zip(ROLES, identities, strict=True)):
-            own = Own(role, identity, peers[role].address, {CLIENT.key_id}, note=self.notes[role].append)
+            own = Own(role, Credentials(identity), peers[role].address, {CLIENT.key_id}, note=self.notes[role].append)
             work = partial(deal, own, peers, tasks[2])
             if role != "dealer":
                 work = partial(serve, own, peers, tasks[number], [halves[number]], folder / role)
@@ -85,7 +86,7 @@ class Three:
 
 
 def question(three, x, identity=CLIENT, task=None, within_s=100):
-    return list(ask(identity, three.parties, task or Positive(), [x], within_s))
+    return list(ask(Credentials(identity), three.parties, task or Positive(), [x], within_s))
 
 
 def test_answers_from_three_over_tls(tmp_path):
@@ -105,7 +106,15 @@ def test_answers_from_three_over_tls(tmp_path):
         question(three, np.zeros((2, 3)), task=Positive("other"))
     assert caught.value.code == "mpc.tasks-differ"
     with pytest.raises(MpcError):  # a client who knows one of the parties only as somebody else
-        list(ask(CLIENT, [three.parties[0], Peer(STRANGER.key_id, three.parties[1].address)], Positive(), [x], 5))
+        list(
+            ask(
+                Credentials(CLIENT),
+                [three.parties[0], Peer(STRANGER.key_id, three.parties[1].address)],
+                Positive(),
+                [x],
+                5,
+            )
+        )
     product, _ = question(three, x)
     assert np.abs(product - x @ WEIGHT).max() < 1e-3
     assert not three.errors
@@ -114,7 +123,7 @@ def test_answers_from_three_over_tls(tmp_path):
 def test_a_client_who_goes_away_changes_nothing(tmp_path):
     three = Three(tmp_path, [Positive()] * 3)
     three.wait_for("p1", "the model is loaded")
-    answers = ask(CLIENT, three.parties, Positive(), [np.ones((2, 3))], 100)
+    answers = ask(Credentials(CLIENT), three.parties, Positive(), [np.ones((2, 3))], 100)
     next(answers)
     answers.close()
     product, _ = question(three, np.ones((2, 3)))
@@ -154,5 +163,5 @@ def ending(task, loaded, emit):
 
 def test_a_party_listens(tmp_path):
     with pytest.raises(MpcError) as caught:
-        serve(Own("p0", CLIENT), {}, Positive(), [], tmp_path)
+        serve(Own("p0", Credentials(CLIENT)), {}, Positive(), [], tmp_path)
     assert caught.value.code == "mpc.config"

@@ -15,6 +15,8 @@ import torch
 import transformers
 
 from mitai import demo_model
+from mitai.attest import Policy
+from mitai.attest.sim import SimPlatform
 from mitai.cli.commands import app
 from mitai.errors import MitaiError
 from mitai.fleet.processes import free_port
@@ -142,6 +144,23 @@ def test_configurations_for_one_machine(cut):
             assert peer.key_id == sides[name].identity.key_id
     assert sides["p0"].own().clients == (sides["client"].identity.key_id,)
     assert len({side.task.name for side in sides.values()}) == 1
+
+
+def test_a_side_that_proves_its_machine_and_demands_it_of_another(cut, tmp_path):
+    sim = SimPlatform.create(tmp_path / "sim")
+    configure_here(cut, (7801, 7802), prompt_tokens=8, new_tokens=4)
+    file = cut / "p0" / setup.FILE
+    text = file.read_text().replace("[peers.dealer]", '[peers.dealer]\npolicy = "dealer.toml"')
+    file.write_text(f'attest = true\nsim = "{tmp_path / "sim"}"\n{text}')
+    (cut / "p0" / "dealer.toml").write_text(
+        Policy(allow_simulation=True, sim_roots=(sim.sim_root,), workloads=()).to_toml()
+    )
+    credentials = Side.open(cut / "p0").credentials()
+    assert credentials._attester is not None
+    assert list(credentials._policies) == [Side.open(cut / "dealer").identity.key_id]
+    (cut / "p0" / "dealer.toml").write_text("nonsense = 1")
+    with pytest.raises(MitaiError):
+        Side.open(cut / "p0").credentials()
 
 
 def test_a_key_is_made_once(tmp_path):
