@@ -334,6 +334,12 @@ def test_rows_that_cannot_be_bounded():
         (lambda engine, x: engine.less(x, 0.0), 3, 4 + 1 + 1 / 8, 40 + 37 / 8 + 8),
         (lambda engine, x: engine.spline(x, nonlinear.GELU), 3, 4 + 1 + 2 / 8 + 4, 24 + 10 / 8 + 112 + 28 + 20),
         (lambda engine, x: engine.spline(x, nonlinear.TANH), 3, 4 + 1 + 3 / 8 + 4, 24 + 10 / 8 + 224 + 28 + 16),
+        (
+            lambda engine, x: engine.octaves(x, Octaves(-1.0, 1.0, -6, 13, 29)),
+            3,
+            4 + 10 * (1 + 1 / 8 + 4) + 1 / 8,
+            40 + 10 * (37 / 8 + 2 * 7 * 8 + 28) + 8,
+        ),
         (lambda engine, x: engine.upper(x), 5, 4 + 1 + 2 / 8 + 127 / 128 * 9 / 8, 24 + 10 / 8 + 257 + 127 / 128 * 40),
     ],
 )
@@ -382,6 +388,7 @@ def views(monkeypatch, operation, x):
     [
         lambda engine, x: engine.less(x, 0.0),
         lambda engine, x: engine.spline(x, nonlinear.GELU),
+        lambda engine, x: engine.octaves(x[:20], Octaves(-1.0, 1.0, -6, 13, 29)),
         lambda engine, x: engine.upper(x),
     ],
 )

@@ -14,6 +14,8 @@ A row of more than 255 numbers is counted in parts that are put together in two 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +37,7 @@ WIDTH_BITS = FRACTION_BITS + 1
 LOW = -(BUCKETS // 2 << WIDTH_BITS) + (1 << (WIDTH_BITS - 3))  # within the lowest bucket, blur included
 HIGH = (BUCKETS // 2 - 1) << WIDTH_BITS  # where the highest bucket begins
 LONGEST = 255  # what a byte can count
-ROWS = 1 << 12  # vectors at a time
+AT_ONCE = 1 << 13  # numbers whose vectors are made and added up at a time, which fit into a cache
 
 
 def upper(engine: Two, x: Secret) -> Secret:
@@ -62,46 +64,49 @@ def _histograms(engine: Two, x: Secret, rows: int, columns: int) -> Bytes:
     """Return, for parts of each row, how many numbers are in each bucket or above: [rows, parts, buckets - 1]."""
     opened = Opened.of(engine, x.parts[0])
     below = Signs(opened, sign_bit=SIGN_BIT, digits=DIGITS).below(LOW, HIGH)
-    n = opened.size
+    n, parts = opened.size, -(-columns // LONGEST)
     masks = engine.pads.random(below.shape, np.uint8)
-    vectors = engine.pads.given((n, 2, BUCKETS), np.uint8, lambda: _vectors(opened.mask(), masks[0][0] ^ masks[1][0]))
     bits = engine.pads.given((n,), np.uint8, lambda: unpack(masks[0][1] ^ masks[1][1], n))
-    parts = -(-columns // LONGEST)
-    if engine.offline:
-        return blank((rows, parts, BUCKETS - 1), np.uint8)
-    first = engine.role == 0
-    above = below[1] ^ np.uint8(0xFF if first else 0)
-    (shown,) = engine.open_xor(np.stack([below[0] ^ below[1], above]) ^ masks[0])
-    inside, beyond = unpack(shown, n)
-    largest = flip(beyond, bits, first=first).reshape(rows, columns)
-    starts = (-(opened.c >> np.uint32(WIDTH_BITS)) - np.uint32(BUCKETS // 2)) % np.uint32(BUCKETS)
-    counts = np.empty((rows, parts, BUCKETS), np.uint8)
-    step = max(1, ROWS // columns)
+    places = cache(lambda: _places(opened.mask(), unpack(masks[0][0] ^ masks[1][0], n)))
+    if not engine.offline:
+        first = engine.role == 0
+        above = below[1] ^ np.uint8(0xFF if first else 0)
+        (shown,) = engine.open_xor(np.stack([below[0] ^ below[1], above]) ^ masks[0])
+        inside, beyond = unpack(shown, n)
+        largest = flip(beyond, bits, first=first).reshape(rows, columns)
+        starts = (-(opened.c >> np.uint32(WIDTH_BITS)) - np.uint32(BUCKETS // 2)) % np.uint32(BUCKETS)
+        counts = np.empty((rows, parts, BUCKETS), np.uint8)
+    step = max(1, AT_ONCE // columns)
     for at in range(0, rows, step):
-        some = slice(at * columns, (at + step) * columns)
-        turned = _turned(vectors[some], inside[some], starts[some]).reshape(-1, columns, BUCKETS)
+        some = slice(at * columns, min(n, (at + step) * columns))
+        vectors = engine.pads.given((some.stop - some.start, 2 * BUCKETS), np.uint8, partial(_vectors, places, some))
+        if engine.offline:
+            continue
+        turned = _turned(vectors, inside[some], starts[some]).reshape(-1, columns, BUCKETS)
         for part in range(parts):
             of_part = slice(part * LONGEST, (part + 1) * LONGEST)
             counts[at : at + step, part] = turned[:, of_part].sum(1, dtype=np.uint8)
             counts[at : at + step, part, -1] += largest[at : at + step, of_part].sum(1, dtype=np.uint8)
+    if engine.offline:
+        return blank((rows, parts, BUCKETS - 1), np.uint8)
     return np.cumsum(counts[..., :0:-1], axis=-1, dtype=np.uint8)
 
 
-def _vectors(r: Words, mask: Planes) -> Bytes:
-    """Return for each number two vectors with a one at minus its mask's bucket, and one of them zeroed."""
-    bucket = (-(r >> np.uint32(WIDTH_BITS)) % np.uint32(BUCKETS)).astype(np.uint8)
-    bit = unpack(mask, r.size)
-    made = np.empty((r.size, 2, BUCKETS), np.uint8)
-    places = np.arange(BUCKETS, dtype=np.uint8)
-    np.equal(bucket[:, None], places, out=made[:, 0], casting="unsafe")
-    made[:, 1] = made[:, 0]
-    made *= np.stack([bit, bit ^ np.uint8(1)], 1)[:, :, None]
-    return made
+def _places(r: Words, bits: Bytes) -> Bytes:
+    """Return minus the bucket of each mask, and 128 more where the bit is 0: where two vectors have their only one."""
+    buckets = (-(r >> np.uint32(WIDTH_BITS)) % np.uint32(BUCKETS)).astype(np.uint8)
+    places: Bytes = buckets + np.uint8(BUCKETS) * (bits ^ np.uint8(1))
+    return places
+
+
+def _vectors(places: Callable[[], Bytes], some: slice) -> Bytes:
+    """Return two vectors side by side for some of the numbers."""
+    return np.equal(places()[some, None], np.arange(2 * BUCKETS, dtype=np.uint8)).view(np.uint8)
 
 
 def _turned(vectors: Bytes, chosen: Bytes, starts: Words) -> Bytes:
     """Return the chosen one of each pair of vectors, turned to begin at a public place."""
-    picked = vectors[np.arange(len(vectors)), chosen]
+    picked = vectors.reshape(-1, 2, BUCKETS)[np.arange(len(vectors)), chosen]
     twice = np.concatenate([picked, picked], 1)
     windows = np.lib.stride_tricks.sliding_window_view(twice, BUCKETS, axis=1)
     turned: Bytes = windows[np.arange(len(vectors)), starts]
