@@ -102,7 +102,7 @@ class Secret:
             return self.engine.add_public(self, encode(other, self.fraction))
         if other.fraction != self.fraction:
             raise ValueError(f"a sum of secrets with {self.fraction} and {other.fraction} bits of fraction")
-        parts = tuple(a + b for a, b in zip(self.parts, other.parts, strict=True))
+        parts = tuple(a + b for a, b in zip(self.parts, other.parts, strict=False))  # a masked one becomes ordinary
         return Secret(self.engine, parts, self.fraction)
 
     def __sub__(self, other: Secret | Real | float) -> Secret:
@@ -186,6 +186,14 @@ class Engine(ABC):
     def matmul(self, x: Secret, y: Secret) -> Secret:
         """Multiply matrices: the last two axes, the axes before equal."""
 
+    def masked(self, x: Secret) -> Secret:
+        """Open a secret as a factor once, for all products that it, parts of it, and what they are put into will be in.
+
+        What comes back is the same secret, to be sliced, reshaped, and put together with others of its kind, in this
+        run and in later ones. Beside an ordinary one it is ordinary. For keys and values that are kept.
+        """
+        return x
+
     @abstractmethod
     def weight(self, w: Secret) -> Weight:
         """Prepare a matrix [in, out] for `linear`."""
@@ -243,5 +251,5 @@ def concatenate(secrets: Sequence[Secret], axis: int) -> Secret:
     first = secrets[0]
     if any(secret.fraction != first.fraction for secret in secrets):
         raise ValueError("secrets with different fractions can't be put together")
-    parts = zip(*(secret.parts for secret in secrets), strict=True)
+    parts = zip(*(secret.parts for secret in secrets), strict=False)  # masked ones become ordinary beside others
     return Secret(first.engine, tuple(np.concatenate(part, axis) for part in parts), first.fraction)

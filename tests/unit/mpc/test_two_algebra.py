@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mitai.mpc import kernels
+from mitai.mpc.engine import concatenate
 from mitai.mpc.ring import WINDOW_BITS
 from mitai.mpc.spline import Spline
-from mitai.mpc.two.local import Local, run
+from mitai.mpc.two.local import Cost, Local, run
 from mitai.mpc.two.shares import join
 
 EDGES = np.array([0, 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, (1 << 32) - 1, 1 << 32], np.uint64)
@@ -86,6 +87,34 @@ def test_a_factor_is_opened_once():
         assert (join(a.parts[0], b.parts[0]) == plain).all()
     assert local.cost.rounds == [4, 4]
     assert local.cost.sent_bytes == [48 + 8 * 5 * 5] * 2
+
+
+def test_a_cache_is_opened_once():
+    """Rows that were masked are factors for free, cut and put together, in later runs too."""
+    rng = np.random.default_rng(5)
+    rows, x = ring(rng, 3, 4), ring(rng, 2, 4)
+
+    def first(engine):
+        return engine.masked(engine.input("client", (3, 4), None, 0))
+
+    local = Local()
+    caches = local.do((first,) * 3, {"client": [rows]})
+
+    def product(engine, cache):
+        new = engine.masked(engine.input("client", (2, 4), None, 0))
+        grown = concatenate((cache[1:], new, new[:1].times(0)), 0)
+        return new @ grown.swap(), grown.reshape(10, 2) @ grown[:2, :2], (-new + new.times(3)) * new, new + 0.0
+
+    sides = tuple(lambda engine, cache=cache: product(engine, cache) for cache in caches)
+    local.cost = Cost()
+    results = local.do(sides, {"client": [x]})[:2]
+    grown = np.concatenate([rows[1:], x, 0 * x[:1]])
+    expected = kernels.matmul(x, grown.T), kernels.matmul(grown.reshape(10, 2), grown[:2, :2]), 2 * x * x, x
+    for a, b, plain in zip(*results, expected, strict=True):
+        assert (join(a.parts[0], b.parts[0]) == plain).all()
+        assert len(a.parts) == 1
+    assert local.cost.rounds == [2, 2]  # tapes, the new rows
+    assert local.cost.sent_bytes == [48 + 8 * 8] * 2
 
 
 def test_factors_of_few_and_of_all_bits():

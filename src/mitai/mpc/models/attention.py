@@ -110,7 +110,7 @@ def place(cache: Secret | None, new: Secret, at: int) -> Secret:
     """Return a cache [batch, heads, length, size] with new places from `at` on, lengthened by zeros where needed."""
     batch, heads, n, size = new.shape
     length = -(-(at + n) // CONTEXT) * CONTEXT
-    rest = new.engine.constant(0.0, (batch, heads, length - at - n, size))
+    rest = new[:, :, :1].times(0).broadcast_to((batch, heads, length - at - n, size))
     return concatenate((new, rest) if cache is None else (cache[:, :, :at], new, rest), 2)
 
 

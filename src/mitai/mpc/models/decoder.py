@@ -23,6 +23,8 @@ from mitai.mpc.ring import Real
 
 Weights = TypeVar("Weights")
 
+FINE_BITS = 20  # of fraction of most weights: their rounding is what moves logits most
+
 
 @dataclass(frozen=True)
 class Cache:
@@ -55,6 +57,9 @@ class Places:
 
     def attend(self, attention: Attention, queries: Secret, new: Secret) -> Secret:
         """Attend to new keys and values [batch, 2 · groups, n, size] and to those of the cache, and keep the new."""
+        heads = queries.shape[1]
+        both = queries.engine.masked(concatenate((queries, new), 1))
+        queries, new = both[:, :heads], both[:, heads:]
         old = None if self._cache is None else self._cache.layers[len(self._layers)]
         kept = place(old, new, self.at)
         self._layers.append(kept)

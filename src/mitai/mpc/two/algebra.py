@@ -58,8 +58,8 @@ def cut(engine: Two, x: Secret) -> Secret:
 
 def factors(engine: Two, x: Secret, y: Secret) -> tuple[Factor, Factor]:
     """Return two secrets as factors under masks, the same one twice for a square."""
-    left = factor_of(engine.factors, engine.pads, x.parts[0])
-    return left, left if y.parts[0] is x.parts[0] else factor_of(engine.factors, engine.pads, y.parts[0])
+    left = factor_of(engine.factors, engine.pads, x)
+    return left, left if y.parts[0] is x.parts[0] else factor_of(engine.factors, engine.pads, y)
 
 
 def open_factors(engine: Two, fraction: int, *factors: tuple[Secret, Factor]) -> None:
@@ -86,6 +86,17 @@ def open_low(engine: Two, shares: Sequence[Ring]) -> tuple[Ring, ...]:
     return tuple(
         share + low + (high.astype(np.uint64) << HIGH) for share, low, high in zip(shares, its, its, strict=True)
     )
+
+
+def masked(engine: Two, x: Secret) -> Secret:
+    """Open a factor for good: one round, 8 bytes an element."""
+    factor = Factor(engine.pads.random(x.shape, np.uint64))
+    open_factors(engine, 0, (x, factor))
+    if not engine.offline:
+        return Secret(engine, (x.parts[0], factor.mask[0], factor.opened), x.fraction)
+    (share,) = engine.blank(x.shape, x.fraction).parts
+    further = (share, share) if engine.role in {0, 1} else (factor.whole_mask(),)  # a party that plans has as many
+    return Secret(engine, (share, *further), x.fraction)
 
 
 def multiply(engine: Two, x: Secret, y: Secret) -> Secret:

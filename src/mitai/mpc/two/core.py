@@ -180,8 +180,7 @@ class Two(Engine, ABC):
 
     def add_public(self, x: Secret, values: Ring) -> Secret:
         """See `Engine.add_public`."""
-        public = self.public(values)
-        return x.map(lambda part: part + public)
+        return Secret(self, (x.parts[0] + self.public(values),), x.fraction)
 
     def public(self, values: Ring) -> Ring:
         """Return this side's share of what everybody knows: all of it at party 0, nothing at the others."""

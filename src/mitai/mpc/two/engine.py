@@ -58,6 +58,10 @@ class Side(Two):
         """See `Engine.matmul`."""
         return algebra.matmul(self, x, y)
 
+    def masked(self, x: Secret) -> Secret:
+        """See `Engine.masked`."""
+        return algebra.masked(self, x)
+
     def weight(self, w: Secret) -> Weight:
         """See `Engine.weight`."""
         return algebra.weight(self, w)

@@ -6,11 +6,13 @@ x · (x · y) open x once, and a square opens one factor.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from typing import Generic, TypeVar
 
 import numpy as np
 
+from mitai.mpc.engine import Secret
 from mitai.mpc.ring import Ring
 from mitai.mpc.two.pads import Pads
 
@@ -21,7 +23,7 @@ class Factor:
     """A number x under a mask a.
 
     Attributes:
-        mask: The halves of a that this side knows.
+        mask: The halves of a that this side knows, or all of a at a dealer.
         bits: How many low bits of x - a are open.
         opened: x - a, in these bits.
     """
@@ -34,7 +36,7 @@ class Factor:
 
     def whole_mask(self) -> Ring:
         """Return a, at the dealer."""
-        return self.mask[0] + self.mask[1]
+        return functools.reduce(np.add, self.mask)
 
 
 class Known(Generic[T]):
@@ -57,10 +59,19 @@ class Known(Generic[T]):
         return self._found[id(share)][0] if id(share) in self._found else None
 
 
-def factor_of(known: Known[Factor], pads: Pads, share: Ring) -> Factor:
-    """Return the factor that a share belongs to, or mask a new one."""
-    factor = known.find(share)
-    if factor is None:
-        factor = Factor(pads.random(share.shape, np.uint64))
-        known.keep(share, factor)
-    return factor
+def factor_of(known: Known[Factor], pads: Pads, x: Secret) -> Factor:
+    """Return the factor that a secret is, or mask a new one.
+
+    A secret that is masked for good (`Engine.masked`) has further parts: a party's half of the mask and what was
+    opened, or the mask at the dealer. Whatever is linear does the same to all of them, so they stay what they are.
+    """
+    if len(x.parts) > 1:
+        factor = Factor(x.parts[1:2])
+        factor.bits, factor.opened = 64, x.parts[-1]
+        return factor
+    found = known.find(x.parts[0])
+    if found is not None:
+        return found
+    new = Factor(pads.random(x.shape, np.uint64))
+    known.keep(x.parts[0], new)
+    return new
