@@ -15,7 +15,7 @@ from mitai.mpc.clear import ClearEngine
 from mitai.mpc.engine import Secret
 from mitai.mpc.ring import WINDOW_BITS, encode
 from mitai.mpc.spline import Octaves, Spline
-from mitai.mpc.two import bits, splines, waves
+from mitai.mpc.two import bits, pieces, splines, waves
 from mitai.mpc.two.compare import chain
 from mitai.mpc.two.core import Two
 from mitai.mpc.two.local import Local, run
@@ -196,24 +196,24 @@ def test_a_table_with_jumps_is_exact_at_its_borders():
     either = [np.abs(got - table(x + off / 65536)) for off in (0, 1, 2)]  # a number just below may count as above
     inside = np.abs(x) < 8000  # where the line's value is in the window, too
     assert np.minimum.reduce(either)[inside].max() < 2e-4
-    assert len(splines.pieces_of(table).pieces) == 10
+    assert len(pieces.pieces_of(table).pieces) == 10
 
 
 def test_a_table_is_bent_only_where_it_is_not_a_line():
     for table, low, high in ((nonlinear.SILU, -12.5, 12.5), (nonlinear.TANH, -5.25, 5.25), (nonlinear.GELU, -4, 4)):
-        first, last = splines.pieces_of(table).borders
+        first, last = pieces.pieces_of(table).borders
         assert low * 65536 <= first < (low + 0.5) * 65536
         assert (high - 0.4) * 65536 < last <= (high + 0.125) * 65536
     straight = Spline(0.0, 1.0, np.array([[1.0, 2.0], [3.0, 2.0]]), (1.0, 2.0), (1.0, 2.0))
-    assert len(splines.pieces_of(straight).pieces) == 3
+    assert len(pieces.pieces_of(straight).pieces) == 3
 
 
 def test_tables_that_cannot_be_computed():
     with pytest.raises(ValueError, match="slope"):
-        splines.pieces_of(Spline(0.0, 1.0, np.zeros((1, 1)), (0.0, 0.1), (0.0, 0.0)))
+        pieces.pieces_of(Spline(0.0, 1.0, np.zeros((1, 1)), (0.0, 0.1), (0.0, 0.0)))
     steep = Spline(0.0, 1.0, np.array([[0.0] * 300 + [1e6]]), (0.0, 0.0), (0.0, 0.0))
     with pytest.raises(ValueError, match="rises and falls"):
-        splines.pieces_of(steep)
+        pieces.pieces_of(steep)
 
 
 @pytest.mark.parametrize("part", [1, 7, 400])
@@ -264,9 +264,9 @@ def test_powers_over_many_octaves(table, fraction):
 def test_powers_that_cannot_be_computed():
     for table in (Octaves(-1.0, 1.0, -15, 14, 30), Octaves(-1.0, 1.0, 2, 2, 30)):
         with pytest.raises(ValueError, match="a power from"):
-            splines.octaves_of(table, 16)
+            pieces.octaves_of(table, 16)
     with pytest.raises(ValueError, match="between"):
-        splines.octaves_of(Octaves(-400.0, 1.0, 0, 4, 16), 16)
+        pieces.octaves_of(Octaves(-400.0, 1.0, 0, 4, 16), 16)
     four = ClearEngine().constant([4.0])
     with pytest.raises(OverflowError):
         four.engine.octaves(four, Octaves(-1.0, 1.0, 0, 2, 30))

@@ -4,189 +4,28 @@
 2. Compare with the borders between the pieces, for all borders at once ("Comparison").
 3. Open each piece's bit and value under masks: the products of bits and values, cut back to a number's fraction, are
    local from here, and their sum is the result.
-
-A table is taken as three pieces, the line below, one wave, and the line above, where a wave fits all its polynomials;
-the borders are then up to an eighth wide, where either side's formula may be used. A table that is less smooth is cut
-in halves until waves fit, and its borders are exact to 2^-15.
-
-A power over many octaves is a table with a piece for each two of them. Its pieces are brought to the same scale by
-public powers of two when they are whole again, so that each is exact to its own last bits.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mitai.mpc.engine import Secret
-from mitai.mpc.ring import FRACTION_BITS, WINDOW_BITS, Real, Ring
+from mitai.mpc.ring import FRACTION_BITS, Ring
 from mitai.mpc.spline import Octaves, Spline
 from mitai.mpc.two import waves
 from mitai.mpc.two.bits import Planes, unpack
 from mitai.mpc.two.blank import blank
-from mitai.mpc.two.compare import DIGIT_BITS, Signs
+from mitai.mpc.two.compare import Signs
 from mitai.mpc.two.core import Two
 from mitai.mpc.two.masked import Bytes, Lift, Opened, Times, Words, select
+from mitai.mpc.two.pieces import SIGN_BIT, Line, Piece, Pieces, octaves_of, pieces_of
 from mitai.mpc.two.waves import Wave
 
-SIGN_BIT = 31
-COARSE, EXACT = 3, 5  # digits of a comparison
 CUT = waves.FRACTION - FRACTION_BITS
-UNIT = 2.0**-FRACTION_BITS
 PART = 1 << 14  # numbers whose waves are made at a time: in a cache, not in memory that is new
-LARGEST_BITS = 28  # of a piece's value, in units of its last place
-FINER_BITS = 14  # between the two fractions with which the numbers of many octaves are opened
-LEAST_BITS = 2  # the first octave begins at so many bits of what is compared
-BEFORE, AFTER = 2, 1  # units in which a number may be taken with the octave after it (by the comparison) or before it
-
-
-@dataclass(frozen=True)
-class Line:
-    """constant + slope · x, in units of a number's last place."""
-
-    constant: int
-    slope: int
-
-
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """A part of a function.
-
-    Attributes:
-        form: Its formula.
-        source: Of which numbers: 0 for those that are compared, 1 for their finer twins.
-        shift: By which power of two the formula's value is multiplied.
-    """
-
-    form: Wave | Line
-    source: int = 0
-    shift: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Pieces:
-    """A function by pieces.
-
-    Attributes:
-        borders: Where one piece ends and the next begins, ascending, in units of a number's last place.
-        pieces: One more than borders; all waves have as many frequencies.
-        digits: Of the comparisons with borders.
-    """
-
-    borders: tuple[int, ...]
-    pieces: tuple[Piece, ...]
-    digits: int
-
-
-@functools.lru_cache(maxsize=64)
-def pieces_of(table: Spline) -> Pieces:
-    """Return how a table is computed; the same at all sides."""
-    below, above = Piece(_line(table.below)), Piece(_line(table.above))
-    first, end = _bent(table)
-    low, high, width = table.low + first * table.step, table.low + end * table.step, blur(COARSE)
-    wave = waves.fit(table.source or table.polynomials, low - width, high + width)
-    if wave is not None:
-        return Pieces((_units(low), _units(high + width)), (below, Piece(wave), above), COARSE)
-    parts = _parts(table, 0, table.segments)
-    borders = [table.low, *(table.low + end * table.step for end, _ in parts)]
-    inner = _alike([Piece(wave) for _, wave in parts])
-    return Pieces(tuple(map(_units, borders)), (below, *inner, above), EXACT)
-
-
-@functools.lru_cache(maxsize=64)
-def octaves_of(table: Octaves, fraction: int) -> tuple[tuple[int, ...], Pieces]:
-    """Return how a power of numbers with this fraction is computed: two octaves in a piece.
-
-    Returns:
-        With which fractions the numbers are opened, the one that is compared first, and the pieces.
-    """
-    coarse = min(fraction, WINDOW_BITS - 1 - table.high)
-    fractions = (coarse,) if coarse == fraction else (coarse, min(fraction, coarse + FINER_BITS))
-    if table.low + coarse < LEAST_BITS or table.low >= table.high:
-        raise ValueError(f"a power from 2^{table.low} to 2^{table.high} of numbers with {fraction} bits of fraction")
-    ends = [*range(table.low, table.high, 2), table.high]
-    inner = _alike([_octaves(table, fractions, low, high) for low, high in itertools.pairwise(ends)])
-    below = Piece(Line(int(table(2.0**table.low) * 2.0**table.fraction), 0))
-    borders = tuple(1 << end + coarse for end in ends[:-1])
-    return fractions, Pieces(borders, (below, *inner), EXACT)
-
-
-def _octaves(table: Octaves, fractions: tuple[int, ...], low: int, high: int) -> Piece:
-    """Return the piece for [2^low, 2^high)."""
-    source = max(k for k, fraction in enumerate(fractions) if k == 0 or high + fraction < WINDOW_BITS)
-    scale = 2.0 ** (FRACTION_BITS - fractions[source])  # of what is opened, which is read with the engine's fraction
-    largest = table.factor * max(2.0 ** (low * table.exponent), 2.0 ** (high * table.exponent)) * 2.0**table.fraction
-    shift = max(0, math.ceil(math.log2(largest)) - LARGEST_BITS)
-
-    def values(u: Real) -> Real:
-        return np.asarray(
-            table.factor * (u * scale) ** table.exponent * 2.0 ** (table.fraction - FRACTION_BITS - shift)
-        )
-
-    unit = 2.0 ** -fractions[0]
-    wave = waves.fit(values, (2.0**low - BEFORE * unit) / scale, (2.0**high + AFTER * unit) / scale)
-    if wave is None:
-        raise ValueError(f"a power that can't be computed between 2^{low} and 2^{high}")
-    return Piece(wave, source, shift)
-
-
-def _alike(pieces: list[Piece]) -> list[Piece]:
-    """Return the pieces with as many frequencies as the one that has most."""
-    most = max(piece.form.count for piece in pieces if isinstance(piece.form, Wave))
-    return [replace(piece, form=piece.form.padded(most)) for piece in pieces if isinstance(piece.form, Wave)]
-
-
-def blur(digits: int) -> float:
-    """Return how far below a border a number may count as not below."""
-    return 2.0 ** (SIGN_BIT - DIGIT_BITS * digits) * UNIT
-
-
-def _bent(table: Spline) -> tuple[int, int]:
-    """Return from which segment on, and up to which one, a table is not the line beside it anyway."""
-    x = table.low + table.step * (np.arange(8 * table.segments) + 0.5) / 8
-    values = table.polynomials(x)
-    near = waves.tolerance(values)
-    below, above = (
-        np.any(np.reshape(np.abs(values - (a + b * x)) > near, (-1, 8)), axis=1) for a, b in (table.below, table.above)
-    )
-    first, end = int(np.argmax(below)), table.segments - int(np.argmax(above[::-1]))
-    return (first, end) if first < end else (0, table.segments)
-
-
-def _parts(table: Spline, first: int, end: int) -> list[tuple[int, Wave]]:
-    """Return segments [first, end) in parts that waves fit, each with its end."""
-    wave = _wave(table, first, end, blur(EXACT))
-    if wave is not None:
-        return [(end, wave)]
-    if end - first == 1:
-        raise ValueError("a segment of this table can't be computed: its polynomial rises and falls too much")
-    middle = (first + end) // 2
-    return _parts(table, first, middle) + _parts(table, middle, end)
-
-
-def _wave(table: Spline, first: int, end: int, margin: float) -> Wave | None:
-    start = table.low + first * table.step
-
-    def values(x: Real) -> Real:
-        return table.polynomials(x, first, end)
-
-    return waves.fit(values, start - margin, table.low + end * table.step + margin)
-
-
-def _line(line: tuple[float, float]) -> Line:
-    constant, slope = line
-    if slope != round(slope):
-        raise ValueError(f"a tail with the slope {slope}: only whole slopes are cheap enough")
-    return Line(_units(constant), round(slope))
-
-
-def _units(x: float) -> int:
-    return round(x / UNIT)
 
 
 class _Line:

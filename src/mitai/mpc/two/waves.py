@@ -12,7 +12,7 @@ coefficients in them, so the parties multiply by waves and add up, whatever the 
 Example:
     >>> wave = fit(np.tanh, -4, 4)
     >>> wave.count, bool(np.abs(wave(np.array([0.5])) - np.tanh(0.5)) < 1e-4)
-    (14, True)
+    (12, True)
 """
 
 from __future__ import annotations
