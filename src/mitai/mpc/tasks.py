@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mitai import __version__
 from mitai.errors import MpcError
 from mitai.mpc.engine import Engine, Secret, Shape
 from mitai.mpc.link import Link
@@ -93,11 +94,11 @@ def agree(link: Link, task: Task[Any]) -> None:
     Raises:
         MpcError: `mpc.tasks-differ`.
     """
-    own = hashlib.sha256(_LABEL + task.shares_id + task.name.encode()).digest()
+    own = hashlib.sha256(_LABEL + task.shares_id + f"{__version__} {task.name}".encode()).digest()
     link.send(own)
     if not hmac.compare_digest(bytes(link.receive(len(own))), own):
         raise MpcError(
             "mpc.tasks-differ",
             "the other side has another model, or computes something else with it",
-            hint="take the folders of one `mitai mpc split`, with the same lengths in all configurations",
+            hint="take the folders of one `mitai mpc split`, the same lengths in all configurations, and one version",
         )
