@@ -7,6 +7,8 @@ import pytest
 
 from mitai.errors import MpcError
 from mitai.mpc import kernels
+from mitai.mpc.link import pair
+from mitai.mpc.two.batch import CHUNK, Outgoing, pieces
 from mitai.mpc.two.blank import Blank, blank
 from mitai.mpc.two.pads import AHEAD, DealerPads, MaskedWeight, PlanPads, Stream, TapePads
 
@@ -110,6 +112,17 @@ def test_tapes_of_another_length():
     for left in (pads(0, products=1), pads(1, corrections=1)):
         with pytest.raises(MpcError, match="goes on"):
             left.end()
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (1,), (CHUNK,), (CHUNK - 1, 1), (5, 3 * CHUNK, 7), (CHUNK // 2,) * 5])
+def test_what_is_given_travels_in_pieces_of_a_known_size(sizes):
+    one, other = pair()
+    outgoing, sent = Outgoing(one), b""
+    for number, size in enumerate(sizes):
+        sent += bytes([number + 1]) * size
+        outgoing.write(memoryview(bytes([number + 1]) * size))
+    outgoing.flush()
+    assert b"".join(other.receive(size) for size in pieces(len(sent))) == sent
 
 
 def test_blanks_take_no_memory_and_keep_shapes():

@@ -56,12 +56,16 @@ class Outgoing:
         self._message = bytearray()
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append, and send what is full."""
-        at = 0
-        while at < len(data):
-            part = data[at : at + CHUNK - len(self._message)]
-            self._message += part
-            at += len(part)
+        """Append, and send what is full; the data must not change afterwards."""
+        rest = memoryview(data)
+        while rest:
+            if not self._message and len(rest) >= CHUNK:
+                self._link.send(rest[:CHUNK])
+                rest = rest[CHUNK:]
+                continue
+            room = CHUNK - len(self._message)
+            self._message += rest[:room]
+            rest = rest[room:]
             if len(self._message) == CHUNK:
                 self.flush()
 
