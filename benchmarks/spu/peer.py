@@ -174,7 +174,7 @@ def compiled(function: Callable[..., Any], inputs: tuple[Any, ...]) -> tuple[Any
 def run(executable: Any, names: list[str], arrays: list[np.ndarray], runs: int) -> dict[str, Any]:
     """Run it with three threads over memory; return the output and what it cost."""
     io = spu_api.Io(PARTIES, settings())
-    shares = [io.make_shares(array, libspu.Visibility.VIS_SECRET) for array in arrays]
+    shares = [list(io.make_shares(array, libspu.Visibility.VIS_SECRET)) for array in arrays]
     link, outputs = libspu.link.Desc(), [None] * PARTIES
     for rank in range(PARTIES):
         link.add_party(f"p{rank}", f"thread{rank}")
@@ -184,6 +184,7 @@ def run(executable: Any, names: list[str], arrays: list[np.ndarray], runs: int) 
         runtime = spu_api.Runtime(libspu.link.create_mem(link, rank), settings())
         for name, share in zip(names, shares, strict=True):
             runtime.set_var(name, share[rank])
+            share[rank] = None  # the runtime has copied it
         for _ in range(runs):
             together.wait()
             start, used = time.perf_counter(), time.process_time()
