@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from mitai.mpc import nonlinear
 from mitai.mpc.clear import ClearEngine
 from mitai.mpc.engine import Secret
+from mitai.mpc.link import pair
 from mitai.mpc.ring import WINDOW_BITS, encode
 from mitai.mpc.spline import Octaves, Spline
 from mitai.mpc.two import bits, pieces, splines, waves
 from mitai.mpc.two.compare import chain
 from mitai.mpc.two.core import Two
+from mitai.mpc.two.engine import Dealer, Party
 from mitai.mpc.two.local import Local, run
 from mitai.mpc.two.tape import HEADER
 
@@ -223,6 +225,18 @@ def test_parts_of_numbers_are_as_good_as_all(part, monkeypatch):
     assert np.abs(computed(lambda engine, x: engine.spline(x, nonlinear.SILU), x) - nonlinear.SILU(x)).max() < 2**-10
     octaves, y = Octaves(-1.0, 1.0, -4, 7, 20), np.geomspace(0.3, 60, 9)
     assert np.allclose(computed(lambda engine, y: engine.octaves(y, octaves), y), 1 / y, rtol=2**-9)
+
+
+def test_sides_that_fit_differently_have_different_plans():
+    def digest(side, wave):
+        plan = pieces.Pieces((0,), (pieces.Piece(wave), pieces.Piece(pieces.Line(0, 0))), 3)
+        program = lambda engine: splines._evaluated(engine, plan, engine.input("client", (3,)), (0,), 16)  # noqa: E731
+        return side.plan(program)[0].digest
+
+    zeros = np.zeros(5)
+    wave, other = waves.Wave(20, 0.0, zeros, zeros), waves.Wave(21, 0.0, zeros, zeros)
+    assert digest(Dealer(), wave) == digest(Party(0, pair()[0]), waves.Wave(20, 0.0, zeros + 1e-9, zeros))
+    assert digest(Dealer(), wave) != digest(Party(0, pair()[0]), other)
 
 
 def test_any_shape():

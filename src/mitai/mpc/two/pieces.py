@@ -74,6 +74,19 @@ class Pieces:
     pieces: tuple[Piece, ...]
     digits: int
 
+    @property
+    def outline(self) -> tuple[object, ...]:
+        """All that sides have to have alike, and could not if they fitted differently; but no coefficients."""
+        forms = [
+            (piece.form.count, piece.form.period_bits) if isinstance(piece.form, Wave) else piece.form
+            for piece in self.pieces
+        ]
+        return (
+            self.borders,
+            self.digits,
+            [(form, p.source, p.shift) for form, p in zip(forms, self.pieces, strict=True)],
+        )
+
 
 @functools.lru_cache(maxsize=64)
 def pieces_of(table: Spline) -> Pieces:
