@@ -312,7 +312,8 @@ def _publish(
                 amounts=terms.amounts,
             )
         except BrokerError as error:
-            if error.code != "broker.capsule-exists":
+            rotated = error.code == "capsule.id-foreign" and manifest.capsule_id in owner.capsules()
+            if error.code != "broker.capsule-exists" and not rotated:
                 raise
         else:
             return Published(manifest, index, known=False, simulated=simulated)

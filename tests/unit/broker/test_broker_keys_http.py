@@ -29,7 +29,7 @@ from mitai.broker.keys import Keys
 from mitai.broker.recovery import PLAN_TYPE, Member, Plan, RecoveryKey, read_shares
 from mitai.broker.store import ROOT_LABEL, Database
 from mitai.broker.vault import Vault
-from mitai.capsule import MANIFEST_NAME, open_capsule
+from mitai.capsule import MANIFEST_NAME, open_capsule, seal
 from mitai.capsule.manifest import PAYLOAD_TYPE
 from mitai.capsule.stores import FolderStore
 from mitai.cli import broker as operator
@@ -41,7 +41,7 @@ from mitai.client.owner import Owner
 from mitai.errors import AttestError, BrokerError, ClientError, MitaiError
 from mitai.fleet.gateway import GatewayConfig
 from mitai.fleet.gateway import create_app as gateway_app
-from mitai.fleet.home import Home, PlatformFile
+from mitai.fleet.home import Home, PlatformFile, write_private
 from mitai.fleet.processes import free_port
 from mitai.identity import Envelope, Identity
 from mitai.ledger.note import vkey
@@ -344,6 +344,17 @@ def test_a_capsule_gets_a_new_key_by_the_command(
             with pytest.raises(MitaiError) as caught:  # another device, that does not know of it
                 rotate(old, tmp_path / "notes-3.capsule")
             assert caught.value.code.startswith("capsule.")
+            capsys.readouterr()
+            owner_commands.publish(new, uses=3, policy=home.policy, json=True)
+            assert json.loads(capsys.readouterr().out)["policy_replaced"]
+            with closing(Owner(broker, home.owner(), stage.policy)) as owner:
+                (grant,) = owner.capsule(capsule).grants
+                assert grant.budget.uses == 3
+            strange = seal(plain, tmp_path / "strange", owner=home.owner(), name="strange", capsule_id="0" * 32)
+            write_private(home.data_key_path("0" * 32), strange.data_key)
+            with pytest.raises(BrokerError) as refused:  # nor does this id follow, and the broker knows it not
+                owner_commands.publish(tmp_path / "strange", policy=home.policy)
+            assert refused.value.code == "capsule.id-foreign"
     stored = objects / capsule
     both = {path.name for folder in (old, new) for path in folder.iterdir()}
     assert {path.name for path in stored.iterdir()} == both
