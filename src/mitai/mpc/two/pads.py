@@ -15,7 +15,7 @@ Invariants (`docs/spec/mpc.md`, "Randomness"):
 - A plan's digest names every draw in order: sides that would not walk in step refuse before anything is dealt.
 
 Example:
-    >>> def bit(pads: Pads, n: int) -> Words:
+    >>> def bit(pads: Pads, n: int) -> Ring:
     ...     return pads.given((n,), np.uint64, lambda: np.ones(n, np.uint64))
     >>> plan = PlanPads()
     >>> bit(plan, 5).shape, plan.plan().corrections
@@ -40,8 +40,6 @@ from mitai.mpc.engine import Shape, Weight
 from mitai.mpc.kernels import Packed, Word
 from mitai.mpc.ring import Ring
 from mitai.mpc.two.blank import blank
-
-Words = NDArray[np.unsignedinteger[Any]]
 
 KEY_BYTES = 16
 AHEAD = 1 << 11  # words that are made at once for smaller draws
