@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mitai.mpc.kernels import Word
 
 Shape = tuple[int, ...]
+ZERO = bytes(8)
 
 
 class Blank(np.ndarray[Shape, np.dtype[np.uint64]]):
@@ -53,4 +54,4 @@ class Blank(np.ndarray[Shape, np.dtype[np.uint64]]):
 
 def blank(shape: Shape, dtype: type[Word] = np.uint64) -> NDArray[Word]:  # type: ignore[assignment]
     """Return a blank array."""
-    return np.broadcast_to(np.zeros((), dtype), shape).view(Blank)
+    return np.ndarray.__new__(Blank, shape, dtype, ZERO, 0, (0,) * len(shape))  # type: ignore[arg-type]

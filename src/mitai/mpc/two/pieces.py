@@ -74,7 +74,7 @@ class Pieces:
     pieces: tuple[Piece, ...]
     digits: int
 
-    @property
+    @functools.cached_property
     def outline(self) -> tuple[object, ...]:
         """All that sides have to have alike, and could not if they fitted differently; but no coefficients."""
         forms = [
