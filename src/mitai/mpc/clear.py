@@ -51,7 +51,10 @@ class ClearEngine(Engine):
     def truncate(self, x: Secret, fraction: int | None = None) -> Secret:
         """See `Engine.truncate`."""
         bits = x.fraction - (self.fraction if fraction is None else fraction)
-        return self._checked(x.map(lambda part: (part.view(np.int64) >> bits).view(np.uint64), x.fraction - bits))
+        half = (1 << bits) >> 1  # protocols round up or down by chance, and to x on average
+        return self._checked(
+            x.map(lambda part: ((part.view(np.int64) + half) >> bits).view(np.uint64), x.fraction - bits)
+        )
 
     def multiply(self, x: Secret, y: Secret) -> Secret:
         """See `Engine.multiply`."""

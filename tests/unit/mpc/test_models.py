@@ -20,6 +20,7 @@ from mitai.mpc.models.arrays import Arrays, Tensors
 from mitai.mpc.models.config import LlamaConfig, parse_config
 from mitai.mpc.models.llama import Llama
 from mitai.mpc.sampling import Sampling
+from mitai.mpc.two.local import run
 from mpc_rig import CountingEngine, Named, floats, ours, random_model
 
 SMALL = {
@@ -123,6 +124,22 @@ def test_a_layer_takes_few_operations():
     assert layer == {"linear": 4, "matmul": 2, "multiply": 5, "truncate": 8, "octaves": 3, "spline": 2, "upper": 1}
 
 
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.05, top_p=0.05)])
+def test_two_parties_generate_what_one_computer_does(sampling):
+    model = random_model(*DECODERS["gpt2"], DEVIATIONS)
+    program, named = ours(model), Named(model)
+
+    def answer(engine):
+        weights = program.load(Arrays(engine, "model", program.arrays(named)))
+        client = Arrays(engine, "client", prompts(program, PROMPTS, 8, 3))
+        steps = generate(program, weights, client, batch=3, length=8, tokens=3, sampling=sampling)
+        return np.array([engine.reveal(step) for step in steps]).T
+
+    first, second = run(answer).results
+    assert (first == second).all()
+    assert first.tolist() == [expected(model, prompt, 3) for prompt in PROMPTS]
+
+
 def test_prompts_and_answers_within_what_a_model_can_take():
     program, _ = loaded(random_model(*DECODERS["gpt2"], DEVIATIONS))
     for ids, length, count in (([[]], 8, 1), ([[1] * 9], 8, 1), ([[1] * 60], 64, 6)):
@@ -145,15 +162,21 @@ TEXTS = [[5, 6, 7, 8], [9, 10, 11, 12, 13, 14, 15]]
 TYPES = [[0, 0, 1, 1], [0] * 7]
 
 
+@pytest.mark.parametrize("parties", [1, 2])
 @pytest.mark.parametrize("name", ["bert", "bert-embeddings"])
-def test_bert(name):
+def test_bert(name, parties):
     model = random_model(name, TorchBert(**SMALL, max_position_embeddings=32, num_labels=3), DEVIATIONS)
-    engine = ClearEngine()
-    program, weights = loaded(model, engine)
-    client = Arrays(engine, "client", program.prompts(TEXTS, 16, TYPES))
-    run = program.classify if name == "bert" else program.embed
-    result = engine.reveal(run(weights, client, batch=2, length=16))
-    client.end()
+    program, named = ours(model), Named(model)
+
+    def answer(engine):
+        weights = program.load(Arrays(engine, "model", program.arrays(named)))
+        client = Arrays(engine, "client", program.prompts(TEXTS, 16, TYPES))
+        compute = program.classify if name == "bert" else program.embed
+        result = engine.reveal(compute(weights, client, batch=2, length=16))
+        client.end()
+        return result
+
+    result = answer(ClearEngine()) if parties == 1 else run(answer).results[0]
     with torch.no_grad():
         for row, text, types in zip(result, TEXTS, TYPES, strict=True):
             wanted = model(input_ids=torch.tensor([text]), token_type_ids=torch.tensor([types]))

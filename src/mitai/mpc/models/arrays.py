@@ -35,6 +35,7 @@ from mitai.mpc.ring import Real
 
 Columns = NDArray[np.int64]
 
+FINE_BITS = 20  # of fraction of most weights of models that generate: their rounding is what moves logits most
 BLOCK_WORDS = 1 << 22  # how many numbers of one-hot rows are in memory at a time
 
 
@@ -66,20 +67,20 @@ class Arrays:
             )
         return self.engine.input(self._owner, shape, None if values is None else values.astype(np.float64), fraction)
 
-    def weight(self, rows: int, columns: int) -> Weight:
+    def weight(self, rows: int, columns: int, fraction: int | None = None) -> Weight:
         """Take the next array as a matrix for products."""
-        return self.engine.weight(self.secret(rows, columns))
+        return self.engine.weight(self.secret(rows, columns, fraction=fraction))
 
     def table(self, rows: int, columns: int) -> Weight:
         """Take the next array as a matrix for products with integers: with so much fraction that some is cut off.
 
         What is dropped of a product need not be opened of its factor (`docs/spec/mpc.md`, "Truncation").
         """
-        return self.engine.weight(self.secret(rows, columns, fraction=2 * self.engine.fraction))
+        return self.weight(rows, columns, 2 * self.engine.fraction)
 
-    def dense(self, rows: int, columns: int) -> Dense:
-        """Take a matrix and a bias."""
-        return Dense(self.weight(rows, columns), self.secret(columns))
+    def dense(self, rows: int, columns: int, fraction: int | None = None) -> Dense:
+        """Take a matrix, with this fraction, and a bias."""
+        return Dense(self.weight(rows, columns, fraction), self.secret(columns))
 
     def end(self) -> None:
         """Refuse what is left over."""

@@ -23,8 +23,6 @@ from mitai.mpc.ring import Real
 
 Weights = TypeVar("Weights")
 
-FINE_BITS = 20  # of fraction of most weights: their rounding is what moves logits most
-
 
 @dataclass(frozen=True)
 class Cache:

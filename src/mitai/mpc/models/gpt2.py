@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mitai.mpc.engine import Secret, Weight
-from mitai.mpc.models.arrays import Arrays, Dense, Tensors
+from mitai.mpc.models.arrays import FINE_BITS, Arrays, Dense, Tensors
 from mitai.mpc.models.attention import Attention, query_scale, split_heads
 from mitai.mpc.models.config import Gpt2Config
 from mitai.mpc.models.decoder import Decoder, Places, centred
@@ -92,14 +92,14 @@ class Gpt2(Decoder[Gpt2Weights]):
             arrays.table(self.vocabulary + self.positions, width),
             tuple(
                 Layer(
-                    arrays.dense(width, 3 * width),
+                    arrays.dense(width, 3 * width, FINE_BITS),
                     arrays.dense(width, width),
-                    arrays.dense(width, self._inner),
-                    arrays.dense(self._inner, width),
+                    arrays.dense(width, self._inner, FINE_BITS),
+                    arrays.dense(self._inner, width, FINE_BITS),
                 )
                 for _ in range(config.n_layer)
             ),
-            arrays.dense(width, self.vocabulary),
+            arrays.dense(width, self.vocabulary, FINE_BITS),
         )
         arrays.end()
         return weights

@@ -17,12 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from mitai.mpc.engine import Secret, Weight, concatenate
-from mitai.mpc.models.arrays import Arrays, Tensors
+from mitai.mpc.models.arrays import FINE_BITS, Arrays, Tensors
 from mitai.mpc.models.attention import Attention, query_scale, split_heads
 from mitai.mpc.models.config import LlamaConfig, Rope
 from mitai.mpc.models.decoder import Decoder, Places
 from mitai.mpc.nonlinear import EMBEDDING_GAIN, activation, read, rms_norm
 from mitai.mpc.ring import FRACTION_BITS, Real, encode
+
+TURNED_BITS = 18  # of fraction of what makes queries and keys; with those of angles, what a truncation can cut
+ANGLE_BITS = 14
 
 
 @dataclass(frozen=True)
@@ -89,15 +92,15 @@ class Llama(Decoder[LlamaWeights]):
             arrays.table(self.vocabulary, width),
             tuple(
                 Layer(
-                    arrays.weight(width, self._columns),
+                    arrays.weight(width, self._columns, TURNED_BITS),
                     arrays.secret(self._columns) if config.model_type == "qwen2" else None,
                     arrays.weight(config.num_attention_heads * config.head_size, width),
-                    arrays.weight(width, 2 * inner),
-                    arrays.weight(inner, width),
+                    arrays.weight(width, 2 * inner, FINE_BITS),
+                    arrays.weight(inner, width, FINE_BITS),
                 )
                 for _ in range(config.num_hidden_layers)
             ),
-            arrays.weight(width, self.vocabulary),
+            arrays.weight(width, self.vocabulary, FINE_BITS),
         )
         arrays.end()
         return weights
@@ -122,14 +125,14 @@ class Llama(Decoder[LlamaWeights]):
     def _turned(self, layer: Layer, x: Secret, turns: tuple[Real, Real]) -> tuple[Secret, Secret]:
         """Return queries [batch, heads, n, size], and keys and values [batch, 2 · groups, n, size]."""
         config, engine = self.config, x.engine
-        product = read(engine.linear(read(x, 0), layer.attention), x.fraction + FRACTION_BITS)
+        product = read(engine.linear(read(x, FRACTION_BITS - TURNED_BITS), layer.attention), x.fraction + TURNED_BITS)
         if layer.bias is not None:
-            product = product + read(layer.bias.times(1 << x.fraction), product.fraction)
+            product = product + read(layer.bias.times(1 << TURNED_BITS), product.fraction)
         heads = split_heads(product, config.num_attention_heads + 2 * config.groups)
         turning = config.num_attention_heads + config.groups
-        fraction = product.fraction + FRACTION_BITS
+        fraction = product.fraction + ANGLE_BITS
         turned = read(rotate(heads[:, :turning], *turns), fraction)
-        kept = read(heads[:, turning:].times(1 << FRACTION_BITS), fraction)
+        kept = read(heads[:, turning:].times(1 << ANGLE_BITS), fraction)
         cut = engine.truncate(concatenate((turned, kept), 1))
         return cut[:, : config.num_attention_heads], cut[:, config.num_attention_heads :]
 
@@ -149,7 +152,7 @@ def turns_of(rope: Rope, size: int, at: int, n: int) -> tuple[Real, Real]:
 
 
 def rotate(x: Secret, cosines: Real, sines: Real) -> Secret:
-    """Turn pairs of the last axis, (i, i + half), by public angles; `FRACTION_BITS` more of fraction, not counted."""
+    """Turn pairs of the last axis, (i, i + half), by public angles; `ANGLE_BITS` more of fraction, not counted."""
     half = x.shape[-1] // 2
     across = concatenate((-x[..., half:], x[..., :half]), -1)
-    return x.times(encode(cosines, FRACTION_BITS)) + across.times(encode(sines, FRACTION_BITS))
+    return x.times(encode(cosines, ANGLE_BITS)) + across.times(encode(sines, ANGLE_BITS))
