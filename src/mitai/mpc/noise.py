@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
 
 import numpy as np
 
 from mitai.mpc.ring import Real
 
 
-def gumbel(shape: tuple[int, ...]) -> Real:
-    """Draw from the standard Gumbel distribution, between -3.7 and 37."""
-    words = np.frombuffer(secrets.token_bytes(8 * math.prod(shape)), np.uint64).reshape(shape)
-    uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
+def gumbel(shape: tuple[int, ...], draw: Callable[[int], bytes] = secrets.token_bytes) -> Real:
+    """Draw from the standard Gumbel distribution, between -3.7 and 37, out of so many random bytes."""
+    words = np.frombuffer(draw(8 * math.prod(shape)), np.uint64).reshape(shape)
+    uniform = ((words >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52  # exact, so never 0 or 1
     return np.asarray(-np.log(-np.log(uniform)), np.float64)

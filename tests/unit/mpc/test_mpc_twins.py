@@ -74,6 +74,11 @@ def test_honest_machines_agree():
     assert np.abs(run(program) - EXPECTED).max() < 1e-3
 
 
+def test_twin_dealers_draw_the_same_noise():
+    one, other = (run(lambda engine: engine.reveal(engine.gumbel((3,)))) for _ in range(2))
+    assert (one != other).any()
+
+
 @pytest.mark.parametrize("how", ["flip", "replay", "twice", "drop"])
 @pytest.mark.parametrize(("name", "end"), [("parties", 0), ("parties", 1), ("deal 0", 0), ("deal 1", 0)])
 def test_no_lie_gives_a_wrong_result(name, end, how):

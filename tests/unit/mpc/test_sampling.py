@@ -57,6 +57,11 @@ def test_noise_is_gumbels():
     assert distance < 0.01  # Kolmogorov and Smirnov: by chance once in 10^17 tries
 
 
+@pytest.mark.parametrize("byte", [b"\0", b"\xff"])
+def test_noise_is_finite(byte):
+    assert np.isfinite(noise.gumbel((2,), lambda size: byte * size)).all()
+
+
 def test_a_setting_without_noise_says_so():
     with pytest.raises(MpcError) as error:
         Engine.gumbel(ENGINE, (1, 2))

@@ -89,6 +89,18 @@ def test_a_factor_is_opened_once():
     assert local.cost.sent_bytes == [48 + 8 * 5 * 5] * 2
 
 
+def test_an_opened_factor_stays_the_number_that_it_is():
+    """Other numbers in the same array would be opened under the mask of the first ones."""
+
+    def program(engine):
+        x = engine.input("client", (2,), np.ones(2))
+        engine.multiply(x, x)
+        x.parts[0][...] += np.uint64(1)
+
+    with pytest.raises(ValueError, match="read-only"):
+        run(program)
+
+
 def test_a_cache_is_opened_once():
     """Rows that were masked are factors for free, cut and put together, in later runs too."""
     rng = np.random.default_rng(5)

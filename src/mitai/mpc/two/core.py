@@ -12,6 +12,7 @@ secret is blank. A protocol is a function of it, in three steps that each side w
 from __future__ import annotations
 
 import itertools
+import secrets
 import threading
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -173,9 +174,13 @@ class Two(Engine, ABC):
             return self.blank(whole, bits)
         return self.secret(np.broadcast_to(self.public(encoded), whole), bits)
 
+    def draw(self, size: int) -> bytes:
+        """Return bytes that nobody else knows: a run's names and keys, and noise, at a dealer."""
+        return secrets.token_bytes(size)
+
     def gumbel(self, shape: Shape) -> Secret:
         """See `Engine.gumbel`: the dealer draws, who sees nothing of what it is used for."""
-        share = self.pads.given(shape, np.uint64, lambda: encode(noise.gumbel(shape), self.fraction))
+        share = self.pads.given(shape, np.uint64, lambda: encode(noise.gumbel(shape, self.draw), self.fraction))
         return self.blank(shape, self.fraction) if self.offline else self.secret(share, self.fraction)
 
     def add_public(self, x: Secret, values: Ring) -> Secret:

@@ -16,7 +16,6 @@ Example:
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -137,10 +136,6 @@ class Dealer(Side):
             results.append(self.walk(DealerPads((first, second), outgoing), program))
             outgoing.flush()
         return results
-
-    def draw(self, size: int) -> bytes:
-        """Return a run's name or key."""
-        return secrets.token_bytes(size)
 
 
 class Party(Side):

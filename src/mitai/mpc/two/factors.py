@@ -52,11 +52,13 @@ class Known(Generic[T]):
         """Remember something of the numbers that this share belongs to."""
         name = id(share)
         if share.shape:  # a single number may be no array at all
+            share.flags.writeable = False  # other numbers in the same array would come under the same mask
             self._found[name] = what, weakref.ref(share, lambda _: self._found.pop(name, None))
 
     def find(self, share: Ring) -> T | None:
         """Return what is known."""
-        return self._found[id(share)][0] if id(share) in self._found else None
+        what, there = self._found.get(id(share), (None, None))
+        return what if there is not None and there() is share else None
 
 
 def factor_of(known: Known[Factor], pads: Pads, x: Secret) -> Factor:
