@@ -27,7 +27,6 @@ PARTS = {  # where a name is looked up, and what it is
     (gpt2, "activation"): "activation",
     (llama, "activation"): "activation",
     (bert, "rms_norm"): "norms",
-    (bert, "mean"): "norms",
     (gpt2, "rms_norm"): "norms",
     (llama, "rms_norm"): "norms",
     (bert, "embed"): "embedding",

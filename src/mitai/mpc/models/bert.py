@@ -25,12 +25,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mitai.mpc.engine import Secret, Weight, concatenate
+from mitai.mpc.engine import Secret, Weight
 from mitai.mpc.models.arrays import Arrays, Dense, Tensors, embed, one_hot
 from mitai.mpc.models.attention import Attention, query_scale, split_heads
 from mitai.mpc.models.config import BertConfig
 from mitai.mpc.models.decoder import centred
-from mitai.mpc.nonlinear import EMBEDDING_GAIN, TANH, activation, mean, read, rms_norm
+from mitai.mpc.nonlinear import EMBEDDING_GAIN, TANH, activation, read, rms_norm
 from mitai.mpc.ring import FRACTION_BITS, Real
 
 
@@ -178,8 +178,9 @@ class Bert:
             attended = self._attention(heads[:, :n], heads[:, n : 2 * n], heads[:, 2 * n :], hidden=hidden)
             mixed, middle = with_mean(layer.mixed, attended, x)
             x = layer.first(x - middle + mixed)
-            inner = activation(layer.inner(x), config.hidden_act, config.mpc_approx)
-            x = layer.second(x - mean(x) + layer.outer(inner))
+            inner, middle = with_mean(layer.inner, x, x)
+            inner = activation(inner, config.hidden_act, config.mpc_approx)
+            x = layer.second(x - middle + layer.outer(inner))
         return x
 
     def classify(self, weights: BertWeights, client: Arrays, *, batch: int, length: int) -> Secret:
@@ -199,10 +200,8 @@ class Bert:
 
 def with_mean(layer: Dense, x: Secret, y: Secret) -> tuple[Secret, Secret]:
     """Return a layer of x, and the mean of y's last axis (kept, of length 1), cut back together: one round for both."""
-    engine, fraction = y.engine, y.fraction + 32
-    product = read(engine.linear(read(x, 0), layer.weight), x.fraction + FRACTION_BITS)
+    product = read(y.engine.linear(read(x, 0), layer.weight), x.fraction + FRACTION_BITS)
     product = product + read(layer.bias.times(1 << x.fraction), product.fraction)
-    product = read(product.times(1 << (fraction - product.fraction)), fraction)
-    total = read(y.sum(-1, keepdims=True).times(round(2**32 / y.shape[-1])), fraction)
-    both = engine.truncate(concatenate((product, total), -1))
-    return both[..., :-1], both[..., -1:]
+    total = read(y.sum(-1, keepdims=True).times(round(2**32 / y.shape[-1])), y.fraction + 32)
+    cut, middle = y.engine.truncate_all(product, total)
+    return cut, middle
