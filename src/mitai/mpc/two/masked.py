@@ -59,6 +59,8 @@ class Opened:
 
     def part(self, start: int, size: int) -> Opened:
         """Return some of them."""
+        if size == self.size:
+            return self
         part = copy.copy(self)
         part.size, some = size, slice(start, start + size)
         part.halves = tuple(half[some] for half in self.halves)
