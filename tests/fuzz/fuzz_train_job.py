@@ -16,6 +16,7 @@ SEEDS = [
     HEAD % b"grpo" + b'[grpo]\ngenerations = 4\n[[grpo.rewards]]\nname = "exact"\nafter = "A:"\n',
     HEAD % b"reward" + b"[reward]\ncentre = 0.01\n",
     HEAD % b"distill" + b'[distill]\nteacher = "big"\ndivergence = "reverse"\n',
+    HEAD % b"approximate" + b"[approximate]\nlayers = 0.5\n",
     HEAD % b"private" + b"[limits]\nrows = 8\nsteps = 1\n[private]\nepsilon = 1.0\ndelta = 1e-5\n",
     b'<a>1,234.5</a> {"a": 1}',
 ]

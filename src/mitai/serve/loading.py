@@ -29,7 +29,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from mitai.capsule.sources import FileSource
 from mitai.capsule.tensors import Tensor, parse_shard
@@ -69,7 +75,12 @@ class LoadedModel:
 
 
 def load(
-    source: FileSource, *, progress: Progress | None = None, weights: Future[dict[str, memoryview]] | None = None
+    source: FileSource,
+    *,
+    progress: Progress | None = None,
+    weights: Future[dict[str, memoryview]] | None = None,
+    classifiers: bool = False,
+    approximated: bool = False,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
@@ -77,6 +88,8 @@ def load(
         source: The folder.
         progress: Called with (bytes read, bytes in all) of the weights.
         weights: What `mitai.serve.weights.begin` returned for this source, where reading has begun already.
+        classifiers: Take a folder whose configuration names the family's sequence classifier too.
+        approximated: Take a model that was trained for approximations; the caller puts them in (`is_approximated`).
 
     Raises:
         ServeError: The folder is not one of a causal language model, or lacks something.
@@ -84,11 +97,22 @@ def load(
         CapsuleError: A sealed file is damaged.
     """
     config = _config(source)
+    if is_approximated(config) and not approximated:
+        raise ServeError(
+            "serve.approximated",
+            "this model was trained for the approximations of secure computation; exact functions give wrong answers",
+            hint="compute it with mitai.mpc, or use the model that it was made from",
+        )
     weights = weights or begin(source, progress)  # read while Python imports the model's code and builds the tokenizer
-    architecture = _architecture(config)
+    architecture = _architecture(config, classifiers=classifiers)
     tokenizer = _tokenizer(source)
     model = _model(source, config, architecture, _tensors(weights.result()))
     return LoadedModel(model, tokenizer)
+
+
+def is_approximated(config: PretrainedConfig) -> bool:
+    """Return whether a configuration asks for other functions than its family's (`mpc_approx`)."""
+    return getattr(config, "mpc_approx", "exact") != "exact"
 
 
 def _require(source: FileSource, name: str, hint: str) -> None:
@@ -193,10 +217,18 @@ def view(shard: str, tensor: Tensor) -> torch.Tensor:
     return flat.view(dtype).view(tensor.shape)
 
 
-def _architecture(config: PretrainedConfig) -> Any:  # noqa: ANN401 - transformers types its model classes loosely
+def _architecture(config: PretrainedConfig, *, classifiers: bool = False) -> Any:  # noqa: ANN401 - typed loosely
     """Return the model class of a configuration; this imports it."""
+    classifier = _classifier(config)
+    if classifiers and classifier is not None and config.architectures == [classifier.__name__]:
+        return classifier
     architecture: Any = AutoModelForCausalLM._model_mapping[type(config)]
     return architecture[0] if isinstance(architecture, tuple) else architecture
+
+
+def _classifier(config: PretrainedConfig) -> Any:  # noqa: ANN401 - see `_architecture`
+    classes: Any = AutoModelForSequenceClassification._model_mapping
+    return classes.get(type(config), None)
 
 
 def _model(
@@ -223,7 +255,7 @@ def _model(
     if "generation_config.json" in source.names():
         fields = read_json(source, "generation_config.json")
         model.generation_config = transformers.GenerationConfig.from_dict(fields)
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    if architecture is not _classifier(config) and "past_key_values" not in inspect.signature(model.forward).parameters:
         raise ServeError(
             "serve.architecture-unsupported",
             f"a {architecture.__name__} keeps no keys and values: it can't be served yet",

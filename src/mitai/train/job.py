@@ -31,6 +31,7 @@ from mitai.errors import TrainError
 from mitai.train.evaluate.board import Compare
 from mitai.train.evaluate.tasks import Evaluate
 from mitai.train.tables import (
+    Approximate,
     Audit,
     CapsuleId,
     Column,
@@ -134,6 +135,7 @@ METHOD_TABLES: dict[str, type[Table]] = {
     "grpo": Grpo,
     "reward": Reward,
     "distill": Distill,
+    "approximate": Approximate,
     "private": Private,
     "evaluate": Evaluate,
     "leaderboard": Compare,
@@ -159,6 +161,7 @@ class Job(Table, frozen=True):
     grpo: Grpo | None = None
     reward: Reward | None = None
     distill: Distill | None = None
+    approximate: Approximate | None = None
     private: Private | None = None
     evaluate: Evaluate | None = None
     leaderboard: Compare | None = None

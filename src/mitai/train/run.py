@@ -32,8 +32,9 @@ import torch  # noqa: E402 - after `quiet`, which decides what these do on impor
 from datasets import Dataset  # noqa: E402
 from transformers import PrinterCallback, Trainer, set_seed  # noqa: E402
 
-from mitai.serve.loading import LoadedModel, load  # noqa: E402
+from mitai.serve.loading import LoadedModel  # noqa: E402
 from mitai.train import weights  # noqa: E402
+from mitai.train.approximation import load  # noqa: E402
 from mitai.train.data import MAX_ROWS, Records, read  # noqa: E402
 from mitai.train.group import Group, SharedStates, require_divisible  # noqa: E402
 from mitai.train.job import Job  # noqa: E402
@@ -144,7 +145,7 @@ def _task(job: Job, sources: Mapping[str, FileSource], secret: bytes) -> tuple[T
     """Load model and rows; return the task, and how many rows it trains on."""
     by_role = _by_role(job, sources)
     train, held_out = _rows(job, by_role)
-    base = load(by_role["model"][0])
+    base = load(by_role["model"][0], classifiers=METHODS[job.job.method].classifiers)
     model = _model(job, base, by_role)
 
     def role(name: str) -> LoadedModel:

@@ -140,6 +140,23 @@ class Distill(Sft, frozen=True, kw_only=True):
         return (Input("teacher", self.teacher, "model"),)
 
 
+class Approximate(Table, frozen=True):
+    """`[approximate]`: a model that does without GELU and softmax, for secure computation."""
+
+    layers: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.7
+
+    def unfit(self, job: Job) -> str | None:
+        """Say what does not go together."""
+        training = job.training
+        if job.lora or job.job.adapter:
+            return "trains all weights: it goes without [lora] and job.adapter"
+        if training.gradient_checkpointing or training.precision != "float32":
+            return "goes without gradient_checkpointing and bfloat16"
+        if job.early_stopping:
+            return "goes without [early_stopping]: what is evaluated is learnt last"
+        return None
+
+
 class Private(Sft, frozen=True, kw_only=True):
     """`[private]`: the settings of `[sft]`, with differential privacy of every record."""
 

@@ -25,6 +25,7 @@ class Method(NamedTuple):
     purpose: Literal["training", "evaluation"] = "training"
     private: bool = False  # its noise hides single records: no transcript, and all records or none
     signed: bool = False  # its output goes with evidence of who signed it
+    classifiers: bool = False  # its model may be a sequence classifier
 
     def load(self) -> ModuleType:
         """Import the method's module."""
@@ -37,6 +38,7 @@ METHODS = {
     "grpo": Method("mitai.train.methods.grpo"),
     "reward": Method("mitai.train.methods.reward"),
     "distill": Method("mitai.train.methods.distill"),
+    "approximate": Method("mitai.train.methods.approximate", classifiers=True),
     "private": Method("mitai.train.methods.private", private=True),
     "evaluate": Method("mitai.train.methods.evaluate", "evaluation", signed=True),
     "leaderboard": Method("mitai.train.methods.leaderboard", "evaluation", signed=True),
