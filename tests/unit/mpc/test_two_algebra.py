@@ -129,6 +129,19 @@ def test_a_cache_is_opened_once():
     assert local.cost.sent_bytes == [48 + 8 * 8] * 2
 
 
+def test_what_is_masked_is_another_factor_than_before():
+    x = np.arange(3, dtype=np.uint64)
+
+    def first(engine):
+        plain = engine.input("client", (3,), None, 0)
+        return plain, engine.masked(plain)
+
+    local = Local()
+    states = local.do((first,) * 3, {"client": [x]})
+    done = local.do(tuple(lambda engine, both=both: (both[0] * both[1],) for both in states))
+    assert (join(done[0][0].parts[0], done[1][0].parts[0]) == x * x).all()
+
+
 def test_factors_of_few_and_of_all_bits():
     """Where 48 bits were opened and all are needed, the rest follows."""
     rng = np.random.default_rng(4)

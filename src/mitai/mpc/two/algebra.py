@@ -93,7 +93,7 @@ def masked(engine: Two, x: Secret) -> Secret:
     factor = Factor(engine.pads.random(x.shape, np.uint64))
     open_factors(engine, 0, (x, factor))
     if not engine.offline:
-        return Secret(engine, (x.parts[0], factor.mask[0], factor.opened), x.fraction)
+        return Secret(engine, (x.parts[0].view(), factor.mask[0], factor.opened), x.fraction)  # found by itself
     (share,) = engine.blank(x.shape, x.fraction).parts
     further = (share, share) if engine.role in {0, 1} else (factor.whole_mask(),)  # a party that plans has as many
     return Secret(engine, (share, *further), x.fraction)
