@@ -26,6 +26,7 @@ import ipaddress
 import re
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -45,7 +46,9 @@ _NAMES = ("0", "1", "2")
 FRIENDS = len(_NAMES)
 LIMIT = 1e12  # so that the sum is exact in hundredths
 MEET_S, BESIDE_S, ENTER_S = 600.0, 60.0, 1800.0
+_LOOK_EVERY_S = 0.2
 _LABEL = b"mitai mpc salary v1\0"
+_READY = b"\1"
 _CODE_BYTES, _PROOF_BYTES, _KEY_BYTES, _PORT_BYTES, _HOST_BYTES = 10, 32, 32, 2, 46
 _ROSTER_BYTES = FRIENDS * _KEY_BYTES + _PORT_BYTES + _HOST_BYTES
 _SALARY = re.compile(r"[0-9]{1,13}(?:\.[0-9]{1,2})?")
@@ -85,10 +88,10 @@ class Friends:
     """Three friends who are linked; this one is `number` 0, 1 or 2, in the order of their coming."""
 
     def __init__(self, number: int, links: Mapping[str, SocketLink], keys: Sequence[PublicKey]) -> None:
-        self._name = str(number)
+        self._name, self._links = str(number), links
         self._engine = AdditiveEngine(self._name, links)
         digest = hashlib.sha256(_LABEL + b"check\0" + b"".join(sorted(key.raw for key in keys))).digest()
-        self.check_code = _grouped(base64.b32encode(digest).decode()[:20], 5)
+        self.check_code = _grouped(base64.b32encode(digest).decode()[:25], 5)
 
     def average(self, own: float) -> float:
         """Return the average of all three numbers; waits for the others to give theirs.
@@ -98,6 +101,7 @@ class Friends:
         """
         hundredths = round(own * 100)
         try:
+            self._wait_for_all()
             return average(Party(self._engine, {self._name: hundredths}), _NAMES) / 100
         except MpcError as error:
             if error.code != "mpc.link-lost":
@@ -107,6 +111,28 @@ class Friends:
                 "a friend left before the average was known here",
                 hint="nobody can work out your number from what was sent; begin anew together",
             ) from None
+
+    def _wait_for_all(self) -> None:
+        """Say that this friend is ready, and wait for the others; whoever of them leaves ends it at once."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(_LOOK_EVERY_S):
+                if any(link.ended() for link in self._links.values()):
+                    for link in self._links.values():
+                        link.abort()
+                    return
+
+        watching = threading.Thread(target=watch, name="mitai-mpc-watch")
+        watching.start()
+        try:
+            for link in self._links.values():
+                link.send(_READY)
+            for link in self._links.values():
+                link.receive(len(_READY))
+        finally:
+            done.set()
+            watching.join()
 
 
 class _Meeting:

@@ -54,7 +54,7 @@ def test_all_see_one_check_code_and_every_meeting_another():
     codes = [friends(First(HERE), (1, 2), lambda _, three: three.check_code) for _ in range(2)]
     assert [len(set(three)) for three in codes] == [1, 1]
     assert codes[0] != codes[1]
-    assert re.fullmatch(r"[A-Z2-7]{5}(-[A-Z2-7]{5}){3}", codes[0][0])
+    assert re.fullmatch(r"[A-Z2-7]{5}(-[A-Z2-7]{5}){4}", codes[0][0])
 
 
 def test_a_friend_who_leaves_ends_it_for_all():
@@ -68,6 +68,22 @@ def test_a_friend_who_leaves_ends_it_for_all():
 
     with pytest.raises(KeyError):
         friends(First(HERE), (1, 2), play)
+
+
+def test_a_friend_who_leaves_is_missed_while_another_one_still_thinks():
+    told = threading.Event()
+
+    def play(number, three):
+        if number == 1:
+            with pytest.raises(MpcError) as caught:
+                three.average(1)
+            told.set()
+            return caught.value.code
+        if number == 0:
+            assert told.wait(60)  # the first friend has not typed yet
+        return None
+
+    assert "mpc.friend-left" in friends(First(HERE), (1, 2), play)
 
 
 def test_who_does_not_know_the_code_is_turned_away():
