@@ -156,11 +156,11 @@ def llama15m(length: int = 32, layers: int = 6) -> tuple[Model, np.ndarray]:
     return Model(config, named), ids
 
 
-def qwen05b() -> tuple[Model, int]:
-    """Return the shape of Qwen2-0.5B with one layer, and how many it has."""
+def qwen05b(vocabulary: int) -> tuple[Model, int]:
+    """Return the shape of Qwen2-0.5B with one layer and so many tokens, and how many layers it has."""
     random, width, inner, heads, groups = shapes.Random(5), 896, 4864, 14, 2
     size = width // heads
-    named: Named = {"model.embed_tokens.weight": random.normal(151936, width)}
+    named: Named = {"model.embed_tokens.weight": random.normal(vocabulary, width)}
     layer = "model.layers.0"
     for name, rows, columns in (("q", width, width), ("k", groups * size, width), ("v", groups * size, width)):
         _put(named, f"{layer}.self_attn.{name}_proj", random.normal(rows, columns, deviation=0.03), random.normal(rows))
@@ -170,7 +170,7 @@ def qwen05b() -> tuple[Model, int]:
     for name in (f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm", "model.norm"):
         _put(named, f"{name}.weight", random.normal(width, deviation=0.1, mean=1))
     config = {
-        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": width, "intermediate_size": inner,
+        "model_type": "qwen2", "vocab_size": vocabulary, "hidden_size": width, "intermediate_size": inner,
         "num_hidden_layers": 1, "num_attention_heads": heads, "num_key_value_heads": groups, "rope_theta": 1e6,
         "tie_word_embeddings": True,
     }  # fmt: skip
