@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -41,6 +42,7 @@ def main() -> None:
     forbid_core_dumps()
     try:
         config = TrainConfig.parse(arguments.config.read_text())
+        listening = _listen(config)  # first: where another worker runs, its scratch is not touched, nor a use spent
         request = placed(SubmitRequest.parse(arguments.request.read_bytes()), os.environ) if arguments.request else None
         worker = create_worker(config)
         run = worker.jobs.submit(request, _say) if request else None
@@ -63,10 +65,15 @@ def main() -> None:
     if run is not None:
         threading.Thread(target=_end_with, args=(run, server), name="mitai-end", daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+        server.run(sockets=[listening])
     if run is not None:
         _say(run.shown())
     sys.exit(not server.started or (run is not None and run.state != "done"))
+
+
+def _listen(config: TrainConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    return socket.create_server((config.host, config.port), family=family)
 
 
 def _say(values: Mapping[str, object]) -> None:

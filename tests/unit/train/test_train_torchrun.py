@@ -88,6 +88,23 @@ def test_what_torchrun_says_of_another_job_is_refused(said: dict[str, str | None
     assert refused.value.code == "train.torchrun"
 
 
+def test_where_a_worker_runs_a_second_one_spends_nothing_and_takes_nothing_away(tmp_path: Path) -> None:
+    made = tmp_path / "scratch" / "output" / "job"
+    made.mkdir(parents=True)
+    SimPlatform.create(tmp_path / "sim")
+    (tmp_path / "policy.toml").write_text("")
+    (tmp_path / "request.json").write_bytes(msgspec.json.encode(request("")))
+    with socket.create_server(("127.0.0.1", 0)) as running:
+        (tmp_path / "train.toml").write_text(
+            f'port = {running.getsockname()[1]}\nbroker_policy = "policy.toml"\nscratch = "scratch"\nsim = "sim"\n'
+        )
+        command = [sys.executable, "-m", "mitai.train", "--config", "train.toml", "--request", "request.json"]
+        second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (second.returncode, second.stdout) == (1, "")
+    assert "Address already in use" in second.stderr
+    assert [made] == list((tmp_path / "scratch").glob("*/*"))
+
+
 # --- with torchrun itself --------------------------------------------------------------------------------------------
 
 
