@@ -164,6 +164,18 @@ def test_inputs_that_are_missing_or_of_another_shape():
         refused("mpc.input-shape", lambda feeds=feeds: party.walk(pads, lambda e: e.input("client", (2, 3)), feeds))
 
 
+def test_a_program_that_does_not_keep_to_its_plan():
+    """Where both parties leave it alike, no message is missing; the result is wrong, and not given out."""
+
+    def square(engine, again):
+        x = engine.constant(1.0, (2,))
+        return engine.reveal(x * x if again else engine.truncate(x.map(lambda part: part << np.uint64(1), 17)))
+
+    local = Local()
+    (ready,) = local.prepare([(lambda engine: square(engine, engine.offline),) * 3])
+    refused("mpc.plan-mismatch", lambda: local.play((lambda engine: square(engine, engine.offline),) * 3, ready))
+
+
 def test_nothing_outside_of_a_run():
     secret = []
     run(lambda engine: secret.append(engine.constant(1.0, (2,))))

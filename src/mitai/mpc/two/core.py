@@ -147,8 +147,7 @@ class Two(Engine, ABC):
         """
         del values
         bits = self.fraction if fraction is None else fraction
-        if isinstance(self.pads, PlanPads):
-            self.pads.note("input", owner, shape, bits)
+        self.pads.note("input", owner, shape, bits)
         if self.offline:
             return self.blank(shape, bits)
         share = next(self._feeds.get(owner, iter(())), None)

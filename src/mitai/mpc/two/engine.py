@@ -131,9 +131,11 @@ class Dealer(Side):
             products -= result_rows(keys[0], uses)
             links[1].send(products.data.cast("B"))
         results = []
-        for program, first, second in zip(programs, *keys, strict=True):
+        for program, plan, first, second in zip(programs, plans, *keys, strict=True):
             outgoing = Outgoing(links[1])
-            results.append(self.walk(DealerPads((first, second), outgoing), program))
+            pads = DealerPads((first, second), outgoing)
+            results.append(self.walk(pads, program))
+            pads.keep_to(plan)
             outgoing.flush()
         return results
 
@@ -194,7 +196,7 @@ class Party(Side):
 
         Raises:
             MpcError: `mpc.tape-damaged`, `mpc.tape-used`, `mpc.tape-mismatch`; `mpc.input-missing`, `mpc.input-shape`;
-                the link's.
+                `mpc.plan-mismatch`: the program did something else than when it was planned; the link's.
         """
         header, pads = open_tape(tape, self.role, plan)
         if header.run in self._used:
@@ -202,6 +204,7 @@ class Party(Side):
         self._used.add(header.run)
         self._agree(header)
         result = self.walk(pads, program, feeds)
+        pads.keep_to(plan)
         pads.end()
         return result
 

@@ -41,6 +41,8 @@ from mitai.mpc.kernels import Packed, Word
 from mitai.mpc.ring import Ring
 from mitai.mpc.two.blank import blank
 
+Draw = tuple[object, ...]
+
 KEY_BYTES = 16
 AHEAD = 1 << 11  # words that are made at once for smaller draws
 ONLINE, PRODUCTS = 0, 1  # streams of a key: what a run draws, and party 0's halves of products with weights
@@ -108,11 +110,13 @@ class Plan:
         digest: SHA-256 over all draws in order.
         corrections: Bytes that the dealer sends to party 1.
         products: With which weights masks are multiplied ahead.
+        draws: All draws and inputs, in order.
     """
 
     digest: bytes
     corrections: int
     products: tuple[Product, ...]
+    draws: tuple[Draw, ...] = ()
 
     @property
     def product_words(self) -> int:
@@ -121,9 +125,25 @@ class Plan:
 
 
 class Pads(ABC):
-    """Where a protocol draws randomness."""
+    """Where a protocol draws randomness; all sides' `draws` have to be those of the plan."""
 
     offline = True
+
+    def __init__(self) -> None:
+        self.draws: list[Draw] = []
+
+    def note(self, *what: object) -> None:
+        """Take something public into what all sides have to agree on."""
+        self.draws.append(what)
+
+    def keep_to(self, plan: Plan) -> None:
+        """Check that a walk was what its plan says.
+
+        Raises:
+            MpcError: `mpc.plan-mismatch`.
+        """
+        if tuple(self.draws) != plan.draws:
+            raise MpcError("mpc.plan-mismatch", "the program did not do what its plan says")
 
     @abstractmethod
     def random(self, shape: Shape, dtype: type[Word]) -> tuple[NDArray[Word], ...]:
@@ -195,7 +215,7 @@ class PlanPads(Pads):
     """Counts what a program draws, and gives blanks."""
 
     def __init__(self) -> None:
-        self._digest = hashlib.sha256(LABEL)
+        super().__init__()
         self._words = 0
         self._corrections = 0
         self._products: list[Product] = []
@@ -203,15 +223,12 @@ class PlanPads(Pads):
 
     def plan(self) -> Plan:
         """Return what was counted."""
-        return Plan(self._digest.digest(), self._corrections, tuple(self._products))
-
-    def note(self, *what: object) -> None:
-        """Take something public into the digest."""
-        self._digest.update(f"{what}\n".encode())
+        digest = hashlib.sha256(LABEL + "".join(f"{draw}\n" for draw in self.draws).encode()).digest()
+        return Plan(digest, self._corrections, tuple(self._products), tuple(self.draws))
 
     def random(self, shape: Shape, dtype: type[Word]) -> tuple[NDArray[Word], ...]:
         """See `Pads.random`."""
-        self.note("random", shape, np.dtype(dtype).str)
+        self.note("random", shape, dtype.__name__)
         self._words += word_count(shape, dtype)
         return (blank(shape, dtype),)
 
@@ -220,7 +237,7 @@ class PlanPads(Pads):
     ) -> NDArray[Word]:
         """See `Pads.given`."""
         del values
-        self.note("given", shape, np.dtype(dtype).str, xor)
+        self.note("given", shape, dtype.__name__, xor)
         self._words += word_count(shape, dtype)
         self._corrections += 8 * word_count(shape, dtype)
         return blank(shape, dtype)
@@ -239,17 +256,20 @@ class DealerPads(Pads):
     """Draws both halves, and writes what party 1 is given."""
 
     def __init__(self, keys: tuple[bytes, bytes], corrections: Sink) -> None:
+        super().__init__()
         self._streams = tuple(Stream(key, ONLINE) for key in keys)
         self._corrections = corrections
 
     def random(self, shape: Shape, dtype: type[Word]) -> tuple[NDArray[Word], ...]:
         """See `Pads.random`."""
+        self.note("random", shape, dtype.__name__)
         return tuple(stream.take(shape, dtype) for stream in self._streams)
 
     def given(
         self, shape: Shape, dtype: type[Word], values: Callable[[], NDArray[Any]], *, xor: bool = False
     ) -> NDArray[Word]:
         """See `Pads.given`."""
+        self.note("given", shape, dtype.__name__, xor)
         first, second = self._streams
         made = values()
         if made.shape != shape or made.dtype not in (dtype, np.bool_):
@@ -263,6 +283,7 @@ class DealerPads(Pads):
 
     def product(self, rows: int, weight: MaskedWeight) -> tuple[Ring, Ring]:
         """See `Pads.product`; the products of a whole batch are dealt before (`prepare`)."""
+        self.note("product", rows, weight.shape)
         for stream in self._streams:
             stream.skip(rows * weight.shape[0])
         return blank((rows, weight.shape[0])), blank((rows, weight.shape[1]))
@@ -281,6 +302,7 @@ class TapePads(Pads):
     offline = False
 
     def __init__(self, role: int, key: bytes, products: Ring, corrections: Source) -> None:
+        super().__init__()
         self._role = role
         self._stream = Stream(key, ONLINE)
         self._products = products
@@ -288,13 +310,15 @@ class TapePads(Pads):
 
     def random(self, shape: Shape, dtype: type[Word]) -> tuple[NDArray[Word], ...]:
         """See `Pads.random`."""
+        self.note("random", shape, dtype.__name__)
         return (self._stream.take(shape, dtype),)
 
     def given(
         self, shape: Shape, dtype: type[Word], values: Callable[[], NDArray[Any]], *, xor: bool = False
     ) -> NDArray[Word]:
         """See `Pads.given`."""
-        del values, xor
+        del values
+        self.note("given", shape, dtype.__name__, xor)
         if self._role == 0:
             return self._stream.take(shape, dtype)
         n = word_count(shape, dtype)
@@ -306,6 +330,7 @@ class TapePads(Pads):
 
     def product(self, rows: int, weight: MaskedWeight) -> tuple[Ring, Ring]:
         """See `Pads.product`."""
+        self.note("product", rows, weight.shape)
         n = rows * weight.shape[1]
         if len(self._products) < n:
             raise MpcError("mpc.tape-damaged", "the tape has fewer products than the run")

@@ -21,7 +21,6 @@ from mitai.mpc.two.blank import blank
 from mitai.mpc.two.compare import Signs
 from mitai.mpc.two.core import Two
 from mitai.mpc.two.masked import Bytes, Lift, Opened, Times, Words, select
-from mitai.mpc.two.pads import PlanPads
 from mitai.mpc.two.pieces import SIGN_BIT, Line, Piece, Pieces, octaves_of, pieces_of
 from mitai.mpc.two.waves import Wave
 
@@ -104,8 +103,7 @@ def octaves(engine: Two, x: Secret, table: Octaves) -> Secret:
 
 def _evaluated(engine: Two, plan: Pieces, x: Secret, shifts: tuple[int, ...], fraction: int) -> Secret:
     """Return a function of x, of which each shift makes one of the pieces' sources."""
-    if isinstance(engine.pads, PlanPads):
-        engine.pads.note(plan.outline)
+    engine.pads.note(plan.outline)
     sources = [x.parts[0].reshape(-1) >> np.uint64(shift) for shift in shifts]
     both = Opened.of(engine, np.concatenate(sources) if shifts != (0,) else x.parts[0])
     opened = [both.part(k * x.size, x.size) for k in range(len(sources))]
