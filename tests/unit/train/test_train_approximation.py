@@ -17,7 +17,10 @@ from mitai.errors import ServeError, TrainError
 from mitai.mpc import nonlinear
 from mitai.mpc.clear import ClearEngine
 from mitai.mpc.generate import generate, prompts
-from mitai.mpc.models.arrays import Arrays
+from mitai.mpc.models.arrays import Arrays, Tensors
+from mitai.mpc.models.bert import Bert
+from mitai.mpc.models.config import BertConfig as SecureConfig
+from mitai.mpc.models.config import parse_config
 from mitai.mpc.sampling import Sampling
 from mitai.serve import loading
 from mitai.train.approximation import Quad, approximate, load, two_quad
@@ -199,6 +202,20 @@ def test_what_was_made_is_computed_with_its_approximations_only(bert):
     with pytest.raises(TrainError) as error:
         load(tiny_bert(mpc_approx="linear"), classifiers=True)
     assert error.value.code == "train.no-approximation"
+
+
+def test_what_was_made_answers_alike_in_secure_computation(bert, tmp_path):
+    files = approximated(bert, FAST.replace("= 6", "= 1")).files
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    program = Bert(parse_config(files["config.json"], SecureConfig))
+    engine, ids = ClearEngine(), [[5, 6, 7, 8], [9, 10]]
+    weights = program.load(Arrays(engine, "model", program.arrays(Tensors(tmp_path))))
+    client = Arrays(engine, "client", program.prompts(ids, 16))
+    found = engine.reveal(program.classify(weights, client, batch=2, length=16))
+    student = load(MemorySource(files), classifiers=True).model
+    wanted = np.concatenate([student(torch.tensor([each])).logits.numpy() for each in ids])
+    assert np.abs(found - wanted).max() < 2e-3
 
 
 def test_a_classifier_is_no_language_model(bert):
