@@ -189,8 +189,10 @@ class Door:
             link.abort()
             return
         with self._changed:
-            self._here[session] = guest
+            known = self._here.setdefault(session, guest) is not guest
             self._changed.notify_all()
+        if known:  # sessions are random: nobody takes the place of another client
+            link.abort()
 
     def _forget(self) -> None:
         """Let go who has waited too long, such as one whom the other party does not know."""

@@ -70,6 +70,11 @@ class Side:
         needed = set(ROLES[:2] if self.role == "client" else ROLES) - {self.role}
         if missing := sorted(needed - set(config.peers)):
             raise MpcError("mpc.config", f"{FILE} does not name {' and '.join(missing)}", hint="[peers.NAME] key = …")
+        keys = [identity.key_id, *(peer.key for peer in config.peers.values())]
+        if len(set(keys)) < len(keys):
+            raise MpcError(
+                "mpc.config", f"{FILE} gives two sides one key", hint="who has both halves knows all: one key each"
+            )
         self.peers = {
             role: Peer(peer.key, Address.parse(peer.address) if peer.address else None)
             for role, peer in config.peers.items()

@@ -111,12 +111,11 @@ class Store:
             MpcError: `mpc.tape-missing`: it was used, or never made. `mpc.tape-damaged`: it is not as it was written.
         """
         path = self._path(program, number)
-        try:
+        with _there(program, number):
             file = path.open("rb", buffering=0)
-        except FileNotFoundError:
-            raise MpcError("mpc.tape-missing", f"there is no tape {number} for {program}") from None
         try:
-            path.unlink()
+            with _there(program, number):  # not, where another process was quicker
+                path.unlink()
             self._settle()
             return Tape(file, lambda salt: self._sequence(salt, program, number))
         except BaseException:
@@ -292,6 +291,14 @@ class Tape:
             return self._sequence.open(sealed, b"" if self._left_bytes else b"final")
         except ChannelError:
             raise _damaged() from None
+
+
+@contextmanager
+def _there(program: str, number: int) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise MpcError("mpc.tape-missing", f"there is no tape {number} for {program}") from None
 
 
 def _short(program: str) -> str:

@@ -1,10 +1,10 @@
 """Sides that may cheat: the setting `2+1` with every side twice, and nothing revealed before twins have compared.
 
-Follows `docs/spec/mpc-parties.md`, "Twins". Party 0, party 1 and the dealer each have a twin on a machine of its own. The twins
-of a side have the same shares and draw the same randomness, so they send the same bytes. Both halves, the first of all
-sides and the second of all sides, run the program beside each other; whoever deviates makes what one side receives
-differ between its twins, and they find out when they compare digests: after preparing, before and after anything is
-revealed, and before a run's results leave.
+Follows `docs/spec/mpc-parties.md`, "Twins". Party 0, party 1 and the dealer each have a twin on a machine of its own.
+The twins of a side have the same shares and draw the same randomness, so they send the same bytes. Both halves, the
+first of all sides and the second of all sides, run the program beside each other; whoever deviates makes what one
+side receives differ between its twins, and they find out when they compare digests: after preparing, before and after
+anything is revealed, and before a run's results leave.
 
 Invariants (at most one of the six machines is dishonest, in any way):
 

@@ -12,12 +12,12 @@ import pytest
 from mitai.errors import MpcError
 from mitai.identity import Identity
 from mitai.mpc.attested import Credentials
-from mitai.mpc.clients import Peer, ask
+from mitai.mpc.clients import Peer, ask, reach
 from mitai.mpc.meeting import Address, listening
 from mitai.mpc.models.arrays import Arrays
 from mitai.mpc.parties import ROLES, Own, deal, serve
 from mitai.mpc.ring import encode
-from mitai.mpc.tasks import answering
+from mitai.mpc.tasks import agree, answering
 from mitai.mpc.two.shares import split
 
 WEIGHT = np.arange(12.0).reshape(3, 4) / 8 - 0.5
@@ -128,6 +128,19 @@ def test_a_client_who_goes_away_changes_nothing(tmp_path):
     answers.close()
     product, _ = question(three, np.ones((2, 3)))
     assert np.abs(product - np.ones((2, 3)) @ WEIGHT).max() < 1e-3
+
+
+def test_a_client_does_not_take_the_place_of_another(tmp_path):
+    three = Three(tmp_path, [Positive()] * 3)
+    three.wait_for("p1", "the model is loaded")
+    links = []
+    for _ in range(2):
+        links.append(reach(Credentials(CLIENT), three.parties[1], time.monotonic() + 20, 20))
+        agree(links[-1], Positive())
+        links[-1].send(bytes(16))  # the session
+        links[-1].send(bytes(48))
+        time.sleep(0.5)
+    assert [link.ended() for link in links] == [False, True]
 
 
 @pytest.mark.parametrize("other", [0, 1, 2])

@@ -182,6 +182,16 @@ def test_what_is_no_configuration(text):
     refused("mpc.config", lambda: PartyConfig.parse(text))
 
 
+@pytest.mark.parametrize("side", ["client", "dealer"])
+def test_two_sides_have_two_keys(cut, side):
+    """A client would send both halves of its question to one process."""
+    configure_here(cut, (7801, 7802), prompt_tokens=8, new_tokens=4)
+    path = cut / side / setup.FILE
+    keys = [Side.open(cut / role).identity.key_id for role in ("p0", "p1")]
+    path.write_text(path.read_text().replace(keys[1], keys[0]))
+    refused("mpc.config", lambda: Side.open(cut / side))
+
+
 def test_a_side_needs_its_peers_and_its_file(cut):
     key_of(cut / "p0")
     refused("mpc.config", lambda: Side.open(cut / "p0"))

@@ -53,6 +53,25 @@ def test_a_tape_is_there_once(store):
     assert caught.value.code == "mpc.tape-missing"
 
 
+def test_of_two_who_take_a_tape_one_gets_it(store, monkeypatch):
+    """The other one has opened the file, too, when its name goes."""
+    make(store, {0: b"a"})
+    taken = []
+    unlink = Path.unlink
+
+    def slower(path):
+        monkeypatch.undo()
+        with store.take("p", 0) as tape:
+            taken.append(tape.read(1))
+        unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", slower)
+    with pytest.raises(MpcError) as caught:
+        store.take("p", 0)
+    assert caught.value.code == "mpc.tape-missing"
+    assert taken == [b"a"]
+
+
 def test_programs_have_tapes_of_their_own(store):
     make(store, {0: b"a"}, "one")
     make(store, {0: b"b"}, "other")
