@@ -5,7 +5,7 @@ keep more bits of fraction than the engine's, until a product uses them.
 
 Invariants:
 
-- What is secret decides no shape and no order. Few rounds count more than few comparisons: those are made in one batch.
+- What is secret decides no shape and no order.
 - A function says for which numbers it holds. Those are chosen so that one feature of thousands, as trained models have
   them in their residual stream, does no harm to the others.
 
@@ -83,17 +83,6 @@ def rms_norm(x: Secret, eps: float, gain: int = 1, scale: Secret | None = None) 
     return x.engine.truncate(exact(wide, inverse))
 
 
-def layer_norm(x: Secret, eps: float, gain: int = 1, scale: Secret | None = None) -> Secret:
-    """Take the mean of the last axis off and divide by the standard deviation, as `rms_norm`."""
-    return rms_norm(x - mean(x), eps, gain, scale)
-
-
-def mean(x: Secret) -> Secret:
-    """Return the mean of the last axis (kept, of length 1)."""
-    share = round(2**32 / x.shape[-1])
-    return x.engine.truncate(read(x.sum(-1, keepdims=True).times(share), x.fraction + 32))
-
-
 def softmax(scores: Secret, mask: Mask | None = None, hidden: Secret | None = None, reach: float = REACH) -> Secret:
     """Return exp(scores) divided by its sum over the last axis.
 
@@ -101,7 +90,7 @@ def softmax(scores: Secret, mask: Mask | None = None, hidden: Secret | None = No
         scores: Within ±`reach`; they may have more bits of fraction than the engine's.
         mask: Which scores count; public, of a shape that broadcasts to theirs.
         hidden: Bits of the scores' shape, 1 where one does not count. A row where none counts gives zeros.
-        reach: A power of two, at least 128; beyond it takes twice the rounds.
+        reach: A power of two, at least 128; beyond it, the bound takes two steps.
     """
     engine, n = scores.engine, scores.shape[-1]
     if hidden is not None:

@@ -81,19 +81,28 @@ def test_quad_softmax():
 
 
 def normalised(x, eps):
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
 
 
-@given(seeds, st.sampled_from([16, 288, 768, 896, 3584]), st.floats(-3, 5), st.booleans())
-def test_layer_norm(seed, n, magnitude, outlier):
-    x = np.random.default_rng(seed).standard_normal((4, n)) * 2**magnitude
-    x[0] += 30 * 2**magnitude
+@given(seeds, st.sampled_from([16, 288, 768, 896, 3584]), st.floats(-4.5, 5), st.booleans())
+def test_rms_norm(seed, n, magnitude, outlier):
+    x = normalised(np.random.default_rng(seed).standard_normal((4, n)), 0) * 2**magnitude
     if outlier and n > 16:
         x[1:, 7] = (2000, -3000, 6000)
-    result = computed(lambda x: nonlinear.layer_norm(x, 1e-5), x)
+    result = computed(lambda x: nonlinear.rms_norm(x, 1e-5), x)
     expected = normalised(x, 1e-5)
     assert np.abs(result - expected).max() < 1e-4 * np.abs(expected).max() + 2.0**-15 / 2**magnitude
+
+
+@given(seeds, st.floats(-3, 4))
+def test_a_norm_with_a_scale(seed, magnitude):
+    rng = np.random.default_rng(seed)
+    x, scale = rng.standard_normal((4, 768)) * 2**magnitude, 1 + rng.standard_normal(768) / 4
+    x[1:, 7] = (100, -300, 3000)
+    result = computed(lambda x, scale: nonlinear.rms_norm(x, 1e-5, 1, scale), x, scale)
+    expected = normalised(x, 1e-5) * scale
+    error = np.abs(result - expected)
+    assert (error < 2.0**-17 * np.abs(x * scale) + 1e-4 * np.abs(expected).max(-1, keepdims=True) + 1e-3).all()
 
 
 @pytest.mark.parametrize("n", [32, 288, 768, 2048, 8192])
