@@ -169,10 +169,10 @@ class Token:
         self._token, self._cache = token, cache  # [layers, keys and values, groups, places, size]
 
     def load(self, engine: Any, _: object) -> Any:
-        """Take weights and cache."""
+        """Take weights and cache, which is masked for good, as steps leave it."""
         layers, both, groups, places, size = self._cache.shape
         weights, client = self.ours.load(Arrays(engine, "model")), Arrays(engine, "client")
-        kept = tuple(client.secret(1, both * groups, places, size) for _ in range(layers))
+        kept = tuple(engine.masked(client.secret(1, both * groups, places, size)) for _ in range(layers))
         return weights, Cache(kept, places), client.secret(1, places, fraction=0)
 
     def before(self) -> Iterator[np.ndarray]:
