@@ -174,6 +174,7 @@ def ask(
     answer: list[int] = []
     told = ""
     parties = [side.peers[role] for role in ("p0", "p1")]
+    out.note("Waiting for both parties, who answer one question at a time …")
     question = prompts(task.model, [ids], task.length, task.tokens)
     for number in parties_answer(side.credentials(), parties, task, question):
         answer.append(round(float(number[0])))

@@ -113,7 +113,8 @@ class Side:
 
 
 def key_of(path: Path) -> Identity:
-    """Return the identity in a folder; make it on first use."""
+    """Return the identity in a side's folder; make it on first use."""
+    ShareFolder.open(path)
     file = path / IDENTITY
     if not file.exists():
         Identity.generate().save(file)

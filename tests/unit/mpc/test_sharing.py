@@ -163,8 +163,10 @@ def test_a_side_that_proves_its_machine_and_demands_it_of_another(cut, tmp_path)
         Side.open(cut / "p0").credentials()
 
 
-def test_a_key_is_made_once(tmp_path):
-    assert key_of(tmp_path).key_id == key_of(tmp_path).key_id
+def test_a_key_is_made_once_and_in_a_sides_folder(cut, tmp_path):
+    assert key_of(cut / "p0").key_id == key_of(cut / "p0").key_id
+    refused("mpc.shares-missing", lambda: key_of(tmp_path / "typo"))
+    assert not (tmp_path / "typo").exists()
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,12 @@ def program(engine):
     inverse = engine.octaves(x + 9.0, Octaves(-1.0, 1.0, 0, 6, 16))
     chosen = engine.multiply(bit, x)
     norm = nonlinear.rms_norm(x, 1e-5, scale=engine.input("model", (3,), np.array([1.0, 2.0, 0.5])))
+    kept = engine.masked(x)  # opened for all that follows
+    both = engine.matmul(kept.swap(), y) + engine.matmul(kept[:, ::-1].swap(), norm)
     heads = x.reshape(1, 1, 2, 3)
     attended = Attention(1, 1, 1)(heads, heads, heads)
-    total = (
-        bent.sum(1).sum(0) + (bound + inverse + chosen + norm).sum(1).sum(0) + engine.truncate(attended).sum(2).sum(1)
-    )
+    total = bent.sum(1).sum(0) + (bound + inverse + chosen + norm + both[:2]).sum(1).sum(0)
+    total = total + engine.truncate(attended).sum(2).sum(1)
     engine.reveal(total.reshape(1))
 
 
