@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AttentionInterface, LlamaForCausalLM
 from transformers import BertConfig as TorchBert
 from transformers import GPT2Config as TorchGpt2
@@ -12,7 +13,7 @@ from transformers import LlamaConfig as TorchLlama
 from transformers import Qwen2Config as TorchQwen2
 
 from mitai import demo_model
-from mitai.errors import MitaiError, MpcError
+from mitai.errors import MitaiError, MpcError, ParseError
 from mitai.mpc.clear import ClearEngine
 from mitai.mpc.generate import begin, generate, prompts
 from mitai.mpc.models import arrays, attention
@@ -244,6 +245,13 @@ def test_a_model_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(MpcError) as error:
         list(program.arrays(Tensors(tmp_path)))
     assert error.value.code == "mpc.model-mismatch"
+    save_file({"model.embed_tokens.weight": torch.ones(101, 64, dtype=torch.int32)}, tmp_path / "model.safetensors")
+    with pytest.raises(MpcError) as error:
+        list(program.arrays(Tensors(tmp_path)))
+    assert error.value.code == "mpc.model-mismatch"
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ParseError):
+        Tensors(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +270,8 @@ def test_a_model_that_does_not_fit_is_refused(tmp_path):
         ("llama", {"attention_bias": True}),
         ("llama", {"head_dim": 3}),
         ("llama", {"rope_parameters": {"rope_type": "yarn"}}),
+        ("llama", {"rope_parameters": LLAMA3 | {"high_freq_factor": 1.0}}),
+        ("llama", {"rms_norm_eps": -1e-6}),
         ("qwen2", {"use_sliding_window": True}),
         ("qwen2", {"mpc_approx": "linear"}),
         ("qwen2", {"mpc_reach": 100}),

@@ -131,7 +131,8 @@ class Tensors:
         self._tensors: dict[str, Tensor] = {}
         for path in sorted(folder.glob("*.safetensors")):
             with path.open("rb") as file:
-                view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                empty = path.stat().st_size == 0  # which can't be mapped
+                view = memoryview(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             self._tensors.update((tensor.name, tensor) for tensor in parse_shard(path.name, view).tensors)
 
     def __contains__(self, name: str) -> bool:

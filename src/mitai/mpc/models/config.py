@@ -19,6 +19,8 @@ from mitai.wire import parse_json
 MAX_CONFIG_BYTES = 1 << 20
 
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+Small = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Factor = Annotated[float, msgspec.Meta(ge=1, le=1e9)]
 Approximation = Literal["exact", "mpcformer"]
 
 
@@ -49,7 +51,7 @@ class BertConfig(_Family, frozen=True, kw_only=True):
     intermediate_size: Size = 3072
     max_position_embeddings: Size = 512
     type_vocab_size: Size = 2
-    layer_norm_eps: float = 1e-12
+    layer_norm_eps: Small = 1e-12
     hidden_act: Literal["gelu", "gelu_new", "gelu_pytorch_tanh"] = "gelu"
     position_embedding_type: Literal["absolute"] = "absolute"
     is_decoder: bool = False
@@ -79,7 +81,7 @@ class Gpt2Config(_Family, frozen=True, kw_only=True):
     n_head: Size = 12
     n_inner: Size | None = None
     activation_function: Literal["gelu", "gelu_new", "gelu_pytorch_tanh"] = "gelu_new"
-    layer_norm_epsilon: float = 1e-5
+    layer_norm_epsilon: Small = 1e-5
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     add_cross_attention: bool = False
@@ -96,11 +98,11 @@ class Rope(msgspec.Struct, frozen=True, kw_only=True):
     """How positions turn queries and keys."""
 
     rope_type: Literal["default", "llama3"] = "default"
-    rope_theta: float | None = None
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
+    rope_theta: Factor | None = None
+    factor: Factor = 1.0
+    low_freq_factor: Factor = 1.0
+    high_freq_factor: Factor = 4.0
+    original_max_position_embeddings: Size = 8192
 
 
 class LlamaConfig(_Family, frozen=True, kw_only=True):
@@ -115,10 +117,10 @@ class LlamaConfig(_Family, frozen=True, kw_only=True):
     num_key_value_heads: Size | None = None
     head_dim: Size | None = None
     hidden_act: Literal["silu"] = "silu"
-    rms_norm_eps: float = 1e-6
+    rms_norm_eps: Small = 1e-6
     rope_parameters: Rope | None = None
     rope_scaling: Rope | None = None
-    rope_theta: float = 10000.0
+    rope_theta: Factor = 10000.0
     attention_bias: bool = False
     mlp_bias: bool = False
     use_sliding_window: bool = False
@@ -126,9 +128,10 @@ class LlamaConfig(_Family, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         self._require(self.num_attention_heads % self.groups == 0, "heads of queries that those of keys do not divide")
-        self._require(self.head_size % 2 == 0, "heads of odd size")
+        self._require(self.head_size > 0 and self.head_size % 2 == 0, "heads of odd size, or of none")
         self._require(not self.mlp_bias and not self.attention_bias, "biases that are not Qwen2's")
         self._require(not self.use_sliding_window, "a sliding window")
+        self._require(self.rope.low_freq_factor < self.rope.high_freq_factor, "frequencies that are not in order")
 
     @property
     def groups(self) -> int:
