@@ -18,7 +18,7 @@ SEVERAL = {
     "attest": ["attest", "attest_snp", "attest_nitro", "attest_gpu", "attest_tpm"],
     "broker": ["broker", "broker_failover", "broker_rotation"],
     "channel": ["channel", "throughput"],
-    "mpc": ["mpc_kernels", "mpc"],
+    "mpc": ["mpc_kernels", "mpc", "mpc_distill"],
     "train": ["train", "transcript"],
     "serve": ["serve", "serve_adapter"],
 }  # groups whose rows come from several modules

@@ -64,6 +64,7 @@ BARS = {
     "mpc-bert-memory-mb": _most("≤ 3 GB a party", 3000.0),
     "mpc-gpt2-token": _most("≤ 1/20 of SPU", 0.05, "ratio"),
     "mpc-gpt2-argmax": _least("≥ 99 % as in floating point", 99.0, "value"),
+    "mpc-distillation": _most("≤ 1 point lost", 1.0),
     "mpc-llama15m": _most("≤ 1/15 of SPU", 1 / 15, "ratio"),
     "web-verify-ms": _most("≤ 100 ms", 100.0),
     "web-ttft-ms": _most("≤ 20 ms added to the first token", 20.0),
