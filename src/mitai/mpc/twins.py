@@ -11,7 +11,8 @@ Invariants (at most one of the six machines is dishonest, in any way):
 - Privacy is that of `2+1`: a machine sees what its side sees there. What honest sides send is masked, whatever they
   were sent before, so a lie that is found out late has told nothing.
 - No wrong result is handed out: of each side that received a lie, one twin received the truth.
-- Twins compute the same bits on all processors; a difference ends the run, it is never settled by a vote.
+- Twins compute the same bits, with processors and packages of one kind; a difference ends the run, it is never settled
+  by a vote.
 
 Example:
     >>> from mitai.mpc.twins_local import run
@@ -75,8 +76,8 @@ class Witnessed:
         if not secrets.compare_digest(bytes(twin.receive(len(mine))), mine):
             raise MpcError(
                 "mpc.twin-mismatch",
-                "this party and its twin received different messages: somebody cheats, or a machine is broken",
-                hint="nothing was revealed; find out who, by the logs of both, before a new run",
+                "this party and its twin received different messages: somebody cheats, or machines fail, or differ",
+                hint="no wrong result was handed out; find out who, by the logs of both, before a new run",
             )
 
 
