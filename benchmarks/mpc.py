@@ -12,8 +12,9 @@ Rows, in group `mpc` (`2+1` unless said otherwise):
 - `mpc-bert-error`: the largest of any logit against floating point in double precision (transformers).
 - `mpc-bert-rounds`: how often a party waits for the other one, beside SPU's sends a party.
 - `mpc-bert-memory-mb`: the largest a party's process gets, from loading the model on; `mpc-bert-wall-1ms`, `-20ms`:
-  seconds from input to result between two network namespaces, 1 Gbit/s, that round-trip time. Beside SPU's as far as
-  its bytes and sends tell: what they take on such a network by themselves. Skipped where it is not allowed (root).
+  seconds from input to result between two network namespaces, 1 Gbit/s, that round-trip time. Beside an estimate of
+  SPU's: what its bytes and sends, each half a round trip, take by themselves there; `network_s` is the same of ours.
+  Skipped where namespaces are not allowed (root).
 - `mpc-gpt2-token`: GPT-2 small, one token with 64 cached, of 16 tokens whose randomness is dealt at once.
 - `mpc-gpt2-argmax`: on how many of 200 random prompts of 8 tokens the next word is that of floating point.
 - `mpc-llama15m`: 32 tokens of the 15M Llama. `same_argmax` says whether the next token is that of floating point.

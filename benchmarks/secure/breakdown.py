@@ -105,7 +105,7 @@ class Breakdown:
         stage, part, operation = self._own.label
         names = [part or operation or stage]
         if part:
-            names.append(f"{part}: {operation or stage}")
+            names.append(f"{part}: {operation or 'other'}")
         with self._lock:
             for name in names:
                 self.parts[name][what] += amount

@@ -11,7 +11,6 @@ import fcntl
 import json
 import math
 import os
-import resource
 import select
 import socket
 import struct
@@ -211,7 +210,7 @@ def _party(role: int, dealer: SocketLink, folder: Path, runs: int) -> None:
             "cpu_s": round(time.process_time() - used, 3),
             "rounds": party.link.traffic.rounds,
             "sent_bytes": party.link.traffic.sent_bytes,
-            "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+            "memory_mb": int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024,
         }
         print(json.dumps(figures), flush=True)
 
