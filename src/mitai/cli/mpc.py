@@ -177,9 +177,11 @@ def ask(
     out.note("Waiting for both parties, who answer one question at a time …")
     question = prompts(task.model, [ids], task.length, task.tokens)
     for number in parties_answer(side.credentials(), parties, task, question):
+        if answer and text.ends(answer[-1]):
+            continue  # who leaves before the last one tells parties and network how long the answer is
         answer.append(round(float(number[0])))
         if text.ends(answer[-1]):
-            break
+            continue
         whole = text.words(answer)
         out.console.print(printable(whole[len(told) :]), end="", markup=False, soft_wrap=True)
         told = whole

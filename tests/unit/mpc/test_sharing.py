@@ -17,6 +17,7 @@ import transformers
 from mitai import demo_model
 from mitai.attest import Policy
 from mitai.attest.sim import SimPlatform
+from mitai.cli import mpc
 from mitai.cli.commands import app
 from mitai.errors import MitaiError
 from mitai.fleet.processes import free_port
@@ -287,3 +288,32 @@ def test_the_command_that_cuts(gpt2, tmp_path, capsys):
     assert sorted(made) == sorted(SIDES)
     app_result("key", made["p0"], "--json")
     assert json.loads(capsys.readouterr().out)["key"] == Side.open(tmp_path / "out" / "p0").identity.key_id
+
+
+def test_a_client_stays_to_the_end_of_an_answer(cut, monkeypatch, capsys):
+    """When it leaves is seen by the parties, and must not tell how long the answer is."""
+
+    class Words:
+        def tokens(self, prompt, *, plain):
+            return [1]
+
+        def ends(self, token):
+            return token == 0
+
+        def words(self, tokens):
+            return "a" * len(tokens)
+
+    taken = []
+
+    def answers(*_):
+        for token in (5, 0, 7, 7):
+            taken.append(token)
+            yield np.array([float(token)])
+
+    configure_here(cut, (7801, 7802), prompt_tokens=8, new_tokens=4)
+    monkeypatch.setattr(Text, "load", lambda _: Words())
+    monkeypatch.setattr("mitai.mpc.clients.ask", answers)
+    monkeypatch.setattr("mitai.cli.mpc.forbid_core_dumps", lambda: None)
+    mpc.ask(cut / "client", "x", json=True)
+    assert taken == [5, 0, 7, 7]
+    assert json.loads(capsys.readouterr().out) == {"answer": "a", "tokens": [5, 0]}
