@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Example = tuple[str, str, int]  # two texts, the second may be empty, and the class
 
-TRAIN, TEST = 6000, 1000
+TEST = 1000
 LENGTH = 32
 STEPS = 1000
 DISTILLED_STEPS, LAYERS = 400, 0.7
@@ -87,17 +87,17 @@ def entailment(chance: random.Random) -> Example:
     return premise, f"the {pair[size ^ (turned == 1)]} {named} {doing[does ^ (turned == 2)]}", label
 
 
-TASKS: dict[str, tuple[Callable[[random.Random], Example], int, float]] = {
-    "sentiment": (sentiment, 2, 0.02),
-    "entailment": (entailment, 3, 0.06),
-}  # with the number of classes, and the deviation of weights from which a BERT learns it in few steps
+TASKS: dict[str, tuple[Callable[[random.Random], Example], int, int, float]] = {
+    "sentiment": (sentiment, 6000, 2, 0.02),
+    "entailment": (entailment, 3000, 3, 0.06),
+}  # texts for training, classes, and the deviation of weights: with these a BERT learns it in few steps
 
 
-def examples(make: Callable[[random.Random], Example], seed: int) -> tuple[list[Example], list[Example]]:
+def examples(make: Callable[[random.Random], Example], count: int) -> tuple[list[Example], list[Example]]:
     """Return examples for training and others for the test; no text is in both."""
-    chance = random.Random(seed)
-    found = list(dict.fromkeys(make(chance) for _ in range(4 * (TRAIN + TEST))))[: TRAIN + TEST]
-    assert len(found) == TRAIN + TEST
+    chance = random.Random(0)
+    found = list(dict.fromkeys(make(chance) for _ in range(4 * (count + TEST))))[: count + TEST]
+    assert len(found) == count + TEST
     return found[TEST:], found[:TEST]
 
 
@@ -109,7 +109,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = {word for make, *_ in TASKS.values() for a, b, _ in examples(make, 0)[0] for word in f"{a} {b}".split()}
+    words = {
+        word
+        for make, count, *_ in TASKS.values()
+        for a, b, _ in examples(make, count)[0]
+        for word in f"{a} {b}".split()
+    }
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(words)])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -235,8 +240,9 @@ def measured(name: str, tokens: PreTrainedTokenizerFast, texts: int) -> dict[str
     from mitai.mpc.two.local import run
     from mitai.train.approximation import approximate, load
 
-    make, labels, deviation = TASKS[name]
-    train, test = examples(make, 0)
+    make, count, labels, deviation = TASKS[name]
+    train, test = examples(make, count)
+    progress(f"{name}: {len(train)} texts for training, {len(test)} for the test")
 
     def accuracy(found: list[int]) -> float:
         return percent(found, [label for _, _, label in test])
@@ -279,7 +285,6 @@ def main() -> None:
     lines = []
     for name in [options.only] if options.only else TASKS:
         begun = time.process_time()
-        progress(f"{name}: {TRAIN} texts for training, {TEST} for the test")
         line = measured(name, tokens, options.texts)
         lines.append(line | {"cpu_s": round(time.process_time() - begun)})
     gaps = [float(str(line["full"])) - float(str(line["distilled"])) for line in lines]
