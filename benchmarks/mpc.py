@@ -153,7 +153,7 @@ def shaped(subject: Bert, peer: spu.Peer) -> None:
         theirs = network.least_s(peer.sent_bytes / 3, peer.sends, rtt)
         more = {
             "rounds": run["rounds"],
-            "network_s": round(network.least_s(run["sent_bytes"], run["rounds"] * 2, rtt), 2),
+            "network_s": round(network.least_s(run["sent_bytes"], run["rounds"], rtt), 2),
         }
         compare(f"mpc-bert-wall-{round(rtt * 1000)}ms", [run["wall_s"]], "s", peer, theirs, **more)
     row("mpc-bert-memory-mb", [runs[-1]["memory_mb"]], "MB")
