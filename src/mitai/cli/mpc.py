@@ -180,6 +180,8 @@ def ask(
         if answer and text.ends(answer[-1]):
             continue  # who leaves before the last one tells parties and network how long the answer is
         answer.append(round(float(number[0])))
+        if not 0 <= answer[-1] < task.model.vocabulary:
+            raise MpcError("mpc.answer-malformed", "the parties' shares add up to no word", hint="ask their operators")
         if text.ends(answer[-1]):
             continue
         whole = text.words(answer)

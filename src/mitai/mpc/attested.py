@@ -70,6 +70,8 @@ class Credentials:
         policy, nonce = self._policies.get(peer.key_id), secrets.token_bytes(_NONCE_BYTES)
         link.send((_NOT if policy is None else _DEMANDED) + nonce)
         asked = bytes(link.receive(1 + _NONCE_BYTES))
+        if asked[:1] not in {_NOT, _DEMANDED}:
+            raise MpcError("mpc.link-mismatch", "the other side speaks another protocol")
         if asked[:1] == _DEMANDED:
             evidence = self._evidence(asked[1:], peer)
             link.send(len(evidence).to_bytes(_SIZE_BYTES, "big"))

@@ -141,6 +141,15 @@ def test_what_is_no_evidence(policy, said):
     refused(policy, Credentials(DEALER, Liar()))
 
 
+def test_a_demand_of_another_kind(policy, attester):
+    class Strange(Credentials):
+        def _prove(self, link, peer):
+            link.send(b"\2" + bytes(32))
+            link.receive(33)
+
+    assert link(demanding(policy), Strange(DEALER, attester))[0] == "mpc.link-mismatch"
+
+
 def test_evidence_that_is_too_long(policy, attester, monkeypatch):
     monkeypatch.setattr(attested, "MAX_EVIDENCE_BYTES", 100)
     refused(policy, Credentials(DEALER, attester))

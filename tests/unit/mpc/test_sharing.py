@@ -317,3 +317,5 @@ def test_a_client_stays_to_the_end_of_an_answer(cut, monkeypatch, capsys):
     mpc.ask(cut / "client", "x", json=True)
     assert taken == [5, 0, 7, 7]
     assert json.loads(capsys.readouterr().out) == {"answer": "a", "tokens": [5, 0]}
+    monkeypatch.setattr("mitai.mpc.clients.ask", lambda *_: iter([np.array([1e6])]))
+    refused("mpc.answer-malformed", lambda: mpc.ask(cut / "client", "x", json=True))
