@@ -23,10 +23,15 @@ STATEMENTS = st.builds(
     st.tuples(WORD, DIGEST),
     st.dictionaries(WORD, DIGEST, min_size=1, max_size=5),
     st.builds(
-        Declared, st.from_regex(r"[a-z][a-z-]{0,31}", fullmatch=True), st.dictionaries(WORD, st.text(max_size=9))
+        Declared,
+        st.from_regex(r"[a-z][a-z-]{0,31}", fullmatch=True),
+        st.dictionaries(WORD, st.text(max_size=9), max_size=32),
     ),
     st.builds(
-        Origin, st.from_regex(r"[a-z0-9._-]{1,64}", fullmatch=True), st.dictionaries(WORD, WORD, min_size=1), DIGEST
+        Origin,
+        st.from_regex(r"[a-z0-9._-]{1,64}", fullmatch=True),
+        st.dictionaries(WORD, WORD, min_size=1, max_size=8),
+        DIGEST,
     ),
     broker=DIGEST,
     kind=st.from_regex(r"[a-z][a-z0-9-]{0,31}", fullmatch=True),

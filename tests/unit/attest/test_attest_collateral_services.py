@@ -66,7 +66,7 @@ def clock():
 
 @pytest.fixture
 def cache(tmp_path, clock):
-    transport = HttpTransport(httpx2.Client(timeout=0.5, trust_env=False), attempts=2, within_s=1.0)
+    transport = HttpTransport(httpx2.Client(timeout=2.0, trust_env=False), attempts=2, within_s=2.0)
     return Cache(transport, tmp_path / "cache", clock)
 
 

@@ -168,7 +168,7 @@ class Site:
         rig.reopen()
         rig.register()
         evidence = rig.process().evidence(bytes(32))
-        self.machine = verify(evidence, rig.policy, nonce=bytes(32), now=NOW).machine.platform
+        self.machine = verify(evidence, rig.policy, nonce=bytes(32), now=rig.clock()).machine.platform
         self.policy = ALLOW_ALL + template("residency", auditor=AUDITOR.key_id, countries=["DE", "FR"])
         self.capsule = rig.publish(self.policy).capsule_id
 
@@ -269,7 +269,7 @@ def test_what_can_not_be_read_says_nothing_and_hinders_nothing(site: Site) -> No
 def test_a_machine_without_an_identity_stands_nowhere(site: Site) -> None:
     site.say()
     rig = site.rig
-    appraisal = verify(rig.process().evidence(bytes(32)), rig.policy, nonce=bytes(32), now=NOW)
+    appraisal = verify(rig.process().evidence(bytes(32)), rig.policy, nonce=bytes(32), now=rig.clock())
     trusted = Trusted(rig.policy, residency=site.folder)
     assert trusted.residency_of(appraisal, NOW) == (f"{AUDITOR.key_id}=DE",)
     nameless = dataclasses.replace(appraisal, machine=dataclasses.replace(appraisal.machine, platform=""))

@@ -1,7 +1,6 @@
 """Six machines, one of which cheats: each message of it flipped, dropped, doubled or replaced."""
 
 import itertools
-import threading
 
 import numpy as np
 import pytest
@@ -96,7 +95,6 @@ def test_no_lie_gives_a_wrong_result(name, end, how):
         else:
             assert np.abs(result - EXPECTED).max() < 1e-3
     assert caught >= count - 1  # a message that is sent twice at the very end is never read
-    assert threading.active_count() < 20
 
 
 def test_a_party_that_lies_to_its_twin_only_stops_the_run():
