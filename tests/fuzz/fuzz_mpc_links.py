@@ -22,6 +22,7 @@ SEEDS = (
     b"127.0.0.1:7800/ABCD-EFGH-IJKL-MNOP",
     b"[::1]:7800",
     b"52000.50",
+    b"2\x1c",
     b'listen = "a:1"\nclients = []\n[peers.p0]\nkey = "' + b"0" * 64 + b'"',
     b'{"v":"mitai mpc shares v1","role":"p0","id":"' + b"0" * 32 + b'"}',
     b'{"model_type":"llama","hidden_size":64,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2}',

@@ -257,7 +257,8 @@ def salary(text: str) -> float:
     Raises:
         ParseError: It is no number of the kind.
     """
-    if not _SALARY.fullmatch(text.strip()) or float(text) > LIMIT:
+    text = text.strip()
+    if not _SALARY.fullmatch(text) or float(text) > LIMIT:
         raise ParseError(
             "mpc.salary", "a salary is digits, with at most two after the point", hint="such as 52000 or 52000.50"
         )
