@@ -18,6 +18,7 @@ from mitai.mpc.tls import certificate, subject
 _KEYS = b"".join(Identity.from_seed(bytes([n]) * 32).public.raw for n in range(3))
 SEEDS = (
     certificate(Identity.from_seed(bytes(32))),
+    certificate(Identity.from_seed(bytes(32))).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x64"),
     _KEYS + b"\x1f\x90127.0.0.1".ljust(48, b"\0"),
     b"127.0.0.1:7800/ABCD-EFGH-IJKL-MNOP",
     b"[::1]:7800",

@@ -164,7 +164,7 @@ def subject(data: bytes) -> PublicKey:
     """Return whose certificate this is; raise `MpcError` unless it is one over an Ed25519 key."""
     try:
         key = x509.load_der_x509_certificate(data).public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise _refused("what it shows is no certificate") from None
     if not isinstance(key, Ed25519PublicKey):
         raise _refused("its key is not Ed25519")

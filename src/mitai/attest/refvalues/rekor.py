@@ -147,10 +147,12 @@ def _verify_checkpoint(note: str, log: LogKey) -> tuple[int, bytes]:
 
 
 def _base64(text: str) -> bytes:
+    """Decode base64 in its one spelling; nothing otherwise."""
     try:
-        return base64.b64decode(text, validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return b""
+    return data if base64.b64encode(data).decode() == text else b""
 
 
 def _climb(node: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes | None:
