@@ -261,5 +261,5 @@ class Three(Engine):
         return self._three(self._side.upper(self._two(x)))
 
     def gumbel(self, shape: Shape) -> Secret:
-        """See `Engine.gumbel`; party 2 draws them, who is told no result."""
+        """See `Engine.gumbel`; but party 2 draws them and knows them, so a choice is for a client, not for `reveal`."""
         return self._three(self._side.gumbel(shape))

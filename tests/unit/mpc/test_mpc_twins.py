@@ -1,6 +1,7 @@
 """Six machines, one of which cheats: each message of it flipped, dropped, doubled or replaced."""
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -82,6 +83,7 @@ def test_twin_dealers_draw_the_same_noise():
 @pytest.mark.parametrize(("name", "end"), [("parties", 0), ("parties", 1), ("deal 0", 0), ("deal 1", 0)])
 def test_no_lie_gives_a_wrong_result(name, end, how):
     """Whatever one machine does to one message, the others stop; or it made no difference, and the result is right."""
+    threads = threading.active_count()
     honest = cheating(name, end, -1, how)
     run(program, 20, honest)
     count = honest.liar.sent
@@ -95,6 +97,7 @@ def test_no_lie_gives_a_wrong_result(name, end, how):
         else:
             assert np.abs(result - EXPECTED).max() < 1e-3
     assert caught >= count - 1  # a message that is sent twice at the very end is never read
+    assert threading.active_count() <= threads
 
 
 def test_a_party_that_lies_to_its_twin_only_stops_the_run():

@@ -162,7 +162,7 @@ def test_an_invitation_is_read_as_people_type_it():
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("52000", 52000), (" 0\n", 0), ("52000.5", 52000.5), ("1000000000000", 1e12)]
+    ("text", "value"), [("52000", 52000), (" 0\n", 0), ("52000.5", 52000.5), ("1000000000000", 1e12), ("2\x1c", 2)]
 )
 def test_salaries(text, value):
     assert salary(text) == value
