@@ -110,10 +110,10 @@ it("revokes only after a second question, and for good", async () => {
   await form.getByRole("button", { name: "Revoke for good" }).click();
   await notes.getByText("Revoked").first().waitFor();
   await expect.poll(() => notes.getByRole("button", { name: "Change policy" }).count()).toBe(0);
-  const decided = JSON.parse(await mitai(platform.home, "ledger", "show", "--last", "3", "--json"));
-  expect(decided.entries).toContainEqual(
-    expect.objectContaining({ type: "revocation", subject: `capsule:${capsule}` }),
-  );
+  const entries = async () => JSON.parse(await mitai(platform.home, "ledger", "show", "--last", "3", "--json")).entries;
+  await expect // an entry is safe before the head that covers it is published
+    .poll(entries, { timeout: 10_000 })
+    .toContainEqual(expect.objectContaining({ type: "revocation", subject: `capsule:${capsule}` }));
   await page.getByRole("button", { name: "Forget the key" }).click();
   await page.getByRole("heading", { name: "Open your identity" }).waitFor();
 });
