@@ -15,6 +15,7 @@ Example:
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import structlog
 
@@ -133,12 +135,16 @@ class Jobs:
         config: What the worker's file says.
         attester: The hardware's interface.
         policy: What brokers must show.
+
+    Raises:
+        TrainError: `train.scratch-taken`.
     """
 
     def __init__(self, config: TrainConfig, attester: Attester, policy: Policy) -> None:
         self._config, self._attester, self._policy = config, attester, policy
         self.policy_sha256 = hashlib.sha256(policy.to_toml().encode()).hexdigest()
         self._scratch = Path(config.scratch)
+        self._held = _hold(self._scratch)
         self._runs: dict[str, Run] = {}
         self._history = self._scratch / "jobs.json"
         self._past = history.read(self._history, MAX_FINISHED)
@@ -201,6 +207,7 @@ class Jobs:
                 self.cancel(run)
         self._waiting.put(None)
         self._thread.join(30.0)
+        self._held.close()
 
     def _keep(self) -> None:
         """Write down what the host is shown; whoever calls this has the lock."""
@@ -421,6 +428,22 @@ class Jobs:
             return Failed("train.relay", "the job asked for what it must not have")
         except MitaiError as error:
             return Failed.of(error)
+
+
+def _hold(scratch: Path) -> IO[bytes]:
+    """Keep other workers away from a folder, until the file is closed or this process ends."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    file = (scratch / ".lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise TrainError(
+            "train.scratch-taken",
+            f"another training worker uses {scratch}",
+            hint="give each worker a scratch folder of its own",
+        ) from None
+    return file
 
 
 def _go_on(run: Run) -> None:

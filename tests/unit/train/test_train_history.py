@@ -53,7 +53,8 @@ def test_a_restarted_worker_shows_what_ended_and_what_was_cut_off(start, tmp_pat
     running = jobs.submit(REQUEST).id
     until(jobs, running, "running")
     waiting = jobs.submit(REQUEST).id
-    again = start()  # as after a kill: the first one wrote nothing more
+    jobs._held.close()  # as the kernel does when a worker is killed: the first one wrote nothing more
+    again = start()
     try:
         assert [each.id for each in again.all()] == [failed, running, waiting]
         assert again.find(failed).shown() == jobs.find(failed).shown()
@@ -72,12 +73,24 @@ def test_a_restarted_worker_shows_what_ended_and_what_was_cut_off(start, tmp_pat
         go_on.set()
 
 
+def test_a_scratch_folder_has_one_worker(start, tmp_path):
+    first = start()
+    (tmp_path / "scratch" / "output").mkdir()
+    with pytest.raises(TrainError) as refused:
+        start()
+    assert refused.value.code == "train.scratch-taken"
+    assert (tmp_path / "scratch" / "output").exists()
+    first.close()
+    start()
+
+
 def test_what_was_cancelled_stays_cancelled(start, monkeypatch):
     monkeypatch.setattr(Jobs, "_do", lambda self, run, stack: run.cancelled.wait(30))
     jobs = start()
     runs = [jobs.submit(REQUEST) for _ in range(2)]
     until(jobs, runs[0].id, "running")
     jobs.cancel(runs[1])
+    jobs._held.close()
     assert start().find(runs[1].id).state == "cancelled"
 
 
