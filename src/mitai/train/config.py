@@ -27,8 +27,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         port: Port to listen on.
         broker_policy: The appraisal policy (a file) that brokers must meet; its digest is in the worker's claims.
-        scratch: A folder for sealed checkpoints and sealed outputs, and the list of jobs that the host is shown; of this
-            worker alone.
+        scratch: A folder of this worker alone for sealed checkpoints and outputs, and the list of jobs for the host.
         sim: Folder of a simulated platform; without it, the machine's own TEE (not yet run on hardware).
         gpus: With the machine's own TEE: its NVIDIA GPUs attest too.
         host: Address to listen on.
