@@ -87,7 +87,11 @@ OnUsage = Callable[[str, str, datetime, int, int], None]
 
 
 def create_app(
-    engine: Callable[[], Engine | None], limits: Limits | None = None, *, on_usage: OnUsage | None = None
+    engine: Callable[[], Engine | None],
+    limits: Limits | None = None,
+    *,
+    on_usage: OnUsage | None = None,
+    check: Callable[[GenerationRequest], None] = lambda _: None,
 ) -> Starlette:
     """Return the API as an ASGI app.
 
@@ -96,8 +100,9 @@ def create_app(
         limits: What is refused.
         on_usage: Called before the end of a sealed answer is sent, with its exchange's id, the model's name as it was
             asked for, the time it started, and the tokens of prompt and answer.
+        check: Raises `RequestError` for what this engine can't do, before an answer begins.
     """
-    api = _Api(engine, limits or Limits(), on_usage)
+    api = _Api(engine, limits or Limits(), on_usage, check)
     routes = [
         Route("/v1/chat/completions", api.guarded(api.chat), methods=["POST"]),
         Route("/v1/completions", api.guarded(api.completion), methods=["POST"]),
@@ -114,8 +119,14 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class _Api:
     """The endpoints and the count of what is in progress."""
 
-    def __init__(self, engine: Callable[[], Engine | None], limits: Limits, on_usage: OnUsage | None) -> None:
-        self._provider, self._limits, self._on_usage = engine, limits, on_usage
+    def __init__(
+        self,
+        engine: Callable[[], Engine | None],
+        limits: Limits,
+        on_usage: OnUsage | None,
+        check: Callable[[GenerationRequest], None],
+    ) -> None:
+        self._provider, self._limits, self._on_usage, self._check = engine, limits, on_usage, check
         self._running = 0
         self._started = int(time.time())
 
@@ -221,6 +232,7 @@ class _Api:
         room = min(engine.info.context_length - max(map(len, prompts)), self._limits.max_answer_tokens)
         sampling = wanted.sampling(engine.info, room)
         work = GenerationRequest(prompts, sampling, n, _adapter(engine, wanted.model))
+        self._check(work)
         renderer = kind(wanted.model, sum(map(len, prompts)), n * len(prompts), sampling)
         place = self._place()
         if wanted.stream:

@@ -43,7 +43,7 @@ from mitai.serve.adapters import parts_of, put_on, selected
 from mitai.serve.engine import GenerationRequest, ModelInfo, Step, TokenLogprob
 from mitai.serve.inspection import bytes_per_token, describe, end_tokens, pack, try_packed
 from mitai.serve.loading import LoadedModel, load
-from mitai.serve.marks import Marks
+from mitai.serve.prompts import Prompts
 from mitai.serve.sampling import sample
 from mitai.serve.sequences import EmbeddingJob, Running, deliver
 from mitai.serve.sequences import Sequence as _Sequence
@@ -100,9 +100,8 @@ class TransformersEngine:
         adapters: tuple[str, ...] = (),
     ) -> None:
         self._options = options or EngineOptions()
-        self._model, self._chat_tokenizer = loaded.model, loaded.tokenizer
-        self.tokenizer = loaded.tokenizer.backend_tokenizer
-        self._marks = Marks(loaded.tokenizer)
+        self._model, self._prompts = loaded.model, Prompts(loaded.tokenizer, name)
+        self.tokenizer = self._prompts.tokenizer
         self._info = describe(loaded, name, self._options.max_context, adapters)
         self._ends = end_tokens(loaded)
         self._inbox: queue.SimpleQueue[Running | EmbeddingJob | None] = queue.SimpleQueue()
@@ -129,27 +128,12 @@ class TransformersEngine:
         return self._info
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of a plain prompt, with what the tokenizer puts around it."""
-        ids: list[int] = self.tokenizer.encode(text).ids
-        return ids
+        """Return the token ids of a plain prompt; see `Engine.tokenize`."""
+        return self._prompts.text(text)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the token ids of a conversation in the model's template; see `Engine.chat_prompt`."""
-        if not self._info.has_chat_template:
-            raise ServeError(
-                "serve.no-chat-template",
-                f"model {self._info.name} has no chat template",
-                hint="use /v1/completions, or add a chat_template.jinja to the model folder",
-            )
-        try:
-            text = self._chat_tokenizer.apply_chat_template(
-                [self._marks.cut(message) for message in messages], tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # a template raises what it likes
-            raise ServeError(
-                "serve.template-refused", "the model's chat template does not take this conversation"
-            ) from error
-        return self._marks.encode(str(text))
+        return self._prompts.chat(messages)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
         """Continue a prompt; see `Engine.generate`."""
