@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mitai.errors import ServeError
-from mitai.serve.engine import FinishReason, GenerationRequest, Step, TokenLogprob
+from mitai.serve.engine import GenerationRequest, Step, TokenLogprob
 from mitai.serve.sampling import Sampler
-from mitai.serve.text import TextStream
+from mitai.serve.text import Telling
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -60,12 +60,12 @@ class Sequence:
     ) -> None:
         prompt = request.prompts[choice // request.n]
         self.owner, self.sampling, self.adapter = owner, request.sampling, request.adapter
-        self._choice, self._context_length = choice, context_length
+        self._context_length = context_length
         self.pending = list(prompt)
-        self.length = self._generated = 0
+        self.length = 0
         self.longest = min(len(prompt) + request.sampling.max_tokens, context_length)
         self.sampler = Sampler(request.sampling, choice % request.n)
-        self._text = TextStream(tokenizer, request.sampling.stop)
+        self._telling = Telling(tokenizer, request.sampling, choice)
         self.own_cache: DynamicCache | None = None
         self.done = False
 
@@ -83,19 +83,10 @@ class Sequence:
     def step(self, token: int, logprob: TokenLogprob | None, *, end: bool) -> Step:
         """Take the next token; `end` says that it is one that ends answers. Return what is to be told."""
         self.pending = [token]
-        self._generated += 1
         self.sampler.chosen(token)
-        finish: FinishReason | None = "stop" if end else None
-        text, logprobs = ("", ()) if end else self._text.push(token, logprob)
-        full = self._generated >= self.sampling.max_tokens or self.length + 1 > self._context_length
-        if not self._text.stopped and (end or full):
-            rest, more = self._text.finish()
-            text, logprobs = text + rest, (*logprobs, *more)
-            finish = finish or "length"
-        if self._text.stopped:
-            finish = "stop"
-        self.done = finish is not None
-        return Step(self._choice, text, self._generated, finish, logprobs)
+        told = self._telling.step(token, logprob, end=end, full=self.length + 1 > self._context_length)
+        self.done = told.finish is not None
+        return told
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 A token of a byte-level tokenizer may be a third of a Chinese character, and a stop string may arrive in pieces.
 `TextStream` holds text back until it is certain, and with it the log probabilities of the tokens that made it.
+`Telling` counts tokens besides, and says when and why an answer ends.
 
 Example:
     >>> stream = TextStream(tokenizer, stop=("END",))
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mitai.serve.engine import TokenLogprob
+from mitai.serve.engine import FinishReason, Sampling, Step, TokenLogprob
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -74,6 +75,40 @@ class TextStream:
     def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
         taken, self._logprobs = tuple(self._logprobs), []
         return taken
+
+
+class Telling:
+    """What is told of one choice.
+
+    Args:
+        tokenizer: The model's.
+        sampling: Where the answer ends at the latest, and its stop strings.
+        choice: Which of the choices.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, sampling: Sampling, choice: int = 0) -> None:
+        self._text = TextStream(tokenizer, sampling.stop)
+        self._max_tokens, self._choice, self._tokens = sampling.max_tokens, choice, 0
+
+    def step(self, token: int, logprob: TokenLogprob | None = None, *, end: bool, full: bool = False) -> Step:
+        """Take the next token, and return what is to be told.
+
+        Args:
+            token: Its id.
+            logprob: Where log probabilities are wanted.
+            end: Whether it is one that ends answers.
+            full: Whether there is no room for another one.
+        """
+        self._tokens += 1
+        finish: FinishReason | None = "stop" if end else None
+        text, logprobs = ("", ()) if end else self._text.push(token, logprob)
+        if not self._text.stopped and (end or full or self._tokens >= self._max_tokens):
+            rest, more = self._text.finish()
+            text, logprobs = text + rest, (*logprobs, *more)
+            finish = finish or "length"
+        if self._text.stopped:
+            finish = "stop"
+        return Step(self._choice, text, self._tokens, finish, logprobs)
 
 
 def _overlap(text: str, stop: str) -> int:
