@@ -28,6 +28,8 @@ from mitai.errors import BrokerError, ClientError, FleetError
 from mitai.fleet import platform as platforms
 from mitai.fleet.home import Home
 
+pytestmark = pytest.mark.slow
+
 ALLOW = "permit(principal, action, resource);"
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_the_root_key_is_rotated_and_backed_up_while_a_model_is_served(running, tmp_path):
     before = running.mitai("broker", "rotate", "--json").fields["epoch"]

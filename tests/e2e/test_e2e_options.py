@@ -11,6 +11,8 @@ from mitai import demo_model
 from mitai.cli.owner import inference_policy
 from mitai.fleet.home import Home
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def own(running, tmp_path_factory):

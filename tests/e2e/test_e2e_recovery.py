@@ -24,6 +24,8 @@ from mitai.errors import MitaiError
 from mitai.fleet.processes import free_port
 from mitai.identity import Identity
 
+pytestmark = pytest.mark.slow
+
 
 class Machines:
     """Two simulated machines, and the policy by which both are known."""

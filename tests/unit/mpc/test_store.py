@@ -245,6 +245,7 @@ def killed_at(step, work):
         os._exit(1)
 
 
+@pytest.mark.slow
 def test_no_randomness_is_used_twice_wherever_a_process_is_killed(quick):
     """Tapes are used by processes that are killed one line later each time, two of them in each process."""
     used, tapes, total = quick / "used", quick / "tapes", 400

@@ -106,6 +106,7 @@ class Way:
         await send({"type": "http.response.body", "body": answer.content})
 
 
+@pytest.mark.slow
 def test_a_host_that_cuts_off_the_broker_ends_serving(stage, monkeypatch):
     monkeypatch.setattr(deployments, "Lease", partial(deployments.Lease, lease_s=5.0))
     way = Way(stage.running.broker)

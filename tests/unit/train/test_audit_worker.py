@@ -54,6 +54,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory):
         yield stage
 
 
+@pytest.mark.slow
 def test_a_transcript_is_checked_over_sealed_inputs(stage: Stage) -> None:
     lab, clinic = stage.party("lab"), stage.party("clinic")
     mrtd = next(each for each in stage.policy.workloads if each.name == "train").registers["mrtd"]

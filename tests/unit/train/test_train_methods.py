@@ -61,6 +61,7 @@ def training(method: str) -> str:
     return FAST.replace("epochs = 3", "epochs = 1") if method in ("private", "grpo") else FAST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [LORA, WHOLE], ids=["lora", "whole"])
 @pytest.mark.parametrize("method", TABLES)
 def test_resumed_it_ends_the_same(sources, method, more):
@@ -75,6 +76,7 @@ def test_resumed_it_ends_the_same(sources, method, more):
     assert run(other, sources[method], secret=SECRET).files != whole.files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dpo", "grpo"])
 def test_a_continued_adapter_and_its_reference_resume_to_the_same(sources, method):
     first = run(job(FAST + TABLES["dpo"] + LORA, method="dpo"), sources["dpo"]).files
@@ -165,6 +167,7 @@ def test_a_teacher_is_an_input_of_the_job():
 REWARDED = "[training]\nbatch = 16\nepochs = 4\nmax_length = 64\nlearning_rate = 5e-2\nschedule = 'constant'\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measured", [True, False], ids=["measured", "program"])
 def test_grpo_raises_the_reward(sources, measured):
     table = "[grpo]\ngenerations = 8\nmax_answer = 6\n[[grpo.rewards]]\n"

@@ -49,6 +49,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory):
         hospital.close()
 
 
+@pytest.mark.slow
 def test_a_private_job_beyond_the_budget_never_starts(scene: Scene) -> None:
     stage = scene.stage
     data = stage.publish(scene.hospital, conversations(24), "data", amounts=Amounts(epsilon_micros=8_000_000))

@@ -232,6 +232,7 @@ def test_no_transcript_of_a_private_run(llama):
     assert error.value.code == "train.not-observed"
 
 
+@pytest.mark.slow
 def test_a_generous_budget_still_learns(llama):
     records = lines([{"text": "the quick brown fox"} for _ in range(200)])
     table = (

@@ -30,6 +30,7 @@ MANIFESTS = {"base": "1" * 64, "records": "2" * 64}
 LORA = "[lora]\nrank = 2\nalpha = 4\ndropout = 0.1\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     [
@@ -48,6 +49,7 @@ def test_an_honest_run_is_re_executed_bit_for_bit(setting: Setting) -> None:
     assert done.verify(random.Random(1), share=0.1).re_executed <= 3  # what is passed by doesn't disturb what isn't
 
 
+@pytest.mark.slow
 def test_segments_may_have_several_steps() -> None:
     done = train(Setting(steps=31), segment_steps=4)
     assert [segment.end.step for segment in done.transcript.segments] == [4, 8, 12, 16, 20, 24, 28, 31]
@@ -212,6 +214,7 @@ def made(inputs: dict[str, MemorySource], text: str, scratch: Path) -> tuple[dic
     return files, Transcript.open(files[TRANSCRIPT], KEY.public)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -243,6 +246,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_other_methods_are_re_executed_bit_for_bit(llama: MemorySource, method: str, tmp_path: Path) -> None:
     table, records = METHODS[method]
