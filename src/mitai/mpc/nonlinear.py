@@ -24,6 +24,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from mitai.mpc import reproducible
 from mitai.mpc.engine import Secret
 from mitai.mpc.ring import FRACTION_BITS, Real
 from mitai.mpc.spline import Octaves, Spline
@@ -34,23 +35,21 @@ REACH = 128.0  # of `Engine.upper`
 EMBEDDING_GAIN = 16  # of the first norm: what comes right out of a table of embeddings is small
 QUAD_SHIFT = 5.0  # c of MPCFormer's (x + c)^2
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-
 
 def _gelu(x: Real) -> Real:
-    value: Real = x * (1 + _erf(x / math.sqrt(2))) / 2
+    value: Real = x * (1 + reproducible.erf(x / math.sqrt(2))) / 2
     return value
 
 
 def _gelu_tanh(x: Real) -> Real:
-    value: Real = x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+    value: Real = x * (1 + reproducible.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))) / 2
     return value
 
 
 GELU = Spline.fit(_gelu, low=-4, high=4, segments=256, degree=1, above=(0, 1))
 GELU_TANH = Spline.fit(_gelu_tanh, low=-4, high=4, segments=256, degree=1, above=(0, 1))
-SILU = Spline.fit(lambda x: x / (1 + np.exp(-x)), low=-16, high=16, segments=128, degree=2, above=(0, 1))
-TANH = Spline.fit(np.tanh, low=-8, high=8, segments=128, degree=2, below=(-1, 0), above=(1, 0))
+SILU = Spline.fit(lambda x: x / (1 + reproducible.exp(-x)), low=-16, high=16, segments=128, degree=2, above=(0, 1))
+TANH = Spline.fit(reproducible.tanh, low=-8, high=8, segments=128, degree=2, below=(-1, 0), above=(1, 0))
 ACTIVATIONS = {"gelu": GELU, "gelu_new": GELU_TANH, "gelu_pytorch_tanh": GELU_TANH, "silu": SILU}
 
 
@@ -156,4 +155,6 @@ def _upper(scores: Secret, reach: float) -> Secret:
 @functools.cache
 def exp_table(gain: int) -> Spline:
     """Return exp(x) 2^gain for x of -16 to 0; 0 below."""
-    return Spline.fit(lambda x: np.exp(x) * 2.0**gain, low=-16, high=0, segments=256, degree=1, above=(2.0**gain, 0))
+    return Spline.fit(
+        lambda x: reproducible.exp(x) * 2.0**gain, low=-16, high=0, segments=256, degree=1, above=(2.0**gain, 0)
+    )

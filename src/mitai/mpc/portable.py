@@ -59,7 +59,7 @@ def add_waves(total: Ring, turns: Turns, circle: Real, scale: float, factors: Ri
         first, second = circle[0][:, high[rows]], circle[1][:, low[rows]]
         cosine = first[0] * second[0] - first[1] * second[1]
         sine = first[1] * second[0] + first[0] * second[1]
-        for k, pair in enumerate(_multiples(cosine, sine, len(factors) // 2)):
+        for k, pair in enumerate(multiples(cosine, sine, len(factors) // 2)):
             for place, wave in enumerate(pair):
                 whole = np.rint(wave * scale).astype(np.int64).view(np.uint64)
                 whole *= factors[2 * k + place, rows]
@@ -71,13 +71,13 @@ def turn_waves(turns: Turns, a: Real, b: Real) -> Ring:
     made = np.empty((2 * a.size, turns.size), np.int64)
     for start in range(0, turns.size, ROWS):
         rows = slice(start, start + ROWS)
-        for k, (c, s) in enumerate(_multiples(*_wave_of(turns[rows]), a.size)):
+        for k, (c, s) in enumerate(multiples(*wave_of(turns[rows]), a.size)):
             made[2 * k, rows] = np.rint(a[k] * c - b[k] * s)
             made[2 * k + 1, rows] = np.rint(a[k] * s + b[k] * c)
     return made.view(np.uint64)
 
 
-def _wave_of(turns: Turns) -> tuple[Real, Real]:
+def wave_of(turns: Turns) -> tuple[Real, Real]:
     """Return cosine and sine by Taylor's series around the nearest quarter of a turn, whose signs are multiplied in."""
     quarter = turns + np.uint32(1 << 29) >> np.uint32(30)
     x = (turns - (quarter << np.uint32(30))).view(np.int32) * (2 * math.pi / 2.0**32)
@@ -92,7 +92,7 @@ def _wave_of(turns: Turns) -> tuple[Real, Real]:
     return turned[0], turned[1]
 
 
-def _multiples(cosine: Real, sine: Real, count: int) -> Iterator[tuple[Real, Real]]:
+def multiples(cosine: Real, sine: Real, count: int) -> Iterator[tuple[Real, Real]]:
     """Return cosines and sines of an angle times 1 to count, by Chebyshev's recurrence."""
     twice = cosine + cosine
     before, now = (np.ones_like(cosine), np.zeros_like(sine)), (cosine, sine)

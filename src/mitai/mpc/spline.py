@@ -1,6 +1,7 @@
 """Functions of one number as piecewise polynomials on equal steps, with straight tails (`docs/spec/mpc.md`, "Splines").
 
-A table is public: it says which function is computed, never at which point.
+A table is public: it says which function is computed, never at which point. It is the same bits on every machine, if
+its function is (`mitai.mpc.reproducible`).
 
 Example:
     >>> half = Spline.fit(lambda x: x / 2, low=-1, high=1, segments=4, degree=1)
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mitai.mpc.reproducible import LeastSquares, angle, power
 from mitai.mpc.ring import Real
 
 
@@ -74,12 +76,14 @@ class Spline:
     ) -> Spline:
         """Fit each segment at its Chebyshev nodes, which is near the best polynomial of that degree."""
         step = (high - low) / segments
-        nodes = (1 - np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))) / 2 * step
-        powers = np.vander(nodes, degree + 1, increasing=True)
+        places, _ = angle((np.arange(degree + 1) + 0.5) / (2 * degree + 2))
+        nodes = (1 - places) / 2 * step
+        powers = np.stack([nodes**0, *(math.prod([nodes] * k) for k in range(1, degree + 1))], 1)
         starts = low + step * np.arange(segments)
         values = function(starts[:, None] + nodes[None, :])
-        coefficients = np.asarray(np.linalg.solve(powers, values.T).T, np.float64)
-        return cls(low, step, coefficients, below, above, function)
+        fitted = LeastSquares(powers, values.T)
+        fitted.take(degree + 1)
+        return cls(low, step, np.ascontiguousarray(fitted.solution().T), below, above, function)
 
     def polynomials(self, x: Real, first: int = 0, end: int | None = None) -> Real:
         """Return the polynomials' values; beyond segments [first, end) the nearest one goes on."""
@@ -87,8 +91,8 @@ class Spline:
         index = np.clip(np.floor((x - self.low) / self.step), first, last).astype(np.int64)
         t = x - (self.low + index * self.step)
         inner = np.zeros_like(t)
-        for power in range(self.degree, -1, -1):
-            inner = inner * t + self.coefficients[index, power]
+        for k in range(self.degree, -1, -1):
+            inner = inner * t + self.coefficients[index, k]
         return inner
 
     def __call__(self, x: Real) -> Real:
@@ -118,4 +122,4 @@ class Octaves:
 
     def __call__(self, x: Real | float) -> Real:
         """Return the function's values, computed in the clear."""
-        return np.asarray(self.factor * np.maximum(x, 2.0**self.low) ** self.exponent)
+        return np.asarray(self.factor * power(np.maximum(x, 2.0**self.low), self.exponent))

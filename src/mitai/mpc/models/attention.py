@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,8 +97,8 @@ class Attention:
 
 def query_scale(size: int) -> tuple[float, int]:
     """Return a factor for the weights of queries, in [1, 2), and a shift, which together make 1 / sqrt(size)."""
-    shift = int(np.ceil(np.log2(size) / 2))
-    return float(2.0**shift / np.sqrt(size)), shift
+    shift = ((size - 1).bit_length() + 1) // 2
+    return 2.0**shift / math.sqrt(size), shift
 
 
 def split_heads(x: Secret, heads: int) -> Secret:

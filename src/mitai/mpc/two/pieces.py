@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mitai.mpc.reproducible import power
 from mitai.mpc.ring import FRACTION_BITS, WINDOW_BITS, Real
 from mitai.mpc.spline import Octaves, Spline
 from mitai.mpc.two import waves
@@ -76,7 +76,7 @@ class Pieces:
 
     @functools.cached_property
     def outline(self) -> tuple[object, ...]:
-        """All that sides have to have alike, and could not if they fitted differently; but no coefficients."""
+        """All that sides have to have alike, and would not with different versions; but no coefficients."""
         forms = [
             (piece.form.count, piece.form.period_bits) if isinstance(piece.form, Wave) else piece.form
             for piece in self.pieces
@@ -125,13 +125,11 @@ def _octaves(table: Octaves, fractions: tuple[int, ...], low: int, high: int) ->
     """Return the piece for [2^low, 2^high)."""
     source = max(k for k, fraction in enumerate(fractions) if k == 0 or high + fraction < WINDOW_BITS)
     scale = 2.0 ** (FRACTION_BITS - fractions[source])  # of what is opened, which is read with the engine's fraction
-    largest = table.factor * max(2.0 ** (low * table.exponent), 2.0 ** (high * table.exponent)) * 2.0**table.fraction
-    shift = max(0, math.ceil(math.log2(largest)) - LARGEST_BITS)
+    largest = float(np.max(table(np.array([2.0**low, 2.0**high])))) * 2.0**table.fraction
+    shift = max(0, waves.log2_above(largest) - LARGEST_BITS)
 
     def values(u: Real) -> Real:
-        return np.asarray(
-            table.factor * (u * scale) ** table.exponent * 2.0 ** (table.fraction - FRACTION_BITS - shift)
-        )
+        return table.factor * power(u * scale, table.exponent) * 2.0 ** (table.fraction - FRACTION_BITS - shift)
 
     unit = 2.0 ** -fractions[0]
     wave = waves.fit(values, (2.0**low - BEFORE * unit) / scale, (2.0**high + AFTER * unit) / scale)

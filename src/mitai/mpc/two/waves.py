@@ -5,8 +5,8 @@ cos k(c - r) is a sum of two products, each of a public wave of c and one of r, 
 of x is a sum of products of public waves of c with numbers that the dealer knows. It shares these, with the function's
 coefficients in them, so the parties multiply by waves and add up, whatever the function is.
 
-- Only the dealer and party 0 use a function's coefficients. What both parties have to compute alike, to the last bit,
-  is made of integers and of single operations on doubles that IEEE 754 defines.
+- Only the dealer and party 0 use a function's coefficients. They are the same bits on every machine
+  (`mitai.mpc.reproducible`), as are the waves: of integers and of single operations on doubles that IEEE 754 defines.
 - The period is longer than the interval: what the sum does outside of it is free, and it converges quickly.
 
 Example:
@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mitai.mpc import kernels
+from mitai.mpc.portable import multiples, wave_of
+from mitai.mpc.reproducible import LeastSquares, angle
 from mitai.mpc.ring import FRACTION_BITS, Real, Ring
 
 PUBLIC_BITS = 26  # of fraction, of public waves
@@ -35,6 +37,7 @@ COUNTS = (*range(4, 17), 20, 24, 28, 32)
 TURN_BITS = 22  # a public angle is so many bits of a turn
 HALF_TURN_BITS = TURN_BITS // 2
 NODES = 500  # of the interval, at which a function is fitted
+RIDGE = 1e-8  # keeps the coefficients small
 SPARE = 1.25  # a period is at least so many times the interval
 LARGEST = 2.0**20  # of a coefficient
 PRECISION = 128
@@ -106,37 +109,52 @@ def fit(function: Callable[[Real], Real], low: float, high: float) -> Wave | Non
 
     Near is within 2^-14, or 2^-18 of the largest value.
     """
-    shortest = math.ceil(math.log2((high - low) * SPARE)) + FRACTION_BITS
-    for count in COUNTS:
-        for period_bits in range(shortest, min(shortest + 2, 33)):
-            wave = _fitted(function, low, high, count, period_bits)
-            if wave is not None:
-                return wave
-    return None
+    places, _ = angle((np.arange(NODES) + 0.5) / (2 * NODES))  # Chebyshev's
+    units = np.rint(((low + high) / 2 + (high - low) / 2 * places) * 2.0**FRACTION_BITS)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        values = function(units / 2.0**FRACTION_BITS)
+    if not np.isfinite(values).all():
+        return None
+    shortest = log2_above((high - low) * SPARE) + FRACTION_BITS
+    sums = [_Sums(units, values, period_bits) for period_bits in range(shortest, min(shortest + 2, 33))]
+    near = (wave for count in COUNTS for one in sums if (wave := one.near(count)) is not None)
+    return next(near, None)
+
+
+class _Sums:
+    """Sums with one period, of more and more waves, that are as near to a function as they can be."""
+
+    def __init__(self, units: Real, values: Real, period_bits: int) -> None:
+        turns = units.astype(np.int64).astype(np.uint32) << np.uint32(32 - period_bits)
+        waves = [np.stack(pair, 1) for pair in multiples(*wave_of(turns), COUNTS[-1])]
+        matrix = np.concatenate([np.ones((len(units), 1)), *waves], 1)
+        size = matrix.shape[1]
+        ridge = RIDGE * math.sqrt(len(units)) * np.eye(size)
+        self._scale, self._tolerance = float(np.abs(values).max()) or 1.0, tolerance(values)
+        self._period_bits, self._nodes = period_bits, len(units)
+        self._squares = LeastSquares(
+            np.concatenate([matrix, ridge]), np.concatenate([values / self._scale, np.zeros(size)])
+        )
+
+    def near(self, count: int) -> Wave | None:
+        """Return the nearest sum of so many frequencies, not fewer than before, if it is near enough."""
+        self._squares.take(2 * count + 1)
+        if np.abs(self._squares.residual()[: self._nodes]).max() * self._scale > self._tolerance:
+            return None
+        found = self._scale * self._squares.solution()
+        wave = Wave(self._period_bits, float(found[0]), found[1::2], found[2::2])
+        return wave if np.abs(found).max() < LARGEST else None
+
+
+def log2_above(x: float) -> int:
+    """Return the least n with x <= 2^n."""
+    part, power = math.frexp(x)
+    return power - (part == 0.5)
 
 
 def tolerance(values: Real) -> float:
     """Return how near to a function is near enough."""
     return max(2.0**-14, float(np.abs(values).max()) * 2.0**-18)
-
-
-def _fitted(function: Callable[[Real], Real], low: float, high: float, count: int, period_bits: int) -> Wave | None:
-    empty = Wave(period_bits, 0.0, np.zeros(count), np.zeros(count))
-    nodes = (low + high) / 2 + (high - low) / 2 * np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
-    angles = np.multiply.outer(nodes * empty.omega, np.arange(1, count + 1))
-    matrix = np.concatenate([np.ones((len(nodes), 1)), np.cos(angles), np.sin(angles)], 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = function(nodes)
-    if not np.isfinite(values).all():
-        return None
-    scale = float(np.abs(values).max()) or 1.0
-    ridge = 1e-8 * math.sqrt(len(nodes)) * np.eye(2 * count + 1)  # keeps the coefficients small
-    found = np.linalg.lstsq(
-        np.concatenate([matrix, ridge]), np.concatenate([values / scale, np.zeros(2 * count + 1)]), rcond=None
-    )[0]
-    wave = Wave(period_bits, scale * found[0], scale * found[1 : count + 1], scale * found[count + 1 :])
-    near = np.abs(wave(nodes) - values).max() <= tolerance(values)
-    return wave if near and scale * np.abs(found).max() < LARGEST else None
 
 
 @functools.cache
