@@ -19,10 +19,11 @@ Rows, in group `mpc` (`2+1` unless said otherwise):
 - `mpc-gpt2-argmax`: on how many of 200 random prompts of 8 tokens the next word is that of floating point.
 - `mpc-llama15m`: 32 tokens of the 15M Llama. `same_argmax` says whether the next token is that of floating point.
 - `mpc-bert-3pc`, `mpc-bert-malicious`: BERT-base with three parties and no dealer, and with twins of all sides.
-- `mpc-qwen05b-token`: one token with 64 cached in Qwen2-0.5B's shape. Its layers stand in memory once and are used 24
-  times, as all sides share this machine, and where this has less than 30 GB, a quarter of the tokens (`vocabulary`).
-  `memory_gb` is what a party of its own would keep; `projected_7b_s` is the value for 7e9 parameters, beside what
-  PUMA has published for a token of LLaMA-7B: seconds, not processor seconds, on 128 threads.
+- `mpc-qwen05b-token`: one token with 64 cached in Qwen2-0.5B's shape, each side a process. `party_gb` is the largest
+  that party 0 gets, with all that a party has; as all sides share this machine, the others have one layer in memory and
+  use it 24 times. Skipped with less than 14 GB free. `wall_s`: from one token to the next. `projected_7b_s` is the
+  value for 7e9 parameters, beside what PUMA has published for a token of LLaMA-7B: seconds, not processor seconds, on
+  128 threads.
 
 `python -m benchmarks.mpc bert gpt2 …` runs some: bert, gpt2, llama, parties, qwen. Where time and bytes go, by part of
 the model, is in `benchmarks/out/mpc-….json` and `.png`.
@@ -30,8 +31,6 @@ the model, is in `benchmarks/out/mpc-….json` and `.png`.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -42,7 +41,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import OUT, progress, row
-from benchmarks.secure import models, network, spu
+from benchmarks.secure import apart, models, network, spu
 from benchmarks.secure.breakdown import Breakdown
 from benchmarks.secure.sides import Cost, Sides, ThreeSides, TwinSides
 from benchmarks.spu import shapes
@@ -52,7 +51,7 @@ from mitai.mpc.models.decoder import Cache
 
 LENGTH, CACHED, TOKENS, RUNS = 128, 64, 16, 3
 PROMPTS, PROMPT_LENGTH, PROMPT_BATCH = 200, 8, 25
-QWEN_VOCABULARY, QWEN_GB = 151936, 30  # all of it takes so much memory for all sides
+QWEN_LAYERS, QWEN_HEADS, QWEN_GB = 24, 14, 14  # so much memory for all sides
 PUMA_7B_S = 200.0  # LLaMA-7B, 8 tokens in and one out, 128 threads, as published
 
 
@@ -282,48 +281,47 @@ def llama() -> None:
     compare("mpc-llama15m", [cost.total_s for cost in costs[1:]], "CPU-s", peer, peer.cpu_s, **more)
 
 
+def qwen_token(*, numbers: bool) -> tuple[Token, int]:
+    """Return a token in the shape of Qwen2-0.5B with one layer, with numbers or without; and how many layers it has."""
+    model = models.qwen05b() if numbers else models.Model(models.qwen05b_config(), {})
+    groups, size = model.config["num_key_value_heads"], model.config["hidden_size"] // QWEN_HEADS
+    return Token(model, 7, shapes.Random(2).normal(1, 2, groups, CACHED, size, deviation=0.6)), QWEN_LAYERS
+
+
 def qwen() -> None:
-    """One token in the shape of Qwen2-0.5B."""
-    whole = available_gb() > QWEN_GB
-    model, layers = models.qwen05b(QWEN_VOCABULARY if whole else QWEN_VOCABULARY // 4)
-    size = model.config["hidden_size"] // model.config["num_attention_heads"]
-    groups = model.config["num_key_value_heads"]
-    cache = shapes.Random(2).normal(layers, 2, groups, CACHED, size, deviation=0.6)
-    subject, sides = Token(model, 7, cache[:1]), Sides()
-    state = [
-        (repeated(weights, layers), Cache(kept.layers * layers, kept.length), hidden)
-        for weights, kept, hidden in sides.do(subject.load, model=model.arrays, client=subject.before)
-    ]
-    tokens(sides, subject, state)
-    cost = tokens(sides, subject, state)
-    many = model.parameters(layers)
+    """One token in the shape of Qwen2-0.5B, each side a process."""
+    if available_gb() < QWEN_GB:
+        progress(f"mpc-qwen05b-token: skipped: needs {QWEN_GB} GB")
+        return
+    *parties, dealer = apart.measure(TOKENS)
+    used = sum(side["ahead_s"] + side.get("online_s", 0.0) for side in (*parties, dealer)) / TOKENS
+    config = models.qwen05b_config()
+    width, inner, table = (
+        config["hidden_size"],
+        config["intermediate_size"],
+        config["vocab_size"] * config["hidden_size"],
+    )
+    layer = width * (2 * width + 2 * config["num_key_value_heads"] * width // QWEN_HEADS + 3 * inner)
+    multiplied = 2 * table + QWEN_LAYERS * layer
     more = {
-        **by_token(cost), "vocabulary": model.config["vocab_size"], "parameters_m": round(many / 1e6),
-        "memory_gb": round(16 * many / 1e9, 1), "projected_7b_s": round(cost.total_s / TOKENS * 7e9 / many, 1),
+        "wall_s": round(max(side["wall_s"] for side in parties) / TOKENS, 3),
+        "ahead_s": round(sum(side["ahead_s"] for side in (*parties, dealer)) / TOKENS, 3),
+        "sent_mb": round(sum(side["sent_bytes"] for side in parties) / TOKENS / 1e6, 1),
+        "dealt_mb": round(dealer["dealt_bytes"] / TOKENS / 1e6, 1), "rounds": parties[0]["rounds"] // TOKENS,
+        "vocabulary": config["vocab_size"], "parameters_m": round((multiplied - table) / 1e6),
+        "party_gb": round(parties[0]["memory_gb"], 1), "projected_7b_s": round(used * 7e9 / multiplied, 1),
         "puma_7b_s": PUMA_7B_S,
     }  # fmt: skip
-    row("mpc-qwen05b-token", [cost.total_s / TOKENS], "CPU-s", **more)
+    row("mpc-qwen05b-token", [used], "CPU-s", **more)
 
 
 def available_gb() -> float:
-    """Return how much memory is free here; 0 where that is not told."""
+    """Return how much memory is free here; enough where that is not told."""
     try:
         text = Path("/proc/meminfo").read_text()
     except OSError:
-        return 0
+        return QWEN_GB
     return int(text.split("MemAvailable:")[1].split()[0]) / 1e6
-
-
-def repeated(weights: Any, layers: int) -> Any:
-    """Return weights with one layer many times, as weights of their own: nothing is prepared once for all."""
-    (first,) = weights.layers
-    return dataclasses.replace(weights, layers=tuple(anew(first) for _ in range(layers)))
-
-
-def anew(layer: Any) -> Any:
-    """Return a layer whose weights are others than before, with the same numbers."""
-    fields = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)}
-    return dataclasses.replace(layer, **{name: copy.copy(value) for name, value in fields.items()})
 
 
 # --- other settings ---

@@ -55,12 +55,6 @@ class Model:
         kind, model = FAMILIES[self.config["model_type"]]
         return model(parse_config(json.dumps(self.config).encode(), kind))
 
-    def parameters(self, layers: int) -> int:
-        """Return the size of all matrices that our model keeps, with so many of its layers; a head is a copy."""
-        table = next(iter(self.named.values())).size
-        layer = sum(array.size for name, array in self.named.items() if ".layers.0." in name and array.ndim == 2)
-        return 2 * table + layers * layer
-
     def arrays(self) -> Iterator[np.ndarray]:
         """Yield what the model's owner shares."""
         return self.ours.arrays(Tensors(self.named))
@@ -156,10 +150,22 @@ def llama15m(length: int = 32, layers: int = 6) -> tuple[Model, np.ndarray]:
     return Model(config, named), ids
 
 
-def qwen05b(vocabulary: int) -> tuple[Model, int]:
-    """Return the shape of Qwen2-0.5B with one layer and so many tokens, and how many layers it has."""
-    random, width, inner, heads, groups = shapes.Random(5), 896, 4864, 14, 2
-    size = width // heads
+def qwen05b_config() -> dict[str, Any]:
+    """Return the shape of Qwen2-0.5B with one layer."""
+    return {
+        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864,
+        "num_hidden_layers": 1, "num_attention_heads": 14, "num_key_value_heads": 2, "rope_theta": 1e6,
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+
+
+def qwen05b() -> Model:
+    """Return Qwen2-0.5B with one layer."""
+    config = qwen05b_config()
+    width, inner, heads, groups = (
+        config[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    )
+    random, size, vocabulary = shapes.Random(5), width // heads, config["vocab_size"]
     named: Named = {"model.embed_tokens.weight": random.normal(vocabulary, width)}
     layer = "model.layers.0"
     for name, rows, columns in (("q", width, width), ("k", groups * size, width), ("v", groups * size, width)):
@@ -169,12 +175,7 @@ def qwen05b(vocabulary: int) -> tuple[Model, int]:
     _put(named, f"{layer}.mlp.down_proj.weight", random.normal(width, inner, deviation=0.02))
     for name in (f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm", "model.norm"):
         _put(named, f"{name}.weight", random.normal(width, deviation=0.1, mean=1))
-    config = {
-        "model_type": "qwen2", "vocab_size": vocabulary, "hidden_size": width, "intermediate_size": inner,
-        "num_hidden_layers": 1, "num_attention_heads": heads, "num_key_value_heads": groups, "rope_theta": 1e6,
-        "tie_word_embeddings": True,
-    }  # fmt: skip
-    return Model(config, named), 24
+    return Model(config, named)
 
 
 def _put(named: Named, name: str, weight: np.ndarray, bias: np.ndarray | None = None) -> None:

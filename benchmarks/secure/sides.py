@@ -32,26 +32,27 @@ Program = Callable[..., Any]
 
 
 class Asked(Owner):
-    """Finds out which arrays a program asks of its owners, and with how many bits of fraction."""
+    """Finds out which arrays a program asks of its owners: of which `shapes`, and with how many bits of fraction."""
 
     def of(self, program: Program, state: Any) -> tuple[dict[str, list[int]], Any]:
-        """Return the fractions of a program's inputs, by owner, and what it returns without data."""
+        """Return the fractions of a program's inputs, by owner, and what it returns without data; keep shapes."""
         self._fractions: dict[str, list[int]] = {}
+        self.shapes: dict[str, list[Shape]] = {}
         _, result = self.plan(partial(_with_state, program, state))
         return self._fractions, result
 
     def input(self, owner: str, shape: Shape, values: Real | None = None, fraction: int | None = None) -> Secret:
         """Note the fraction."""
         self._fractions.setdefault(owner, []).append(self.fraction if fraction is None else fraction)
+        self.shapes.setdefault(owner, []).append(shape)
         return super().input(owner, shape, values, fraction)
 
 
 def shares(values: Iterable[np.ndarray], bits: Iterable[int], role: int) -> Iterator[Ring]:
     """Yield a party's shares of arrays with so many bits of fraction. The seed is no secret: this protects nothing."""
     for number, (array, fraction) in enumerate(zip(values, bits, strict=True)):
-        encoded = encode(array, fraction)
-        first = kernels.prg(bytes(16), number, 0, encoded.size).reshape(encoded.shape)
-        yield first if role == 0 else encoded - first
+        first = kernels.prg(bytes(16), number, 0, array.size).reshape(array.shape)
+        yield first if role == 0 else np.subtract(encode(array, fraction), first, out=first)
 
 
 class Sides:

@@ -198,6 +198,10 @@ class Engine(ABC):
     def weight(self, w: Secret) -> Weight:
         """Prepare a matrix [in, out] for `linear`."""
 
+    def tied(self, w: Secret) -> tuple[Weight, Weight]:
+        """Prepare a matrix and its transpose: a table of embeddings that is the head, too, and is kept once."""
+        return self.weight(w), self.weight(w.swap())
+
     @abstractmethod
     def linear(self, x: Secret, w: Weight, bias: Secret | None = None) -> Secret:
         """Return x [..., in] times the weight, plus the bias [out]."""

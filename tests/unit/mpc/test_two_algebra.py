@@ -9,6 +9,7 @@ from mitai.mpc import kernels
 from mitai.mpc.engine import concatenate
 from mitai.mpc.ring import WINDOW_BITS
 from mitai.mpc.spline import Spline
+from mitai.mpc.two import algebra
 from mitai.mpc.two.local import Cost, Local, run
 from mitai.mpc.two.shares import join
 
@@ -65,6 +66,30 @@ def test_products_are_exact_in_the_ring(rows, inner, columns, seed):
     for result, plain in zip(got, expected, strict=True):
         assert result.shape == plain.shape
         assert (result == plain).all()
+
+
+@pytest.mark.parametrize("block", [1 << 22, 7])
+def test_a_matrix_and_its_transpose_are_opened_once(block, monkeypatch):
+    """In the run that opens them, and in later ones, for which products are prepared."""
+    monkeypatch.setattr(algebra, "OPENED_WORDS", block)
+    rng = np.random.default_rng(6)
+    w, x, y = ring(rng, 5, 3), ring(rng, 2, 5), ring(rng, 2, 3)
+
+    def load(engine):
+        return engine.tied(engine.input("model", w.shape, None, 0))
+
+    def products(engine, both):
+        a, b = engine.input("client", x.shape, None, 0), engine.input("client", y.shape, None, 0)
+        return engine.linear(a, both[0]), engine.linear(b, both[1])
+
+    local, wanted = Local(), (kernels.matmul(x, w), kernels.matmul(y, w.T))
+    loaded = local.do((load,) * 3, {"model": [w]})
+    assert local.cost.sent_bytes == [48 + 8 * w.size] * 2
+    later = tuple(lambda engine, both=both: products(engine, both) for both in loaded)
+    for programs in (later, (lambda engine: products(engine, load(engine)),) * 3):
+        first, second, _ = local.do(programs, {"client": [x, y], "model": [w]})
+        for one, other, plain in zip(first, second, wanted, strict=True):
+            assert (join(one.parts[0], other.parts[0]) == plain).all()
 
 
 def test_a_factor_is_opened_once():

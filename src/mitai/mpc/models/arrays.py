@@ -65,7 +65,9 @@ class Arrays:
             raise MpcError(
                 "mpc.model-mismatch", f"an array of shape {shape} was expected of the {self._owner}, not {had}"
             )
-        return self.engine.input(self._owner, shape, None if values is None else values.astype(np.float64), fraction)
+        return self.engine.input(
+            self._owner, shape, None if values is None else values.astype(np.float64, copy=False), fraction
+        )
 
     def weight(self, rows: int, columns: int, fraction: int | None = None) -> Weight:
         """Take the next array as a matrix for products."""
@@ -77,6 +79,10 @@ class Arrays:
         What is dropped of a product need not be opened of its factor (`docs/spec/mpc.md`, "Truncation").
         """
         return self.weight(rows, columns, 2 * self.engine.fraction)
+
+    def tied(self, rows: int, columns: int) -> tuple[Weight, Weight]:
+        """Take the next array as such a table, and as the matrix [columns, rows] of the head."""
+        return self.engine.tied(self.secret(rows, columns, fraction=2 * self.engine.fraction))
 
     def dense(self, rows: int, columns: int, fraction: int | None = None) -> Dense:
         """Take a matrix, with this fraction, and a bias."""

@@ -4,7 +4,8 @@ Rotary positions are relative: prompts that are padded on the left may have publ
 
 Invariants:
 
-- The scale of a norm is in the weights of the layer that reads it.
+- The scale of a norm is in the weights of the layer that reads it; but for tied embeddings, where the last norm's own
+  is multiplied in, as the head is the table, shared and kept once.
 - The product that makes queries and keys is turned before it is cut back: positions cost no round of their own.
 """
 
@@ -22,6 +23,7 @@ from mitai.mpc.models.attention import Attention, query_scale, split_heads
 from mitai.mpc.models.config import LlamaConfig, Rope
 from mitai.mpc.models.decoder import Decoder, Places
 from mitai.mpc.nonlinear import EMBEDDING_GAIN, activation, read, rms_norm
+from mitai.mpc.reproducible import angle, power
 from mitai.mpc.ring import FRACTION_BITS, Real, encode
 
 TURNED_BITS = 18  # of fraction of what makes queries and keys; with those of angles, what a truncation can cut
@@ -41,10 +43,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class LlamaWeights:
-    """The model as one party has it."""
+    """The model as one party has it; the scale is the last norm's, where the head is the table."""
 
     table: Weight
     layers: tuple[Layer, ...]
+    scale: Secret | None
     head: Weight
 
 
@@ -65,8 +68,7 @@ class Llama(Decoder[LlamaWeights]):
     def arrays(self, tensors: Tensors) -> Iterator[Real]:
         """See `Decoder.arrays`."""
         config = self.config
-        table = tensors("model.embed_tokens.weight")
-        yield table
+        yield tensors("model.embed_tokens.weight")
         for i in range(config.num_hidden_layers):
             layer = f"model.layers.{i}"
             norm = tensors(f"{layer}.input_layernorm.weight")[:, None]
@@ -81,29 +83,32 @@ class Llama(Decoder[LlamaWeights]):
             norm = tensors(f"{layer}.post_attention_layernorm.weight")[:, None]
             yield norm * np.concatenate([tensors(f"{layer}.mlp.{part}_proj.weight").T for part in ("gate", "up")], 1)
             yield tensors(f"{layer}.mlp.down_proj.weight").T
-        head = table if config.tie_word_embeddings else tensors("lm_head.weight")
-        yield tensors("model.norm.weight")[:, None] * head.T
+        scale = tensors("model.norm.weight")
+        yield scale if config.tie_word_embeddings else scale[:, None] * tensors("lm_head.weight").T
 
     def load(self, arrays: Arrays) -> LlamaWeights:
         """See `Decoder.load`."""
         config = self.config
         width, inner = config.hidden_size, config.intermediate_size
-        weights = LlamaWeights(
-            arrays.table(self.vocabulary, width),
-            tuple(
-                Layer(
-                    arrays.weight(width, self._columns, TURNED_BITS),
-                    arrays.secret(self._columns) if config.model_type == "qwen2" else None,
-                    arrays.weight(config.num_attention_heads * config.head_size, width),
-                    arrays.weight(width, 2 * inner, FINE_BITS),
-                    arrays.weight(inner, width, FINE_BITS),
-                )
-                for _ in range(config.num_hidden_layers)
-            ),
-            arrays.weight(width, self.vocabulary, FINE_BITS),
+        table, head = (
+            arrays.tied(self.vocabulary, width)
+            if config.tie_word_embeddings
+            else (arrays.table(self.vocabulary, width), None)
         )
+        layers = tuple(
+            Layer(
+                arrays.weight(width, self._columns, TURNED_BITS),
+                arrays.secret(self._columns) if config.model_type == "qwen2" else None,
+                arrays.weight(config.num_attention_heads * config.head_size, width),
+                arrays.weight(width, 2 * inner, FINE_BITS),
+                arrays.weight(inner, width, FINE_BITS),
+            )
+            for _ in range(config.num_hidden_layers)
+        )
+        scale = None if head is None else arrays.secret(width)
+        head = head or arrays.weight(width, self.vocabulary, FINE_BITS)
         arrays.end()
-        return weights
+        return LlamaWeights(table, layers, scale, head)
 
     def table(self, weights: LlamaWeights) -> Weight:
         """See `Decoder.table`."""
@@ -120,7 +125,8 @@ class Llama(Decoder[LlamaWeights]):
             gate = activation(parts[..., : config.intermediate_size], config.hidden_act, config.mpc_approx)
             x = x + engine.linear(engine.multiply(gate, parts[..., config.intermediate_size :]), layer.outer)
             gain = 1
-        return engine.linear(rms_norm(x[:, -1], config.rms_norm_eps), weights.head)
+        last = rms_norm(x[:, -1], config.rms_norm_eps)
+        return engine.linear(last if weights.scale is None else last * weights.scale, weights.head)
 
     def _turned(self, layer: Layer, x: Secret, turns: tuple[Real, Real]) -> tuple[Secret, Secret]:
         """Return queries [batch, heads, n, size], and keys and values [batch, 2 · groups, n, size]."""
@@ -138,17 +144,19 @@ class Llama(Decoder[LlamaWeights]):
 
 
 def turns_of(rope: Rope, size: int, at: int, n: int) -> tuple[Real, Real]:
-    """Return cosines and sines [n, size] of the places from `at` on (Su et al., "RoFormer", section 3.4)."""
+    """Return cosines and sines [n, size] of the places from `at` on (Su et al., "RoFormer", section 3.4).
+
+    They are public, and have to be the same at all parties to the last bit.
+    """
     if rope.rope_theta is None:
         raise ValueError("no base of the rotary positions")
-    rates = rope.rope_theta ** (-np.arange(0, size, 2) / size)
+    rates = power(np.array(rope.rope_theta), -np.arange(0, size, 2) / size)
     if rope.rope_type == "llama3":  # slow turns are slowed down further, for contexts longer than those of training
         cycles = rope.original_max_position_embeddings * rates / (2 * math.pi)
         share = (cycles - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
         share = np.clip(share, 0, 1)
         rates = rates * (share + (1 - share) / rope.factor)
-    angles = np.arange(at, at + n)[:, None] * np.concatenate([rates, rates])
-    return np.cos(angles), np.sin(angles)
+    return angle(np.arange(at, at + n)[:, None] * np.concatenate([rates, rates]) / (2 * math.pi))
 
 
 def rotate(x: Secret, cosines: Real, sines: Real) -> Secret:

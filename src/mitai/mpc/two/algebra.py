@@ -23,6 +23,7 @@ from mitai.mpc.two.pads import MaskedWeight
 
 HIGH = np.uint64(32)
 FACTOR_BITS = 48  # of a factor that are opened, where they are enough
+OPENED_WORDS = 1 << 22  # of a weight that are opened at a time
 
 
 def truncate(engine: Two, secrets: Sequence[Secret], fraction: int) -> tuple[Secret, ...]:
@@ -134,19 +135,37 @@ def matmul(engine: Two, x: Secret, y: Secret) -> Secret:
 
 
 def weight(engine: Two, w: Secret) -> MaskedWeight:
-    """Open a matrix under a mask that is its own for good; one round, 8 bytes an element."""
+    """Open a matrix under a mask that is its own for good; 8 bytes an element, a round for each block."""
+    matrices = _masked_matrix(engine, w)
+    made = MaskedWeight(w.shape, w.fraction)
+    made.take(*map(kernels.pack, matrices))
+    engine.made.append(made)
+    return made
+
+
+def tied(engine: Two, w: Secret) -> tuple[MaskedWeight, MaskedWeight]:
+    """Open a matrix once, and use it and its transpose: as they lie in memory, which takes products somewhat longer."""
+    matrices = _masked_matrix(engine, w)
+    both = MaskedWeight(w.shape, w.fraction), MaskedWeight(w.shape[::-1], w.fraction)
+    both[0].take(*matrices)
+    both[1].take(*(matrix.T for matrix in matrices))
+    engine.made.extend(both)
+    return both
+
+
+def _masked_matrix(engine: Two, w: Secret) -> tuple[Ring, ...]:
+    """Return a party's share of W, and W - B; the mask B at the dealer; nothing where only shapes are known."""
     if len(w.shape) != 2:
         raise ValueError(f"a weight is a matrix, and this has the shape {w.shape}")
-    made = MaskedWeight(w.shape, w.fraction)
     b = engine.pads.random(w.shape, np.uint64)
-    engine.made.append(made)
     if engine.offline:
-        if len(b) == 2:
-            made.mask = kernels.pack(b[0] + b[1])
-        return made
-    (opened,) = engine.open(w.parts[0] - b[0])
-    made.share, made.opened = kernels.pack(w.parts[0]), kernels.pack(opened)
-    return made
+        return (b[0] + b[1],) if len(b) == 2 else ()
+    share, opened = w.parts[0], np.empty(w.shape, np.uint64)
+    rows = max(OPENED_WORDS // max(w.shape[1], 1), 1)
+    for start in range(0, w.shape[0], rows):
+        block = slice(start, start + rows)
+        (opened[block],) = engine.open(share[block] - b[0][block])
+    return share, opened
 
 
 def linear(engine: Two, x: Secret, w: MaskedWeight, bias: Secret | None) -> Secret:

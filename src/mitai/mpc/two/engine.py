@@ -65,6 +65,10 @@ class Side(Two):
         """See `Engine.weight`."""
         return algebra.weight(self, w)
 
+    def tied(self, w: Secret) -> tuple[Weight, Weight]:
+        """See `Engine.tied`."""
+        return algebra.tied(self, w)
+
     def linear(self, x: Secret, w: Weight, bias: Secret | None = None) -> Secret:
         """See `Engine.linear`."""
         if not isinstance(w, MaskedWeight):

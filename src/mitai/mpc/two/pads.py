@@ -61,15 +61,22 @@ class MaskedWeight(Weight):
         fresh: Whether it was made in the run that is going on, so that nothing could be prepared for it.
     """
 
-    share: Packed[np.uint64]
-    opened: Packed[np.uint64]
-    mask: Packed[np.uint64]
+    share: Ring | Packed[np.uint64]
+    opened: Ring | Packed[np.uint64]
+    mask: Ring | Packed[np.uint64]
 
     def __init__(self, shape: Shape, fraction: int) -> None:
         rows, columns = shape
         self.shape = rows, columns
         self.fraction = fraction
         self.fresh = True
+
+    def take(self, *matrices: Ring | Packed[np.uint64]) -> None:
+        """Keep what a side has: share and W - B, or the mask, or nothing."""
+        if len(matrices) == 2:
+            self.share, self.opened = matrices
+        elif matrices:
+            (self.mask,) = matrices
 
     def __repr__(self) -> str:
         return f"MaskedWeight(shape={self.shape}, fraction={self.fraction})"
