@@ -4,9 +4,9 @@
 machines of their own, and each has only its own part.
 
 ```
-platform/   the operator's: platform.json (addresses, tokens), sim/, broker/, objects/, witness/, logs/
+platform/   the operator's: platform.json (addresses, tokens), sim/, broker/, objects/, witness/, logs/, mpc/
 owner/      a model owner's: identity.pem, keys/CAPSULE.key
-user/       a user's: policy.toml, witnesses, sessions/, receipts/, checkpoints/
+user/       a user's: policy.toml, witnesses, sessions/, receipts/, checkpoints/, mpc/
 publisher/  a publisher's: key.pem, the newest signed release of each workload
 ```
 """
@@ -19,6 +19,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -31,11 +32,12 @@ _CAPSULE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 class PlatformFile(msgspec.Struct, frozen=True):
     """`platform.json`: how the operator's own commands reach a running platform."""
 
-    gateway: str
+    gateway: str  # empty where parties compute together: they have none
     upload_token: str
     operator_token: str
     pids: dict[str, int]
     simulated: bool
+    trust: Literal["tee", "mpc"] = "tee"
 
     def __repr__(self) -> str:
         return f"PlatformFile(gateway={self.gateway!r}, simulated={self.simulated})"  # no token
@@ -66,6 +68,11 @@ class Home:
     def objects(self) -> Path:
         """The gateway's ciphertext store."""
         return self.platform / "objects"
+
+    @property
+    def parties(self) -> Path:
+        """Shares and configurations of parties that compute together, a folder for each side."""
+        return self.platform / "mpc"
 
     @property
     def deployment(self) -> Path:
@@ -101,6 +108,11 @@ class Home:
     def receipts(self) -> Path:
         """Receipts of past answers."""
         return self.root / "user" / "receipts"
+
+    @property
+    def mpc_client(self) -> Path:
+        """A client's folder: its key, and the parties that it knows."""
+        return self.root / "user" / "mpc"
 
     @property
     def checkpoints(self) -> Path:

@@ -25,6 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 import httpx2
@@ -73,15 +74,17 @@ class Platform:
     """A running platform and its processes, by name."""
 
     home: Home
-    gateway: str
-    upload_token: str
-    operator_token: str
+    gateway: str = ""
+    upload_token: str = ""
+    operator_token: str = ""
+    trust: Literal["tee", "mpc"] = "tee"
     processes: dict[str, Process] = field(default_factory=dict)
 
     def record(self) -> None:
         """Write `platform.json`, by which later commands find this platform."""
         pids = {name: process.pid for name, process in self.processes.items()}
-        self.home.write_platform(PlatformFile(self.gateway, self.upload_token, self.operator_token, pids, True))
+        tokens = self.upload_token, self.operator_token
+        self.home.write_platform(PlatformFile(self.gateway, *tokens, pids, simulated=True, trust=self.trust))
 
     def stop(self) -> None:
         """End every process, the gateway first."""
@@ -99,8 +102,9 @@ class Platform:
         self.record()
 
     def dead(self) -> list[Process]:
-        """Return the processes that have ended."""
-        return [process for process in self.processes.values() if process.popen.poll() is not None]
+        """Return the processes that have ended; those that were killed first: others may have ended for that."""
+        ended = [process for process in self.processes.values() if process.popen.poll() is not None]
+        return sorted(ended, key=lambda process: process.popen.returncode >= 0)
 
 
 def start(home: Home, settings: Settings, say: Say = lambda _: None) -> Platform:
@@ -113,7 +117,7 @@ def start(home: Home, settings: Settings, say: Say = lambda _: None) -> Platform
         raise FleetError(
             "fleet.brokers-database", "several brokers share a PostgreSQL database", hint="--database postgresql://…"
         )
-    _refuse_second(home)
+    refuse_second(home)
     home.deployment.unlink(missing_ok=True)
     releases = publish_installed(home, installed_page(), now=datetime.now(UTC))
     policy = installed_policy(open_sim(home), releases)
@@ -161,7 +165,8 @@ def _write_users(home: Home, text: str, witness: str, say: Say) -> None:
     write_private(home.witnesses, f"{witness}\n".encode())
 
 
-def _refuse_second(home: Home) -> None:
+def refuse_second(home: Home) -> None:
+    """Raise `FleetError` when a platform of this home is up."""
     try:
         running = home.read_platform()
     except FleetError as error:
@@ -170,7 +175,9 @@ def _refuse_second(home: Home) -> None:
         return
     if any(alive(pid) for pid in running.pids.values()):
         raise FleetError(
-            "fleet.already-up", f"a platform of {home.root} is up at {running.gateway}", hint="stop it with: mitai down"
+            "fleet.already-up",
+            f"a platform of {home.root} is up{' at ' if running.gateway else ''}{running.gateway}",
+            hint="stop it with: mitai down",
         )
 
 

@@ -31,7 +31,7 @@ class Process:
     name: str
     module: str
     arguments: Sequence[str]
-    health: str  # the address that answers 200 when it is up
+    health: str  # the address that answers 200 when it is up; empty: it has none
     pid: int
     log: Path
     log_start: int  # where its own words begin, in bytes
@@ -41,12 +41,7 @@ class Process:
         """Return when the health address answers; raise `FleetError` when the process dies or stays silent."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if self.popen.poll() is not None:
-                raise FleetError(
-                    "fleet.process-died",
-                    f"the {self.name} stopped while starting (status {self.popen.returncode}): {self.last_words()}",
-                    hint=f"its whole log is {self.log}",
-                )
+            self.check()
             try:
                 if httpx2.get(self.health, timeout=2.0).status_code == 200:
                     return
@@ -55,6 +50,15 @@ class Process:
         raise FleetError(
             "fleet.process-silent", f"the {self.name} did not come up in {timeout_s:.0f} s", hint=f"see {self.log}"
         )
+
+    def check(self) -> None:
+        """Raise `FleetError` when the process has died."""
+        if self.popen.poll() is not None:
+            raise FleetError(
+                "fleet.process-died",
+                f"the {self.name} stopped while starting (status {self.popen.returncode}): {self.last_words()}",
+                hint=f"its whole log is {self.log}",
+            )
 
     def last_words(self) -> str:
         """Return the end of what this process has logged."""

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from socket import socket
 
-from mitai.attest import Attester, Claims, Evidence, Policy, verify
+from mitai.attest import Appraisal, Attester, Claims, Evidence, Policy, verify
 from mitai.errors import MitaiError, MpcError
 from mitai.identity import Identity, PublicKey
 from mitai.mpc.sockets import SocketLink
@@ -40,12 +40,16 @@ class Credentials:
         identity: Its key.
         attester: The hardware's interface, if this machine can prove what it is.
         policies: What a machine must be, by the key id of who is asked to prove it.
+
+    Attributes:
+        appraisals: What was found when a machine proved what it is, the last time, by key id.
     """
 
     def __init__(
         self, identity: Identity, attester: Attester | None = None, policies: Mapping[str, Policy] | None = None
     ) -> None:
         self.identity, self._attester, self._policies = identity, attester, policies or {}
+        self.appraisals: dict[str, Appraisal] = {}
 
     def link(self, end: socket, awaited: Callable[[PublicKey], bool], *, serving: bool) -> tuple[PublicKey, SocketLink]:
         """Return who is at the other end of a connected socket, and the link; `end` is closed when this raises.
@@ -106,6 +110,7 @@ class Credentials:
             raise _unproven(f"{error.message} ({error.code})") from None
         if found.workload != WORKLOAD or found.claims.tls_key_sha256 != peer.key_id:  # 3.
             raise _unproven("its evidence is of another workload or another key")
+        self.appraisals[peer.key_id] = found
 
 
 def _nonce(nonce: bytes, prover: PublicKey, verifier: PublicKey) -> bytes:

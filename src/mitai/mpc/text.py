@@ -10,33 +10,60 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mitai.errors import MpcError
+from mitai.mpc.models.config import MAX_CONFIG_BYTES
+from mitai.wire import parse_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerFast
+
+
+class _Ends(msgspec.Struct):
+    eos_token_id: int | list[int] | None = None
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Read the tokenizer in a folder; nothing of it is executed.
+
+    Raises:
+        MpcError: `mpc.no-tokenizer`.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, PreTrainedTokenizerFast):
+        raise MpcError(
+            "mpc.no-tokenizer", f"there is no tokenizer in {folder}", hint="put the model's tokenizer.json there"
+        )
+    return found
+
+
+def end_tokens(folder: Path, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """Return the ids that end an answer: of the tokenizer, and of the configurations in its folder."""
+    ends = {tokenizer.eos_token_id}
+    for name in ("config.json", "generation_config.json"):
+        if (folder / name).exists():
+            data = (folder / name).read_bytes()
+            found = parse_json(data, _Ends, MAX_CONFIG_BYTES, "mpc.config", f"{name} is malformed").eos_token_id
+            ends |= set(found) if isinstance(found, list) else {found}
+    return frozenset(ends - {None})
 
 
 class Text:
     """A tokenizer and its chat template, if it has one."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
 
     @staticmethod
     def load(folder: Path) -> Text:
-        """Read the tokenizer in a folder; nothing of it is executed.
-
-        Raises:
-            MpcError: `mpc.no-tokenizer`.
-        """
-        from transformers import AutoTokenizer
-
-        try:
-            return Text(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
-        except (OSError, ValueError):
-            raise MpcError(
-                "mpc.no-tokenizer", f"there is no tokenizer in {folder}", hint="put the model's tokenizer.json there"
-            ) from None
+        """Read the tokenizer in a folder; see `read_tokenizer`."""
+        return Text(read_tokenizer(folder))
 
     def tokens(self, prompt: str, *, plain: bool) -> list[int]:
         """Return a prompt's tokens; a question of a conversation unless it is plain, or there is no template."""
