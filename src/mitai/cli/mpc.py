@@ -138,9 +138,9 @@ def party(folder: Annotated[Path, Parameter(help="This side's folder, with its p
     out, side = Output(as_json=False), Side.open(folder)
     own = replace(side.own(), note=out.note)
     if side.role == "dealer":
-        deal(own, side.peers, side.task)
+        deal(own, side.peers, side.offer)
     else:
-        serve(own, side.peers, side.task, side.folder.shares(side.task), folder / "tapes")
+        serve(own, side.peers, side.offer, side.folder.shares(side.offer), folder / "tapes")
 
 
 @app.command
@@ -148,36 +148,39 @@ def ask(
     folder: Annotated[Path, Parameter(help="A client's folder, with its party.toml.")],
     prompt: Annotated[str, Parameter(help="What is asked; `-` reads it from standard input.")],
     *,
+    temperature: Annotated[float, Parameter(help="0: the likeliest words, always; else from 0.05 to 20.")] = 0.0,
+    top_p: Annotated[float, Parameter(help="Choose among the likeliest words that have this share together.")] = 1.0,
+    max_tokens: Annotated[Positive | None, Parameter(help="Show at most so many tokens.")] = None,
     plain: Annotated[bool, Parameter(negative="", help="Go on with the text as it is, without chat template.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Ask a model that two parties hold in shares: none of the three learns question or answer.
 
-    They learn that somebody asks, when, and the lengths that are in everybody's configuration.
+    They learn that somebody asks, when, temperature and top_p, and which of the lengths in their configuration fit.
     """
     from mitai.mpc.clients import ask as parties_answer
     from mitai.mpc.generate import prompts
+    from mitai.mpc.sampling import Sampling
     from mitai.mpc.setup import Side
+    from mitai.mpc.sharing import fitting
+    from mitai.mpc.tasks import Question
     from mitai.mpc.text import Text
 
     forbid_core_dumps()
     out, side = Output(json), Side.open(folder)
     text = Text.load(folder)
-    task = side.task
+    try:
+        sampling = Sampling(temperature, top_p)
+    except ValueError as error:
+        raise MpcError("mpc.not-offered", str(error)) from None
     ids = text.tokens(sys.stdin.read() if prompt == "-" else prompt, plain=plain)
-    if len(ids) > task.length:
-        raise MpcError(
-            "mpc.prompt-too-long",
-            f"the prompt has {len(ids)} tokens, and the parties take {task.length}",
-            hint="ask something shorter, or let all sides raise prompt_tokens",
-        )
+    task = fitting(side.offer, len(ids), max_tokens, sampling.kind)
     answer: list[int] = []
     told = ""
-    parties = [side.peers[role] for role in ("p0", "p1")]
     out.note("Waiting for both parties, who answer one question at a time …")
     question = prompts(task.model, [ids], task.length, task.tokens)
-    for number in parties_answer(side.credentials(), parties, task, question):
-        if answer and text.ends(answer[-1]):
+    for number in parties_answer(side.credentials(), side.peers, side.offer, Question(task, sampling), question):
+        if answer and (text.ends(answer[-1]) or len(answer) == max_tokens):
             continue  # who leaves before the last one tells parties and network how long the answer is
         answer.append(round(float(number[0])))
         if not 0 <= answer[-1] < task.model.vocabulary:

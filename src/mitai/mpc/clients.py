@@ -6,10 +6,12 @@ Invariants:
 
 - Each party gets one share of each array, uniform by itself, and sends back one share of each result.
 - A party has all of a client's shares before a run begins; a client that goes away later changes nothing.
-- At most `WAITING` clients are held at once, each for `HELD_S` until its turn.
+- At most `PLACES` clients are held at once, and `EACH` of one key; all that one does at the door has an end in time,
+  however slowly its bytes come.
 
 Example:
-    >>> for values in ask(Credentials(identity), peers, task, prompt):
+    >>> answer = ask(Credentials(identity), peers, offer, Question(task), prompt)
+    >>> for values in answer:
     ...     print(values)
 """
 
@@ -19,7 +21,8 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -34,15 +37,20 @@ from mitai.mpc.attested import Credentials
 from mitai.mpc.engine import Secret, Shape
 from mitai.mpc.meeting import Address, connected
 from mitai.mpc.ring import Real, Ring, decode
-from mitai.mpc.sockets import SocketLink
-from mitai.mpc.tasks import Task, Walk, agree
-from mitai.mpc.tls import HANDSHAKE_S
+from mitai.mpc.sockets import SLOWEST_BYTES_S, SocketLink, cut
+from mitai.mpc.tasks import QUESTION_BYTES, Offer, Question, Walk, agree, any_question, not_offered
 from mitai.mpc.two.shares import join, split
 
+SHARERS = ("p0", "p1")  # who gets a client's shares
 SESSION_BYTES = 16
-WAITING = 8
-HELD_S = 600.0
-SHARING_S = 60.0  # a client's pause while it sends its shares
+PLACES, EACH = 8, 2
+AT_THE_DOOR = 32  # who is at the door at once, those who wait for a place among them
+HELD_S = 600.0  # how long a client waits for its turn, and a party holds it
+ARRIVAL_S = 60.0  # until a client has said who it is and what it asks
+SHARING_S = 20.0  # a client's time for its shares, beside what their size takes
+JOINING_S = 30.0  # how long one party may have a client's shares and the other one not
+LEAVING_S = 20.0  # a client's time to take the end of its answer
+GO, NOT_OFFERED, TOO_MANY = b"\1", b"\2", b"\3"
 _LOOK_EVERY_S = 0.2
 
 
@@ -64,46 +72,99 @@ def reach(credentials: Credentials, peer: Peer, until: float, wait_s: float) -> 
     return link
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a task's answer emits, as it comes; to be iterated over once. See `ask`."""
+
+    _credentials: Credentials
+    _peers: Mapping[str, Peer]
+    _offer: Offer[Any]
+    _question: Question[Any]
+    _values: Iterable[NDArray[np.generic]]
+    _within_s: float
+
+    def __iter__(self) -> Iterator[Real]:
+        walk = Walk()
+        halves = [split(array) for array in walk.answer(self._offer, self._question, self._values)]
+        session, until = secrets.token_bytes(SESSION_BYTES), time.monotonic() + self._within_s
+        with ExitStack() as stack:
+            links = []
+            for number, role in enumerate(SHARERS):  # in this order: who has a place at p0 finds one at p1
+                link = stack.enter_context(reach(self._credentials, self._peers[role], until, self._within_s))
+                agree(link, self._offer)
+                link.send(session + self._question.encode())
+                _admitted(bytes(link.receive(1)))
+                for half in halves:
+                    link.send(half[number].data.cast("B"))
+                links.append(link)
+            for shape, fraction in walk.emitted:
+                first, second = (_array(link, shape) for link in links)
+                yield decode(join(first, second), fraction)
+
+
 def ask(
     credentials: Credentials,
-    parties: Sequence[Peer],
-    task: Task[Any],
+    peers: Mapping[str, Peer],
+    offer: Offer[Any],
+    question: Question[Any],
     values: Iterable[NDArray[np.generic]],
+    *,
     within_s: float = HELD_S,
-) -> Iterator[Real]:
-    """Yield what a task's answer emits, as it comes.
+) -> Answer:
+    """Ask the parties; nothing is sent before the answer is iterated over.
 
     Args:
         credentials: The client's; both parties must know its key.
-        parties: Party 0 and party 1.
-        task: What they compute.
+        peers: The parties, by their roles.
+        offer: The parties' model, and at least the task that is asked for.
+        question: Which task, and how to choose.
         values: The client's arrays, in the program's order.
-        within_s: How long to wait for the turn, and for each result.
+        within_s: How long to wait for a place, and for each result.
 
     Raises:
-        MpcError: A party is not there, not who it should be, or has ended.
+        MpcError: When it is iterated over. `mpc.not-offered`, `mpc.too-many`; a party is not there, not who it should
+            be, or has ended.
     """
-    walk = Walk()
-    halves = [split(array) for array in walk.answer(task, values)]
-    session, until = secrets.token_bytes(SESSION_BYTES), time.monotonic() + within_s
-    with ExitStack() as stack:
-        links = [stack.enter_context(reach(credentials, peer, until, within_s)) for peer in parties]
-        for role, link in enumerate(links):
-            agree(link, task)
-            link.send(session)
-            for half in halves:
-                link.send(half[role].data.cast("B"))
-        for shape, fraction in walk.emitted:
-            first, second = (_array(link, shape) for link in links)
-            yield decode(join(first, second), fraction)
+    return Answer(credentials, peers, offer, question, values, within_s)
+
+
+def _admitted(said: bytes) -> None:
+    if said == NOT_OFFERED:
+        raise not_offered()
+    if said == TOO_MANY:
+        raise MpcError(
+            "mpc.too-many", f"a party holds {EACH} questions of this client already", hint="wait for their answers"
+        )
+    if said != GO:
+        raise MpcError("mpc.link-mismatch", "the other side speaks another protocol")
 
 
 class Guest:
-    """A client at one party: its session, and its shares."""
+    """A client at one party: what it asks, and its shares.
 
-    def __init__(self, link: SocketLink, session: bytes, shares: list[Ring]) -> None:
-        self._link, self.session, self.shares = link, session, shares
-        self.since = time.monotonic()
+    Attributes:
+        session: Its name for this question, the same at both parties.
+        question: What it asks.
+        since: When all of its shares were there.
+        later: When to look again whether the other party has them, too.
+    """
+
+    def __init__(
+        self,
+        link: SocketLink,
+        session: bytes,
+        question: Question[Any],
+        shares: list[Ring],
+        left: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._link, self._left = link, left
+        self.session, self.question, self.shares = session, question, shares
+        self.since = self.later = time.monotonic()
+
+    @property
+    def said(self) -> bytes:
+        """What both parties compare before they begin: the session, and the question as it came."""
+        return self.session + self.question.encode()
 
     def emit(self, x: Secret) -> None:
         """Send this party's share of a result; a client that is gone changes nothing."""
@@ -111,8 +172,49 @@ class Guest:
             self._link.send(np.ascontiguousarray(x.parts[0]).tobytes())
 
     def end(self) -> None:
-        """Let it go."""
-        self._link.close()
+        """Let it go; a client that does not take the end of its answer keeps nobody waiting."""
+        self.shares = []
+        threading.Thread(target=self._leave, name="mitai-mpc-leave", daemon=True).start()
+
+    def _leave(self) -> None:
+        with suppress(MpcError):
+            self._link.be_patient(LEAVING_S)
+            self._link.close()
+        self._left()
+
+
+class Places:
+    """How many clients are held: so many at once, and so many of one key."""
+
+    def __init__(self, total: int, each: int) -> None:
+        self._free, self._each, self._closed = total, each, False
+        self._held: Counter[str] = Counter()  # those who wait for a place among them
+        self._changed = threading.Condition()
+
+    def enter(self, key_id: str, within_s: float) -> bool:
+        """Wait for a place, unless this key has as many as it may."""
+        with self._changed:
+            if self._held[key_id] >= self._each:
+                return False
+            self._held[key_id] += 1
+            if self._changed.wait_for(lambda: self._closed or self._free, within_s) and not self._closed:
+                self._free -= 1
+                return True
+            self._held[key_id] -= 1
+            return False
+
+    def leave(self, key_id: str) -> None:
+        """Give it back."""
+        with self._changed:
+            self._free += 1
+            self._held[key_id] -= 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 class Door:
@@ -122,83 +224,141 @@ class Door:
         server: The party's listening socket.
         credentials: The party's.
         known: Key ids of clients.
-        task: What is computed.
-        shapes: Of the arrays that a client gives.
+        offer: What is served.
     """
 
-    def __init__(
-        self, server: socket, credentials: Credentials, known: Collection[str], task: Task[Any], shapes: Sequence[Shape]
-    ) -> None:
-        self._server, self._credentials, self._known = server, credentials, known
-        self._task, self._shapes = task, shapes
+    def __init__(self, server: socket, credentials: Credentials, known: Collection[str], offer: Offer[Any]) -> None:
+        self._server, self._credentials, self._known, self._offer = server, credentials, known, offer
+        self._shapes: dict[str, list[Shape]] = {}
+        self._places = Places(PLACES, EACH)
         self._here: dict[bytes, Guest] = {}
+        self._until: dict[socket, float] = {}  # of those at the door
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._open, name="mitai-mpc-door", daemon=True)
         self._thread.start()
 
-    def next(self, going_on: Callable[[], None]) -> Guest:
-        """Wait for a client, the one who came first; `going_on` raises when waiting shall end."""
+    def next(self, ready: Callable[[Guest], bool], going_on: Callable[[], None]) -> Guest:
+        """Wait for a client, the first one that is ready; `going_on` raises when waiting shall end."""
         with self._changed:
-            while not self._here:
+            while True:
+                for guest in self._here.values():
+                    if ready(guest) and time.monotonic() >= guest.later:
+                        return self._here.pop(guest.session)
                 self._changed.wait(_LOOK_EVERY_S)
                 going_on()
-            return self._here.pop(next(iter(self._here)))
 
-    def find(self, session: bytes, within_s: float = HANDSHAKE_S) -> Guest | None:
-        """Return the client of a session, who may be still on its way."""
+    def back(self, guest: Guest) -> None:
+        """Let a client wait in its place for a little while: the other party does not have its shares yet."""
+        if time.monotonic() - guest.since > JOINING_S:
+            guest.end()
+            return
+        guest.later = time.monotonic() + _LOOK_EVERY_S
         with self._changed:
-            self._changed.wait_for(lambda: session in self._here, within_s)
-            return self._here.pop(session, None)
+            self._here = {guest.session: guest} | self._here
+
+    def find(self, said: bytes) -> Guest | None:
+        """Return the client who has said this, if it is here."""
+        with self._changed:
+            guest = self._here.get(said[:SESSION_BYTES])
+            return self._here.pop(guest.session) if guest is not None and guest.said == said else None
+
+    def look(self) -> None:
+        """Let `next` look at all again, as something has changed for them."""
+        with self._changed:
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Let nobody in any more."""
         self._closed = True
+        self._places.close()
         self._thread.join()
         for guest in self._here.values():
             guest.end()
 
     def _open(self) -> None:
         self._server.settimeout(_LOOK_EVERY_S)
-        places = threading.Semaphore(WAITING)
-        with ThreadPoolExecutor(WAITING, "mitai-mpc-client") as pool:
+        free = threading.Semaphore(AT_THE_DOOR)
+        with ThreadPoolExecutor(AT_THE_DOOR, "mitai-mpc-client") as pool:
             while not self._closed:
                 self._forget()
-                if len(self._here) >= WAITING or not places.acquire(timeout=_LOOK_EVERY_S):
+                if not free.acquire(timeout=_LOOK_EVERY_S):
                     continue
                 try:
                     end, _ = self._server.accept()
                 except OSError as error:
-                    places.release()
+                    free.release()
                     if not isinstance(error, TimeoutError):  # too many open files, or the like
                         time.sleep(_LOOK_EVERY_S)
                     continue
-                pool.submit(self._welcome, end).add_done_callback(lambda _: places.release())
+                self._until[end] = time.monotonic() + ARRIVAL_S
+                pool.submit(self._welcome, end).add_done_callback(lambda _: free.release())
+            for end in list(self._until):
+                cut(end)
 
     def _welcome(self, end: socket) -> None:
+        link = None
         try:
-            _, link = self._credentials.link(end, lambda key: key.key_id in self._known, serving=True)
+            peer, link = self._credentials.link(end, lambda key: key.key_id in self._known, serving=True)
+            self._let_in(end, link, peer.key_id)
         except MpcError:
-            return
-        link.be_patient(SHARING_S)
+            if link is not None:
+                link.abort()
+        finally:
+            self._until.pop(end, None)
+
+    def _let_in(self, end: socket, link: SocketLink, key_id: str) -> None:
+        link.be_patient(ARRIVAL_S)
+        agree(link, self._offer)
+        said = bytes(link.receive(SESSION_BYTES + QUESTION_BYTES))
         try:
-            agree(link, self._task)
-            session = bytes(link.receive(SESSION_BYTES))
-            guest = Guest(link, session, [_array(link, shape) for shape in self._shapes])
+            question = self._offer.question(said[SESSION_BYTES:])
         except MpcError:
-            link.abort()
+            link.send(NOT_OFFERED)
+            link.close()
             return
+        self._until[end] = time.monotonic() + HELD_S + ARRIVAL_S
+        if not self._places.enter(key_id, HELD_S):
+            link.send(TOO_MANY)
+            link.close()
+            return
+        try:
+            shares = self._shares(end, link, question)
+        except BaseException:
+            self._places.leave(key_id)
+            raise
+        guest = Guest(link, said[:SESSION_BYTES], question, shares, lambda: self._places.leave(key_id))
         with self._changed:
-            known = self._here.setdefault(session, guest) is not guest
+            known = self._here.setdefault(guest.session, guest) is not guest
             self._changed.notify_all()
         if known:  # sessions are random: nobody takes the place of another client
-            link.abort()
+            guest.end()
+
+    def _shares(self, end: socket, link: SocketLink, question: Question[Any]) -> list[Ring]:
+        shapes = self._shapes_of(question)
+        within_s = SHARING_S + 8 * sum(map(math.prod, shapes)) / SLOWEST_BYTES_S
+        self._until[end] = time.monotonic() + within_s
+        link.be_patient(within_s)
+        link.send(GO)
+        return [_array(link, shape) for shape in shapes]
+
+    def _shapes_of(self, question: Question[Any]) -> list[Shape]:
+        name = question.task.name
+        if name not in self._shapes:
+            walk = Walk()
+            walk.answer(self._offer, any_question(question.task))
+            self._shapes[name] = walk.asked["client"]
+        return self._shapes[name]
 
     def _forget(self) -> None:
-        """Let go who has waited too long, such as one whom the other party does not know."""
+        """Let go who takes too long: at the door, or waiting, such as one whom the other party does not know."""
+        now = time.monotonic()
+        for end, until in list(self._until.items()):
+            if now > until:
+                cut(end)
         with self._changed:
             for session, guest in list(self._here.items()):
-                if time.monotonic() - guest.since > HELD_S:
+                if now - guest.since > HELD_S:
                     del self._here[session]
                     guest.end()
 

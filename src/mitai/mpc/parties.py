@@ -5,19 +5,21 @@ clients to both parties; the dealer listens nowhere.
 
 Invariants:
 
-- All three walk through the same task, with shares of the same cut of the model: that is compared first.
+- All three serve the same tasks, with shares of the same cut of the model: that is compared first. Both parties begin
+  a run only when a client told both the same question.
 - Tapes are made ahead in a thread of their own, while others are used up; they lie in a `Store` under a key that only
-  this process has.
+  this process has. Party 0 says which ones are made: those that are waited for first, then each task in turn.
 - What goes wrong between the three ends all of them: a run is never taken up again.
 
 Example:
     >>> own = Own("p0", Credentials(identity), Address("127.0.0.1", 7800), clients=["3f…"])
-    >>> serve(own, peers, task, shares, Path("tapes"))
+    >>> serve(own, peers, offer, shares, Path("tapes"))
 """
 
 from __future__ import annotations
 
 import secrets
+import struct
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -29,20 +31,22 @@ from typing import Any, Generic, TypeVar
 
 from mitai.errors import MpcError
 from mitai.mpc.attested import Credentials
-from mitai.mpc.clients import SESSION_BYTES, Door, Guest, Peer, reach
+from mitai.mpc.clients import GO, SESSION_BYTES, Door, Guest, Peer, reach
+from mitai.mpc.engine import Secret
 from mitai.mpc.meeting import Address, gathered, listening
 from mitai.mpc.ring import Ring
 from mitai.mpc.sockets import SocketLink, lost
 from mitai.mpc.store import Store
-from mitai.mpc.tasks import Task, Walk, agree, answering
+from mitai.mpc.tasks import QUESTION_BYTES, Offer, Task, agree, any_question, program_id
 from mitai.mpc.two.engine import Dealer, Party
+from mitai.mpc.two.pads import Plan
 
 L = TypeVar("L")
 ROLES = ("p0", "p1", "dealer")
 MEET_S, IDLE_S = 600.0, 30 * 86400.0
-_NUMBER_BYTES = 8
+_ORDER = struct.Struct("<16sQ")  # a tape that is to be made: of which task, and its number
 _LOAD = "load"
-_GO, _ABSENT = b"\1", b"\0"
+_ABSENT = b"\0"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class Own:
         credentials: Its key, and what it shows and demands beside it.
         listen: Where a party listens.
         clients: Key ids of those who may ask.
-        ahead: How many tapes are kept ready.
+        ahead: How many tapes are kept ready for the first task.
+        ahead_others: How many for each other one; one at least once somebody has asked for it.
         note: Told what happens, in words for people.
     """
 
@@ -63,10 +68,11 @@ class Own:
     listen: Address | None = None
     clients: Collection[str] = ()
     ahead: int = 2
+    ahead_others: int = 0
     note: Callable[[str], None] = field(default=lambda _: None, repr=False)
 
 
-def deal(own: Own, parties: Mapping[str, Peer], task: Task[Any]) -> None:
+def deal(own: Own, parties: Mapping[str, Peer], offer: Offer[Any]) -> None:
     """Be the dealer, until a party ends.
 
     Raises:
@@ -77,31 +83,29 @@ def deal(own: Own, parties: Mapping[str, Peer], task: Task[Any]) -> None:
         links = tuple(stack.enter_context(reach(own.credentials, parties[role], until, MEET_S)) for role in ROLES[:2])
         first, second = links
         for link in links:
-            agree(link, task)
+            agree(link, offer, offer.tasks)
             link.be_patient(IDLE_S)
         own.note("all three are here")
         dealer = Dealer()
-        (loaded,) = dealer.deal([task.load], (first, second))
+        (loaded,) = dealer.deal([offer.load], (first, second))
         own.note("dealt the model's masks")
-        program = answering(task, loaded, lambda _: None)
         while True:
-            numbers = {bytes(link.receive(_NUMBER_BYTES)) for link in links}
-            if len(numbers) != 1:
-                raise MpcError("mpc.tape-mismatch", "the parties ask for tapes of different runs")
+            order = bytes(first.receive(_ORDER.size))
+            task, number = _read_order(offer, order)
+            second.send(order)
             began = time.monotonic()
-            dealer.deal([program], (first, second))
+            dealer.deal([any_question(task).program(loaded, _silent)], (first, second))
             sent = sum(link.traffic.sent_bytes for link in links) / 1e6
-            number = int.from_bytes(numbers.pop(), "little")
-            own.note(f"dealt run {number} in {time.monotonic() - began:.1f} s; {sent:.1f} MB sent in all")
+            own.note(f"dealt {task.name} {number} in {time.monotonic() - began:.1f} s; {sent:.1f} MB sent in all")
 
 
-def serve(own: Own, peers: Mapping[str, Peer], task: Task[Any], model: Iterable[Ring], tapes: Path) -> None:
+def serve(own: Own, peers: Mapping[str, Peer], offer: Offer[Any], model: Iterable[Ring], tapes: Path) -> None:
     """Be a party, until another one ends.
 
     Args:
         own: This process, `p0` or `p1`.
         peers: The two others.
-        task: What is computed.
+        offer: What is served.
         model: This party's shares of the model, in the program's order.
         tapes: A folder for tapes; what is in it is removed.
 
@@ -117,16 +121,14 @@ def serve(own: Own, peers: Mapping[str, Peer], task: Task[Any], model: Iterable[
         for link in (other, dealer):
             stack.push(link)
         for link in (other, dealer):
-            agree(link, task)
+            agree(link, offer, offer.tasks)
             link.be_patient(IDLE_S)
         own.note("all three are here")
         store = Store(tapes, secrets.token_bytes(32), ROLES.index(own.role))
         store.clear()
-        walk = Walk()
-        walk.answer(task)
-        work = _Work(own, task, other, dealer, store)
+        work = _Work(own, offer, other, dealer, store)
         work.load(model)
-        door = Door(server, own.credentials, own.clients, task, walk.asked["client"])
+        door = Door(server, own.credentials, own.clients, offer)
         stack.callback(door.close)
         work.go_on(door)
 
@@ -155,26 +157,29 @@ def _meet(own: Own, peers: Mapping[str, Peer], server: socket) -> tuple[SocketLi
 class _Work(Generic[L]):
     """What a party does once all three are here."""
 
-    def __init__(self, own: Own, task: Task[L], other: SocketLink, dealer: SocketLink, store: Store) -> None:
-        self._own, self._task, self._other, self._dealer, self._store = own, task, other, dealer, store
+    def __init__(self, own: Own, offer: Offer[L], other: SocketLink, dealer: SocketLink, store: Store) -> None:
+        self._own, self._offer, self._other, self._dealer, self._store = own, offer, other, dealer, store
         self._party = Party(ROLES.index(own.role), other)
+        self._plans: dict[str, Plan] = {}  # of tasks that have, or had, a tape
+        self._made = dict.fromkeys((task.name for task in offer.tasks), 0)
+        self._aims = {task.name: own.ahead_others for task in offer.tasks} | {offer.tasks[0].name: own.ahead}
+        self._waited: set[str] = set()  # tasks that a client waits for, and that have no tape
         self._changed = threading.Condition()
         self._failed: MpcError | None = None
 
     def load(self, model: Iterable[Ring]) -> None:
         """Take this party's shares of the model."""
         began = time.monotonic()
-        program = self._task.load
+        program = self._offer.load
         with self._store.batch() as batch:
             (plan,) = self._party.prepare([program], self._dealer, lambda _: batch.tape(_LOAD, 0))
         with self._store.take(_LOAD, 0) as tape:
             self._loaded = self._party.run(program, plan, tape, {"model": model})
-        self._plan, _ = self._party.plan(answering(self._task, self._loaded, lambda _: None))
         self._own.note(f"the model is loaded in {time.monotonic() - began:.1f} s")
 
     def go_on(self, door: Door) -> None:
         """Answer clients, and make tapes beside it."""
-        threading.Thread(target=self._make_tapes, name="mitai-mpc-tapes", daemon=True).start()
+        threading.Thread(target=self._make_tapes, args=(door,), name="mitai-mpc-tapes", daemon=True).start()
         try:
             while True:
                 self._answer(self._next(door))
@@ -185,32 +190,76 @@ class _Work(Generic[L]):
 
     # --- tapes, in a thread of their own ---
 
-    def _make_tapes(self) -> None:
+    def _make_tapes(self, door: Door) -> None:
         # another party than the one that runs: planning would wait for its runs
-        party, number = Party(self._party.role, self._other), 0
-        program = answering(self._task, self._loaded, lambda _: None)
+        party = Party(self._party.role, self._other)
+        turns = list(self._offer.tasks)
         try:
             while True:
-                with self._changed:
-                    self._changed.wait_for(lambda: len(self._ready()) < self._own.ahead)
-                began = time.monotonic()
-                self._dealer.send(number.to_bytes(_NUMBER_BYTES, "little"))
-                with self._store.batch() as batch:
-                    sink = batch.tape(self._task.name, number)
-                    party.prepare([program], self._dealer, lambda _, sink=sink: sink)  # type: ignore[misc]
-                took, held = time.monotonic() - began, self._store.used_bytes() / 1e6
-                self._own.note(f"tape {number} made in {took:.1f} s; {len(self._ready())} ready, {held:.1f} MB")
-                number += 1
+                self._make(party, *(self._followed() if party.role else self._ordered(turns)))
+                door.look()
         except (MpcError, OSError) as error:
-            self._failed = error if isinstance(error, MpcError) else _disk(error)
+            with self._changed:
+                self._failed = error if isinstance(error, MpcError) else _disk(error)
+                self._changed.notify_all()
             self._other.abort()
 
-    def _ready(self) -> list[int]:
-        return self._store.numbers(self._task.name)
+    def _make(self, party: Party, task: Task[L], number: int) -> None:
+        began = time.monotonic()
+        with self._store.batch() as batch:
+            sink = batch.tape(task.name, number)
+            program = any_question(task).program(self._loaded, _silent)
+            (plan,) = party.prepare([program], self._dealer, lambda _: sink)
+        with self._changed:
+            self._plans[task.name], self._made[task.name] = plan, number + 1
+            self._waited.discard(task.name)
+            self._changed.notify_all()
+        took, held = time.monotonic() - began, self._store.used_bytes() / 1e6
+        ready = len(self._store.numbers(task.name))
+        self._own.note(f"tape {number} of {task.name} made in {took:.1f} s; {ready} ready, {held:.1f} MB in all")
 
-    def _next_tape(self) -> int:
+    def _ordered(self, turns: list[Task[L]]) -> tuple[Task[L], int]:
+        """Wait until a tape is needed, and order it: at party 0."""
+        with self._changed:
+            self._changed.wait_for(lambda: any(map(self._lacks, turns)))
+            lacking = [task for task in turns if self._lacks(task)]
+            task = next((task for task in lacking if task.name in self._waited), lacking[0])
+        turns.remove(task)  # and whose turn it was is the last one
+        turns.append(task)
+        number = self._made[task.name]
+        self._dealer.send(_ORDER.pack(program_id(task.name), number))
+        return task, number
+
+    def _followed(self) -> tuple[Task[L], int]:
+        """Wait for party 0's order, by way of the dealer: at party 1."""
+        task, number = _read_order(self._offer, bytes(self._dealer.receive(_ORDER.size)))
+        if number != self._made[task.name]:
+            raise _misordered()
+        return task, number
+
+    def _lacks(self, task: Task[L]) -> bool:
+        return len(self._store.numbers(task.name)) < self._aims[task.name]
+
+    def _has(self, name: str) -> bool:
+        return name in self._plans and bool(self._store.numbers(name))
+
+    def _startable(self, guest: Guest) -> bool:
+        """Tell whether there is a tape for a client; let one be made if there is none."""
+        name = guest.question.task.name
+        if self._has(name):
+            return True
+        with self._changed:
+            self._aims[name] = max(1, self._aims[name])
+            self._waited.add(name)
+            self._changed.notify_all()
+        return False
+
+    def _next_tape(self, name: str) -> int:
         """Wait until both parties have the same next tape."""
-        while (number := self._store.common(self._task.name, self._other)) is None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._failed or self._has(name))
+        while (number := self._store.common(name, self._other)) is None:
+            self._check()
             time.sleep(0.02)
         return number
 
@@ -220,16 +269,16 @@ class _Work(Generic[L]):
         """Return the next client of whom both parties have the shares; party 0 says whose turn it is."""
         while True:
             if self._party.role:
-                guest = door.find(bytes(self._other.receive(SESSION_BYTES)))
-                self._other.send(_GO if guest else _ABSENT)
+                guest = door.find(bytes(self._other.receive(SESSION_BYTES + QUESTION_BYTES)))
+                self._other.send(GO if guest else _ABSENT)
                 if guest:
                     return guest
             else:
-                guest = door.next(self._check)
-                self._other.send(guest.session)
-                if bytes(self._other.receive(1)) == _GO:
+                guest = door.next(self._startable, self._check)
+                self._other.send(guest.said)
+                if bytes(self._other.receive(1)) == GO:
                     return guest
-                guest.end()
+                door.back(guest)
 
     def _check(self) -> None:
         if self._failed is not None:
@@ -239,17 +288,33 @@ class _Work(Generic[L]):
                 raise lost("it has ended while nobody asked")
 
     def _answer(self, guest: Guest) -> None:
-        number = self._next_tape()
+        task = guest.question.task
+        number = self._next_tape(task.name)
         traffic, began = self._other.traffic, time.monotonic()
         sent, rounds = traffic.sent_bytes, traffic.rounds
-        with self._store.take(self._task.name, number) as tape:
+        with self._store.take(task.name, number) as tape:
             with self._changed:
                 self._changed.notify_all()
-            program = answering(self._task, self._loaded, guest.emit)
-            self._party.run(program, self._plan, tape, {"client": guest.shares})
+            program = guest.question.program(self._loaded, guest.emit)
+            self._party.run(program, self._plans[task.name], tape, {"client": guest.shares})
         guest.end()
         sent, rounds, took = traffic.sent_bytes - sent, traffic.rounds - rounds, time.monotonic() - began
-        self._own.note(f"run {number} took {took:.1f} s: {sent / 1e6:.1f} MB sent, {rounds} rounds")
+        self._own.note(f"run {number} of {task.name} took {took:.1f} s: {sent / 1e6:.1f} MB sent, {rounds} rounds")
+
+
+def _silent(_: Secret) -> None:
+    """Emit to nobody: who plans and who deals has no results."""
+
+
+def _read_order(offer: Offer[L], order: bytes) -> tuple[Task[L], int]:
+    program, number = _ORDER.unpack(order)
+    if (task := offer.find(program)) is None:
+        raise _misordered()
+    return task, int(number)
+
+
+def _misordered() -> MpcError:
+    return MpcError("mpc.tape-mismatch", "a tape is asked for that is not the next one of a task that is served")
 
 
 def _disk(error: OSError) -> MpcError:

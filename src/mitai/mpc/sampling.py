@@ -6,6 +6,7 @@ client alone.
 Invariants:
 
 - Exactly one bit is set, also where logits are equal (the first of the largest wins).
+- What is drawn depends on the kind of a choice alone: a tape serves any temperature and any top_p of its kind.
 - The noise that makes a choice random comes from where correlated randomness comes from: parties don't know it, and who
   makes it sees neither logits nor choice.
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from mitai.mpc.nonlinear import exp_table, read
 
 FANS = (32, 16, 8, 4)
 COMPARISONS = 100_000  # in one level of a tournament, at most, where a smaller fan-in can help
+Kind = Literal["greedy", "sampled", "nucleus"]
 LOWEST = -4096.0  # what never wins
 MASS_GAIN = 4  # exp is computed times 2^this for sums over a vocabulary
 NUCLEUS_STEPS = (4.0, 1.0, 0.25, 0.0625)  # each level of the search looks at four thresholds
@@ -49,16 +52,27 @@ class Sampling:
         if not (self.temperature == 0 or 0.05 <= self.temperature <= 20) or not 0 < self.top_p <= 1:
             raise ValueError("a temperature is 0 or from 0.05 to 20, and top_p above 0 and at most 1")
 
+    @property
+    def kind(self) -> Kind:
+        """What has to be drawn for it: nothing, noise, or noise and a search for the likeliest."""
+        if self.temperature == 0:
+            return "greedy"
+        return "sampled" if self.top_p == 1 else "nucleus"
+
+    @staticmethod
+    def of(kind: Kind) -> Sampling:
+        """Return one of a kind."""
+        return {"greedy": Sampling(), "sampled": Sampling(1.0), "nucleus": Sampling(1.0, 0.9)}[kind]
+
 
 def choose(logits: Secret, sampling: Sampling) -> Secret:
     """Return for logits [batch, vocabulary], of magnitude below 128 times the temperature, bits with a single one."""
     engine = logits.engine
-    if sampling.temperature == 0:
+    if sampling.kind == "greedy":
         return argmax(logits)
-    if sampling.temperature != 1:
-        logits = engine.scale(logits, 1 / sampling.temperature)
+    logits = engine.scale(logits, 1 / sampling.temperature)  # also by 1: the kind alone says what is drawn
     noisy = logits + engine.gumbel(logits.shape)
-    if sampling.top_p < 1:
+    if sampling.kind == "nucleus":
         noisy = engine.multiply(nucleus(logits, sampling.top_p), noisy - LOWEST) + LOWEST
     return argmax(noisy)
 

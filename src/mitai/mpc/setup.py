@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -24,9 +25,11 @@ from mitai.mpc.attested import WORKLOAD, Credentials
 from mitai.mpc.clients import Peer
 from mitai.mpc.meeting import Address
 from mitai.mpc.parties import ROLES, Own
-from mitai.mpc.sharing import SIDES, Generation, ShareFolder
+from mitai.mpc.sampling import Kind
+from mitai.mpc.sharing import SIDES, ShareFolder, generation
 
 KeyId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+LENGTHS = Meta(min_length=1, max_length=16)
 FILE = "party.toml"
 IDENTITY = "identity.pem"
 
@@ -44,11 +47,21 @@ class PartyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
     listen: str = ""  # HOST:PORT where this party listens
     clients: tuple[KeyId, ...] = ()  # whose questions this party answers; nobody's when empty
-    prompt_tokens: Annotated[int, Meta(ge=1, le=4096)] = 64  # prompts are padded to so many; the same on all sides
-    new_tokens: Annotated[int, Meta(ge=1, le=1024)] = 16  # an answer has so many; the same on all sides
-    ahead: Annotated[int, Meta(ge=1, le=64)] = 2  # tapes that are kept ready
+    # prompts are padded to so many, or to the next one of a list; 1 to 4096; the same at the parties and the dealer
+    prompt_tokens: (
+        Annotated[int, Meta(ge=1, le=4096)] | Annotated[tuple[Annotated[int, Meta(ge=1, le=4096)], ...], LENGTHS]
+    ) = 64
+    # an answer has so many, or the next one of a list; 1 to 1024; the same at the parties and the dealer
+    new_tokens: (
+        Annotated[int, Meta(ge=1, le=1024)] | Annotated[tuple[Annotated[int, Meta(ge=1, le=1024)], ...], LENGTHS]
+    ) = 16
+    # how tokens are chosen: the likeliest, with a temperature, or with top_p as well; the same at parties and dealer
+    sampling: Annotated[tuple[Kind, ...], Meta(min_length=1, max_length=3)] = ("greedy", "sampled", "nucleus")
+    ahead: Annotated[int, Meta(ge=1, le=64)] = 2  # tapes kept ready for the first lengths and the first way of choosing
+    ahead_others: Annotated[int, Meta(ge=0, le=64)] = 0  # for each other one; from its first question on at least one
     attest: bool = False  # whether this machine is a confidential one, and proves it to those who demand it
     sim: str = ""  # folder of a simulated platform that stands in for the machine's own TEE; protects nothing
+    model: Annotated[str, Meta(min_length=1, max_length=256)] = "model"  # its name in a client's OpenAI API
     peers: dict[str, PeerConfig] = {}  # the other sides: p0, p1, dealer
 
     @staticmethod
@@ -66,7 +79,8 @@ class Side:
     def __init__(self, folder: ShareFolder, config: PartyConfig, identity: Identity) -> None:
         self.folder, self.config, self.identity = folder, config, identity
         self.role = folder.role
-        self.task = Generation(folder, config.prompt_tokens, config.new_tokens)
+        lengths = (_all(config.prompt_tokens), _all(config.new_tokens))
+        self.offer = generation(folder, *lengths, tuple(dict.fromkeys(config.sampling)))
         needed = set(ROLES[:2] if self.role == "client" else ROLES) - {self.role}
         if missing := sorted(needed - set(config.peers)):
             raise MpcError("mpc.config", f"{FILE} does not name {' and '.join(missing)}", hint="[peers.NAME] key = …")
@@ -109,7 +123,8 @@ class Side:
     def own(self) -> Own:
         """Return this process as a party or dealer."""
         listen = Address.parse(self.config.listen) if self.config.listen else None
-        return Own(self.role, self.credentials(), listen, self.config.clients, self.config.ahead)
+        config = self.config
+        return Own(self.role, self.credentials(), listen, config.clients, config.ahead, config.ahead_others)
 
 
 def key_of(path: Path) -> Identity:
@@ -121,12 +136,16 @@ def key_of(path: Path) -> Identity:
     return Identity.load(file)
 
 
-def configure_here(out: Path, ports: tuple[int, int], **options: int) -> None:
+def _all(lengths: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (lengths,) if isinstance(lengths, int) else tuple(dict.fromkeys(lengths))
+
+
+def configure_here(out: Path, ports: tuple[int, int], **options: int | list[int] | list[str]) -> None:
     """Write keys and configurations of all sides for trying things out on one machine."""
     keys: dict[str, str] = {role: key_of(out / role).key_id for role in SIDES}
     addresses = {role: f"127.0.0.1:{port}" for role, port in zip(ROLES, ports, strict=False)}
     for role in SIDES:
-        lines = [f"{name} = {value}" for name, value in options.items()]
+        lines = [f"{name} = {json.dumps(value)}" for name, value in options.items()]
         if role in addresses:
             lines += [f'listen = "{addresses[role]}"', f'clients = ["{keys["client"]}"]']
         for peer in ROLES:

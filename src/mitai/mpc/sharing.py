@@ -1,4 +1,4 @@
-"""A model cut into shares by its owner, and the task of generating with it.
+"""A model cut into shares by its owner, and the tasks of generating with it.
 
 Follows `docs/spec/mpc-links.md`, "Shares of a model". Each folder is for one side: party 0's is a key of 16 bytes out
 of which its shares are made, party 1's holds numbers, the dealer's and the client's just the public configuration.
@@ -12,18 +12,21 @@ Invariants:
 Example:
     >>> split_model(Path("gpt2"), Path("shares"))
     >>> folder = ShareFolder.open(Path("shares/p1"))
-    >>> task = Generation(folder, length=64, tokens=16)
-    >>> shares = folder.shares(task)
+    >>> offer = generation(folder, prompt_tokens=(64, 128), new_tokens=(16,), kinds=("greedy", "nucleus"))
+    >>> shares = folder.shares(offer)
+    >>> fitting(offer, length=80, tokens=10, kind="greedy").name
+    'generate 128 16 greedy'
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -40,12 +43,13 @@ from mitai.mpc.models.decoder import Decoder
 from mitai.mpc.models.gpt2 import Gpt2
 from mitai.mpc.models.llama import Llama
 from mitai.mpc.ring import Real, Ring, encode
-from mitai.mpc.sampling import Sampling
-from mitai.mpc.tasks import Emit, Walk
+from mitai.mpc.sampling import Kind, Sampling
+from mitai.mpc.tasks import Emit, Offer, Walk, not_offered
 from mitai.wire import parse_json
 
 Role = Literal["p0", "p1", "dealer", "client"]
 SIDES: tuple[Role, ...] = ("p0", "p1", "dealer", "client")
+_UNUSABLE = ("mpc.model-unsupported", "the model's configuration is not usable")
 _CONFIG, _SHARE, _KEY, _NUMBERS = "config.json", "share.json", "share.key", "share.bin"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
@@ -60,6 +64,7 @@ class ShareFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Family(msgspec.Struct):
     model_type: str = ""
+    mpc_approx: str = "exact"  # a model's own configuration is read strictly, see `decoder`
 
 
 class ShareFolder:
@@ -87,14 +92,14 @@ class ShareFolder:
         )
         return ShareFolder(path, file, config)
 
-    def shares(self, task: Generation) -> Iterator[Ring]:
+    def shares(self, offer: Offer[Any]) -> Iterator[Ring]:
         """Yield this party's shares, in the program's order.
 
         Raises:
             MpcError: `mpc.shares-malformed`: they are not of this model.
         """
         walk = Walk()
-        walk.inputs(task.load)
+        walk.inputs(offer.load)
         shapes = walk.asked["model"]
         if self.role == "p0":
             key = (self.path / _KEY).read_bytes()
@@ -110,32 +115,81 @@ class ShareFolder:
 
 
 class Generation:
-    """Text that is generated from a prompt: one of `length` tokens at most, and `tokens` new ones.
+    """Text that is generated from a prompt; a `mitai.mpc.tasks.Task`.
 
     Args:
-        folder: Any side's folder.
+        model: Which.
         length: To how many tokens prompts are padded.
         tokens: How many are generated, always.
+        kind: How they are chosen.
     """
 
-    def __init__(self, folder: ShareFolder, length: int, tokens: int) -> None:
-        self.model = decoder(folder.config)
-        if self.model.positions and length + tokens - 1 > self.model.positions:
-            raise MpcError(
-                "mpc.model-unsupported", f"the model has {self.model.positions} positions for prompt and answer"
-            )
-        self.shares_id, self.length, self.tokens = folder.id, length, tokens
-        self.name = f"generate {hashlib.sha256(folder.config).hexdigest()} {length} {tokens}"
+    def __init__(self, model: Decoder[Any], length: int, tokens: int, kind: Kind) -> None:
+        self.model, self.length, self.tokens, self.kind = model, length, tokens, kind
+        self.name = f"generate {length} {tokens} {kind}"
 
-    def load(self, engine: Engine) -> Any:  # noqa: ANN401 - each family has weights of its own
-        """See `Task.load`."""
-        return self.model.load(Arrays(engine, "model"))
-
-    def answer(self, engine: Engine, loaded: Any, client: Arrays, emit: Emit) -> None:  # noqa: ANN401, ARG002
+    def answer(self, engine: Engine, loaded: Any, client: Arrays, emit: Emit, sampling: Sampling) -> None:  # noqa: ANN401, ARG002
         """See `Task.answer`: each token's number, for the client alone."""
         lengths = {"batch": 1, "length": self.length, "tokens": self.tokens}
-        for number in generate(self.model, loaded, client, **lengths, sampling=Sampling()):
+        for number in generate(self.model, loaded, client, **lengths, sampling=sampling):
             emit(number)
+
+
+def generation(
+    folder: ShareFolder, prompt_tokens: Sequence[int], new_tokens: Sequence[int], kinds: Sequence[Kind]
+) -> Offer[Any]:
+    """Return the offer of generating: each length of a prompt with each of an answer and each kind of choice.
+
+    Args:
+        folder: Any side's.
+        prompt_tokens: To how many tokens prompts are padded.
+        new_tokens: How many are generated.
+        kinds: How they are chosen.
+
+    Raises:
+        MpcError: `mpc.model-unsupported`: none of these lengths fits into the model; those that don't are left out.
+    """
+    model = decoder(folder.config)
+    lengths = list(itertools.product(prompt_tokens, new_tokens))
+    fit = [each for each in lengths if not model.positions or sum(each) - 1 <= model.positions]
+    if not fit:
+        raise MpcError("mpc.model-unsupported", f"the model has {model.positions} positions for prompt and answer")
+    return Offer(
+        folder.id,
+        hashlib.sha256(folder.config).hexdigest(),
+        parse_json(folder.config, _Family, MAX_CONFIG_BYTES, *_UNUSABLE).mpc_approx,
+        lambda engine: model.load(Arrays(engine, "model")),
+        tuple(Generation(model, length, tokens, kind) for length, tokens in fit for kind in kinds),
+    )
+
+
+def fitting(offer: Offer[Any], length: int, tokens: int | None, kind: Kind) -> Generation:
+    """Return the shortest generation that takes a prompt of this length and gives so many tokens.
+
+    Args:
+        offer: What the parties offer.
+        length: The prompt's.
+        tokens: How many are wanted; None: as many as the first task gives.
+        kind: How they are chosen.
+
+    Raises:
+        MpcError: `mpc.prompt-too-long`; `mpc.not-offered`: no answer is that long, or chosen like this.
+    """
+    tasks = [task for task in offer.tasks if isinstance(task, Generation)]
+    if not tasks:
+        raise not_offered()
+    longest = max(task.length for task in tasks)
+    if length > longest:
+        raise MpcError(
+            "mpc.prompt-too-long",
+            f"the prompt has {length} tokens, and the parties take {longest}",
+            hint="ask something shorter, or let all sides raise prompt_tokens",
+        )
+    wanted = tasks[0].tokens if tokens is None else tokens
+    fit = [task for task in tasks if task.kind == kind and task.length >= length and task.tokens >= wanted]
+    if not fit:
+        raise not_offered()
+    return min(fit, key=lambda task: (task.tokens, task.length))
 
 
 def parse_share_file(data: bytes) -> ShareFile:
@@ -149,13 +203,14 @@ def decoder(config: bytes) -> Decoder[Any]:
     Raises:
         ParseError, MpcError: `mpc.model-unsupported`.
     """
-    code, message = "mpc.model-unsupported", "the model's configuration is not usable"
-    family = parse_json(config, _Family, MAX_CONFIG_BYTES, code, message).model_type
+    family = parse_json(config, _Family, MAX_CONFIG_BYTES, *_UNUSABLE).model_type
     if family == "gpt2":
         return Gpt2(parse_config(config, Gpt2Config))
     if family in {"llama", "qwen2"}:
         return Llama(parse_config(config, LlamaConfig))
-    raise MpcError(code, "the model is of a family that does not generate here", hint="gpt2, llama and qwen2 do")
+    raise MpcError(
+        "mpc.model-unsupported", "the model is of a family that does not generate here", hint="gpt2, llama and qwen2 do"
+    )
 
 
 def split_model(model: Path, out: Path) -> None:

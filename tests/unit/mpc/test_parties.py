@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from functools import partial
@@ -12,12 +13,13 @@ import pytest
 from mitai.errors import MpcError
 from mitai.identity import Identity
 from mitai.mpc.attested import Credentials
-from mitai.mpc.clients import Peer, ask, reach
+from mitai.mpc.clients import GO, Peer, ask, reach
 from mitai.mpc.meeting import Address, listening
 from mitai.mpc.models.arrays import Arrays
 from mitai.mpc.parties import ROLES, Own, deal, serve
 from mitai.mpc.ring import encode
-from mitai.mpc.tasks import agree, answering
+from mitai.mpc.sampling import Sampling
+from mitai.mpc.tasks import Offer, Question, agree, any_question
 from mitai.mpc.two.shares import split
 
 WEIGHT = np.arange(12.0).reshape(3, 4) / 8 - 0.5
@@ -27,22 +29,39 @@ CLIENT, STRANGER = Identity.generate(), Identity.generate()
 class Positive:
     """x W, and which numbers of it are positive."""
 
+    kind = "greedy"
+
     def __init__(self, name="positive", rows=2):
-        self.name, self.shares_id, self._rows = name, bytes(16), rows
+        self.name, self._rows = name, rows
 
-    def load(self, engine):
-        return Arrays(engine, "model").weight(3, 4)
-
-    def answer(self, engine, loaded, client, emit):
+    def answer(self, engine, loaded, client, emit, sampling):
         product = engine.linear(client.secret(self._rows, 3), loaded)
         emit(product)
         emit(engine.less(product.map(np.negative), 0.0))
 
 
+class Cooled:
+    """x W divided by the temperature."""
+
+    name, kind = "cooled", "sampled"
+
+    def answer(self, engine, loaded, client, emit, sampling):
+        emit(engine.scale(engine.linear(client.secret(1, 3), loaded), 1 / sampling.temperature))
+
+
+def load(engine):
+    return Arrays(engine, "model").weight(3, 4)
+
+
+def offered(*tasks):
+    return Offer(bytes(16), "0" * 64, "exact", load, tasks or (Positive(), Cooled()))
+
+
 class Three:
     """The three as threads, in the roles' order."""
 
-    def __init__(self, folder, tasks):
+    def __init__(self, folder, offers=None):
+        offers = offers or [offered()] * 3
         identities = [Identity.generate() for _ in ROLES]
         ports = [self._free() for _ in range(2)]
         self.notes = {role: [] for role in ROLES}
@@ -51,14 +70,14 @@ class Three:
             role: Peer(identity.key_id, Address("127.0.0.1", port) if port else None)
             for role, identity, port in zip(ROLES, identities, [*ports, 0], strict=True)
         }
-        self.parties = [peers[role] for role in ROLES[:2]]
+        self.peers = peers
         halves = split(encode(WEIGHT))
         self.threads = []
         for number, (role, identity) in enumerate(zip(ROLES, identities, strict=True)):
             own = Own(role, Credentials(identity), peers[role].address, {CLIENT.key_id}, note=self.notes[role].append)
-            work = partial(deal, own, peers, tasks[2])
+            work = partial(deal, own, peers, offers[2])
             if role != "dealer":
-                work = partial(serve, own, peers, tasks[number], [halves[number]], folder / role)
+                work = partial(serve, own, peers, offers[number], [halves[number]], folder / role)
             self.threads.append(threading.Thread(target=self._run, args=(role, work), name=role, daemon=True))
             self.threads[-1].start()
 
@@ -85,12 +104,14 @@ class Three:
             assert not thread.is_alive()
 
 
-def question(three, x, identity=CLIENT, task=None, within_s=100):
-    return list(ask(Credentials(identity), three.parties, task or Positive(), [x], within_s))
+def question(three, x, identity=CLIENT, offer=None, asked=None, within_s=100, **peers):
+    offer = offer or offered()
+    asked = asked or Question(offer.tasks[0])
+    return list(ask(Credentials(identity), three.peers | peers, offer, asked, [x], within_s=within_s))
 
 
 def test_answers_from_three_over_tls(tmp_path):
-    three = Three(tmp_path, [Positive()] * 3)
+    three = Three(tmp_path)
     for role in ROLES[:2]:
         three.wait_for(role, "the model is loaded")
     rng = np.random.default_rng(1)
@@ -99,31 +120,70 @@ def test_answers_from_three_over_tls(tmp_path):
         product, positive = question(three, x)
         assert np.abs(product - x @ WEIGHT).max() < 1e-3
         assert (positive == (x @ WEIGHT > 0)).all()
-    three.wait_for("p1", "run 3 took")
+    three.wait_for("p1", "run 3 of positive took")
     with pytest.raises(MpcError):  # a stranger
         question(three, np.zeros((2, 3)), STRANGER)
-    with pytest.raises(MpcError) as caught:  # another program than the parties'
-        question(three, np.zeros((2, 3)), task=Positive("other"))
-    assert caught.value.code == "mpc.tasks-differ"
+    refused(
+        "mpc.tasks-differ", lambda: question(three, x, offer=Offer(bytes(16), "1" * 64, "exact", load, (Positive(),)))
+    )
     with pytest.raises(MpcError):  # a client who knows one of the parties only as somebody else
-        list(
-            ask(
-                Credentials(CLIENT),
-                [three.parties[0], Peer(STRANGER.key_id, three.parties[1].address)],
-                Positive(),
-                [x],
-                5,
-            )
-        )
+        question(three, x, within_s=5, p1=Peer(STRANGER.key_id, three.peers["p1"].address))
     product, _ = question(three, x)
     assert np.abs(product - x @ WEIGHT).max() < 1e-3
     assert not three.errors
 
 
-def test_a_client_who_goes_away_changes_nothing(tmp_path):
-    three = Three(tmp_path, [Positive()] * 3)
+def test_tasks_that_nobody_asked_for_have_no_tapes(tmp_path):
+    three = Three(tmp_path)
+    for role in ROLES[:2]:
+        three.wait_for(role, "tape 1 of positive")
+    assert not any("cooled" in note for note in three.notes["dealer"])
+    x = np.ones((1, 3))
+    for number, temperature in enumerate((0.5, 2.0)):  # values that tapes do not depend on
+        (product,) = question(three, x, asked=Question(Cooled(), Sampling(temperature)))
+        assert np.abs(product - x @ WEIGHT / temperature).max() < 1e-3
+        three.wait_for("p0", f"tape {number + 1} of cooled")  # one is ready from then on
+    assert not three.errors
+
+
+def test_what_is_not_offered_is_refused_before_anything_is_shared(tmp_path):
+    three = Three(tmp_path)
     three.wait_for("p1", "the model is loaded")
-    answers = ask(Credentials(CLIENT), three.parties, Positive(), [np.ones((2, 3))], 100)
+    more = Positive("other")
+    refused("mpc.not-offered", lambda: question(three, np.ones((2, 3)), offer=offered(more), asked=Question(more)))
+
+
+def test_a_question_is_read_strictly():
+    offer, task = offered(), Cooled()
+    data = Question(task, Sampling(0.7)).encode()
+    found = offer.question(data)
+    assert (found.task.name, found.sampling, found.encode()) == ("cooled", Sampling(0.7), data)
+    for wrong in (
+        data[:16] + struct.pack("<dd", 0.0, 1.0),  # it samples
+        data[:16] + struct.pack("<dd", 0.7, 0.5),  # and does not look at top_p
+        data[:16] + struct.pack("<dd", 1e9, 1.0),
+        data[:16] + struct.pack("<dd", float("nan"), 1.0),
+        data[:16] + struct.pack("<dd", 0.7, float("nan")),
+        bytes(16) + data[16:],
+    ):
+        refused("mpc.not-offered", lambda wrong=wrong: offer.question(wrong))
+    with pytest.raises(ValueError, match="sampled"):
+        Question(task)
+    with pytest.raises(ValueError, match="one name"):
+        offered(task, task)
+
+
+def refused(code, work):
+    with pytest.raises(MpcError) as caught:
+        work()
+    assert caught.value.code == code
+
+
+def test_a_client_who_goes_away_changes_nothing(tmp_path):
+    three = Three(tmp_path)
+    three.wait_for("p1", "the model is loaded")
+    offer = offered()
+    answers = iter(ask(Credentials(CLIENT), three.peers, offer, Question(offer.tasks[0]), [np.ones((2, 3))]))
     next(answers)
     answers.close()
     product, _ = question(three, np.ones((2, 3)))
@@ -131,13 +191,14 @@ def test_a_client_who_goes_away_changes_nothing(tmp_path):
 
 
 def test_a_client_does_not_take_the_place_of_another(tmp_path):
-    three = Three(tmp_path, [Positive()] * 3)
+    three = Three(tmp_path)
     three.wait_for("p1", "the model is loaded")
     links = []
     for _ in range(2):
-        links.append(reach(Credentials(CLIENT), three.parties[1], time.monotonic() + 20, 20))
-        agree(links[-1], Positive())
-        links[-1].send(bytes(16))  # the session
+        links.append(reach(Credentials(CLIENT), three.peers["p1"], time.monotonic() + 20, 20))
+        agree(links[-1], offered())
+        links[-1].send(bytes(16) + Question(Positive()).encode())  # with the session
+        assert bytes(links[-1].receive(1)) == GO
         links[-1].send(bytes(48))
         time.sleep(0.5)
     assert [link.ended() for link in links] == [False, True]
@@ -145,36 +206,36 @@ def test_a_client_does_not_take_the_place_of_another(tmp_path):
 
 @pytest.mark.parametrize("other", [0, 1, 2])
 def test_three_with_different_tasks_do_not_begin(tmp_path, other):
-    tasks = [Positive() for _ in ROLES]
-    tasks[other] = Positive("other")
-    three = Three(tmp_path, tasks)
+    offers = [offered() for _ in ROLES]
+    offers[other] = offered(Positive(), Positive("other"))
+    three = Three(tmp_path, offers)
     three.join()
     assert "mpc.tasks-differ" in three.errors.values()
     assert set(three.errors) == set(ROLES)
 
 
 def test_one_name_for_two_programs_is_noticed_by_the_plan(tmp_path):
-    three = Three(tmp_path, [Positive(), Positive(), Positive(rows=5)])
+    three = Three(tmp_path, [offered(), offered(), offered(Positive(rows=5), Cooled())])
     three.join()
     assert "mpc.plan-mismatch" in three.errors.values()
     assert set(three.errors) == set(ROLES)
 
 
 def test_a_dealer_that_ends_ends_all(tmp_path, monkeypatch):
-    monkeypatch.setattr("mitai.mpc.parties.answering", ending)
-    three = Three(tmp_path, [Positive()] * 3)
+    monkeypatch.setattr("mitai.mpc.parties.any_question", ending)
+    three = Three(tmp_path)
     three.join()
     assert three.errors == {"p0": "mpc.link-lost", "p1": "mpc.link-lost", "dealer": "mpc.tape-mismatch"}
 
 
-def ending(task, loaded, emit):
+def ending(task):
     """A dealer that stops after the model's masks."""
     if threading.current_thread().name == "dealer":
         raise MpcError("mpc.tape-mismatch", "it stops here")
-    return answering(task, loaded, emit)
+    return any_question(task)
 
 
 def test_a_party_listens(tmp_path):
     with pytest.raises(MpcError) as caught:
-        serve(Own("p0", Credentials(CLIENT)), {}, Positive(), [], tmp_path)
+        serve(Own("p0", Credentials(CLIENT)), {}, offered(), [], tmp_path)
     assert caught.value.code == "mpc.config"

@@ -24,10 +24,12 @@ from mitai.fleet.processes import free_port
 from mitai.identity import Identity
 from mitai.mpc import setup
 from mitai.mpc.models.arrays import Arrays, Tensors
+from mitai.mpc.sampling import Sampling
 from mitai.mpc.setup import PartyConfig, Side, configure_here, key_of
-from mitai.mpc.sharing import SIDES, Generation, ShareFolder, split_model
-from mitai.mpc.tasks import Walk
+from mitai.mpc.sharing import SIDES, ShareFolder, fitting, generation, split_model
+from mitai.mpc.tasks import Question, Walk
 from mitai.mpc.text import Text
+from mitai.mpc.two.engine import Party
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +62,18 @@ def refused(code, work):
     assert caught.value.code == code
 
 
+def offered(folder, prompt_tokens=(8,), new_tokens=(4,), kinds=("greedy",)):
+    return generation(folder, prompt_tokens, new_tokens, kinds)
+
+
 def test_both_shares_together_are_the_model(gpt2, cut):
     folders = [ShareFolder.open(cut / role) for role in SIDES[:2]]
-    task = Generation(folders[0], 8, 4)
+    offer = offered(folders[0])
     walk = Walk()
-    arrays = task.model.arrays(Tensors(gpt2))
-    expected = walk.inputs(lambda engine: task.model.load(Arrays(engine, "model", arrays)))["model"]
-    first, second = (list(folder.shares(task)) for folder in folders)
+    model = offer.tasks[0].model
+    arrays = model.arrays(Tensors(gpt2))
+    expected = walk.inputs(lambda engine: model.load(Arrays(engine, "model", arrays)))["model"]
+    first, second = (list(folder.shares(offer)) for folder in folders)
     assert len(first) == len(second) == len(expected) > 10
     for one, other, whole in zip(first, second, expected, strict=True):
         assert (one + other == whole).all()
@@ -108,14 +115,50 @@ def test_shares_of_another_size_are_refused(cut):
     folder = ShareFolder.open(cut / "p1")
     with (cut / "p1" / "share.bin").open("ab") as file:
         file.write(b"x")
-    refused("mpc.shares-malformed", lambda: list(folder.shares(Generation(folder, 8, 4))))
+    refused("mpc.shares-malformed", lambda: list(folder.shares(offered(folder))))
     (cut / "p0" / "share.key").write_bytes(b"short")
     folder = ShareFolder.open(cut / "p0")
-    refused("mpc.shares-malformed", lambda: list(folder.shares(Generation(folder, 8, 4))))
+    refused("mpc.shares-malformed", lambda: list(folder.shares(offered(folder))))
 
 
-def test_answers_longer_than_the_model_are_refused(cut):
-    refused("mpc.model-unsupported", lambda: Generation(ShareFolder.open(cut / "p0"), 60, 6))
+def test_answers_longer_than_the_model_are_not_offered(cut):
+    folder = ShareFolder.open(cut / "p0")
+    refused("mpc.model-unsupported", lambda: offered(folder, (60,), (6,)))
+    names = [task.name for task in offered(folder, (60, 8), (6, 4)).tasks]
+    assert names == ["generate 60 4 greedy", "generate 8 6 greedy", "generate 8 4 greedy"]
+
+
+def test_the_shortest_that_fits_is_asked_for(cut):
+    offer = offered(ShareFolder.open(cut / "p0"), (8, 32, 16), (4, 8), ("greedy", "nucleus"))
+
+    def name(length, tokens, kind="greedy"):
+        return fitting(offer, length, tokens, kind).name
+
+    assert name(8, 4) == "generate 8 4 greedy"
+    assert name(9, None) == "generate 16 4 greedy"
+    assert name(1, 5, "nucleus") == "generate 8 8 nucleus"
+    assert name(32, 8) == "generate 32 8 greedy"
+    refused("mpc.prompt-too-long", lambda: name(33, 4))
+    refused("mpc.not-offered", lambda: name(8, 9))
+    refused("mpc.not-offered", lambda: name(8, 4, "sampled"))
+
+
+@pytest.mark.parametrize("kind", ["greedy", "sampled", "nucleus"])
+def test_a_plan_is_the_same_for_all_values_of_its_kind(cut, kind):
+    """Else parties would need to know temperature and top_p before they make tapes."""
+    offer = offered(ShareFolder.open(cut / "p0"), (2,), (2,), (kind,))
+    loaded = Party(0, None).plan(offer.load)[1]
+    values = {
+        "greedy": [Sampling()],
+        "sampled": [Sampling(t) for t in (0.05, 0.7, 1.0, 2.0, 20.0)],
+        "nucleus": [Sampling(t, p) for t in (0.05, 1.0, 20.0) for p in (1e-9, 0.3, 0.5, 1 - 1e-9)],
+    }[kind]
+    plans = [
+        Party(0, None).plan(Question(offer.tasks[0], sampling).program(loaded, lambda _: None))[0]
+        for sampling in [*values, Sampling.of(kind)]
+    ]
+    assert len({plan.digest for plan in plans}) == 1
+    assert len(plans[0].draws) > 100
 
 
 @pytest.mark.parametrize(
@@ -139,12 +182,12 @@ def test_configurations_for_one_machine(cut):
     sides = {role: Side.open(cut / role) for role in SIDES}
     for role, side in sides.items():
         own = side.own()
-        assert (own.role, side.task.length, side.task.tokens) == (role, 8, 4)
+        assert (own.role, side.offer.tasks[0].name) == (role, "generate 8 4 greedy")
         assert (own.listen is not None) == (role in {"p0", "p1"})
         for name, peer in side.peers.items():
             assert peer.key_id == sides[name].identity.key_id
     assert sides["p0"].own().clients == (sides["client"].identity.key_id,)
-    assert len({side.task.name for side in sides.values()}) == 1
+    assert len({tuple(task.name for task in side.offer.tasks) for side in sides.values()}) == 1
 
 
 def test_a_side_that_proves_its_machine_and_demands_it_of_another(cut, tmp_path):
@@ -176,6 +219,11 @@ def test_a_key_is_made_once_and_in_a_sides_folder(cut, tmp_path):
         "x",
         "unknown = 1",
         "prompt_tokens = 0",
+        "prompt_tokens = []",
+        "prompt_tokens = [8, 5000]",
+        "new_tokens = [0]",
+        'sampling = ["lottery"]',
+        "ahead_others = -1",
         'clients = ["alice"]',
         '[peers.p0]\nkey = "00"',
         "[peers.p0]\naddress = ''",
@@ -193,6 +241,13 @@ def test_two_sides_have_two_keys(cut, side):
     keys = [Side.open(cut / role).identity.key_id for role in ("p0", "p1")]
     path.write_text(path.read_text().replace(keys[1], keys[0]))
     refused("mpc.config", lambda: Side.open(cut / side))
+
+
+def test_lists_of_lengths_and_kinds(cut):
+    configure_here(cut, (7801, 7802), prompt_tokens=[8, 16, 8], new_tokens=4, sampling=["sampled"], ahead_others=1)
+    side = Side.open(cut / "p1")
+    assert [task.name for task in side.offer.tasks] == ["generate 8 4 sampled", "generate 16 4 sampled"]
+    assert (side.own().ahead, side.own().ahead_others) == (2, 1)
 
 
 def test_a_side_needs_its_peers_and_its_file(cut):
@@ -267,7 +322,7 @@ def test_three_processes_generate_as_transformers_does(gpt2, cut, processes, cap
         app_result("ask", cut / "client", "What is", "--plain", "--json")
         answer = json.loads(capsys.readouterr().out)
         assert answer["tokens"] == expected[0, len(ids) :].tolist()
-    processes.wait_for("p0", "run 1 took")
+    processes.wait_for("p0", "run 1 of generate 8 4 greedy took")
     refused("mpc.prompt-too-long", lambda: app_result("ask", cut / "client", "What is it? " * 9, "--plain"))
     Identity.generate().save(cut / "client" / "other.pem")
     (cut / "client" / "other.pem").rename(cut / "client" / "identity.pem")
@@ -305,7 +360,7 @@ def test_a_client_stays_to_the_end_of_an_answer(cut, monkeypatch, capsys):
 
     taken = []
 
-    def answers(*_):
+    def answers(*_, **__):
         for token in (5, 0, 7, 7):
             taken.append(token)
             yield np.array([float(token)])
@@ -317,5 +372,5 @@ def test_a_client_stays_to_the_end_of_an_answer(cut, monkeypatch, capsys):
     mpc.ask(cut / "client", "x", json=True)
     assert taken == [5, 0, 7, 7]
     assert json.loads(capsys.readouterr().out) == {"answer": "a", "tokens": [5, 0]}
-    monkeypatch.setattr("mitai.mpc.clients.ask", lambda *_: iter([np.array([1e6])]))
+    monkeypatch.setattr("mitai.mpc.clients.ask", lambda *_, **__: iter([np.array([1e6])]))
     refused("mpc.answer-malformed", lambda: mpc.ask(cut / "client", "x", json=True))
