@@ -22,7 +22,7 @@ Example:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -41,7 +41,7 @@ from mitai.mpc.two.pads import KEY_BYTES, DealerPads, Pads, Plan, PlanPads, Stre
 
 T = TypeVar("T")
 Pair = tuple[Ring, Ring]
-Feeds = Mapping[str, Iterable[Pair]]
+Feeds = Mapping[str, Iterable[Sequence[Ring]]]
 Program = Callable[[Engine], T]
 
 DEALER = 2
@@ -89,28 +89,43 @@ class Three(Engine):
         self._links = links
         self._side = Side(role, links.get(1 - role)) if role < DEALER else Side(DEALER)
         self._fresh: tuple[Stream, ...] = ()
-        self._feeds: dict[str, Iterator[Pair]] = {}
+        self._feeds: dict[str, Iterator[Sequence[Ring]]] = {}
+        self._known_noise = False
 
-    def run(self, program: Program[T], feeds: Feeds | None = None) -> T:
+    def plan(self, program: Program[T]) -> Plan:
+        """Walk through a program without data, to know what it draws.
+
+        Raises:
+            MpcError: `mpc.known-noise`.
+        """
+        self._known_noise = False
+        return self._side.plan(lambda _: program(self))[0]
+
+    def run(self, program: Program[T], feeds: Feeds | None = None, plan: Plan | None = None) -> T:
         """Run a program, together with the other two.
 
         Args:
             program: What is computed; depends on nothing secret.
             feeds: Owners' shares, as pairs (x_i, x_(i+1)), in the order in which the program asks for them.
+            plan: The program's, if it is known; without it the program is walked through twice.
 
         Raises:
-            MpcError: `mpc.plan-mismatch`: the parties run different programs; `mpc.input-missing`, `mpc.input-shape`;
-                the links'.
+            MpcError: `mpc.plan-mismatch`: the parties run different programs, or the program does something else than
+                when it was planned; `mpc.known-noise`; `mpc.input-missing`, `mpc.input-shape`; the links'.
         """
-        plan, _ = self._side.plan(lambda _: program(self))
+        plan = plan or self.plan(program)
         keys = self._keys(plan)
+        pads = self._pads(keys)
         self._fresh = tuple(Stream(key, RESHARE) for key in keys)
         self._feeds = {owner: iter(shares) for owner, shares in (feeds or {}).items()}
+        self._known_noise = False
         try:
-            return self._side.walk(self._pads(keys), lambda _: program(self))
+            result = self._side.walk(pads, lambda _: program(self))
         finally:
             self._fresh = ()
             self._feeds = {}
+        pads.keep_to(plan)
+        return result
 
     def _keys(self, plan: Plan) -> tuple[bytes, ...]:
         """Let party 2 draw a key with each of the others; return those that this party has."""
@@ -169,8 +184,8 @@ class Three(Engine):
         """Take the next array of an owner's shares; `values` are not looked at. See `Engine.input`."""
         del values
         bits = self.fraction if fraction is None else fraction
-        if isinstance(self._side.pads, PlanPads):
-            self._side.pads.note("input", owner, shape, bits)
+        self._side.pads.note("input", owner, shape, bits)
+        if self._planning:
             return self._blank(shape, bits)
         shares = next(self._feeds.get(owner, iter(())), None)
         if shares is None:
@@ -178,10 +193,21 @@ class Three(Engine):
         for share in shares:
             if share.shape != shape or share.dtype != np.uint64:
                 raise MpcError("mpc.input-shape", f"{owner} gave a share {share.dtype} {share.shape}, not {shape}")
-        return Secret(self, shares, bits)
+        first, second = shares
+        return Secret(self, (first, second), bits)
 
     def reveal(self, x: Secret) -> Real:
-        """See `Engine.reveal`; each party sends the next one the share that it lacks."""
+        """See `Engine.reveal`; each party sends the next one the share that it lacks.
+
+        Raises:
+            MpcError: `mpc.known-noise`: the run has drawn noise, which party 2 knows.
+        """
+        if self._known_noise:
+            raise MpcError(
+                "mpc.known-noise",
+                "one of the three parties knows the noise of this run: what depends on it is not for the parties",
+                hint="let a client add up the shares of the choice",
+            )
         if self._planning:
             return np.zeros(x.shape)
         first = np.ascontiguousarray(x.parts[0])
@@ -261,5 +287,6 @@ class Three(Engine):
         return self._three(self._side.upper(self._two(x)))
 
     def gumbel(self, shape: Shape) -> Secret:
-        """See `Engine.gumbel`; but party 2 draws them and knows them, so a choice is for a client, not for `reveal`."""
+        """See `Engine.gumbel`; but party 2 draws them and knows them: this run reveals nothing any more to parties."""
+        self._known_noise = True
         return self._three(self._side.gumbel(shape))

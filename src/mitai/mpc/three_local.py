@@ -13,11 +13,10 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from mitai.mpc.link import Link, Traffic, pair
-from mitai.mpc.ring import Ring
-from mitai.mpc.three import Pair, Program, Three
+from mitai.mpc.settings import replicate
+from mitai.mpc.three import Program, Three
 from mitai.mpc.two.engine import Owner
 from mitai.mpc.two.local import together
-from mitai.mpc.two.shares import split
 
 T = TypeVar("T")
 
@@ -29,13 +28,6 @@ class Done(Generic[T]):
     results: tuple[T, ...]
     cpu_s: tuple[float, ...]
     traffic: dict[tuple[int, int], Traffic]
-
-
-def replicate(values: Ring) -> tuple[Pair, Pair, Pair]:
-    """Return each party's two of three shares that add up to the values."""
-    first, rest = split(values)
-    second, third = split(rest)
-    return (first, second), (second, third), (third, first)
 
 
 def connected(wait_s: float = 60) -> tuple[dict[int, Link], ...]:

@@ -105,16 +105,24 @@ class TwinParty(Party):
     def run(self, program: Program[T], plan: Plan, tape: Source, feeds: Feeds | None = None) -> T:
         """See `Party.run`."""
         result = super().run(program, plan, tape, feeds)
-        self._witnessed.compare(self._twin)
+        self.compare()
         return result
+
+    def compare(self) -> None:
+        """Make sure, together with the twin, that both have received the same: before anything leaves for a reader.
+
+        Raises:
+            MpcError: `mpc.twin-mismatch`.
+        """
+        self._witnessed.compare(self._twin)
 
     def reveal(self, x: Secret) -> Real:
         """See `Engine.reveal`."""
         if self.offline:
             return super().reveal(x)
-        self._witnessed.compare(self._twin)
+        self.compare()
         values = super().reveal(x)
-        self._witnessed.compare(self._twin)
+        self.compare()
         return values
 
 

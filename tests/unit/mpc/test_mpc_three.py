@@ -1,14 +1,17 @@
 """Three parties with replicated shares: results, what goes over the wire, and what each sees."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from mitai.errors import MpcError
 from mitai.mpc.link import pair
 from mitai.mpc.ring import decode, encode
+from mitai.mpc.settings import replicate
 from mitai.mpc.spline import Spline
 from mitai.mpc.three import Three
-from mitai.mpc.three_local import connected, replicate, run
+from mitai.mpc.three_local import connected, run
 
 UNIT = 2.0**-16
 
@@ -59,9 +62,47 @@ def test_what_is_not_linear():
 
 
 def test_noise_is_drawn_by_the_third():
-    noise = run(lambda engine: engine.reveal(engine.gumbel((4096,)))).results[0]
+    parts = run(lambda engine: engine.gumbel((4096,)).parts[0]).results
+    noise = decode(sum(parts))
     assert abs(noise.mean() - 0.5772) < 0.2  # ten standard deviations
     assert len(np.unique(noise)) > 4000
+
+
+def test_a_party_that_knows_the_noise_is_not_told_what_was_chosen_by_it():
+    """With both, party 2 would learn of the probabilities."""
+
+    def program(engine):
+        return engine.reveal(engine.less(engine.gumbel((2,)), 0.0))
+
+    links = connected(wait_s=0.2)
+    for role in range(3):
+        with pytest.raises(MpcError) as refused:
+            Three(role, links[role]).run(program)
+        assert refused.value.code == "mpc.known-noise"
+    assert run(lambda engine: engine.reveal(engine.constant(1.0, (1,)))).results[0] == 1  # without noise
+
+
+def test_a_program_that_is_not_the_planned_one_gives_no_result():
+    links = connected(wait_s=5)
+
+    def program(times):
+        def doubled(engine):
+            x = engine.input("client", (1,))
+            for _ in range(times):
+                x = x * 2.0
+            return x.shape
+
+        return doubled
+
+    def party(role):
+        own = Three(role, links[role])
+        return own.run(program(2), {"client": [(np.zeros(1, np.uint64),) * 2]}, own.plan(program(1)))
+
+    with ThreadPoolExecutor(3) as pool:
+        parties = [pool.submit(party, role) for role in range(3)]
+    for party in parties:
+        assert isinstance(party.exception(), MpcError)
+        assert party.exception().code == "mpc.plan-mismatch"
 
 
 def test_what_is_sent():

@@ -1,18 +1,24 @@
 """Six machines, one of which cheats: each message of it flipped, dropped, doubled or replaced."""
 
 import itertools
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from mitai.errors import MpcError
+from mitai.identity import Identity
 from mitai.mpc.link import QueueLink, pair
+from mitai.mpc.sockets import SocketLink
 from mitai.mpc.spline import Spline
+from mitai.mpc.tls import secured
 from mitai.mpc.twins_local import run
 
 X = np.array([1.5, -2.0, 0.25])
 BEND = Spline.fit(np.tanh, low=-4, high=4, segments=16, degree=2, below=(-1, 0), above=(1, 0))
+TWO = Identity.generate(), Identity.generate()
 NAMES = ["parties", "deal 0", "deal 1"]  # of the links of one half, in the order in which they are made
 
 
@@ -28,7 +34,7 @@ def program(engine):
 EXPECTED = np.tanh(np.abs(X[:2]))
 
 
-class Cheater(QueueLink):
+class Lies:
     """An end that lies in one of its messages."""
 
     sent = 0
@@ -54,19 +60,39 @@ class Cheater(QueueLink):
         super().send(data)
 
 
-def cheating(name, end, at, how):
+class Cheater(Lies, QueueLink):
+    """A thread that lies."""
+
+
+class CheaterFarAway(Lies, SocketLink):
+    """One that lies over a connection."""
+
+
+def far(wait_s):
+    """Both ends of a TLS connection."""
+    ends = socket.socketpair()
+    alice, bob = TWO
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(secured, ends[0], alice, lambda key: key == bob.public, serving=True)
+        other = pool.submit(secured, ends[1], bob, lambda key: key == alice.public, serving=False)
+    return SocketLink(one.result(), wait_s), SocketLink(other.result(), wait_s)
+
+
+def cheating(name, end, at, how, make=pair):
     """Return a maker of links, the named one of which (of the first half) lies at one end in message number `at`."""
-    made = itertools.count()
+    made = []
 
     def pairs(wait_s):
-        ends = pair(wait_s)
-        if next(made) == NAMES.index(name):
+        ends = make(wait_s)
+        if len(made) == NAMES.index(name):
             liar = ends[end]
-            liar.__class__ = Cheater
+            liar.__class__ = Cheater if make is pair else CheaterFarAway
             liar.at, liar.how = at, how
             pairs.liar = liar
+        made.append(ends)
         return ends
 
+    pairs.made = made
     return pairs
 
 
@@ -98,6 +124,42 @@ def test_no_lie_gives_a_wrong_result(name, end, how):
             assert np.abs(result - EXPECTED).max() < 1e-3
     assert caught >= count - 1  # a message that is sent twice at the very end is never read
     assert threading.active_count() <= threads
+
+
+@pytest.fixture
+def network():
+    """Runs the program over TLS with a liar; returns how many messages it sent, and whether it was caught."""
+    used = []
+
+    def go(name, end, at, how, wait_s=20):
+        pairs = cheating(name, end, at, how, far)
+        used.append(pairs.made)
+        try:
+            result = run(program, wait_s, pairs)
+        except MpcError as error:
+            return pairs.liar.sent, error.code
+        assert np.abs(result - EXPECTED).max() < 1e-3
+        return pairs.liar.sent, None
+
+    yield go
+    for link in itertools.chain(*itertools.chain(*used)):
+        link.abort()
+
+
+def test_lies_over_tls_are_found(network):
+    """The first, a middle and the last message of a party; the test below has all of them, and of the dealer."""
+    sent, _ = network("parties", 1, -1, "flip")
+    for at, how in ((1, "flip"), (sent // 2, "replay"), (sent, "flip")):
+        assert network("parties", 1, at, how)[1] is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["flip", "replay", "twice", "drop"])
+@pytest.mark.parametrize(("name", "end"), [("parties", 0), ("parties", 1), ("deal 0", 0), ("deal 1", 0)])
+def test_no_lie_over_tls_gives_a_wrong_result(network, name, end, how):
+    sent, _ = network(name, end, -1, how)
+    codes = [network(name, end, at, how, 0.5 if how in ("drop", "twice") else 20)[1] for at in range(1, sent + 1)]
+    assert codes.count(None) <= 1  # a message that is sent twice at the very end is never read
 
 
 def test_a_party_that_lies_to_its_twin_only_stops_the_run():
