@@ -1,10 +1,11 @@
-"""Clients of two parties: they share what they ask, and put together what they are told.
+"""Clients of parties: they share what they ask, and put together what they are told.
 
 Follows `docs/spec/mpc-links.md`, "Clients".
 
 Invariants:
 
-- Each party gets one share of each array, uniform by itself, and sends back one share of each result.
+- Each party gets its share of each array (`mitai.mpc.settings`), uniform by itself, and sends back one share of each
+  result.
 - A party has all of a client's shares before a run begins; a client that goes away later changes nothing.
 - At most `PLACES` clients are held at once, and `EACH` of one key; all that one does at the door has an end in time,
   however slowly its bytes come.
@@ -37,14 +38,14 @@ from mitai.mpc.attested import Credentials
 from mitai.mpc.engine import Secret, Shape
 from mitai.mpc.meeting import Address, connected
 from mitai.mpc.ring import Real, Ring, decode
+from mitai.mpc.settings import Parts
 from mitai.mpc.sockets import SLOWEST_BYTES_S, SocketLink, cut
 from mitai.mpc.tasks import QUESTION_BYTES, Offer, Question, Walk, agree, any_question, not_offered
-from mitai.mpc.two.shares import join, split
 
-SHARERS = ("p0", "p1")  # who gets a client's shares
 SESSION_BYTES = 16
 PLACES, EACH = 8, 2
 AT_THE_DOOR = 32  # who is at the door at once, those who wait for a place among them
+REACHED_S = 20.0  # how long a client waits until a party listens
 HELD_S = 600.0  # how long a client waits for its turn, and a party holds it
 ARRIVAL_S = 60.0  # until a client has said who it is and what it asks
 SHARING_S = 20.0  # a client's time for its shares, beside what their size takes
@@ -72,34 +73,21 @@ def reach(credentials: Credentials, peer: Peer, until: float, wait_s: float) -> 
     return link
 
 
-@dataclass(frozen=True)
 class Answer:
-    """What a task's answer emits, as it comes; to be iterated over once. See `ask`."""
+    """What a task's answer emits, as it comes; to be iterated over once, to its end. See `ask`.
 
-    _credentials: Credentials
-    _peers: Mapping[str, Peer]
-    _offer: Offer[Any]
-    _question: Question[Any]
-    _values: Iterable[NDArray[np.generic]]
-    _within_s: float
+    Attributes:
+        receipts: The parties' signed receipts by role, once the iteration has ended: checked by then.
+        keys: The parties' keys by role, which signed them.
+    """
+
+    def __init__(self, steps: Callable[[Answer], Iterator[Real]]) -> None:
+        self.receipts: dict[str, bytes] = {}
+        self.keys: dict[str, PublicKey] = {}
+        self._steps = steps(self)
 
     def __iter__(self) -> Iterator[Real]:
-        walk = Walk()
-        halves = [split(array) for array in walk.answer(self._offer, self._question, self._values)]
-        session, until = secrets.token_bytes(SESSION_BYTES), time.monotonic() + self._within_s
-        with ExitStack() as stack:
-            links = []
-            for number, role in enumerate(SHARERS):  # in this order: who has a place at p0 finds one at p1
-                link = stack.enter_context(reach(self._credentials, self._peers[role], until, self._within_s))
-                agree(link, self._offer)
-                link.send(session + self._question.encode())
-                _admitted(bytes(link.receive(1)))
-                for half in halves:
-                    link.send(half[number].data.cast("B"))
-                links.append(link)
-            for shape, fraction in walk.emitted:
-                first, second = (_array(link, shape) for link in links)
-                yield decode(join(first, second), fraction)
+        return self._steps
 
 
 def ask(
@@ -114,18 +102,43 @@ def ask(
     """Ask the parties; nothing is sent before the answer is iterated over.
 
     Args:
-        credentials: The client's; both parties must know its key.
+        credentials: The client's; all parties must know its key.
         peers: The parties, by their roles.
         offer: The parties' model, and at least the task that is asked for.
         question: Which task, and how to choose.
         values: The client's arrays, in the program's order.
-        within_s: How long to wait for a place, and for each result.
+        within_s: How long to wait for a place, and for each result; for parties that don't listen, 20 seconds.
 
     Raises:
         MpcError: When it is iterated over. `mpc.not-offered`, `mpc.too-many`; a party is not there, not who it should
-            be, or has ended.
+            be, or has ended; `mpc.twin-mismatch`.
     """
-    return Answer(credentials, peers, offer, question, values, within_s)
+
+
+    def steps(answer: Answer) -> Iterator[Real]:
+        walk = Walk()
+        halves = [split(array) for array in walk.answer(offer, question, values)]
+        session = secrets.token_bytes(SESSION_BYTES)
+        with ExitStack() as stack:
+            links: dict[str, _Counted] = {}
+            for number, role in enumerate(SHARERS):  # in this order: who has a place at p0 finds one at p1
+                until = time.monotonic() + min(REACHED_S, within_s)
+                answer.keys[role], link = met(credentials, peers[role], until, within_s)
+                stack.enter_context(link)
+                agree(link, offer)
+                link.send(session + question.encode())
+                _admitted(bytes(link.receive(1)))
+                links[role] = _Counted(link, [half[number] for half in halves])
+            told("shared")
+            for shape, fraction in walk.emitted:
+                first, second = (link.array(shape) for link in links.values())
+                yield decode(join(first, second), fraction)
+            answer.receipts = {role: link.receipt(role) for role, link in links.items()}
+        fields = about(PROTOCOL, offer, question, session)
+        digests = {role: link.digests for role, link in links.items()}
+        check(answer.receipts, answer.keys, fields, digests, {role: peer.key_id for role, peer in peers.items()})
+
+    return Answer(steps)
 
 
 def _admitted(said: bytes) -> None:
@@ -154,7 +167,7 @@ class Guest:
         link: SocketLink,
         session: bytes,
         question: Question[Any],
-        shares: list[Ring],
+        shares: list[Parts],
         left: Callable[[], None] = lambda: None,
     ) -> None:
         self._link, self._left = link, left
@@ -334,13 +347,13 @@ class Door:
         if known:  # sessions are random: nobody takes the place of another client
             guest.end()
 
-    def _shares(self, end: socket, link: SocketLink, question: Question[Any]) -> list[Ring]:
-        shapes = self._shapes_of(question)
-        within_s = SHARING_S + 8 * sum(map(math.prod, shapes)) / SLOWEST_BYTES_S
+    def _shares(self, end: socket, link: SocketLink, question: Question[Any]) -> list[Parts]:
+        shapes, pieces = self._shapes_of(question), range(self._offer.setting.pieces)
+        within_s = SHARING_S + 8 * len(pieces) * sum(map(math.prod, shapes)) / SLOWEST_BYTES_S
         self._until[end] = time.monotonic() + within_s
         link.be_patient(within_s)
         link.send(GO)
-        return [_array(link, shape) for shape in shapes]
+        return [tuple(_array(link, shape) for _ in pieces) for shape in shapes]
 
     def _shapes_of(self, question: Question[Any]) -> list[Shape]:
         name = question.task.name

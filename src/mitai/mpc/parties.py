@@ -296,7 +296,8 @@ class _Work(Generic[L]):
             with self._changed:
                 self._changed.notify_all()
             program = guest.question.program(self._loaded, guest.emit)
-            self._party.run(program, self._plans[task.name], tape, {"client": guest.shares})
+            shares = [share for (share,) in guest.shares]
+            self._party.run(program, self._plans[task.name], tape, {"client": shares})
         guest.end()
         sent, rounds, took = traffic.sent_bytes - sent, traffic.rounds - rounds, time.monotonic() - began
         self._own.note(f"run {number} of {task.name} took {took:.1f} s: {sent / 1e6:.1f} MB sent, {rounds} rounds")

@@ -40,13 +40,15 @@ class Setting:
         name: As in `party.toml`, and in receipts.
         parties: Who computes with shares; each of them listens for clients.
         dealers: Who deals ahead of time, without any data.
-        cut: Cuts an array into what each party gets of it: one array or more.
+        pieces: How many arrays each party gets for one that is shared.
+        cut: Cuts an array into what each party gets of it.
         join: Puts a result together from what each party gave.
     """
 
     name: Name
     parties: tuple[str, ...]
     dealers: tuple[str, ...]
+    pieces: int
     cut: Callable[[Ring], tuple[Parts, ...]]
     join: Callable[[Sequence[Ring]], Ring]
 
@@ -87,12 +89,13 @@ def _alike(parts: Sequence[Ring]) -> Ring:
 SETTINGS: Final[dict[Name, Setting]] = {
     setting.name: setting
     for setting in (
-        Setting("2+1", ("p0", "p1"), ("dealer",), _halves, _sum),
-        Setting("3pc", ("p0", "p1", "p2"), (), replicate, _sum),
+        Setting("2+1", ("p0", "p1"), ("dealer",), 1, _halves, _sum),
+        Setting("3pc", ("p0", "p1", "p2"), (), 2, replicate, _sum),
         Setting(
             "twins",
             ("p0", "p1", "p0-twin", "p1-twin"),
             ("dealer", "dealer-twin"),
+            1,
             lambda values: 2 * _halves(values),
             _alike,
         ),

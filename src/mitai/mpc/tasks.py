@@ -30,6 +30,7 @@ from mitai.mpc.link import Link
 from mitai.mpc.models.arrays import Arrays
 from mitai.mpc.ring import Real, Ring
 from mitai.mpc.sampling import Kind, Sampling
+from mitai.mpc.settings import SETTINGS, Setting
 from mitai.mpc.two.core import Program
 from mitai.mpc.two.engine import Owner
 
@@ -75,6 +76,7 @@ class Offer(Generic[L]):
         approximation: What stands in for functions of the model: `exact`: nothing.
         load: Takes the model from its owner, once for all tasks.
         tasks: What is done with it; tapes of the first one are always kept ready.
+        setting: For which the model was cut.
     """
 
     shares_id: bytes
@@ -82,6 +84,7 @@ class Offer(Generic[L]):
     approximation: str
     load: Callable[[Engine], L] = field(repr=False)
     tasks: tuple[Task[L], ...]
+    setting: Setting = SETTINGS["2+1"]
 
     def __post_init__(self) -> None:
         if not self.tasks or len({task.name for task in self.tasks}) < len(self.tasks):
@@ -172,12 +175,13 @@ class Walk(Owner):
 
 
 def agree(link: Link, offer: Offer[Any], tasks: Iterable[Task[Any]] = ()) -> None:
-    """Compare with the other end which model, which version, and which tasks it is about.
+    """Compare with the other end which model, which version, which setting, and which tasks it is about.
 
     Raises:
         MpcError: `mpc.tasks-differ`.
     """
-    said = "\n".join([f"{__version__} {offer.config_sha256} {offer.approximation}", *(task.name for task in tasks)])
+    about = f"{__version__} {offer.setting.name} {offer.config_sha256} {offer.approximation}"
+    said = "\n".join([about, *(task.name for task in tasks)])
     own = hashlib.sha256(_LABEL + offer.shares_id + said.encode()).digest()
     link.send(own)
     if not hmac.compare_digest(bytes(link.receive(len(own))), own):
