@@ -25,9 +25,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from socket import socket
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from mitai.errors import MpcError
 from mitai.mpc.attested import Credentials
@@ -44,9 +45,9 @@ from mitai.mpc.two.pads import Plan
 L = TypeVar("L")
 ROLES = ("p0", "p1", "dealer")
 MEET_S, IDLE_S = 600.0, 30 * 86400.0
-_ORDER = struct.Struct("<16sQ")  # a tape that is to be made: of which task, and its number
+ORDER = struct.Struct("<16sQ")  # a tape that is to be made: of which task, and its number
 _LOAD = "load"
-_ABSENT = b"\0"
+ABSENT = b"\0"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class Own:
     ahead_others: int = 0
     note: Callable[[str], None] = field(default=lambda _: None, repr=False)
 
+    @property
+    def place(self) -> Address:
+        """Where it listens; raises `MpcError` where it does not."""
+        if self.listen is None:
+            raise MpcError("mpc.config", f"{self.role} has to listen somewhere", hint='listen = "HOST:PORT"')
+        return self.listen
+
 
 def deal(own: Own, parties: Mapping[str, Peer], offer: Offer[Any]) -> None:
     """Be the dealer, until a party ends.
@@ -80,23 +88,24 @@ def deal(own: Own, parties: Mapping[str, Peer], offer: Offer[Any]) -> None:
     """
     with ExitStack() as stack:
         until = time.monotonic() + MEET_S
-        links = tuple(stack.enter_context(reach(own.credentials, parties[role], until, MEET_S)) for role in ROLES[:2])
-        first, second = links
-        for link in links:
-            agree(link, offer, offer.tasks)
-            link.be_patient(IDLE_S)
-        own.note("all three are here")
-        dealer = Dealer()
-        (loaded,) = dealer.deal([offer.load], (first, second))
-        own.note("dealt the model's masks")
-        while True:
-            order = bytes(first.receive(_ORDER.size))
-            task, number = _read_order(offer, order)
-            second.send(order)
-            began = time.monotonic()
-            dealer.deal([any_question(task).program(loaded, _silent)], (first, second))
-            sent = sum(link.traffic.sent_bytes for link in links) / 1e6
-            own.note(f"dealt {task.name} {number} in {time.monotonic() - began:.1f} s; {sent:.1f} MB sent in all")
+        links = [stack.enter_context(reach(own.credentials, parties[role], until, MEET_S)) for role in ROLES[:2]]
+        begin(own, offer, links)
+        deal_on(own, offer, Dealer(), (links[0], links[1]))
+
+
+def deal_on(own: Own, offer: Offer[Any], dealer: Dealer, links: tuple[SocketLink, SocketLink]) -> NoReturn:
+    """Deal to party 0 and party 1, as party 0 orders it, until a link ends."""
+    first, second = links
+    (loaded,) = dealer.deal([offer.load], links)
+    own.note("dealt the model's masks")
+    while True:
+        order = bytes(first.receive(ORDER.size))
+        task, number = read_order(offer, order)
+        second.send(order)
+        began = time.monotonic()
+        dealer.deal([any_question(task).program(loaded, silent)], links)
+        sent = sum(link.traffic.sent_bytes for link in links) / 1e6
+        own.note(f"dealt {task.name} {number} in {time.monotonic() - began:.1f} s; {sent:.1f} MB sent in all")
 
 
 def serve(own: Own, peers: Mapping[str, Peer], offer: Offer[Any], model: Iterable[Ring], tapes: Path) -> None:
@@ -112,30 +121,37 @@ def serve(own: Own, peers: Mapping[str, Peer], offer: Offer[Any], model: Iterabl
     Raises:
         MpcError: Another one is not who it should be, or has ended.
     """
-    if own.listen is None:
-        raise MpcError("mpc.config", "a party has to listen somewhere", hint='listen = "HOST:PORT"')
+    role = ROLES.index(own.role)
     with ExitStack() as stack:
-        server = stack.enter_context(listening(own.listen))
-        own.note(f"listening at {Address(own.listen.host, server.getsockname()[1])}")
-        other, dealer = _meet(own, peers, server)
-        for link in (other, dealer):
+        server = stack.enter_context(listening(own.place))
+        own.note(f"listening at {Address(own.place.host, server.getsockname()[1])}")
+        links = meet(own, peers, server, ROLES[:role], ROLES[role + 1 :])
+        for link in links.values():
             stack.push(link)
-        for link in (other, dealer):
-            agree(link, offer, offer.tasks)
-            link.be_patient(IDLE_S)
-        own.note("all three are here")
-        store = Store(tapes, secrets.token_bytes(32), ROLES.index(own.role))
+        begin(own, offer, links.values())
+        store = Store(tapes, secrets.token_bytes(32), role)
         store.clear()
-        work = _Work(own, offer, other, dealer, store)
+        other = links[ROLES[1 - role]]
+        work = Work(own, offer, (other, links["dealer"]), store, (Party(role, other), Party(role, other)))
         work.load(model)
         door = Door(server, own.credentials, own.clients, offer)
         stack.callback(door.close)
         work.go_on(door)
 
 
-def _meet(own: Own, peers: Mapping[str, Peer], server: socket) -> tuple[SocketLink, SocketLink]:
-    """Return the links to the other party and to the dealer."""
-    names = {peers[role].key_id: role for role in ROLES if role != own.role}
+def begin(own: Own, offer: Offer[Any], links: Collection[SocketLink]) -> None:
+    """Compare with all others what is served; from then on, waiting for them has no end."""
+    for link in links:
+        agree(link, offer, offer.tasks)
+        link.be_patient(IDLE_S)
+    own.note("all are here")
+
+
+def meet(
+    own: Own, peers: Mapping[str, Peer], server: socket, reached: Collection[str], awaited: Collection[str]
+) -> dict[str, SocketLink]:
+    """Return the links to others, by their roles: first those that are reached, then those that come."""
+    names = {peers[role].key_id: role for role in awaited}
 
     def welcome(end: socket) -> tuple[str, SocketLink]:
         peer, link = own.credentials.link(end, lambda key: key.key_id in names, serving=True)
@@ -143,23 +159,35 @@ def _meet(own: Own, peers: Mapping[str, Peer], server: socket) -> tuple[SocketLi
         return names[peer.key_id], link
 
     until = time.monotonic() + MEET_S
-    if own.role == ROLES[0]:
-        links = gathered(server, welcome, 2, until)
-        return links[ROLES[1]], links["dealer"]
-    other = reach(own.credentials, peers[ROLES[0]], until, MEET_S)
-    try:
-        return other, gathered(server, welcome, 1, until)["dealer"]
-    except BaseException:
-        other.abort()
-        raise
+    with ExitStack() as stack:
+        links = {role: stack.enter_context(reach(own.credentials, peers[role], until, MEET_S)) for role in reached}
+        links |= gathered(server, welcome, len(awaited), until)
+        stack.pop_all()
+    return links
 
 
-class _Work(Generic[L]):
-    """What a party does once all three are here."""
+class Work(Generic[L]):
+    """What a party does once all are here.
 
-    def __init__(self, own: Own, offer: Offer[L], other: SocketLink, dealer: SocketLink, store: Store) -> None:
-        self._own, self._offer, self._other, self._dealer, self._store = own, offer, other, dealer, store
-        self._party = Party(ROLES.index(own.role), other)
+    Args:
+        own: This process.
+        offer: What is served.
+        links: The ways to the other party and to the dealer.
+        store: For tapes.
+        ends: Of the protocol: one that runs, and one that prepares beside it, as planning would wait for a run.
+    """
+
+    def __init__(
+        self,
+        own: Own,
+        offer: Offer[L],
+        links: tuple[SocketLink, SocketLink],
+        store: Store,
+        ends: tuple[Party, Party],
+    ) -> None:
+        self._own, self._offer, self._store = own, offer, store
+        self._other, self._dealer = self._links = links
+        self._party, self._preparing = ends
         self._plans: dict[str, Plan] = {}  # of tasks that have, or had, a tape
         self._made = dict.fromkeys((task.name for task in offer.tasks), 0)
         self._aims = {task.name: own.ahead_others for task in offer.tasks} | {offer.tasks[0].name: own.ahead}
@@ -191,12 +219,10 @@ class _Work(Generic[L]):
     # --- tapes, in a thread of their own ---
 
     def _make_tapes(self, door: Door) -> None:
-        # another party than the one that runs: planning would wait for its runs
-        party = Party(self._party.role, self._other)
         turns = list(self._offer.tasks)
         try:
             while True:
-                self._make(party, *(self._followed() if party.role else self._ordered(turns)))
+                self._make(*self._order(turns))
                 door.look()
         except (MpcError, OSError) as error:
             with self._changed:
@@ -204,12 +230,12 @@ class _Work(Generic[L]):
                 self._changed.notify_all()
             self._other.abort()
 
-    def _make(self, party: Party, task: Task[L], number: int) -> None:
+    def _make(self, task: Task[L], number: int) -> None:
         began = time.monotonic()
         with self._store.batch() as batch:
             sink = batch.tape(task.name, number)
-            program = any_question(task).program(self._loaded, _silent)
-            (plan,) = party.prepare([program], self._dealer, lambda _: sink)
+            program = any_question(task).program(self._loaded, silent)
+            (plan,) = self._preparing.prepare([program], self._dealer, lambda _: sink)
         with self._changed:
             self._plans[task.name], self._made[task.name] = plan, number + 1
             self._waited.discard(task.name)
@@ -218,21 +244,27 @@ class _Work(Generic[L]):
         ready = len(self._store.numbers(task.name))
         self._own.note(f"tape {number} of {task.name} made in {took:.1f} s; {ready} ready, {held:.1f} MB in all")
 
-    def _ordered(self, turns: list[Task[L]]) -> tuple[Task[L], int]:
-        """Wait until a tape is needed, and order it: at party 0."""
+    def _order(self, turns: list[Task[L]]) -> tuple[Task[L], int]:
+        """Return the next tape: party 0 orders it, and party 1 hears of it by way of the dealer."""
+        if self._party.role:
+            return self._followed(self._dealer)
+        task, number = self._needed(turns)
+        self._dealer.send(ordered(task, number))
+        return task, number
+
+    def _needed(self, turns: list[Task[L]]) -> tuple[Task[L], int]:
+        """Wait until a tape is needed."""
         with self._changed:
             self._changed.wait_for(lambda: any(map(self._lacks, turns)))
             lacking = [task for task in turns if self._lacks(task)]
             task = next((task for task in lacking if task.name in self._waited), lacking[0])
         turns.remove(task)  # and whose turn it was is the last one
         turns.append(task)
-        number = self._made[task.name]
-        self._dealer.send(_ORDER.pack(program_id(task.name), number))
-        return task, number
+        return task, self._made[task.name]
 
-    def _followed(self) -> tuple[Task[L], int]:
-        """Wait for party 0's order, by way of the dealer: at party 1."""
-        task, number = _read_order(self._offer, bytes(self._dealer.receive(_ORDER.size)))
+    def _followed(self, orders: SocketLink) -> tuple[Task[L], int]:
+        """Wait for an order."""
+        task, number = read_order(self._offer, bytes(orders.receive(ORDER.size)))
         if number != self._made[task.name]:
             raise _misordered()
         return task, number
@@ -270,7 +302,7 @@ class _Work(Generic[L]):
         while True:
             if self._party.role:
                 guest = door.find(bytes(self._other.receive(SESSION_BYTES + QUESTION_BYTES)))
-                self._other.send(GO if guest else _ABSENT)
+                self._other.send(GO if guest else ABSENT)
                 if guest:
                     return guest
             else:
@@ -280,10 +312,13 @@ class _Work(Generic[L]):
                     return guest
                 door.back(guest)
 
+    def _emit(self, guest: Guest, x: Secret) -> None:
+        guest.emit(x)
+
     def _check(self) -> None:
         if self._failed is not None:
             raise self._failed
-        for link in (self._other, self._dealer):
+        for link in self._links:
             if link.ended():
                 raise lost("it has ended while nobody asked")
 
@@ -295,7 +330,7 @@ class _Work(Generic[L]):
         with self._store.take(task.name, number) as tape:
             with self._changed:
                 self._changed.notify_all()
-            program = guest.question.program(self._loaded, guest.emit)
+            program = guest.question.program(self._loaded, partial(self._emit, guest))
             shares = [share for (share,) in guest.shares]
             self._party.run(program, self._plans[task.name], tape, {"client": shares})
         guest.end()
@@ -303,12 +338,18 @@ class _Work(Generic[L]):
         self._own.note(f"run {number} of {task.name} took {took:.1f} s: {sent / 1e6:.1f} MB sent, {rounds} rounds")
 
 
-def _silent(_: Secret) -> None:
+def silent(_: Secret) -> None:
     """Emit to nobody: who plans and who deals has no results."""
 
 
-def _read_order(offer: Offer[L], order: bytes) -> tuple[Task[L], int]:
-    program, number = _ORDER.unpack(order)
+def ordered(task: Task[L], number: int) -> bytes:
+    """Return the order of a tape."""
+    return ORDER.pack(program_id(task.name), number)
+
+
+def read_order(offer: Offer[L], order: bytes) -> tuple[Task[L], int]:
+    """Return of which task a tape is ordered, and its number."""
+    program, number = ORDER.unpack(order)
     if (task := offer.find(program)) is None:
         raise _misordered()
     return task, int(number)
