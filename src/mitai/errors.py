@@ -15,6 +15,7 @@ MitaiError
 ├── ServeError            the inference service refused or failed a request
 ├── TrainError            a training or evaluation job was refused or failed
 ├── MpcError              parties that compute together could not begin, or had to stop
+├── ProofError            a proof of a computation does not hold, or could not be made
 ├── ClientError           the client stopped before anything was sent
 ├── FleetError            a process of the platform did not start or went away
 └── WebError              the browser's page is not the one that was published
@@ -122,6 +123,10 @@ class TrainError(MitaiError):
 
 class MpcError(MitaiError):
     """Parties that compute together could not begin, or had to stop."""
+
+
+class ProofError(MitaiError):
+    """A proof of a computation that does not hold or could not be made; `step` names the check that failed."""
 
 
 class ClientError(MitaiError):

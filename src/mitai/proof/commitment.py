@@ -1,0 +1,77 @@
+"""The prover's half of commitments: an array is encoded and hashed, and opened at points (docs/spec/proof.md).
+
+Example:
+    >>> array = np.arange(1024, dtype=np.uint64)
+    >>> committed = commit(array)
+    >>> prover = Prover()
+    >>> bind_root(prover, committed.root, 10)
+    >>> point = prover.challenges("point", 10)
+    >>> open_at(prover, committed, point)
+    >>> verifier = Verifier(prover.proof)
+    >>> bind_root(verifier, committed.root, 10)
+    >>> check_opening(verifier, committed.root, verifier.challenges("point", 10), field.evaluate(array, point))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field as member
+
+from mitai.proof import kernels
+from mitai.proof.field import Array, Point
+from mitai.proof.transcript import HASH_BYTES, Prover
+from mitai.proof.verify.commitment import Shape, leaf_hash, node_hash
+from mitai.proof.verify.soundness import QUERIES
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """A root, and what its prover keeps: four times the array, and the tree.
+
+    Attributes:
+        root: what the verifier gets.
+        array: the 2^log elements of F.
+        code: the encoded columns (leaves, rows).
+        levels: hashes of the tree, from the leaves up to the root.
+    """
+
+    root: bytes
+    array: Array = member(repr=False)
+    code: Array = member(repr=False)
+    levels: list[bytes] = member(repr=False)
+
+    @property
+    def log(self) -> int:
+        """The log of the array's size."""
+        return len(self.array).bit_length() - 1
+
+
+def commit(array: Array) -> Commitment:
+    """Commit to an array of 2^n elements of F."""
+    shape = Shape.of(len(array).bit_length() - 1)
+    code = kernels.encode(array.reshape(1 << shape.positions, 1 << shape.rows))
+    levels = tree(code)
+    return Commitment(levels[-1], array, code, levels)
+
+
+def tree(code: Array) -> list[bytes]:
+    """Return the hashes of a tree over encoded columns (leaves, rows), from the leaves up to the root."""
+    levels = [b"".join([leaf_hash(column.data) for column in code.astype("<u8", copy=False)])]
+    while len(below := levels[-1]) > HASH_BYTES:
+        pairs = (below[at : at + 2 * HASH_BYTES] for at in range(0, len(below), 2 * HASH_BYTES))
+        levels.append(b"".join([node_hash(pair) for pair in pairs]))
+    return levels
+
+
+def open_at(transcript: Prover, commitment: Commitment, point: Point) -> None:
+    """Show the array's multilinear extension at a point, whose last coordinates are challenges (`check_opening`)."""
+    shape = Shape.of(commitment.log)
+    matrix = commitment.array.reshape(1 << shape.positions, 1 << shape.rows, 1)
+    transcript.send("combination", kernels.contract(matrix, kernels.equality(point[shape.positions :]))[:, 0])
+    places = transcript.places("columns", QUERIES, shape.leaves)
+    transcript.send("columns", commitment.code[places])
+    for level in commitment.levels[:-1]:
+        missing = sorted({place ^ 1 for place in places} - set(places))
+        beside = [level[place * HASH_BYTES : (place + 1) * HASH_BYTES] for place in missing]
+        transcript.send_bytes("path", b"".join(beside))
+        places = sorted({place >> 1 for place in places})

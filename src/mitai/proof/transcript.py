@@ -1,0 +1,137 @@
+"""What prover and verifier have said so far, and the challenges that follow from it (docs/spec/proof.md, "Transcript").
+
+- Both sides make the same calls in the same order, `send` on one side where `receive` is on the other.
+- A proof is the messages and nothing else; the verifier alone decides how long each of them is.
+- Every byte of a proof is in the state, before anything is drawn after it.
+
+Example:
+    >>> prover = Prover()
+    >>> prover.bind("input", b"public")
+    >>> prover.send("answer", np.array([42], np.uint64))
+    >>> verifier = Verifier(prover.proof)
+    >>> verifier.bind("input", b"public")
+    >>> int(verifier.receive("answer", 1)[0]), verifier.challenge("x") == prover.challenge("x")
+    (42, True)
+    >>> verifier.finish()
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from hashlib import sha256, shake_256
+
+import numpy as np
+
+from mitai.errors import ProofError
+from mitai.proof import field
+from mitai.proof.field import Array, K
+
+START = sha256(b"mitai proof transcript v1\x00").digest()
+CHALLENGES = b"mitai proof challenges v1\x00"
+INPUT, MESSAGE, CHALLENGE = range(3)
+HASH_BYTES = 32
+
+
+class Transcript:
+    """The state that both sides share."""
+
+    def __init__(self) -> None:
+        self._state = START
+
+    def bind(self, label: str, data: bytes) -> None:
+        """Take in what both sides know: sizes, digests, roots, public numbers."""
+        self._step(INPUT, label, data)
+
+    def challenge(self, label: str) -> K:
+        """Draw one element of K."""
+        return self.challenges(label, 1)[0]
+
+    def challenges(self, label: str, count: int) -> list[K]:
+        """Draw elements of K."""
+        words = self._draw(label, count, 32).reshape(count, 2, 2)
+        return field.elements(field.reduce(words[..., 1], words[..., 0]))
+
+    def places(self, label: str, count: int, log: int) -> list[int]:
+        """Draw `count` numbers below 2^log; return the different ones, in order."""
+        return sorted(set((self._draw(label, count, 8) & np.uint64((1 << log) - 1)).tolist()))
+
+    def _draw(self, label: str, count: int, size: int) -> Array:
+        self._step(CHALLENGE, label, count.to_bytes(8, "little"))
+        return np.frombuffer(shake_256(CHALLENGES + self._state).digest(count * size), "<u8")
+
+    def _step(self, kind: int, label: str, data: bytes | memoryview) -> None:
+        name = label.encode()
+        head = self._state + bytes([kind, len(name)]) + name + len(data).to_bytes(8, "little")
+        state = sha256(head)
+        state.update(data)
+        self._state = state.digest()
+
+
+class Prover(Transcript):
+    """The side that speaks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: list[bytes] = []
+
+    @property
+    def proof(self) -> bytes:
+        """All messages so far."""
+        return b"".join(self._said)
+
+    def send(self, label: str, words: Array) -> None:
+        """Say elements of F, or of K with a last axis of 2."""
+        self.send_bytes(label, words.astype("<u8", copy=False).tobytes())
+
+    def send_elements(self, label: str, *elements: K) -> None:
+        """Say single elements of K."""
+        self.send(label, field.array(elements))
+
+    def send_bytes(self, label: str, data: bytes) -> None:
+        """Say bytes, which are hashes."""
+        self._step(MESSAGE, label, data)
+        self._said.append(data)
+
+
+class Verifier(Transcript):
+    """The side that listens, and adds up how likely it is to be deceived.
+
+    Attributes:
+        error: the sum of the errors of all checks so far (docs/spec/proof.md, "Soundness").
+    """
+
+    def __init__(self, proof: bytes) -> None:
+        super().__init__()
+        self._proof = memoryview(proof)
+        self._at = 0
+        self.error = Fraction(0)
+
+    def receive(self, label: str, count: int) -> Array:
+        """Hear elements of F (count,)."""
+        words = np.frombuffer(self.receive_bytes(label, count * 8), "<u8").astype(np.uint64, copy=False)
+        if not field.is_canonical(words):
+            raise ProofError("proof.malformed", f"a number of {label!r} is not below the field's size", step=label)
+        return words
+
+    def receive_k(self, label: str, count: int) -> Array:
+        """Hear elements of K (count, 2)."""
+        return self.receive(label, count * 2).reshape(count, 2)
+
+    def receive_elements(self, label: str, count: int) -> list[K]:
+        """Hear single elements of K."""
+        return field.elements(self.receive_k(label, count))
+
+    def receive_bytes(self, label: str, size: int) -> bytes:
+        """Hear bytes, which are hashes."""
+        end = self._at + size
+        if end > len(self._proof):
+            raise ProofError("proof.malformed", f"the proof ends within {label!r}", step=label)
+        data = bytes(self._proof[self._at : end])
+        self._step(MESSAGE, label, data)
+        self._at = end
+        return data
+
+    def finish(self) -> None:
+        """End the proof: nothing may be left over."""
+        if self._at != len(self._proof):
+            raise ProofError("proof.malformed", f"{len(self._proof) - self._at} bytes follow the proof", step="end")

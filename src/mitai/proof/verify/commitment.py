@@ -1,0 +1,86 @@
+"""Commitments to arrays, and openings at a point (docs/spec/proof.md, "Commitments").
+
+- Work and length of an opening follow from the array's size alone.
+- A point's last coordinates must be challenges that were drawn after the root was bound; `check_claims` leaves such.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+
+from mitai.errors import ProofError
+from mitai.proof import field
+from mitai.proof.field import Array, K, Point
+from mitai.proof.transcript import HASH_BYTES, Verifier
+from mitai.proof.verify import soundness
+from mitai.proof.verify.soundness import LOG_BLOWUP, QUERIES
+
+MAX_LOG = 34
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How an array of 2^log elements is a matrix: 2^positions by 2^rows, whose rows are encoded."""
+
+    positions: int
+    rows: int
+
+    @classmethod
+    def of(cls, log: int) -> Shape:
+        """Return the shape for a size."""
+        if not 0 <= log <= MAX_LOG:
+            raise ProofError("proof.statement-invalid", f"arrays of up to 2^{MAX_LOG} elements can be committed to")
+        rows = max(0, (log - 6) // 2)
+        return cls(log - rows, rows)
+
+    @property
+    def leaves(self) -> int:
+        """The log of the number of encoded columns."""
+        return self.positions + LOG_BLOWUP
+
+
+def leaf_hash(column: bytes) -> bytes:
+    """Return SHA-256(0x00 ‖ column)."""
+    return sha256(b"\x00" + column).digest()
+
+
+def node_hash(pair: bytes) -> bytes:
+    """Return SHA-256(0x01 ‖ left ‖ right)."""
+    return sha256(b"\x01" + pair).digest()
+
+
+def bind_root(transcript: Verifier, root: bytes, log: int) -> None:
+    """Take in a root that the verifier knows, before anything is drawn that its opening depends on."""
+    transcript.bind("commitment", bytes([log]) + root)
+
+
+def check_opening(transcript: Verifier, root: bytes, point: Point, value: K) -> None:
+    """Check that the array behind a root has the value at a point; the root was bound before the point was drawn."""
+    shape = Shape.of(len(point))
+    outer, inner = point[: shape.positions], point[shape.positions :]
+    combined = transcript.receive_k("combination", 1 << shape.positions)
+    if field.evaluate(combined, outer) != value:
+        raise ProofError("proof.value-refuted", "a committed array has another value at this point", step="opening")
+    places = transcript.places("columns", QUERIES, shape.leaves)
+    columns = transcript.receive("columns", len(places) << shape.rows).reshape(len(places), 1 << shape.rows)
+    expected = field.encode(combined)[places]
+    weights = field.equality(inner)
+    if not np.array_equal(field.total(field.scale(weights, columns), axis=1), expected):
+        raise ProofError("proof.column-refuted", "an encoded column is not a part of the combination", step="opening")
+    _check_leaves(transcript, root, shape.leaves, places, columns)
+    transcript.error += soundness.opening(shape.positions, shape.rows)
+
+
+def _check_leaves(transcript: Verifier, root: bytes, log: int, places: list[int], columns: Array) -> None:
+    """Check that columns are leaves of the tree, at the given places in order."""
+    known = {place: leaf_hash(column.astype("<u8").tobytes()) for place, column in zip(places, columns, strict=True)}
+    for _ in range(log):
+        missing = [place ^ 1 for place in known if place ^ 1 not in known]
+        said = transcript.receive_bytes("path", len(missing) * HASH_BYTES)
+        known |= {place: said[HASH_BYTES * i : HASH_BYTES * (i + 1)] for i, place in enumerate(missing)}
+        known = {place >> 1: node_hash(known[place] + known[place ^ 1]) for place in sorted(known) if place % 2 == 0}
+    if known[0] != root:
+        raise ProofError("proof.path-refuted", "columns are not in the tree of the commitment", step="opening")

@@ -1,0 +1,149 @@
+"""Look-ups (docs/spec/proof.md, "Look-ups"): all entries of some columns are entries of a public table.
+
+- Columns and multiplicities are committed to, and bound, before the first call here.
+- What is returned are claims on columns and multiplicities; who does not show them has shown nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mitai.errors import ProofError
+from mitai.proof import field
+from mitai.proof.field import ONE, ZERO, K, Point
+from mitai.proof.transcript import Transcript, Verifier
+from mitai.proof.verify import soundness
+from mitai.proof.verify.claims import Claim, places, powers_sum
+from mitai.proof.verify.sumcheck import check_rounds
+
+MAX_TABLE = 1 << 16
+MAX_LOG = 34
+
+
+class Table:
+    """A public table: entries of one or more integers, as many arrays of the same length.
+
+    The last entry is repeated up to a power of two.
+    """
+
+    def __init__(self, *components: NDArray[np.int64]) -> None:
+        sizes = {component.shape for component in components}
+        if len(sizes) != 1 or len(size := sizes.pop()) != 1 or not 0 < size[0] <= MAX_TABLE:
+            raise ProofError("proof.statement-invalid", f"a table has 1 to {MAX_TABLE} entries")
+        self.log = (size[0] - 1).bit_length()
+        self.components = tuple(
+            field.signed(np.pad(component, (0, (1 << self.log) - size[0]), "edge")) for component in components
+        )
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 over all residues, little-endian, one component after the other."""
+        return sha256(b"".join(component.astype("<u8").tobytes() for component in self.components)).digest()
+
+    def evaluate(self, point: Point) -> list[K]:
+        """Return the multilinear extension of each component."""
+        weights = field.equality(point)
+        return field.elements(np.stack([field.total(field.scale(weights, component)) for component in self.components]))
+
+
+def logs(shape: Sequence[int]) -> list[int]:
+    """Return the bits of each axis of an array that is padded to powers of two."""
+    if any(size < 1 for size in shape):
+        raise ProofError("proof.statement-invalid", "an axis has no elements")
+    return [(size - 1).bit_length() for size in shape]
+
+
+def inside(shape: Sequence[int], point: Point) -> K:
+    """Return the multilinear extension of the function that is 1 within a shape and 0 in its padding."""
+    out, at = ONE, 0
+    for size, log in zip(shape, logs(shape), strict=True):
+        out = out * _below(size, point[at : at + log])
+        at += log
+    return out
+
+
+def _below(size: int, point: Point) -> K:
+    """Return the multilinear extension of x < size, for size up to 2^len(point)."""
+    if size == 1 << len(point):
+        return ONE
+    out = ZERO  # equal numbers are not below
+    for place, coordinate in enumerate(reversed(point)):
+        out = coordinate * out + (ONE - coordinate) if size >> place & 1 else (ONE - coordinate) * out
+    return out
+
+
+def bind_statement(transcript: Transcript, shapes: Sequence[Sequence[int]], table: Table) -> tuple[list[int], int]:
+    """Bind shapes and table; return where columns are placed, and the log of the size of the whole."""
+    offsets, log = places([sum(logs(shape)) for shape in shapes])
+    if not shapes or log > MAX_LOG:
+        raise ProofError("proof.statement-invalid", f"there are 1 to 2^{MAX_LOG} look-ups")
+    transcript.bind("table", table.digest)
+    transcript.bind("columns", repr([tuple(shape) for shape in shapes]).encode())
+    return offsets, log
+
+
+def check_lookups(
+    transcript: Verifier, shapes: Sequence[Sequence[int]], table: Table
+) -> tuple[list[list[Claim]], Claim]:
+    """Check that all entries of columns are in a table.
+
+    Args:
+        transcript: where the messages come from; columns and multiplicities were bound.
+        shapes: the true shape of each column; each has as many arrays as the table has components.
+        table: the table.
+
+    Returns:
+        For each column a claim for each component, as an array of its own (offset 0); then the claim on multiplicities.
+    """
+    offsets, log = bind_statement(transcript, shapes, table)
+    width = len(table.components)
+    alpha, beta = transcript.challenges("look-ups", 2)
+    transcript.error += soundness.lookups(log, table.log, width)
+
+    top, bottom, point, p, q = check_fractions(transcript, log)
+    said = transcript.receive_elements("columns", len(shapes) * width)
+    columns = [said[i : i + width] for i in range(0, len(said), width)]
+    claims = []
+    for shape, offset, components in zip(shapes, offsets, columns, strict=True):
+        bits = sum(logs(shape))
+        prefix, own = point[: log - bits], point[log - bits :]
+        chosen = field.equal(field.bits(offset >> bits, log - bits), prefix)
+        p = p - chosen * inside(shape, own)
+        q = q + chosen * powers_sum(beta, components)
+        claims.append([Claim(own, component) for component in components])
+    if p != ZERO or q != alpha:
+        raise ProofError("proof.lookup-refuted", "columns are not what was looked up", step="columns")
+
+    table_top, table_bottom, point, p, q = check_fractions(transcript, table.log)
+    if q != alpha - powers_sum(beta, table.evaluate(point)):
+        raise ProofError("proof.lookup-refuted", "the table is not the one that was looked up in", step="table")
+    if top * table_bottom != table_top * bottom or ZERO in (bottom, table_bottom):
+        raise ProofError("proof.lookup-refuted", "an entry of a column is not in the table", step="sums")
+    return claims, Claim(point, p)
+
+
+def check_fractions(transcript: Verifier, log: int) -> tuple[K, K, list[K], K, K]:
+    """Check a sum of 2^log fractions.
+
+    Returns:
+        Numerator and denominator of the sum, then a point, and what the extensions of numerators and denominators must
+        have there for that to be the sum.
+    """
+    top, bottom = p, q = transcript.receive_elements("sum", 2)
+    point: list[K] = []
+    for layer in range(log):
+        by = transcript.challenge("layer")
+        left, value = check_rounds(transcript, p + by * q, point)
+        p0, p1, q0, q1 = transcript.receive_elements("halves", 4)
+        if p0 * q1 + q0 * (p1 + by * q1) != value:
+            raise ProofError("proof.fractions-refuted", "fractions do not add up", step=f"layer {layer}")
+        half = transcript.challenge("half")
+        point = [half, *left]
+        p, q = p0 + half * (p1 - p0), q0 + half * (q1 - q0)
+        transcript.error += soundness.joined(2) + soundness.joined(2)  # by, half
+    return top, bottom, point, p, q
