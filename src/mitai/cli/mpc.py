@@ -19,6 +19,8 @@ from mitai.process import forbid_core_dumps
 
 if TYPE_CHECKING:
     from mitai.mpc.salary import Friends
+    from mitai.mpc.setup import Side
+    from mitai.mpc.text import Tokens
 
 app = App(
     name="mpc",
@@ -81,7 +83,9 @@ def salary(
 
 @app.command
 def split(
-    model: Annotated[Path, Parameter(help="A model's folder, as save_pretrained writes it: GPT-2, Llama or Qwen2.")],
+    model: Annotated[
+        Path, Parameter(help="A model's folder, as save_pretrained writes it: GPT-2, Llama, Qwen2 or BERT.")
+    ],
     out: Annotated[Path, Parameter(help="A folder that is not there yet.")],
     *,
     local: Annotated[
@@ -147,7 +151,10 @@ def party(folder: Annotated[Path, Parameter(help="This side's folder, with its p
 def ask(
     folder: Annotated[Path, Parameter(help="A client's folder, with its party.toml.")],
     prompt: Annotated[str, Parameter(help="What is asked; `-` reads it from standard input.")],
-    *,
+    *more: Annotated[str, Parameter(help="Further texts, for a model that reads several at once (`batch`).")],
+    second: Annotated[
+        str | None, Parameter(help="For a model that reads: the second of two texts, such as a hypothesis.")
+    ] = None,
     temperature: Annotated[float, Parameter(help="0: the likeliest words, always; else from 0.05 to 20.")] = 0.0,
     top_p: Annotated[float, Parameter(help="Choose among the likeliest words that have this share together.")] = 1.0,
     max_tokens: Annotated[Positive | None, Parameter(help="Show at most so many tokens.")] = None,
@@ -157,6 +164,7 @@ def ask(
     """Ask a model that two parties hold in shares: none of the three learns question or answer.
 
     They learn that somebody asks, when, temperature and top_p, and which of the lengths in their configuration fit.
+    A model that generates goes on with a prompt; one that reads, a BERT, gives a text's class, or its embedding.
     """
     from mitai.mpc.clients import ask as parties_answer
     from mitai.mpc.generate import prompts
@@ -173,7 +181,14 @@ def ask(
         sampling = Sampling(temperature, top_p)
     except ValueError as error:
         raise MpcError("mpc.not-offered", str(error)) from None
-    ids = text.tokens(sys.stdin.read() if prompt == "-" else prompt, plain=plain)
+    prompt = sys.stdin.read() if prompt == "-" else prompt
+    if side.folder.family == "bert":
+        if (sampling, max_tokens, plain) != (Sampling(), None, False):
+            raise MpcError("mpc.not-offered", "this model reads, and gives no words: there is nothing to choose")
+        return _read(out, side, [text.read(each, second) for each in (prompt, *more)])
+    if more or second is not None:
+        raise MpcError("mpc.not-offered", "this model goes on with one prompt", hint="put the prompt in quotes")
+    ids = text.tokens(prompt, plain=plain)
     task = fitting(side.offer, len(ids), max_tokens, sampling.kind)
     answer: list[int] = []
     told = ""
@@ -191,7 +206,27 @@ def ask(
         out.console.print(printable(whole[len(told) :]), end="", markup=False, soft_wrap=True)
         told = whole
     out.say()
-    out.result({"answer": told, "tokens": answer})
+    return out.result({"answer": told, "tokens": answer})
+
+
+def _read(out: Output, side: Side, texts: list[Tokens]) -> None:
+    """Show what a model that reads says of texts."""
+    from mitai.mpc.clients import ask as parties_answer
+    from mitai.mpc.reading import fitting_reading
+    from mitai.mpc.tasks import Question
+
+    task = fitting_reading(side.offer, max(len(text.ids) for text in texts), len(texts))
+    out.note("Waiting for both parties, who answer one question at a time …")
+    answer = parties_answer(side.credentials(), side.peers, side.offer, Question(task), task.values(texts))
+    (numbers,) = [*answer]  # to its end, when both parties have let go
+    told = [task.told(row) for row in numbers[: len(texts)]]
+    for one in told:
+        if "embedding" in one:
+            out.say(data(" ".join(f"{number:.4f}" for number in one["embedding"])))
+        else:
+            scores = "  ".join(f"{name} {score:.3f}" for name, score in one["scores"].items())
+            out.say(f"[bold]{data(one['label'])}[/]  ({data(scores)})")
+    out.result({"texts": told})
 
 
 def _arrived(out: Output, error: MpcError | None, *, guest: bool) -> None:

@@ -25,6 +25,7 @@ from mitai.mpc.attested import WORKLOAD, Credentials
 from mitai.mpc.clients import Peer
 from mitai.mpc.meeting import Address
 from mitai.mpc.parties import ROLES, Own
+from mitai.mpc.reading import reading
 from mitai.mpc.sampling import Kind
 from mitai.mpc.sharing import SIDES, ShareFolder, generation
 
@@ -57,6 +58,8 @@ class PartyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     ) = 16
     # how tokens are chosen: the likeliest, with a temperature, or with top_p as well; the same at parties and dealer
     sampling: Annotated[tuple[Kind, ...], Meta(min_length=1, max_length=3)] = ("greedy", "sampled", "nucleus")
+    # how many texts a model that reads takes in one run; the same at the parties and the dealer
+    batch: Annotated[int, Meta(ge=1, le=64)] = 1
     ahead: Annotated[int, Meta(ge=1, le=64)] = 2  # tapes kept ready for the first lengths and the first way of choosing
     ahead_others: Annotated[int, Meta(ge=0, le=64)] = 0  # for each other one; from its first question on at least one
     attest: bool = False  # whether this machine is a confidential one, and proves it to those who demand it
@@ -80,7 +83,10 @@ class Side:
         self.folder, self.config, self.identity = folder, config, identity
         self.role = folder.role
         lengths = (_all(config.prompt_tokens), _all(config.new_tokens))
-        self.offer = generation(folder, *lengths, tuple(dict.fromkeys(config.sampling)))
+        if folder.family == "bert":
+            self.offer = reading(folder, lengths[0], config.batch)
+        else:
+            self.offer = generation(folder, *lengths, tuple(dict.fromkeys(config.sampling)))
         needed = set(ROLES[:2] if self.role == "client" else ROLES) - {self.role}
         if missing := sorted(needed - set(config.peers)):
             raise MpcError("mpc.config", f"{FILE} does not name {' and '.join(missing)}", hint="[peers.NAME] key = …")

@@ -1,7 +1,8 @@
 """A model cut into shares by its owner, and the tasks of generating with it.
 
 Follows `docs/spec/mpc-links.md`, "Shares of a model". Each folder is for one side: party 0's is a key of 16 bytes out
-of which its shares are made, party 1's holds numbers, the dealer's and the client's just the public configuration.
+of which its shares are made, party 1's holds numbers, the dealer's and the client's just the public configuration. In
+`3pc` there are two keys, and each party has two of the three summands; twins have the same.
 
 Invariants:
 
@@ -27,6 +28,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -38,28 +40,42 @@ from mitai.mpc import kernels
 from mitai.mpc.engine import Engine, Secret, Shape
 from mitai.mpc.generate import generate
 from mitai.mpc.models.arrays import Arrays, Tensors
-from mitai.mpc.models.config import MAX_CONFIG_BYTES, Gpt2Config, LlamaConfig, parse_config
+from mitai.mpc.models.bert import Bert
+from mitai.mpc.models.config import MAX_CONFIG_BYTES, BertConfig, Gpt2Config, LlamaConfig, parse_config
 from mitai.mpc.models.decoder import Decoder
 from mitai.mpc.models.gpt2 import Gpt2
 from mitai.mpc.models.llama import Llama
 from mitai.mpc.ring import Real, Ring, encode
 from mitai.mpc.sampling import Kind, Sampling
-from mitai.mpc.tasks import Emit, Offer, Walk, not_offered
+from mitai.mpc.settings import SETTINGS, Name, Parts
+from mitai.mpc.tasks import Emit, Offer, Task, Walk, not_offered
 from mitai.wire import parse_json
 
-Role = Literal["p0", "p1", "dealer", "client"]
-SIDES: tuple[Role, ...] = ("p0", "p1", "dealer", "client")
+CLIENT = "client"
+KEY_BYTES = 16
+SIDES = (*SETTINGS["2+1"].roles, CLIENT)
+_NUMBERED = -1  # the summand that is no key's
+_SUMMANDS: dict[Name, dict[str, tuple[int, ...]]] = {  # of which each party has what: the number of a key, or numbers
+    "2+1": {"p0": (0,), "p1": (_NUMBERED,)},
+    "3pc": {"p0": (0, 1), "p1": (1, _NUMBERED), "p2": (_NUMBERED, 0)},
+    "twins": {"p0": (0,), "p1": (_NUMBERED,), "p0-twin": (0,), "p1-twin": (_NUMBERED,)},
+}
 _UNUSABLE = ("mpc.model-unsupported", "the model's configuration is not usable")
 _CONFIG, _SHARE, _KEY, _NUMBERS = "config.json", "share.json", "share.key", "share.bin"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
-class ShareFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`share.json`: whose folder it is, and of which cut."""
+class ShareFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`share.json`: whose folder it is, of which cut, and for which setting."""
 
     v: Literal["mitai mpc shares v1"]
-    role: Role
+    role: str
     id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    setting: Name = "2+1"
+
+    def __post_init__(self) -> None:
+        if self.role not in {*SETTINGS[self.setting].roles, CLIENT}:
+            raise ValueError("no such side")
 
 
 class _Family(msgspec.Struct):
@@ -72,6 +88,7 @@ class ShareFolder:
 
     def __init__(self, path: Path, file: ShareFile, config: bytes) -> None:
         self.path, self.role, self.id, self.config = path, file.role, bytes.fromhex(file.id), config
+        self.setting = SETTINGS[file.setting]
 
     @staticmethod
     def open(path: Path) -> ShareFolder:
@@ -92,26 +109,47 @@ class ShareFolder:
         )
         return ShareFolder(path, file, config)
 
+    @property
+    def family(self) -> str:
+        """What the model is, as its configuration says it."""
+        return _family(self.config).model_type
+
+    def offer(self, model: Decoder[Any] | Bert, tasks: tuple[Task[Any], ...]) -> Offer[Any]:
+        """Return the offer of doing this with the model."""
+        digest, approximation = hashlib.sha256(self.config).hexdigest(), _family(self.config).mpc_approx
+        load = lambda engine: model.load(Arrays(engine, "model"))  # noqa: E731
+        return Offer(self.id, digest, approximation, load, tasks, self.setting)
+
     def shares(self, offer: Offer[Any]) -> Iterator[Ring]:
-        """Yield this party's shares, in the program's order.
+        """Yield a party's shares, where it has one of each array; see `parts`."""
+        return (share for (share,) in self.parts(offer))
+
+    def parts(self, offer: Offer[Any]) -> Iterator[Parts]:
+        """Yield what this party has of each array, in the program's order.
 
         Raises:
-            MpcError: `mpc.shares-malformed`: they are not of this model.
+            MpcError: `mpc.shares-malformed`: it is not of this model.
         """
         walk = Walk()
         walk.inputs(offer.load)
-        shapes = walk.asked["model"]
-        if self.role == "p0":
-            key = (self.path / _KEY).read_bytes()
-            if len(key) != 16:
-                raise _malformed()
-            yield from (_drawn(key, number, shape) for number, shape in enumerate(shapes))
-            return
-        with (self.path / _NUMBERS).open("rb") as file:
-            if os.fstat(file.fileno()).st_size != 8 * sum(map(math.prod, shapes)):
-                raise _malformed()
-            for shape in shapes:
-                yield np.fromfile(file, "<u8", math.prod(shape)).reshape(shape)
+        shapes, summands = walk.asked["model"], _SUMMANDS[self.setting.name][self.role]
+        drawn = [summand for summand in summands if summand != _NUMBERED]
+        data = (self.path / _KEY).read_bytes() if drawn else b""
+        if len(data) != KEY_BYTES * len(drawn):
+            raise _malformed()
+        keys = dict(zip(drawn, _keys(data), strict=True))
+        with ExitStack() as stack:
+            if _NUMBERED in summands:
+                file = stack.enter_context((self.path / _NUMBERS).open("rb"))
+                if os.fstat(file.fileno()).st_size != 8 * sum(map(math.prod, shapes)):
+                    raise _malformed()
+            for number, shape in enumerate(shapes):
+                yield tuple(
+                    np.fromfile(file, "<u8", math.prod(shape)).reshape(shape)
+                    if summand == _NUMBERED
+                    else _drawn(keys[summand], number, shape)
+                    for summand in summands
+                )
 
 
 class Generation:
@@ -154,13 +192,7 @@ def generation(
     fit = [each for each in lengths if not model.positions or sum(each) - 1 <= model.positions]
     if not fit:
         raise MpcError("mpc.model-unsupported", f"the model has {model.positions} positions for prompt and answer")
-    return Offer(
-        folder.id,
-        hashlib.sha256(folder.config).hexdigest(),
-        parse_json(folder.config, _Family, MAX_CONFIG_BYTES, *_UNUSABLE).mpc_approx,
-        lambda engine: model.load(Arrays(engine, "model")),
-        tuple(Generation(model, length, tokens, kind) for length, tokens in fit for kind in kinds),
-    )
+    return folder.offer(model, tuple(Generation(model, *lengths, kind) for lengths in fit for kind in kinds))
 
 
 def fitting(offer: Offer[Any], length: int, tokens: int | None, kind: Kind) -> Generation:
@@ -203,7 +235,7 @@ def decoder(config: bytes) -> Decoder[Any]:
     Raises:
         ParseError, MpcError: `mpc.model-unsupported`.
     """
-    family = parse_json(config, _Family, MAX_CONFIG_BYTES, *_UNUSABLE).model_type
+    family = _family(config).model_type
     if family == "gpt2":
         return Gpt2(parse_config(config, Gpt2Config))
     if family in {"llama", "qwen2"}:
@@ -213,8 +245,12 @@ def decoder(config: bytes) -> Decoder[Any]:
     )
 
 
-def split_model(model: Path, out: Path) -> None:
-    """Cut a Hugging Face folder into a folder for each side: `p0`, `p1`, `dealer` and `client` below `out`.
+def _family(config: bytes) -> _Family:
+    return parse_json(config, _Family, MAX_CONFIG_BYTES, *_UNUSABLE)
+
+
+def split_model(model: Path, out: Path, setting: Name = "2+1") -> None:
+    """Cut a Hugging Face folder into a folder for each side below `out`: the setting's roles, and `client`.
 
     Raises:
         MpcError: The model is not supported, or `out` is there already.
@@ -222,40 +258,45 @@ def split_model(model: Path, out: Path) -> None:
     if not (model / _CONFIG).is_file():
         raise MpcError("mpc.model-mismatch", f"{model} has no {_CONFIG}", hint="a folder as save_pretrained writes it")
     config = (model / _CONFIG).read_bytes()
-    program = decoder(config)
+    program = Bert(parse_config(config, BertConfig)) if _family(config).model_type == "bert" else decoder(config)
     if out.exists():
         raise MpcError("mpc.out-exists", f"there is something at {out}", hint="give a folder that is not there yet")
     try:
-        _cut(model, program, config, out)
+        _cut(model, program, config, out, setting)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
 
 
-def _cut(model: Path, program: Decoder[Any], config: bytes, out: Path) -> None:
+def _cut(model: Path, program: Decoder[Any] | Bert, config: bytes, out: Path, setting: Name) -> None:
     cut = secrets.token_hex(16)
-    for role in SIDES:
+    for role in (*SETTINGS[setting].roles, CLIENT):
         folder = out / role
         folder.mkdir(mode=0o700, parents=True)
         (folder / _CONFIG).write_bytes(config)
-        (folder / _SHARE).write_bytes(msgspec.json.encode(ShareFile("mitai mpc shares v1", role, cut)))
+        (folder / _SHARE).write_bytes(msgspec.json.encode(ShareFile("mitai mpc shares v1", role, cut, setting)))
     for name in _TOKENIZER:
         if (model / name).is_file():
-            shutil.copyfile(model / name, out / "client" / name)
-    key = secrets.token_bytes(16)
-    with _private(out / "p0" / _KEY) as file:
-        file.write(key)
-    with _private(out / "p1" / _NUMBERS) as file:
-        cutter = _Cutter(key, file)
+            shutil.copyfile(model / name, out / CLIENT / name)
+    parties = _SUMMANDS[setting]
+    keys = [secrets.token_bytes(KEY_BYTES) for _ in range(1 + max(map(max, parties.values())))]
+    with ExitStack() as stack:
+        files = []
+        for role, summands in parties.items():
+            if drawn := [keys[summand] for summand in summands if summand != _NUMBERED]:
+                stack.enter_context(_private(out / role / _KEY)).write(b"".join(drawn))
+            if _NUMBERED in summands:
+                files.append(stack.enter_context(_private(out / role / _NUMBERS)))
+        cutter = _Cutter(keys, files)
         cutter.plan(lambda engine: program.load(Arrays(engine, "model", program.arrays(Tensors(model)))))
 
 
 class _Cutter(Walk):
-    """A walk of the model's owner that writes party 1's shares down as it comes to them."""
+    """A walk of the model's owner that writes down what is left of its numbers without keys' words, as they come."""
 
-    def __init__(self, key: bytes, file: BinaryIO) -> None:
+    def __init__(self, keys: list[bytes], files: list[BinaryIO]) -> None:
         super().__init__()
-        self._key, self._file = key, file
+        self._keys, self._files = keys, files
 
     def input(self, owner: str, shape: Shape, values: Real | None = None, fraction: int | None = None) -> Secret:
         number = len(self.asked[owner])
@@ -263,8 +304,15 @@ class _Cutter(Walk):
             if not np.isfinite(values).all() or np.abs(values).max(initial=0) >= 1 << 30:
                 raise MpcError("mpc.model-mismatch", "the model has numbers that are not finite, or far too large")
             encoded = encode(values, self.fraction if fraction is None else fraction).reshape(shape)
-            self._file.write((encoded - _drawn(self._key, number, shape)).astype("<u8").data.cast("B"))
+            for key in self._keys:
+                encoded -= _drawn(key, number, shape)
+            for file in self._files:
+                file.write(encoded.astype("<u8").data.cast("B"))
         return super().input(owner, shape, None, fraction)
+
+
+def _keys(data: bytes) -> list[bytes]:
+    return [data[at : at + KEY_BYTES] for at in range(0, len(data), KEY_BYTES)]
 
 
 def _drawn(key: bytes, number: int, shape: Shape) -> Ring:

@@ -7,6 +7,7 @@ Example:
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,14 @@ from mitai.wire import parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text's tokens, and for each whether it belongs to the second of two texts (1), or not (0)."""
+
+    ids: tuple[int, ...] = field(repr=False)
+    types: tuple[int, ...] = field(default=(), repr=False)
 
 
 class _Ends(msgspec.Struct):
@@ -72,6 +81,11 @@ class Text:
         messages = [{"role": "user", "content": prompt}]
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def read(self, text: str, second: str | None = None) -> Tokens:
+        """Return the tokens of a text, or of two that belong together, as a model that reads has them."""
+        found = self._tokenizer(text, second, return_token_type_ids=True)
+        return Tokens(tuple(found["input_ids"]), tuple(found["token_type_ids"]))
 
     def ends(self, token: int) -> bool:
         """Tell whether this token ends an answer."""

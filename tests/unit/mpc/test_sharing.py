@@ -102,9 +102,9 @@ def test_every_cut_is_another(gpt2, tmp_path):
 def test_what_can_not_be_cut(gpt2, tmp_path, cut):
     refused("mpc.out-exists", lambda: split_model(gpt2, cut))
     refused("mpc.model-mismatch", lambda: split_model(tmp_path, tmp_path / "out"))
-    (tmp_path / "bert").mkdir()
-    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    refused("mpc.model-unsupported", lambda: split_model(tmp_path / "bert", tmp_path / "out"))
+    (tmp_path / "t5").mkdir()
+    (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5"}')
+    refused("mpc.model-unsupported", lambda: split_model(tmp_path / "t5", tmp_path / "out"))
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_bytes((gpt2 / "config.json").read_bytes())
     refused("mpc.model-mismatch", lambda: split_model(tmp_path / "half", tmp_path / "out"))  # it has no tensors
@@ -374,3 +374,5 @@ def test_a_client_stays_to_the_end_of_an_answer(cut, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == {"answer": "a", "tokens": [5, 0]}
     monkeypatch.setattr("mitai.mpc.clients.ask", lambda *_, **__: iter([np.array([1e6])]))
     refused("mpc.answer-malformed", lambda: mpc.ask(cut / "client", "x", json=True))
+    refused("mpc.not-offered", lambda: mpc.ask(cut / "client", "x", "y"))
+    refused("mpc.not-offered", lambda: mpc.ask(cut / "client", "x", second="y"))

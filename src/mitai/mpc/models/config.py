@@ -57,6 +57,7 @@ class BertConfig(_Family, frozen=True, kw_only=True):
     is_decoder: bool = False
     architectures: list[str] = []
     id2label: dict[str, str] | None = None  # Hugging Face leaves it out where there are two
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
 
     def __post_init__(self) -> None:
         self._require(self.hidden_size % self.num_attention_heads == 0, "heads that do not divide its width")
