@@ -6,6 +6,7 @@ Invariants:
 
 - Each party gets its share of each array (`mitai.mpc.settings`), uniform by itself, and sends back one share of each
   result.
+- The answer counts when all parties have signed that they computed it from these shares (`mitai.mpc.receipts`).
 - A party has all of a client's shares before a run begins; a client that goes away later changes nothing.
 - At most `PLACES` clients are held at once, and `EACH` of one key; all that one does at the door has an end in time,
   however slowly its bytes come.
@@ -27,6 +28,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from socket import socket
 from typing import Any
 
@@ -34,9 +36,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mitai.errors import MpcError
+from mitai.identity import PublicKey
+from mitai.ledger.receipt import MAX_RECEIPT_BYTES
 from mitai.mpc.attested import Credentials
 from mitai.mpc.engine import Secret, Shape
 from mitai.mpc.meeting import Address, connected
+from mitai.mpc.receipts import Transcript, about, check, missing
 from mitai.mpc.ring import Real, Ring, decode
 from mitai.mpc.settings import Parts
 from mitai.mpc.sockets import SLOWEST_BYTES_S, SocketLink, cut
@@ -53,6 +58,7 @@ JOINING_S = 30.0  # how long one party may have a client's shares and the other 
 LEAVING_S = 20.0  # a client's time to take the end of its answer
 GO, NOT_OFFERED, TOO_MANY = b"\1", b"\2", b"\3"
 _LOOK_EVERY_S = 0.2
+_SIZE_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -63,21 +69,26 @@ class Peer:
     address: Address | None = None
 
 
-def reach(credentials: Credentials, peer: Peer, until: float, wait_s: float) -> SocketLink:
-    """Connect to a process that listens."""
+def met(credentials: Credentials, peer: Peer, until: float, wait_s: float) -> tuple[PublicKey, SocketLink]:
+    """Connect to a process that listens; return its key and the link."""
     if peer.address is None:
         raise MpcError("mpc.config", "it is not said where a party listens", hint='address = "HOST:PORT"')
     end = connected(peer.address, until)
-    _, link = credentials.link(end, lambda key: key.key_id == peer.key_id, serving=False)
+    key, link = credentials.link(end, lambda key: key.key_id == peer.key_id, serving=False)
     link.be_patient(wait_s)
-    return link
+    return key, link
+
+
+def reach(credentials: Credentials, peer: Peer, until: float, wait_s: float) -> SocketLink:
+    """Connect to a process that listens; return the link."""
+    return met(credentials, peer, until, wait_s)[1]
 
 
 class Answer:
     """What a task's answer emits, as it comes; to be iterated over once, to its end. See `ask`.
 
     Attributes:
-        receipts: The parties' signed receipts by role, once the iteration has ended: checked by then.
+        receipts: The parties' signed receipts by role, once the iteration has ended and they were checked.
         keys: The parties' keys by role, which signed them.
     """
 
@@ -98,6 +109,7 @@ def ask(
     values: Iterable[NDArray[np.generic]],
     *,
     within_s: float = HELD_S,
+    told: Callable[[str], None] = lambda _: None,
 ) -> Answer:
     """Ask the parties; nothing is sent before the answer is iterated over.
 
@@ -108,37 +120,66 @@ def ask(
         question: Which task, and how to choose.
         values: The client's arrays, in the program's order.
         within_s: How long to wait for a place, and for each result; for parties that don't listen, 20 seconds.
+        told: Is told what is waited for, in words for people.
 
     Raises:
         MpcError: When it is iterated over. `mpc.not-offered`, `mpc.too-many`; a party is not there, not who it should
-            be, or has ended; `mpc.twin-mismatch`.
+            be, or has ended; `mpc.twin-mismatch`; after all that is emitted, `mpc.receipt-missing` and
+            `mpc.receipt-wrong`.
     """
+    return Answer(lambda answer: _asked(answer, credentials, peers, offer, question, values, within_s, told))
 
 
-    def steps(answer: Answer) -> Iterator[Real]:
-        walk = Walk()
-        halves = [split(array) for array in walk.answer(offer, question, values)]
-        session = secrets.token_bytes(SESSION_BYTES)
-        with ExitStack() as stack:
-            links: dict[str, _Counted] = {}
-            for number, role in enumerate(SHARERS):  # in this order: who has a place at p0 finds one at p1
-                until = time.monotonic() + min(REACHED_S, within_s)
-                answer.keys[role], link = met(credentials, peers[role], until, within_s)
-                stack.enter_context(link)
-                agree(link, offer)
-                link.send(session + question.encode())
-                _admitted(bytes(link.receive(1)))
-                links[role] = _Counted(link, [half[number] for half in halves])
-            told("shared")
-            for shape, fraction in walk.emitted:
-                first, second = (link.array(shape) for link in links.values())
-                yield decode(join(first, second), fraction)
-            answer.receipts = {role: link.receipt(role) for role, link in links.items()}
-        fields = about(PROTOCOL, offer, question, session)
-        digests = {role: link.digests for role, link in links.items()}
-        check(answer.receipts, answer.keys, fields, digests, {role: peer.key_id for role, peer in peers.items()})
+def _asked(
+    answer: Answer,
+    credentials: Credentials,
+    peers: Mapping[str, Peer],
+    offer: Offer[Any],
+    question: Question[Any],
+    values: Iterable[NDArray[np.generic]],
+    within_s: float,
+    told: Callable[[str], None],
+) -> Iterator[Real]:
+    walk, setting = Walk(), offer.setting
+    arrays = [setting.cut(array) for array in walk.answer(offer, question, values)]
+    session = secrets.token_bytes(SESSION_BYTES)
+    transcripts = {role: Transcript() for role in setting.parties}
+    with ExitStack() as stack:
+        links = []
+        for number, role in enumerate(setting.parties):  # in this order: who has a place at p0 finds one at p1
+            told(f"waiting for a place at {role}")
+            until = time.monotonic() + min(REACHED_S, within_s)
+            answer.keys[role], link = met(credentials, peers[role], until, within_s)
+            links.append(stack.enter_context(link))
+            agree(link, offer)
+            link.send(session + question.encode())
+            _admitted(bytes(link.receive(1)))
+            told(f"sending shares to {role}")
+            for piece in (piece for array in arrays for piece in array[number]):
+                transcripts[role].asked(piece.data.cast("B"))
+                link.send(piece.data.cast("B"))
+        told("waiting for the turn")
+        del arrays
+        for shape, fraction in walk.emitted:
+            parts = [_array(link, shape, transcripts[role].told) for role, link in zip(transcripts, links, strict=True)]
+            yield decode(setting.join(parts), fraction)
+        envelopes = {role: _receipt(link, role) for role, link in zip(transcripts, links, strict=True)}
+    check(
+        envelopes,
+        answer.keys,
+        about(offer, question, session),
+        {role: transcript.digests for role, transcript in transcripts.items()},
+        {role: peer.key_id for role, peer in peers.items()},
+    )
+    answer.receipts = envelopes
 
-    return Answer(steps)
+
+def _receipt(link: SocketLink, role: str) -> bytes:
+    try:
+        size = int.from_bytes(link.receive(_SIZE_BYTES), "big")
+        return bytes(link.receive(min(size, MAX_RECEIPT_BYTES)))
+    except MpcError:
+        raise missing(role) from None
 
 
 def _admitted(said: bytes) -> None:
@@ -158,6 +199,7 @@ class Guest:
     Attributes:
         session: Its name for this question, the same at both parties.
         question: What it asks.
+        transcript: Of all shares that have come and gone.
         since: When all of its shares were there.
         later: When to look again whether the other party has them, too.
     """
@@ -168,9 +210,10 @@ class Guest:
         session: bytes,
         question: Question[Any],
         shares: list[Parts],
+        transcript: Transcript,
         left: Callable[[], None] = lambda: None,
     ) -> None:
-        self._link, self._left = link, left
+        self._link, self._left, self.transcript = link, left, transcript
         self.session, self.question, self.shares = session, question, shares
         self.since = self.later = time.monotonic()
 
@@ -181,17 +224,22 @@ class Guest:
 
     def emit(self, x: Secret) -> None:
         """Send this party's share of a result; a client that is gone changes nothing."""
+        data = np.ascontiguousarray(x.parts[0]).tobytes()
+        self.transcript.told(data)
         with suppress(MpcError):
-            self._link.send(np.ascontiguousarray(x.parts[0]).tobytes())
+            self._link.send(data)
 
-    def end(self) -> None:
-        """Let it go; a client that does not take the end of its answer keeps nobody waiting."""
+    def end(self, receipt: bytes | None = None) -> None:
+        """Let it go, with a receipt; a client that does not take the end of its answer keeps nobody waiting."""
         self.shares = []
-        threading.Thread(target=self._leave, name="mitai-mpc-leave", daemon=True).start()
+        threading.Thread(target=self._leave, args=(receipt,), name="mitai-mpc-leave", daemon=True).start()
 
-    def _leave(self) -> None:
+    def _leave(self, receipt: bytes | None) -> None:
         with suppress(MpcError):
             self._link.be_patient(LEAVING_S)
+            if receipt is not None:
+                self._link.send(len(receipt).to_bytes(_SIZE_BYTES, "big"))
+                self._link.send(receipt)
             self._link.close()
         self._left()
 
@@ -268,7 +316,10 @@ class Door:
             return
         guest.later = time.monotonic() + _LOOK_EVERY_S
         with self._changed:
-            self._here = {guest.session: guest} | self._here
+            if guest.session not in self._here:
+                self._here = {guest.session: guest} | self._here
+                return
+        guest.end()  # another one has taken its session
 
     def find(self, said: bytes) -> Guest | None:
         """Return the client who has said this, if it is here."""
@@ -336,24 +387,25 @@ class Door:
             link.close()
             return
         try:
-            shares = self._shares(end, link, question)
+            shares = self._shares(end, link, question, transcript := Transcript())
         except BaseException:
             self._places.leave(key_id)
             raise
-        guest = Guest(link, said[:SESSION_BYTES], question, shares, lambda: self._places.leave(key_id))
+        left = partial(self._places.leave, key_id)
+        guest = Guest(link, said[:SESSION_BYTES], question, shares, transcript, left)
         with self._changed:
             known = self._here.setdefault(guest.session, guest) is not guest
             self._changed.notify_all()
         if known:  # sessions are random: nobody takes the place of another client
             guest.end()
 
-    def _shares(self, end: socket, link: SocketLink, question: Question[Any]) -> list[Parts]:
+    def _shares(self, end: socket, link: SocketLink, question: Question[Any], transcript: Transcript) -> list[Parts]:
         shapes, pieces = self._shapes_of(question), range(self._offer.setting.pieces)
         within_s = SHARING_S + 8 * len(pieces) * sum(map(math.prod, shapes)) / SLOWEST_BYTES_S
         self._until[end] = time.monotonic() + within_s
         link.be_patient(within_s)
         link.send(GO)
-        return [tuple(_array(link, shape) for _ in pieces) for shape in shapes]
+        return [tuple(_array(link, shape, transcript.asked) for _ in pieces) for shape in shapes]
 
     def _shapes_of(self, question: Question[Any]) -> list[Shape]:
         name = question.task.name
@@ -376,5 +428,7 @@ class Door:
                     guest.end()
 
 
-def _array(link: SocketLink, shape: Shape) -> Ring:
-    return np.frombuffer(link.receive(8 * math.prod(shape)), "<u8").reshape(shape)
+def _array(link: SocketLink, shape: Shape, note: Callable[[memoryview], None]) -> Ring:
+    data = link.receive(8 * math.prod(shape))
+    note(data)
+    return np.frombuffer(data, "<u8").reshape(shape)
