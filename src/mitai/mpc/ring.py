@@ -22,7 +22,7 @@ WINDOW_BITS = 31  # a number at rest, fraction included, lies in [-2^30, 2^30): 
 
 def encode(values: ArrayLike, fraction: int = FRACTION_BITS) -> Ring:
     """Return real numbers of magnitude below 2^(63 - fraction) as ring elements, rounded to the nearest."""
-    scaled = np.array(values, np.float64)
+    scaled = np.array(values, np.float64, order="C")
     scaled *= 2.0**fraction
     np.rint(scaled, out=scaled)
     return scaled.astype(np.int64).view(np.uint64)
