@@ -22,7 +22,8 @@ import secrets
 import struct
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -166,8 +167,61 @@ def meet(
     return links
 
 
-class Work(Generic[L]):
-    """What a party does once all are here.
+class Serving(ABC, Generic[L]):
+    """What a party does once all are here and the model is loaded: one answer after another.
+
+    Args:
+        own: This process.
+        offer: What is served.
+        links: The ways to the others; first the one whose traffic is told.
+    """
+
+    def __init__(self, own: Own, offer: Offer[L], links: Sequence[SocketLink]) -> None:
+        self._own, self._offer, self._links = own, offer, links
+        self._failed: MpcError | None = None
+
+    def go_on(self, door: Door) -> None:
+        """Answer clients."""
+        try:
+            while True:
+                self._answer(self._next(door))
+        except MpcError:
+            if self._failed is not None:
+                raise self._failed from None
+            raise
+
+    @abstractmethod
+    def _next(self, door: Door) -> Guest:
+        """Return the next client of whom all parties have the shares; party 0 says whose turn it is."""
+
+    @abstractmethod
+    def _prepared(self, guest: Guest) -> int:
+        """Wait until the run for a client can begin, and return its number."""
+
+    @abstractmethod
+    def _run(self, guest: Guest, number: int) -> None:
+        """Compute a client's answer, and let it have it."""
+
+    def _answer(self, guest: Guest) -> None:
+        number = self._prepared(guest)
+        traffic, began = self._links[0].traffic, time.monotonic()
+        sent, rounds = traffic.sent_bytes, traffic.rounds
+        self._run(guest, number)
+        guest.end()
+        sent, rounds, took = traffic.sent_bytes - sent, traffic.rounds - rounds, time.monotonic() - began
+        name = guest.question.task.name
+        self._own.note(f"run {number} of {name} took {took:.1f} s: {sent / 1e6:.1f} MB sent, {rounds} rounds")
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+        for link in self._links:
+            if link.ended():
+                raise lost("it has ended while nobody asked")
+
+
+class Work(Serving[L]):
+    """A party of two with a dealer, who makes tapes beside its answers.
 
     Args:
         own: This process.
@@ -185,15 +239,13 @@ class Work(Generic[L]):
         store: Store,
         ends: tuple[Party, Party],
     ) -> None:
-        self._own, self._offer, self._store = own, offer, store
-        self._other, self._dealer = self._links = links
-        self._party, self._preparing = ends
+        super().__init__(own, offer, links)
+        (self._other, self._dealer), (self._party, self._preparing), self._store = links, ends, store
         self._plans: dict[str, Plan] = {}  # of tasks that have, or had, a tape
         self._made = dict.fromkeys((task.name for task in offer.tasks), 0)
         self._aims = {task.name: own.ahead_others for task in offer.tasks} | {offer.tasks[0].name: own.ahead}
         self._waited: set[str] = set()  # tasks that a client waits for, and that have no tape
         self._changed = threading.Condition()
-        self._failed: MpcError | None = None
 
     def load(self, model: Iterable[Ring]) -> None:
         """Take this party's shares of the model."""
@@ -208,13 +260,7 @@ class Work(Generic[L]):
     def go_on(self, door: Door) -> None:
         """Answer clients, and make tapes beside it."""
         threading.Thread(target=self._make_tapes, args=(door,), name="mitai-mpc-tapes", daemon=True).start()
-        try:
-            while True:
-                self._answer(self._next(door))
-        except MpcError:
-            if self._failed is not None:
-                raise self._failed from None
-            raise
+        super().go_on(door)
 
     # --- tapes, in a thread of their own ---
 
@@ -286,8 +332,9 @@ class Work(Generic[L]):
             self._changed.notify_all()
         return False
 
-    def _next_tape(self, name: str) -> int:
+    def _prepared(self, guest: Guest) -> int:
         """Wait until both parties have the same next tape."""
+        name = guest.question.task.name
         with self._changed:
             self._changed.wait_for(lambda: self._failed or self._has(name))
         while (number := self._store.common(name, self._other)) is None:
@@ -298,7 +345,6 @@ class Work(Generic[L]):
     # --- answers ---
 
     def _next(self, door: Door) -> Guest:
-        """Return the next client of whom both parties have the shares; party 0 says whose turn it is."""
         while True:
             if self._party.role:
                 guest = door.find(bytes(self._other.receive(SESSION_BYTES + QUESTION_BYTES)))
@@ -315,27 +361,14 @@ class Work(Generic[L]):
     def _emit(self, guest: Guest, x: Secret) -> None:
         guest.emit(x)
 
-    def _check(self) -> None:
-        if self._failed is not None:
-            raise self._failed
-        for link in self._links:
-            if link.ended():
-                raise lost("it has ended while nobody asked")
-
-    def _answer(self, guest: Guest) -> None:
-        task = guest.question.task
-        number = self._next_tape(task.name)
-        traffic, began = self._other.traffic, time.monotonic()
-        sent, rounds = traffic.sent_bytes, traffic.rounds
-        with self._store.take(task.name, number) as tape:
+    def _run(self, guest: Guest, number: int) -> None:
+        name = guest.question.task.name
+        with self._store.take(name, number) as tape:
             with self._changed:
                 self._changed.notify_all()
             program = guest.question.program(self._loaded, partial(self._emit, guest))
             shares = [share for (share,) in guest.shares]
-            self._party.run(program, self._plans[task.name], tape, {"client": shares})
-        guest.end()
-        sent, rounds, took = traffic.sent_bytes - sent, traffic.rounds - rounds, time.monotonic() - began
-        self._own.note(f"run {number} of {task.name} took {took:.1f} s: {sent / 1e6:.1f} MB sent, {rounds} rounds")
+            self._party.run(program, self._plans[name], tape, {"client": shares})
 
 
 def silent(_: Secret) -> None:

@@ -307,7 +307,7 @@ class _Cutter(Walk):
             for key in self._keys:
                 encoded -= _drawn(key, number, shape)
             for file in self._files:
-                file.write(encoded.astype("<u8").data.cast("B"))
+                file.write(np.ascontiguousarray(encoded, "<u8").data.cast("B"))
         return super().input(owner, shape, None, fraction)
 
 
