@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -93,18 +93,25 @@ def split(
     ] = False,
     prompt_tokens: Annotated[Positive, Parameter(help="With --local: to how many tokens prompts are padded.")] = 64,
     new_tokens: Annotated[Positive, Parameter(help="With --local: how many tokens an answer has.")] = 16,
+    approx: Annotated[
+        Literal["exact", "mpcformer"] | None,
+        Parameter(help="Refuse a model that was not trained for these functions; else its config.json decides."),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Cut a model into shares: a folder for each party, one for the dealer, one for clients.
 
     Each party's folder by itself says nothing of the model but its shapes; both together are the model. Give each
     party its own one, over a way that the other one can't read, and delete yours.
+
+    A model that was distilled for MPCFormer's approximations, by a training job with the method `approximate`, is
+    computed with them; all others with exact functions.
     """
     from mitai.mpc.setup import configure_here
     from mitai.mpc.sharing import SIDES, split_model
 
     output = Output(json)
-    split_model(model, out)
+    split_model(model, out, approx=approx)
     if local:
         configure_here(out, (free_port(), free_port()), prompt_tokens=prompt_tokens, new_tokens=new_tokens)
     for side in SIDES:

@@ -41,7 +41,15 @@ from mitai.mpc.engine import Engine, Secret, Shape
 from mitai.mpc.generate import generate
 from mitai.mpc.models.arrays import Arrays, Tensors
 from mitai.mpc.models.bert import Bert
-from mitai.mpc.models.config import MAX_CONFIG_BYTES, BertConfig, Gpt2Config, LlamaConfig, parse_config
+from mitai.mpc.models.config import (
+    MAX_CONFIG_BYTES,
+    Approximation,
+    BertConfig,
+    Gpt2Config,
+    LlamaConfig,
+    parse_config,
+    require_approximation,
+)
 from mitai.mpc.models.decoder import Decoder
 from mitai.mpc.models.gpt2 import Gpt2
 from mitai.mpc.models.llama import Llama
@@ -249,15 +257,23 @@ def _family(config: bytes) -> _Family:
     return parse_json(config, _Family, MAX_CONFIG_BYTES, *_UNUSABLE)
 
 
-def split_model(model: Path, out: Path, setting: Name = "2+1") -> None:
+def split_model(model: Path, out: Path, setting: Name = "2+1", approx: Approximation | None = None) -> None:
     """Cut a Hugging Face folder into a folder for each side below `out`: the setting's roles, and `client`.
 
+    Args:
+        model: The folder.
+        out: Where; not there yet.
+        setting: How parties compute.
+        approx: What the model must have been trained for; None: anything.
+
     Raises:
-        MpcError: The model is not supported, or `out` is there already.
+        MpcError: The model is not supported, or not of this approximation, or `out` is there already.
     """
     if not (model / _CONFIG).is_file():
         raise MpcError("mpc.model-mismatch", f"{model} has no {_CONFIG}", hint="a folder as save_pretrained writes it")
     config = (model / _CONFIG).read_bytes()
+    if approx is not None:
+        require_approximation(_family(config).mpc_approx, approx)
     program = Bert(parse_config(config, BertConfig)) if _family(config).model_type == "bert" else decoder(config)
     if out.exists():
         raise MpcError("mpc.out-exists", f"there is something at {out}", hint="give a folder that is not there yet")

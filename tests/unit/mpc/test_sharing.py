@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,19 @@ def test_what_can_not_be_cut(gpt2, tmp_path, cut):
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_bytes((gpt2 / "config.json").read_bytes())
     refused("mpc.model-mismatch", lambda: split_model(tmp_path / "half", tmp_path / "out"))  # it has no tensors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_cut_for_what_it_was_trained_for(gpt2, tmp_path):
+    app_result("split", gpt2, tmp_path / "exact", "--approx", "exact")
+    refused("mpc.approximation", lambda: app_result("split", gpt2, tmp_path / "out", "--approx", "mpcformer"))
+    distilled = tmp_path / "distilled"
+    shutil.copytree(gpt2, distilled)
+    config = json.loads((gpt2 / "config.json").read_text()) | {"mpc_approx": "mpcformer"}
+    (distilled / "config.json").write_text(json.dumps(config))
+    app_result("split", distilled, tmp_path / "approximated", "--approx", "mpcformer")
+    assert offered(ShareFolder.open(tmp_path / "approximated" / "p0")).approximation == "mpcformer"
+    refused("mpc.approximation", lambda: app_result("split", distilled, tmp_path / "out", "--approx", "exact"))
     assert not (tmp_path / "out").exists()
 
 

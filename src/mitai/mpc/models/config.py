@@ -151,6 +151,26 @@ class LlamaConfig(_Family, frozen=True, kw_only=True):
         return rope if rope.rope_theta is not None else msgspec.structs.replace(rope, rope_theta=self.rope_theta)
 
 
+def require_approximation(own: str, wanted: Approximation) -> None:
+    """Check that a model was made for the functions that somebody wants it to be computed with.
+
+    Args:
+        own: What its configuration says (`mpc_approx`).
+        wanted: What is wanted.
+
+    Raises:
+        MpcError: `mpc.approximation`.
+    """
+    if own != wanted:
+        what = "exact functions" if own == "exact" else "MPCFormer's approximations"
+        raise MpcError(
+            "mpc.approximation",
+            f"the model was trained for {what}, and its answers would be wrong with others",
+            hint="a training job with the method `approximate` makes a model for approximations out of an exact one, "
+            "whose config.json says so (docs/mpc.md)",
+        )
+
+
 Config = TypeVar("Config", bound=_Family)
 AnyConfig = BertConfig | Gpt2Config | LlamaConfig
 
