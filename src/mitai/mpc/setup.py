@@ -32,7 +32,7 @@ from mitai.mpc.sharing import SIDES, ShareFolder, generation
 KeyId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 LENGTHS = Meta(min_length=1, max_length=16)
 FILE = "party.toml"
-IDENTITY = "identity.pem"
+IDENTITY, POLICY = "identity.pem", "policy.toml"
 
 
 class PeerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -146,16 +146,36 @@ def _all(lengths: int | tuple[int, ...]) -> tuple[int, ...]:
     return (lengths,) if isinstance(lengths, int) else tuple(dict.fromkeys(lengths))
 
 
-def configure_here(out: Path, ports: tuple[int, int], **options: int | list[int] | list[str]) -> None:
-    """Write keys and configurations of all sides for trying things out on one machine."""
+def configure_here(
+    out: Path,
+    ports: tuple[int, int],
+    *,
+    sim: Path | None = None,
+    policy: str = "",
+    **options: str | int | list[int] | list[str],
+) -> None:
+    """Write keys and configurations of all sides for trying things out on one machine.
+
+    Args:
+        out: Where the sides' folders are.
+        ports: Where the two parties listen.
+        sim: A simulated platform, by which parties and dealer prove what they are.
+        policy: The text of the appraisal policy that each side has for the others; none: their keys suffice.
+        options: What is the same in all configurations.
+    """
     keys: dict[str, str] = {role: key_of(out / role).key_id for role in SIDES}
     addresses = {role: f"127.0.0.1:{port}" for role, port in zip(ROLES, ports, strict=False)}
     for role in SIDES:
         lines = [f"{name} = {json.dumps(value)}" for name, value in options.items()]
         if role in addresses:
             lines += [f'listen = "{addresses[role]}"', f'clients = ["{keys["client"]}"]']
+        if sim is not None and role in ROLES:
+            lines += ["attest = true", f"sim = {json.dumps(str(sim), ensure_ascii=False)}"]
         for peer in ROLES:
             if peer != role:
                 lines += ["", f"[peers.{peer}]", f'key = "{keys[peer]}"']
                 lines += [f'address = "{addresses[peer]}"'] if peer in addresses else []
+                lines += [f'policy = "{POLICY}"'] if policy else []
+        if policy:
+            (out / role / POLICY).write_text(policy)
         (out / role / FILE).write_text("\n".join([*lines, ""]))
