@@ -26,7 +26,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from socket import socket
 from typing import Any, Generic, NoReturn, TypeVar
@@ -88,10 +88,9 @@ def deal(own: Own, parties: Mapping[str, Peer], offer: Offer[Any]) -> None:
         MpcError: A party is not who it should be, or has ended.
     """
     with ExitStack() as stack:
-        until = time.monotonic() + MEET_S
-        links = [stack.enter_context(reach(own.credentials, parties[role], until, MEET_S)) for role in ROLES[:2]]
-        begin(own, offer, links)
-        deal_on(own, offer, Dealer(), (links[0], links[1]))
+        links = Meeting(own, parties, stack).links(ROLES[:2])
+        begin(own, offer, links.values())
+        deal_on(own, offer, Dealer(), (links["p0"], links["p1"]))
 
 
 def deal_on(own: Own, offer: Offer[Any], dealer: Dealer, links: tuple[SocketLink, SocketLink]) -> NoReturn:
@@ -124,20 +123,56 @@ def serve(own: Own, peers: Mapping[str, Peer], offer: Offer[Any], model: Iterabl
     """
     role = ROLES.index(own.role)
     with ExitStack() as stack:
-        server = stack.enter_context(listening(own.place))
-        own.note(f"listening at {Address(own.place.host, server.getsockname()[1])}")
-        links = meet(own, peers, server, ROLES[:role], ROLES[role + 1 :])
-        for link in links.values():
-            stack.push(link)
+        meeting = Meeting(own, peers, stack)
+        links = meeting.links(ROLES[:role], ROLES[role + 1 :])
         begin(own, offer, links.values())
         store = Store(tapes, secrets.token_bytes(32), role)
         store.clear()
         other = links[ROLES[1 - role]]
         work = Work(own, offer, (other, links["dealer"]), store, (Party(role, other), Party(role, other)))
         work.load(model)
-        door = Door(server, own.credentials, own.clients, offer)
+        door = Door(meeting.server, own.credentials, own.clients, offer)
         stack.callback(door.close)
         work.go_on(door)
+
+
+class Meeting:
+    """Where a process finds the others.
+
+    Args:
+        own: This process.
+        peers: The others.
+        stack: Closes what is opened; cuts links where something fails.
+    """
+
+    def __init__(self, own: Own, peers: Mapping[str, Peer], stack: ExitStack) -> None:
+        self._own, self._peers, self._stack = own, peers, stack
+
+    @cached_property
+    def server(self) -> socket:
+        """The listening socket; opened when somebody is awaited, so that nobody waits for a process that waits."""
+        own = self._own
+        server = self._stack.enter_context(listening(own.place))
+        own.note(f"listening at {Address(own.place.host, server.getsockname()[1])}")
+        return server
+
+    def links(self, reached: Iterable[str], awaited: Collection[str] = ()) -> dict[str, SocketLink]:
+        """Return the links to others, by their roles: first those that are reached, then those that come."""
+        own, links, names, until = self._own, {}, dict[str, str](), time.monotonic() + MEET_S
+
+        def welcome(end: socket) -> tuple[str, SocketLink]:
+            peer, link = own.credentials.link(end, lambda key: key.key_id in names, serving=True)
+            link.be_patient(MEET_S)
+            return names[peer.key_id], link
+
+        for role in reached:
+            links[role] = self._stack.enter_context(reach(own.credentials, self._peers[role], until, MEET_S))
+        if awaited:
+            server = self.server
+            names |= {self._peers[role].key_id: role for role in awaited}
+            for role, link in gathered(server, welcome, len(awaited), until).items():
+                links[role] = self._stack.enter_context(link)
+        return links
 
 
 def begin(own: Own, offer: Offer[Any], links: Collection[SocketLink]) -> None:
@@ -146,25 +181,6 @@ def begin(own: Own, offer: Offer[Any], links: Collection[SocketLink]) -> None:
         agree(link, offer, offer.tasks)
         link.be_patient(IDLE_S)
     own.note("all are here")
-
-
-def meet(
-    own: Own, peers: Mapping[str, Peer], server: socket, reached: Collection[str], awaited: Collection[str]
-) -> dict[str, SocketLink]:
-    """Return the links to others, by their roles: first those that are reached, then those that come."""
-    names = {peers[role].key_id: role for role in awaited}
-
-    def welcome(end: socket) -> tuple[str, SocketLink]:
-        peer, link = own.credentials.link(end, lambda key: key.key_id in names, serving=True)
-        link.be_patient(MEET_S)
-        return names[peer.key_id], link
-
-    until = time.monotonic() + MEET_S
-    with ExitStack() as stack:
-        links = {role: stack.enter_context(reach(own.credentials, peers[role], until, MEET_S)) for role in reached}
-        links |= gathered(server, welcome, len(awaited), until)
-        stack.pop_all()
-    return links
 
 
 class Serving(ABC, Generic[L]):
