@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 ROOT = Path(__file__).resolve().parent.parent
-_PART = "attest|broker|capsule|channel|cli|client|demo|fleet|identity|ledger|mpc|serve|train|web|witness|workload"
+_PART = "attest|broker|capsule|channel|cli|client|demo|fleet|identity|ledger|mpc|proof|serve|train|web|witness|workload"
 _CODE = re.compile(rf"(?:{_PART})\.[a-z0-9*]+(?:-[a-z0-9*]+)*")
 _NO_CODES = {"md", "pem", "toml", "json", "local", "py"}  # file and host names look alike
 _IN_BROWSER = re.compile(
