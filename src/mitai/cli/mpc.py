@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -88,6 +87,10 @@ def split(
     ],
     out: Annotated[Path, Parameter(help="A folder that is not there yet.")],
     *,
+    setting: Annotated[
+        Literal["2+1", "3pc", "twins"],
+        Parameter(help="Who computes: two and a dealer, three and no dealer, or six of whom one may cheat."),
+    ] = "2+1",
     local: Annotated[
         bool, Parameter(negative="", help="Also write all keys and party.toml, to try it on this machine.")
     ] = False,
@@ -99,29 +102,32 @@ def split(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Cut a model into shares: a folder for each party, one for the dealer, one for clients.
+    """Cut a model into shares: a folder for each party, each dealer, and one for clients.
 
-    Each party's folder by itself says nothing of the model but its shapes; both together are the model. Give each
-    party its own one, over a way that the other one can't read, and delete yours.
+    Each party's folder by itself says nothing of the model but its shapes; two together are the model (twins have the
+    same). Give each party its own one, over a way that the others can't read, and delete yours. Whom one trusts in
+    which setting is in docs/mpc.md.
 
     A model that was distilled for MPCFormer's approximations, by a training job with the method `approximate`, is
     computed with them; all others with exact functions.
     """
+    from mitai.mpc.settings import SETTINGS
     from mitai.mpc.setup import configure_here
-    from mitai.mpc.sharing import SIDES, split_model
+    from mitai.mpc.sharing import CLIENT, split_model
 
-    output = Output(json)
-    split_model(model, out, approx=approx)
+    output, roles = Output(json), SETTINGS[setting].roles
+    split_model(model, out, setting, approx)
     if local:
-        configure_here(out, (free_port(), free_port()), prompt_tokens=prompt_tokens, new_tokens=new_tokens)
-    for side in SIDES:
+        ports = [free_port() for _ in SETTINGS[setting].listeners]
+        configure_here(out, ports, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    for side in (*roles, CLIENT):
         output.say(data(out / side))
     if local:
-        output.say("\nIn three terminals, then in a fourth one:\n")
-        for side in SIDES[:3]:
+        output.say("\nEach in a terminal of its own:\n")
+        for side in roles:
             output.say(f"  mitai mpc party {data(out / side)}")
         output.say(f"  mitai mpc ask {data(out / 'client')} {data(repr('Who are you?'))}")
-    output.result({side: str(out / side) for side in SIDES})
+    output.result({side: str(out / side) for side in (*roles, CLIENT)})
 
 
 @app.command
@@ -138,20 +144,14 @@ def key(
 
 @app.command
 def party(folder: Annotated[Path, Parameter(help="This side's folder, with its party.toml.")]) -> None:
-    """Be a party, or the dealer, until one of the three ends.
+    """Be a party, or a dealer, until another one ends.
 
     What happens is told on standard error: tapes made ahead, and the time, bytes and rounds of each answer.
     """
-    from mitai.mpc.parties import deal, serve
     from mitai.mpc.setup import Side
 
     forbid_core_dumps()
-    out, side = Output(as_json=False), Side.open(folder)
-    own = replace(side.own(), note=out.note)
-    if side.role == "dealer":
-        deal(own, side.peers, side.offer)
-    else:
-        serve(own, side.peers, side.offer, side.folder.shares(side.offer), folder / "tapes")
+    Side.open(folder).serve(Output(as_json=False).note)
 
 
 @app.command
@@ -168,7 +168,7 @@ def ask(
     plain: Annotated[bool, Parameter(negative="", help="Go on with the text as it is, without chat template.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Ask a model that two parties hold in shares: none of the three learns question or answer.
+    """Ask a model that parties hold in shares: none of them learns question or answer.
 
     They learn that somebody asks, when, temperature and top_p, and which of the lengths in their configuration fit.
     A model that generates goes on with a prompt; one that reads, a BERT, gives a text's class, or its embedding.
@@ -199,7 +199,7 @@ def ask(
     task = fitting(side.offer, len(ids), max_tokens, sampling.kind)
     answer: list[int] = []
     told = ""
-    out.note("Waiting for both parties, who answer one question at a time …")
+    out.note("Waiting for the parties, who answer one question at a time …")
     question = prompts(task.model, [ids], task.length, task.tokens)
     for number in parties_answer(side.credentials(), side.peers, side.offer, Question(task, sampling), question):
         if answer and (text.ends(answer[-1]) or len(answer) == max_tokens):
@@ -223,7 +223,7 @@ def _read(out: Output, side: Side, texts: list[Tokens]) -> None:
     from mitai.mpc.tasks import Question
 
     task = fitting_reading(side.offer, max(len(text.ids) for text in texts), len(texts))
-    out.note("Waiting for both parties, who answer one question at a time …")
+    out.note("Waiting for the parties, who answer one question at a time …")
     answer = parties_answer(side.credentials(), side.peers, side.offer, Question(task), task.values(texts))
     (numbers,) = [*answer]  # to its end, when both parties have let go
     told = [task.told(row) for row in numbers[: len(texts)]]

@@ -40,6 +40,7 @@ class Setting:
         name: As in `party.toml`, and in receipts.
         parties: Who computes with shares; each of them listens for clients.
         dealers: Who deals ahead of time, without any data.
+        listeners: Who has to listen, for clients or for others.
         pieces: How many arrays each party gets for one that is shared.
         cut: Cuts an array into what each party gets of it.
         join: Puts a result together from what each party gave.
@@ -48,6 +49,7 @@ class Setting:
     name: Name
     parties: tuple[str, ...]
     dealers: tuple[str, ...]
+    listeners: tuple[str, ...]
     pieces: int
     cut: Callable[[Ring], tuple[Parts, ...]]
     join: Callable[[Sequence[Ring]], Ring]
@@ -89,12 +91,13 @@ def _alike(parts: Sequence[Ring]) -> Ring:
 SETTINGS: Final[dict[Name, Setting]] = {
     setting.name: setting
     for setting in (
-        Setting("2+1", ("p0", "p1"), ("dealer",), 1, _halves, _sum),
-        Setting("3pc", ("p0", "p1", "p2"), (), 2, replicate, _sum),
+        Setting("2+1", ("p0", "p1"), ("dealer",), ("p0", "p1"), 1, _halves, _sum),
+        Setting("3pc", ("p0", "p1", "p2"), (), ("p0", "p1", "p2"), 2, replicate, _sum),
         Setting(
             "twins",
             ("p0", "p1", "p0-twin", "p1-twin"),
             ("dealer", "dealer-twin"),
+            ("p0", "p1", "p0-twin", "p1-twin", "dealer"),
             1,
             lambda values: 2 * _halves(values),
             _alike,

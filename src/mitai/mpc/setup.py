@@ -11,6 +11,8 @@ Example:
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,18 +23,20 @@ from mitai.attest import Policy
 from mitai.attester import own_attester
 from mitai.errors import MpcError, ParseError
 from mitai.identity import Identity
+from mitai.mpc import parties, three_parties, twin_parties
 from mitai.mpc.attested import WORKLOAD, Credentials
 from mitai.mpc.clients import Peer
 from mitai.mpc.meeting import Address
-from mitai.mpc.parties import ROLES, Own
+from mitai.mpc.parties import Own
 from mitai.mpc.reading import reading
 from mitai.mpc.sampling import Kind
-from mitai.mpc.sharing import SIDES, ShareFolder, generation
+from mitai.mpc.settings import Name
+from mitai.mpc.sharing import CLIENT, ShareFolder, generation
 
 KeyId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 LENGTHS = Meta(min_length=1, max_length=16)
 FILE = "party.toml"
-IDENTITY, POLICY = "identity.pem", "policy.toml"
+IDENTITY, POLICY, TAPES = "identity.pem", "policy.toml", "tapes"
 
 
 class PeerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -46,6 +50,7 @@ class PeerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 class PartyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`party.toml`."""
 
+    setting: Name = "2+1"  # for which the model was cut, and so whom one has to trust; the same on all sides
     listen: str = ""  # HOST:PORT where this party listens
     clients: tuple[KeyId, ...] = ()  # whose questions this party answers; nobody's when empty
     # prompts are padded to so many, or to the next one of a list; 1 to 4096; the same at the parties and the dealer
@@ -65,7 +70,7 @@ class PartyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     attest: bool = False  # whether this machine is a confidential one, and proves it to those who demand it
     sim: str = ""  # folder of a simulated platform that stands in for the machine's own TEE; protects nothing
     model: Annotated[str, Meta(min_length=1, max_length=256)] = "model"  # its name in a client's OpenAI API
-    peers: dict[str, PeerConfig] = {}  # the other sides: p0, p1, dealer
+    peers: dict[str, PeerConfig] = {}  # the other sides: p0, p1, dealer; or those of another setting
 
     @staticmethod
     def parse(text: str) -> PartyConfig:
@@ -81,13 +86,21 @@ class Side:
 
     def __init__(self, folder: ShareFolder, config: PartyConfig, identity: Identity) -> None:
         self.folder, self.config, self.identity = folder, config, identity
-        self.role = folder.role
+        self.role, setting = folder.role, folder.setting
+        if config.setting != setting.name:
+            raise MpcError(
+                "mpc.config",
+                f"the model was cut for {setting.name}, and {FILE} says {config.setting}",
+                hint=f'setting = "{setting.name}", if that is whom you would trust: see docs/mpc.md',
+            )
         lengths = (_all(config.prompt_tokens), _all(config.new_tokens))
         if folder.family == "bert":
             self.offer = reading(folder, lengths[0], config.batch)
         else:
             self.offer = generation(folder, *lengths, tuple(dict.fromkeys(config.sampling)))
-        needed = set(ROLES[:2] if self.role == "client" else ROLES) - {self.role}
+        needed = set(setting.parties if self.role == CLIENT else setting.roles) - {self.role}
+        if unknown := sorted(set(config.peers) - set(setting.roles)):
+            raise MpcError("mpc.config", f"{FILE} names {unknown[0]}, who has no part in {setting.name}")
         if missing := sorted(needed - set(config.peers)):
             raise MpcError("mpc.config", f"{FILE} does not name {' and '.join(missing)}", hint="[peers.NAME] key = …")
         keys = [identity.key_id, *(peer.key for peer in config.peers.values())]
@@ -132,6 +145,27 @@ class Side:
         config = self.config
         return Own(self.role, self.credentials(), listen, config.clients, config.ahead, config.ahead_others)
 
+    def serve(self, note: Callable[[str], None]) -> None:
+        """Be this party or dealer, until another side ends.
+
+        Args:
+            note: Told what happens, in words for people.
+
+        Raises:
+            MitaiError: Another side is not who it should be, or has ended; this folder is a client's.
+        """
+        own, setting = replace(self.own(), note=note), self.folder.setting
+        if self.role == CLIENT:
+            raise MpcError("mpc.config", f"{self.folder.path} is a client's folder", hint="ask with it: mitai mpc ask")
+        if setting.name == "3pc":
+            three_parties.serve(own, self.peers, self.offer, self.folder.parts(self.offer))
+            return
+        sides = twin_parties if setting.name == "twins" else parties
+        if self.role in setting.dealers:
+            sides.deal(own, self.peers, self.offer)
+        else:
+            sides.serve(own, self.peers, self.offer, self.folder.shares(self.offer), self.folder.path / TAPES)
+
 
 def key_of(path: Path) -> Identity:
     """Return the identity in a side's folder; make it on first use."""
@@ -148,7 +182,7 @@ def _all(lengths: int | tuple[int, ...]) -> tuple[int, ...]:
 
 def configure_here(
     out: Path,
-    ports: tuple[int, int],
+    ports: Sequence[int],
     *,
     sim: Path | None = None,
     policy: str = "",
@@ -158,20 +192,21 @@ def configure_here(
 
     Args:
         out: Where the sides' folders are.
-        ports: Where the two parties listen.
+        ports: Where those listen who have to, in the setting's order.
         sim: A simulated platform, by which parties and dealer prove what they are.
         policy: The text of the appraisal policy that each side has for the others; none: their keys suffice.
         options: What is the same in all configurations.
     """
-    keys: dict[str, str] = {role: key_of(out / role).key_id for role in SIDES}
-    addresses = {role: f"127.0.0.1:{port}" for role, port in zip(ROLES, ports, strict=False)}
-    for role in SIDES:
-        lines = [f"{name} = {json.dumps(value)}" for name, value in options.items()]
+    setting = ShareFolder.open(out / CLIENT).setting
+    keys = {role: key_of(out / role).key_id for role in (*setting.roles, CLIENT)}
+    addresses = {role: f"127.0.0.1:{port}" for role, port in zip(setting.listeners, ports, strict=True)}
+    for role in keys:
+        lines = [f"{name} = {json.dumps(value)}" for name, value in ({"setting": setting.name} | options).items()]
         if role in addresses:
-            lines += [f'listen = "{addresses[role]}"', f'clients = ["{keys["client"]}"]']
-        if sim is not None and role in ROLES:
+            lines += [f'listen = "{addresses[role]}"', f'clients = ["{keys[CLIENT]}"]']
+        if sim is not None and role != CLIENT:
             lines += ["attest = true", f"sim = {json.dumps(str(sim), ensure_ascii=False)}"]
-        for peer in ROLES:
+        for peer in setting.roles:
             if peer != role:
                 lines += ["", f"[peers.{peer}]", f'key = "{keys[peer]}"']
                 lines += [f'address = "{addresses[peer]}"'] if peer in addresses else []
