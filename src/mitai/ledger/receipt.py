@@ -1,7 +1,8 @@
 """Receipts: a replica's signed statement about one exchange, and the proof that the ledger holds it.
 
-A receipt is canonical JSON in a DSSE envelope, signed by the receipt key of the replica's attested claims. The
-ledger's entry holds SHA-256("mitai receipt digest v1" ‖ 0x00 ‖ envelope). `docs/spec/receipt.md` has the format.
+A receipt is canonical JSON in a DSSE envelope, signed by the receipt key of the replica's attested claims, or by the
+key of a party that computes on shares (`PartyReceipt`). The ledger's entry holds SHA-256("mitai receipt digest v1" ‖
+0x00 ‖ envelope). `docs/spec/receipt.md` has the format.
 
 Invariants:
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import msgspec
 
@@ -43,9 +44,9 @@ from mitai.ledger.proof import MAX_PROOF_HASHES, verify_inclusion
 from mitai.ledger.tree import leaf_hash
 
 RECEIPT_LABEL: Final = "mitai receipt v1"
+PARTY_LABEL: Final = "mitai party receipt v1"
 DIGEST_LABEL: Final = "mitai receipt digest v1"
 BUNDLE_LABEL: Final = "mitai receipt bundle v1"
-PAYLOAD_TYPE = "application/vnd.mitai.receipt+json"
 MAX_RECEIPT_BYTES = 64 << 10
 MAX_BUNDLE_BYTES = 1 << 20
 
@@ -67,19 +68,14 @@ class CapsuleRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 CapsuleRefs = Annotated[tuple[CapsuleRef, ...], msgspec.Meta(max_length=64)]
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a replica says about one exchange; `started` and `finished` are UTC, `YYYY-MM-DDThh:mm:ssZ`."""
+class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all receipts have; `started` and `finished` are UTC, `YYYY-MM-DDThh:mm:ssZ`."""
 
-    v: Literal["mitai receipt v1"] = RECEIPT_LABEL
+    payload_type: ClassVar[str]
+
     exchange: Id
-    request_sha256: Digest  # of the ciphertext on the wire
-    response_sha256: Digest  # of the ciphertext on the wire
-    model: Name
-    capsules: CapsuleRefs
-    adapters: CapsuleRefs = ()
-    policies: Digests
-    usage: Usage
-    evidence_sha256: Digest
+    request_sha256: Digest
+    response_sha256: Digest
     started: Time
     finished: Time
 
@@ -89,16 +85,66 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def sign(self, receipt_key: Identity) -> bytes:
         """Return the signed envelope; raise `ParseError` when a field is out of its bounds."""
-        payload = encode_canonical(self, _RECEIPT, "ledger.receipt-malformed")
-        return receipt_key.sign(payload, PAYLOAD_TYPE).encode()
+        payload = encode_canonical(self, msgspec.json.Decoder(type(self)), "ledger.receipt-malformed")
+        return receipt_key.sign(payload, self.payload_type).encode()
 
-    @staticmethod
-    def open(envelope: bytes, receipt_key: PublicKey) -> Receipt:
+    @classmethod
+    def open(cls, envelope: bytes, receipt_key: PublicKey) -> Self:
         """Return the receipt that `receipt_key` signed; raise `MitaiError` otherwise."""
         if len(envelope) > MAX_RECEIPT_BYTES:
             raise ParseError("ledger.receipt-malformed", f"a receipt of {len(envelope)} bytes is above the limit")
-        payload = Envelope.decode(envelope).open(PAYLOAD_TYPE, receipt_key)
-        return decode_canonical(payload, _RECEIPT, "ledger.receipt-malformed")
+        payload = Envelope.decode(envelope).open(cls.payload_type, receipt_key)
+        return decode_canonical(payload, msgspec.json.Decoder(cls), "ledger.receipt-malformed")
+
+
+class Receipt(Statement, frozen=True, kw_only=True):
+    """What a replica says about one exchange; digests are of the ciphertext on the wire."""
+
+    payload_type = "application/vnd.mitai.receipt+json"
+
+    v: Literal["mitai receipt v1"] = RECEIPT_LABEL
+    model: Name
+    capsules: CapsuleRefs
+    adapters: CapsuleRefs = ()
+    policies: Digests
+    usage: Usage
+    evidence_sha256: Digest
+
+
+class PartyReceipt(Statement, frozen=True, kw_only=True):
+    """What a party that computes on shares says about one answer.
+
+    Attributes:
+        exchange: The client's session, in hex.
+        request_sha256: Of the shares that this party got, as they were on the link, one array after the other.
+        response_sha256: Of these and the shares that it gave, which by themselves may be few.
+        role: Which party signs.
+        protocol: The setting in which it was computed, such as `2+1`.
+        version: Of the program, at all of them.
+        parties: Key ids by role, the dealer's among them.
+        evidence_sha256: By role, of what others of them have proven to this one; only of whom this was demanded.
+        shares: Which cut of a model.
+        config_sha256: Of the model's `config.json`.
+        approximation: What stood in for functions of the model; `exact`: nothing.
+        task: What was computed, with all lengths.
+        temperature: How tokens were chosen; 0: the likeliest.
+        top_p: Likewise.
+    """
+
+    payload_type = "application/vnd.mitai.party-receipt+json"
+
+    v: Literal["mitai party receipt v1"] = PARTY_LABEL
+    role: Id
+    protocol: Name
+    version: Name
+    parties: Annotated[dict[Id, Digest], msgspec.Meta(max_length=8)]
+    evidence_sha256: Annotated[dict[Id, Digest], msgspec.Meta(max_length=8)]
+    shares: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    config_sha256: Digest
+    approximation: Name
+    task: Name
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=20)]
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -128,7 +174,6 @@ class ReceiptBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return decode_canonical(data, _BUNDLE, "ledger.receipt-bundle-malformed")
 
 
-_RECEIPT = msgspec.json.Decoder(Receipt)
 _BUNDLE = msgspec.json.Decoder(ReceiptBundle)
 
 
@@ -169,11 +214,24 @@ def verify_receipt(
     """
     # 1. the envelope
     receipt = Receipt.open(bundle.envelope, receipt_key)
+    check_bytes(receipt, request_sha256, response_sha256)
+    check_logged(receipt, bundle, ledger_vkey, witnesses, threshold)
+    return receipt
+
+
+def check_bytes(receipt: Statement, request_sha256: str | None, response_sha256: str | None) -> None:
+    """Do step 2 of `verify_receipt`, for any kind of receipt."""
     # 2. the exchange
     if request_sha256 is not None and receipt.request_sha256 != request_sha256:
         raise LedgerError("ledger.receipt-request", "this receipt is about another request", step="exchange")
     if response_sha256 is not None and receipt.response_sha256 != response_sha256:
         raise LedgerError("ledger.receipt-response", "this receipt is about another answer", step="exchange")
+
+
+def check_logged(
+    receipt: Statement, bundle: ReceiptBundle, ledger_vkey: str, witnesses: Sequence[str] = (), threshold: int = 0
+) -> None:
+    """Do steps 3 to 5 of `verify_receipt`, for any kind of receipt that the bundle holds and that was opened."""
     # 3. the entry
     entry = decode(bundle.entry)
     if not isinstance(entry, ReceiptEntry) or entry.exchange != receipt.exchange:
@@ -184,4 +242,3 @@ def verify_receipt(
     checkpoint = verify_checkpoint(bundle.checkpoint.encode(), ledger_vkey, witnesses, threshold)
     # 5. inclusion
     verify_inclusion(leaf_hash(bundle.entry), bundle.index, checkpoint.size, bundle.proof, checkpoint.root)
-    return receipt

@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from socket import socket
 from typing import Any
@@ -84,6 +84,7 @@ def reach(credentials: Credentials, peer: Peer, until: float, wait_s: float) -> 
     return met(credentials, peer, until, wait_s)[1]
 
 
+@dataclass
 class Answer:
     """What a task's answer emits, as it comes; to be iterated over once, to its end. See `ask`.
 
@@ -92,13 +93,52 @@ class Answer:
         keys: The parties' keys by role, which signed them.
     """
 
-    def __init__(self, steps: Callable[[Answer], Iterator[Real]]) -> None:
-        self.receipts: dict[str, bytes] = {}
-        self.keys: dict[str, PublicKey] = {}
-        self._steps = steps(self)
+    _credentials: Credentials
+    _peers: Mapping[str, Peer]
+    _offer: Offer[Any]
+    _question: Question[Any]
+    _values: Iterable[NDArray[np.generic]]
+    _within_s: float
+    _told: Callable[[str], None]
+    receipts: dict[str, bytes] = field(default_factory=dict, init=False)
+    keys: dict[str, PublicKey] = field(default_factory=dict, init=False)
 
     def __iter__(self) -> Iterator[Real]:
-        return self._steps
+        walk, setting, session = Walk(), self._offer.setting, secrets.token_bytes(SESSION_BYTES)
+        arrays = [setting.cut(array) for array in walk.answer(self._offer, self._question, self._values)]
+        transcripts = {role: Transcript() for role in setting.parties}
+        links: dict[str, SocketLink] = {}
+        with ExitStack() as stack:
+            for number, role in enumerate(setting.parties):  # in this order: who has a place at p0 finds one at p1
+                links[role] = stack.enter_context(self._admitted(role, session))
+                self._told(f"sending shares to {role}")
+                for piece in (piece for array in arrays for piece in array[number]):
+                    transcripts[role].asked(piece.data.cast("B"))
+                    links[role].send(piece.data.cast("B"))
+            del arrays
+            self._told("waiting for the turn")
+            for shape, fraction in walk.emitted:
+                parts = [_array(link, shape, transcripts[role].told) for role, link in links.items()]
+                yield decode(setting.join(parts), fraction)
+            envelopes = {role: _receipt(link, role) for role, link in links.items()}
+        fields = about(self._offer, self._question, session)
+        digests = {role: transcript.digests for role, transcript in transcripts.items()}
+        check(envelopes, self.keys, fields, digests, {role: peer.key_id for role, peer in self._peers.items()})
+        self.receipts = envelopes
+
+    def _admitted(self, role: str, session: bytes) -> SocketLink:
+        """Return the link to a party where this client has a place."""
+        self._told(f"waiting for a place at {role}")
+        until = time.monotonic() + min(REACHED_S, self._within_s)
+        self.keys[role], link = met(self._credentials, self._peers[role], until, self._within_s)
+        try:
+            agree(link, self._offer)
+            link.send(session + self._question.encode())
+            _admitted(bytes(link.receive(1)))
+        except BaseException:
+            link.abort()
+            raise
+        return link
 
 
 def ask(
@@ -127,51 +167,7 @@ def ask(
             be, or has ended; `mpc.twin-mismatch`; after all that is emitted, `mpc.receipt-missing` and
             `mpc.receipt-wrong`.
     """
-    return Answer(lambda answer: _asked(answer, credentials, peers, offer, question, values, within_s, told))
-
-
-def _asked(
-    answer: Answer,
-    credentials: Credentials,
-    peers: Mapping[str, Peer],
-    offer: Offer[Any],
-    question: Question[Any],
-    values: Iterable[NDArray[np.generic]],
-    within_s: float,
-    told: Callable[[str], None],
-) -> Iterator[Real]:
-    walk, setting = Walk(), offer.setting
-    arrays = [setting.cut(array) for array in walk.answer(offer, question, values)]
-    session = secrets.token_bytes(SESSION_BYTES)
-    transcripts = {role: Transcript() for role in setting.parties}
-    with ExitStack() as stack:
-        links = []
-        for number, role in enumerate(setting.parties):  # in this order: who has a place at p0 finds one at p1
-            told(f"waiting for a place at {role}")
-            until = time.monotonic() + min(REACHED_S, within_s)
-            answer.keys[role], link = met(credentials, peers[role], until, within_s)
-            links.append(stack.enter_context(link))
-            agree(link, offer)
-            link.send(session + question.encode())
-            _admitted(bytes(link.receive(1)))
-            told(f"sending shares to {role}")
-            for piece in (piece for array in arrays for piece in array[number]):
-                transcripts[role].asked(piece.data.cast("B"))
-                link.send(piece.data.cast("B"))
-        told("waiting for the turn")
-        del arrays
-        for shape, fraction in walk.emitted:
-            parts = [_array(link, shape, transcripts[role].told) for role, link in zip(transcripts, links, strict=True)]
-            yield decode(setting.join(parts), fraction)
-        envelopes = {role: _receipt(link, role) for role, link in zip(transcripts, links, strict=True)}
-    check(
-        envelopes,
-        answer.keys,
-        about(offer, question, session),
-        {role: transcript.digests for role, transcript in transcripts.items()},
-        {role: peer.key_id for role, peer in peers.items()},
-    )
-    answer.receipts = envelopes
+    return Answer(credentials, peers, offer, question, values, within_s, told)
 
 
 def _receipt(link: SocketLink, role: str) -> bytes:
@@ -193,29 +189,28 @@ def _admitted(said: bytes) -> None:
         raise MpcError("mpc.link-mismatch", "the other side speaks another protocol")
 
 
+@dataclass(eq=False)
 class Guest:
     """A client at one party: what it asks, and its shares.
 
     Attributes:
         session: Its name for this question, the same at both parties.
         question: What it asks.
+        shares: This party's, array by array.
         transcript: Of all shares that have come and gone.
+        left: Is called once it is gone.
         since: When all of its shares were there.
         later: When to look again whether the other party has them, too.
     """
 
-    def __init__(
-        self,
-        link: SocketLink,
-        session: bytes,
-        question: Question[Any],
-        shares: list[Parts],
-        transcript: Transcript,
-        left: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._link, self._left, self.transcript = link, left, transcript
-        self.session, self.question, self.shares = session, question, shares
-        self.since = self.later = time.monotonic()
+    link: SocketLink
+    session: bytes
+    question: Question[Any]
+    shares: list[Parts] = field(repr=False)
+    transcript: Transcript
+    left: Callable[[], None] = lambda: None
+    since: float = field(default_factory=time.monotonic)
+    later: float = 0.0
 
     @property
     def said(self) -> bytes:
@@ -227,7 +222,7 @@ class Guest:
         data = np.ascontiguousarray(x.parts[0]).tobytes()
         self.transcript.told(data)
         with suppress(MpcError):
-            self._link.send(data)
+            self.link.send(data)
 
     def end(self, receipt: bytes | None = None) -> None:
         """Let it go, with a receipt; a client that does not take the end of its answer keeps nobody waiting."""
@@ -235,13 +230,13 @@ class Guest:
         threading.Thread(target=self._leave, args=(receipt,), name="mitai-mpc-leave", daemon=True).start()
 
     def _leave(self, receipt: bytes | None) -> None:
-        with suppress(MpcError):
-            self._link.be_patient(LEAVING_S)
+        with suppress(MpcError, OSError):
+            self.link.be_patient(LEAVING_S)
             if receipt is not None:
-                self._link.send(len(receipt).to_bytes(_SIZE_BYTES, "big"))
-                self._link.send(receipt)
-            self._link.close()
-        self._left()
+                self.link.send(len(receipt).to_bytes(_SIZE_BYTES, "big"))
+                self.link.send(receipt)
+        self.link.close()
+        self.left()
 
 
 class Places:

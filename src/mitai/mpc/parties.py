@@ -25,7 +25,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from socket import socket
@@ -36,6 +37,7 @@ from mitai.mpc.attested import Credentials
 from mitai.mpc.clients import GO, SESSION_BYTES, Door, Guest, Peer, reach
 from mitai.mpc.engine import Secret
 from mitai.mpc.meeting import Address, gathered, listening
+from mitai.mpc.receipts import Hook, Log, Signer, about
 from mitai.mpc.ring import Ring
 from mitai.mpc.sockets import SocketLink, lost
 from mitai.mpc.store import Store
@@ -63,6 +65,8 @@ class Own:
         ahead: How many tapes are kept ready for the first task.
         ahead_others: How many for each other one; one at least once somebody has asked for it.
         note: Told what happens, in words for people.
+        log: Is given each receipt, after its exchange's name, to have it logged; never waited for.
+        others: Key ids of the other sides by role, which receipts name.
     """
 
     role: str
@@ -72,6 +76,12 @@ class Own:
     ahead: int = 2
     ahead_others: int = 0
     note: Callable[[str], None] = field(default=lambda _: None, repr=False)
+    log: Hook | None = field(default=None, repr=False)
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    def among(self, peers: Mapping[str, Peer]) -> Own:
+        """Return it beside these others."""
+        return replace(self, others={role: peer.key_id for role, peer in peers.items() if role != self.role})
 
     @property
     def place(self) -> Address:
@@ -121,7 +131,7 @@ def serve(own: Own, peers: Mapping[str, Peer], offer: Offer[Any], model: Iterabl
     Raises:
         MpcError: Another one is not who it should be, or has ended.
     """
-    role = ROLES.index(own.role)
+    role, own = ROLES.index(own.role), own.among(peers)
     with ExitStack() as stack:
         meeting = Meeting(own, peers, stack)
         links = meeting.links(ROLES[:role], ROLES[role + 1 :])
@@ -194,6 +204,8 @@ class Serving(ABC, Generic[L]):
 
     def __init__(self, own: Own, offer: Offer[L], links: Sequence[SocketLink]) -> None:
         self._own, self._offer, self._links = own, offer, links
+        self._signer = Signer(own.role, own.credentials, own.others)
+        self._log = Log(own.log, own.note) if own.log is not None else None
         self._failed: MpcError | None = None
 
     def go_on(self, door: Door) -> None:
@@ -220,10 +232,14 @@ class Serving(ABC, Generic[L]):
 
     def _answer(self, guest: Guest) -> None:
         number = self._prepared(guest)
-        traffic, began = self._links[0].traffic, time.monotonic()
+        traffic, began, started = self._links[0].traffic, time.monotonic(), datetime.now(UTC)
         sent, rounds = traffic.sent_bytes, traffic.rounds
         self._run(guest, number)
-        guest.end()
+        fields = about(self._offer, guest.question, guest.session)
+        receipt = self._signer.sign(fields, guest.transcript, started)
+        guest.end(receipt)
+        if self._log is not None:
+            self._log.put(fields["exchange"], receipt)
         sent, rounds, took = traffic.sent_bytes - sent, traffic.rounds - rounds, time.monotonic() - began
         name = guest.question.task.name
         self._own.note(f"run {number} of {name} took {took:.1f} s: {sent / 1e6:.1f} MB sent, {rounds} rounds")

@@ -47,6 +47,7 @@ def serve(own: Own, peers: Mapping[str, Peer], offer: Offer[Any], model: Iterabl
         MpcError: Another one is not who it should be, or has ended.
     """
     role = ROLES.index(own.role)
+    own = own.among(peers)
     with ExitStack() as stack:
         meeting = Meeting(own, peers, stack)
         links = meeting.links(ROLES[:role], ROLES[role + 1 :])

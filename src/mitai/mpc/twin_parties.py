@@ -92,6 +92,7 @@ def serve(own: Own, peers: Mapping[str, Peer], offer: Offer[Any], model: Iterabl
         MpcError: Somebody is not who it should be, or has ended; `mpc.twin-mismatch`: somebody cheats.
     """
     half = _Half(own.role)
+    own = own.among(peers)
     with ExitStack() as stack:
         meeting = Meeting(own, peers, stack)
         links = half.links(meeting)
