@@ -1,1 +1,1 @@
-"""Compiled kernels of `mitai.mpc.kernels`, which describes them and is how they are used."""
+"""Compiled kernels of `mitai.mpc.kernels` and `mitai.proof.kernels`, which describe them and are how they are used."""

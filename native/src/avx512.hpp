@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "bits.hpp"
+#include "field_x86.hpp"
 #include "matmul.hpp"
 #include "waves.hpp"
 

@@ -34,6 +34,33 @@ struct Matmul {
     void (*multiply)(const W* a, ptrdiff_t lda, size_t m, size_t k, Right<W> b, size_t n, W* c, ptrdiff_t ldc);
 };
 
+// 2^n elements of F or, where it is wide, of K: pairs of words (field.hpp).
+struct FieldTable {
+    const uint64_t* data;
+    bool wide;
+};
+
+// Each works on elements `from` to `to` of its result; what each computes is said in `mitai.proof.kernels`.
+struct FieldKernels {
+    void (*fold)(FieldTable t, size_t half, const uint64_t* by, uint64_t* out, size_t from, size_t to);
+    // Adds to four sums.
+    void (*half_sums)(const FieldTable* tables, size_t pairs, const uint64_t* weights, size_t half, bool upper,
+                      size_t from, size_t to, uint64_t* sums);
+    void (*double_weights)(uint64_t* out, size_t size, const uint64_t* by, size_t from, size_t to);
+    void (*add_words)(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t from, size_t to);
+    void (*add_multiple)(FieldTable t, const uint64_t* by, FieldTable other, uint64_t* out, size_t from, size_t to);
+    void (*add_fractions)(FieldTable p, FieldTable q, size_t half, uint64_t* p_out, uint64_t* q_out, size_t from,
+                          size_t to);
+    void (*combine)(const uint64_t* constant, const uint64_t* factors, const uint64_t* const* arrays, size_t count,
+                    uint64_t* out, size_t from, size_t to);
+    // Adds to `out`.
+    void (*contract)(const uint64_t* x, size_t columns, size_t n, const uint64_t* weights, uint64_t* out, size_t from,
+                     size_t to);
+    // One coset of one block of min(8, rows) rows, with a buffer of as many words times `size`.
+    void (*encode)(const uint64_t* x, size_t size, size_t rows, const uint64_t* shifts, const uint64_t* twiddles,
+                   uint64_t root, uint64_t* buffer, uint64_t* out);
+};
+
 struct Kernels {
     const char* name;
     Matmul<uint64_t> matmul64;
@@ -45,6 +72,7 @@ struct Kernels {
     void (*add_waves)(const uint32_t* turns, const double* circle, size_t bits, double scale, const uint64_t* factors,
                       size_t count, size_t n, uint64_t* total);
     void (*turn_waves)(const uint32_t* turns, const double* a, const double* b, size_t count, size_t n, uint64_t* out);
+    FieldKernels field;
 };
 
 extern const Kernels generic;

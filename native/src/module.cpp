@@ -1,11 +1,14 @@
-// The functions as Python sees them. Arguments were checked by `mitai.mpc.kernels`, but for their types.
+// The functions as Python sees them. Arguments were checked by `mitai.mpc.kernels` and `mitai.proof.kernels`, but for
+// their types.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -107,10 +110,128 @@ void bind_words(nb::module_& m) {
     });
 }
 
+// -- the field of proofs: tables are (n,) of F or (n, 2) of K ----------------------------------------------------
+
+constexpr size_t worth_a_thread = 1 << 14;  // elements
+
+FieldTable table(const Dense<uint64_t>& x) { return {x.data(), x.ndim() == 2}; }
+
+template <typename Work>
+void in_ranges(size_t n, size_t threads, const Work& work) {
+    const size_t pieces = std::max<size_t>(1, std::min(threads, n / worth_a_thread));
+    const size_t each = (n / pieces + 7) / 8 * 8;
+    in_parallel(pieces, threads, [&](size_t i) {
+        work(i, std::min(n, i * each), i + 1 == pieces ? n : std::min(n, (i + 1) * each));
+    });
+}
+
+void bind_field(nb::module_& m) {
+    m.def("field_fold", [](const std::string& path, Dense<uint64_t> t, Dense<uint64_t> by, Out<uint64_t> out,
+                           size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        const auto& field = path_named(path).field;
+        const size_t half = t.shape(0) / 2;
+        in_ranges(half, threads, [&](size_t, size_t from, size_t to) {
+            field.fold(table(t), half, by.data(), out.data(), from, to);
+        });
+    });
+    m.def("field_half_sums", [](const std::string& path, const std::vector<Dense<uint64_t>>& factors,
+                                std::optional<Dense<uint64_t>> weights, bool upper, Out<uint64_t> sums,
+                                size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        const auto& field = path_named(path).field;
+        const size_t half = factors[0].shape(0) / 2;
+        std::vector<FieldTable> tables;
+        for (const auto& one : factors) tables.push_back(table(one));
+        in_ranges(half, std::min(threads, sums.shape(0)), [&](size_t piece, size_t from, size_t to) {
+            field.half_sums(tables.data(), tables.size() / 2, weights ? weights->data() : nullptr, half, upper, from,
+                            to, sums.data() + 4 * piece);
+        });
+    });
+    m.def("field_equality", [](const std::string& path, Dense<uint64_t> point, Out<uint64_t> out, size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        const auto& field = path_named(path).field;
+        size_t size = 1;
+        for (size_t i = point.shape(0); i-- > 0; size *= 2)
+            in_ranges(size, threads, [&](size_t, size_t from, size_t to) {
+                field.double_weights(out.data(), size, point.data() + 2 * i, from, to);
+            });
+    });
+    m.def("field_add", [](const std::string& path, Dense<uint64_t> a, Dense<uint64_t> b, Out<uint64_t> out,
+                          size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        const auto& field = path_named(path).field;
+        in_ranges(out.size(), threads, [&](size_t, size_t from, size_t to) {
+            field.add_words(a.data(), b.data(), out.data(), from, to);
+        });
+    });
+    m.def("field_add_multiple", [](const std::string& path, Dense<uint64_t> t, Dense<uint64_t> by,
+                                   Dense<uint64_t> other, Out<uint64_t> out, size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        const auto& field = path_named(path).field;
+        in_ranges(out.shape(0), threads, [&](size_t, size_t from, size_t to) {
+            field.add_multiple(table(t), by.data(), table(other), out.data(), from, to);
+        });
+    });
+    m.def("field_add_fractions", [](const std::string& path, Dense<uint64_t> p, Dense<uint64_t> q,
+                                    Out<uint64_t> p_out, Out<uint64_t> q_out, size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        const auto& field = path_named(path).field;
+        const size_t half = p_out.shape(0);
+        in_ranges(half, threads, [&](size_t, size_t from, size_t to) {
+            field.add_fractions(table(p), table(q), half, p_out.data(), q_out.data(), from, to);
+        });
+    });
+    m.def("field_combine", [](const std::string& path, Dense<uint64_t> constant, Dense<uint64_t> factors,
+                              const std::vector<Dense<uint64_t>>& arrays, Out<uint64_t> out, size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        const auto& field = path_named(path).field;
+        std::vector<const uint64_t*> data;
+        for (const auto& one : arrays) data.push_back(one.data());
+        in_ranges(out.shape(0), threads, [&](size_t, size_t from, size_t to) {
+            field.combine(constant.data(), factors.data(), data.data(), data.size(), out.data(), from, to);
+        });
+    });
+    m.def("field_contract", [](const std::string& path, Dense<uint64_t> x, Dense<uint64_t> weights, Out<uint64_t> out,
+                               size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        const auto& field = path_named(path).field;
+        const size_t stacks = x.shape(0), n = x.shape(1), columns = x.shape(2);
+        const size_t wanted = stacks >= 2 * threads ? 1 : threads;
+        const size_t pieces = std::max<size_t>(1, std::min(wanted, columns / 64));
+        const size_t each = (columns / pieces + 7) / 8 * 8;
+        const size_t together = std::max<size_t>(1, std::min(stacks / threads, worth_a_thread / (n * columns + 1)));
+        const size_t groups = (stacks + together - 1) / together;
+        in_parallel(groups * pieces, stacks * n * columns < worth_a_thread ? 1 : threads, [&](size_t job) {
+            const size_t piece = job % pieces, first = job / pieces * together;
+            const size_t from = std::min(columns, piece * each);
+            const size_t to = piece + 1 == pieces ? columns : std::min(columns, from + each);
+            for (size_t stack = first; stack < std::min(stacks, first + together); stack++)
+                field.contract(x.data() + stack * n * columns, columns, n, weights.data(),
+                               out.data() + 2 * stack * columns, from, to);
+        });
+    });
+    m.def("field_encode", [](const std::string& path, Dense<uint64_t> x, Dense<uint64_t> shifts,
+                             Dense<uint64_t> twiddles, uint64_t root, Out<uint64_t> out, size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        const auto& field = path_named(path).field;
+        const size_t size = x.shape(0), rows = x.shape(1), block = std::min<size_t>(8, rows);
+        const size_t cosets = shifts.shape(0), used = x.size() < worth_a_thread ? 1 : threads;
+        in_parallel(rows / block * cosets, used, [&](size_t job) {
+            static thread_local std::vector<uint64_t> kept;
+            kept.resize(size * block + 8);
+            uint64_t* buffer = kept.data() + (64 - reinterpret_cast<uintptr_t>(kept.data()) % 64) % 64 / 8;
+            const size_t first = job / cosets * block, coset = job % cosets;
+            field.encode(x.data() + first, size, rows, shifts.data() + coset * size, twiddles.data(), root, buffer,
+                         out.data() + coset * size * rows + first);
+        });
+    });
+}
+
 }  // namespace
 
 NB_MODULE(kernels, m) {
-    m.doc() = "Compiled kernels of mitai.mpc.kernels, which describes them.";
+    m.doc() = "Compiled kernels of mitai.mpc.kernels and mitai.proof.kernels, which describe them.";
     m.def("paths", paths, "The paths that run on this CPU, the fastest first.");
     m.def("packed_words", [](const std::string& path, size_t word_bytes, size_t rows, size_t columns) {
         const auto words = [=](const auto& product) {
@@ -143,4 +264,5 @@ NB_MODULE(kernels, m) {
               const nb::gil_scoped_release unlocked;
               path_named(path).turn_waves(turns.data(), a.data(), b.data(), a.size(), turns.size(), out.data());
           });
+    bind_field(m);
 }

@@ -77,6 +77,7 @@ constexpr Kernels with(const char* name) {
         sum_products,
         add_waves,
         turn_waves,
+        FieldPath<Avx512Lanes>::all,
     };
 }
 

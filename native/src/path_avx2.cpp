@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "bits.hpp"
+#include "field_x86.hpp"
 #include "matmul.hpp"
 #include "waves.hpp"
 
@@ -65,4 +66,5 @@ const mitai::Kernels mitai::avx2 = {
     sum_products,
     add_waves,
     turn_waves,
+    FieldPath<Avx2Lanes>::all,
 };

@@ -9,4 +9,5 @@ const mitai::Kernels mitai::avx512 = {
     sum_products,
     add_waves,
     turn_waves,
+    FieldPath<Avx512Lanes>::all,
 };

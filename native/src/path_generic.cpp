@@ -1,5 +1,6 @@
 // For every CPU.
 #include "bits.hpp"
+#include "field.hpp"
 #include "matmul.hpp"
 #include "waves.hpp"
 
@@ -31,4 +32,5 @@ const mitai::Kernels mitai::generic = {
     sum_products,
     add_waves,
     turn_waves,
+    FieldPath<ScalarLanes>::all,
 };

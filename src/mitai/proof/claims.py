@@ -21,7 +21,7 @@ def prove_claims(transcript: Prover, array: Array, claims: Sequence[Claim]) -> C
     by = ONE
     for claim in claims:
         part = slice(claim.offset, claim.offset + (1 << len(claim.point)))
-        weights[part] = kernels.add_multiple(weights[part], by, kernels.equality(claim.point))
+        kernels.add_multiple(weights[part], by, kernels.equality(claim.point), weights[part])
         by = by * gamma
     value = powers_sum(gamma, [claim.value for claim in claims])
     point, f, _ = prove_product(transcript, array, weights, value, [None] * log)

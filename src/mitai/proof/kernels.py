@@ -1,7 +1,12 @@
 """What a prover spends its time on: sums, folds and codes over the field F and its extension K.
 
-Arrays are those of `mitai.proof.field`, which is also what runs here where there is nothing quicker: a "table" is an
-array of 2^n elements of F (2^n,) or of K (2^n, 2). All results are the same bits on every path.
+Arrays are those of `mitai.proof.field`; a "table" is an array of 2^n elements of F (2^n,) or of K (2^n, 2). Each
+function has compiled implementations for a CPU's widest units (`mitai-native`), and one in numpy. `PATH` names the one
+in use; `MITAI_PROOF_KERNELS` sets another.
+
+- All paths give the same bits, with any number of `THREADS`.
+- Arguments are checked as far as memory is concerned; what does not fit together is a `ValueError`.
+- The compiled paths release Python's lock.
 
 Example:
     >>> table = np.arange(4, dtype=np.uint64)
@@ -11,25 +16,52 @@ Example:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from mitai.proof import field
-from mitai.proof.field import Array, K, Point
+from mitai.proof.field import Array, K, P, Point
+
+try:
+    from mitai_native import kernels as native
+except ImportError:
+    PATHS: tuple[str, ...] = ("python",)
+else:  # an older build knows nothing of fields
+    PATHS = (*(native.paths() if hasattr(native, "field_encode") else ()), "python")
+
+PATH = os.environ.get("MITAI_PROOF_KERNELS") or PATHS[0]
+if PATH not in PATHS:
+    raise ValueError(f"MITAI_PROOF_KERNELS: {PATH} is not one of {', '.join(PATHS)}")
+THREADS = os.cpu_count() or 1
 
 Pair = tuple[Array, Array]
 
 
 def equality(point: Point) -> Array:
     """Return eq(point, x) for all x, (2^n, 2)."""
-    return field.equality(point)
+    if PATH == "python":
+        return field.equality(point)
+    out = np.empty((1 << len(point), 2), np.uint64)
+    out[0] = 1, 0
+    native.field_equality(PATH, field.array(point), out, THREADS)
+    return out
 
 
-def fold(table: Array, by: K) -> Array:
-    """Bind the first variable of a table: lower half + by · (upper − lower half), (2^(n − 1), 2)."""
+def fold(table: Array, by: K, *, own: bool = False) -> Array:
+    """Bind the first variable of a table: lower half + by · (upper − lower half), (2^(n − 1), 2).
+
+    The result may take the place of a table of K that is the caller's `own`.
+    """
+    _check(table)
     lower, upper = _halves(table)
     factor = field.array([by])
+    if PATH != "python":
+        out = lower if own and _takes(lower, len(lower)) else np.empty((len(lower), 2), np.uint64)
+        native.field_fold(PATH, _plain(table), factor, out, THREADS)
+        return out
     if table.ndim == 1:
         return field.add(field.lift(lower), field.scale(factor, field.sub(upper, lower)))
     return field.add(lower, field.mul_k(factor, field.sub(upper, lower)))
@@ -43,41 +75,115 @@ def half_sums(pairs: Sequence[Pair], weights: Array | None, *, upper: bool) -> t
         weights: (2^(n − 1), 2), or None for weights of 1.
         upper: whether the first sum is over the upper half, else over the lower one.
     """
-    sums = []
-    for pick in (lambda lower, higher: higher if upper else lower, lambda lower, higher: field.sub(higher, lower)):
-        products = (_product(pick(*_halves(a)), pick(*_halves(b))) for a, b in pairs)
-        whole = next(products)
-        for product in products:
-            whole = field.add(whole, product)
-        sums.append(field.total(whole if weights is None else field.mul_k(whole, weights)))
-    first, second = field.elements(np.stack(sums))
-    return first, second
+    tables = [table for pair in pairs for table in pair]
+    _check(*tables)
+    if weights is not None and weights.shape != (len(tables[0]) // 2, 2):
+        raise ValueError(f"weights {weights.shape} for halves of {len(tables[0])} elements")
+    if PATH != "python":
+        partial = np.zeros((THREADS, 4), np.uint64)
+        weighted = None if weights is None else _plain(weights)
+        native.field_half_sums(PATH, [_plain(table) for table in tables], weighted, upper, partial, THREADS)
+        a, b, c, d = (int(sum(column)) for column in partial.T.tolist())
+        return K(a % P, b % P), K(c % P, d % P)
+    first = second = np.zeros((len(tables[0]) // 2, 2), np.uint64)
+    for one, other in pairs:
+        (a0, a1), (b0, b1) = _halves(one), _halves(other)
+        first = field.add(first, _product(a1, b1) if upper else _product(a0, b0))
+        second = field.add(second, _product(field.sub(a1, a0), field.sub(b1, b0)))
+    sums = (field.total(x if weights is None else field.mul_k(x, weights)) for x in (first, second))
+    known, square = field.elements(np.stack(list(sums)))
+    return known, square
 
 
 def halves_sum(weights: Array) -> Array:
     """Return the sum of both halves of a table: of weights eq(z, x), those without their first variable."""
-    return field.add(*_halves(weights))
+    _check(weights)
+    lower, upper = _halves(_plain(weights))
+    if PATH == "python":
+        return field.add(lower, upper)
+    out = np.empty_like(lower)
+    native.field_add(PATH, lower.reshape(-1), upper.reshape(-1), out.reshape(-1), THREADS)
+    return out
 
 
-def add_multiple(table: Array, by: K, other: Array) -> Array:
-    """Return table + by · other, in K."""
-    return field.add(_lifted(table), field.mul_k(field.array([by]), _lifted(other)))
+def add_multiple(table: Array, by: K, other: Array, out: Array | None = None) -> Array:
+    """Return table + by · other, in K; `out` may be one of them, where that is of K."""
+    if len(table) != len(other) or (out is not None and not _takes(out, len(table))):
+        raise ValueError(f"{len(table)} and {len(other)} elements don't fit together, or into `out`")
+    if out is None:
+        out = np.empty((len(table), 2), np.uint64)
+    if PATH == "python":
+        out[...] = field.add(_lifted(table), field.mul_k(field.array([by]), _lifted(other)))
+    else:
+        native.field_add_multiple(PATH, _plain(table), field.array([by]), _plain(other), out, THREADS)
+    return out
 
 
 def add_fractions(p: Array, q: Array) -> Pair:
     """Return p_0 / q_0 + p_1 / q_1 for the halves of tables: p_0 q_1 + p_1 q_0 and q_0 q_1, in K."""
-    (p0, p1), (q0, q1) = _halves(p), _halves(q)
-    return field.add(_product(p0, q1), _product(p1, q0)), _product(q0, q1)
+    _check(p, q)
+    if PATH == "python":
+        (p0, p1), (q0, q1) = _halves(p), _halves(q)
+        return field.add(_product(p0, q1), _product(p1, q0)), _product(q0, q1)
+    top, bottom = np.empty((2, len(q) // 2, 2), np.uint64)
+    native.field_add_fractions(PATH, _plain(p), _plain(q), top, bottom, THREADS)
+    return top, bottom
+
+
+def combine(constant: K, factors: Sequence[K], arrays: Sequence[Array], out: Array | None = None) -> Array:
+    """Return constant + Σ_i factors_i · arrays_i in K, (n, 2), for arrays of n elements of F."""
+    if out is None:
+        out = np.empty((len(arrays[0]), 2), np.uint64)
+    if len(factors) != len(arrays) or any(x.shape != out.shape[:1] for x in arrays) or not _takes(out, len(out)):
+        raise ValueError("arrays of F of one length, and a factor for each")
+    if PATH == "python":
+        out[...] = field.array([constant])
+        for factor, x in zip(factors, arrays, strict=True):
+            out[...] = field.add(out, field.scale(field.array([factor]), x))
+    else:
+        first, each = field.array([constant]), field.array(factors)
+        native.field_combine(PATH, first, each, [_plain(x) for x in arrays], out, THREADS)
+    return out
 
 
 def contract(x: Array, weights: Array) -> Array:
     """Return Σ_i weights_i x[a, i, b] in K, (a, b, 2), for x of F (a, n, b) and weights (n, 2)."""
-    return np.stack([field.total(field.mul(x, weights[:, part, None]), axis=1) for part in range(2)], axis=-1)
+    if x.ndim != 3 or weights.shape != (x.shape[1], 2):
+        raise ValueError(f"{x.shape} has no middle axis for weights {weights.shape}")
+    if PATH == "python":
+        return np.stack([field.total(field.mul(x, weights[:, part, None]), axis=1) for part in range(2)], axis=-1)
+    out = np.zeros((x.shape[0], x.shape[2], 2), np.uint64)
+    native.field_contract(PATH, _plain(x), _plain(weights), out, THREADS)
+    return out
 
 
 def encode(x: Array) -> Array:
-    """Return the code of a matrix's rows: (2^b, rows) of F to (2^(b + 2), rows), as `field.encode`."""
-    return field.encode(x)
+    """Return the code of a matrix's rows: (2^b, rows) of F to (2^(b + 2), rows), as `field.encode`; 2^k rows."""
+    if x.ndim != 2 or any(size < 1 or size & (size - 1) for size in x.shape):
+        raise ValueError(f"a matrix of powers of two can be encoded, not {x.shape}")
+    if PATH == "python":
+        return field.encode(x)
+    out = np.empty((4 * x.shape[0], x.shape[1]), np.uint64)
+    log = x.shape[0].bit_length() - 1
+    native.field_encode(PATH, _plain(x), _shifts(log), _twiddles(log), field.generator(2), out, THREADS)
+    return out
+
+
+@lru_cache(maxsize=4)
+def _shifts(log: int) -> Array:
+    """Return the powers by which the coefficients of the four cosets of a code are multiplied."""
+    return np.stack([field.power(pow(field.generator(log + 2), s, P), 1 << log) for s in range(4)])
+
+
+@lru_cache(maxsize=4)
+def _twiddles(log: int) -> Array:
+    """Return w^2k, w^k and w^3k for each step of radix 4, from the largest down."""
+    steps = [np.zeros(0, np.uint64)]
+    for size in range(log, 1, -2):
+        group = field.power(field.generator(size), 1 << size)
+        k = np.arange(1 << size - 2)
+        steps.append(np.stack([group[2 * k], group[k], group[3 * k]], axis=-1).reshape(-1))
+    return np.concatenate(steps)
 
 
 def evaluate(table: Array, point: Point) -> K:
@@ -85,6 +191,21 @@ def evaluate(table: Array, point: Point) -> K:
     rows = len(point) // 2
     inner = contract(table.reshape(1 << rows, -1, 1), equality(point[rows:]))
     return field.elements(field.total(field.mul_k(inner[:, 0], equality(point[:rows])))[None])[0]
+
+
+def _check(*tables: Array) -> None:
+    """Refuse tables that have no halves, or of different lengths."""
+    size = len(tables[0])
+    if size < 2 or size % 2 or any(table.shape not in ((size,), (size, 2)) for table in tables):
+        raise ValueError(f"tables {[table.shape for table in tables]} have no halves that fit together")
+
+
+def _takes(out: Array, size: int) -> bool:
+    return out.shape == (size, 2) and out.dtype == np.uint64 and out.flags.carray
+
+
+def _plain(x: Array) -> Array:
+    return np.require(x, np.uint64, ["C", "A"])
 
 
 def _halves(table: Array) -> Pair:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mitai.errors import ProofError
 from mitai.proof import field, kernels
-from mitai.proof.field import ONE, Array, K
+from mitai.proof.field import ONE, ZERO, Array, K
 from mitai.proof.sumcheck import prove_rounds
 from mitai.proof.transcript import Prover
 from mitai.proof.verify.claims import Claim
@@ -48,17 +48,16 @@ class Column:
 
 def count(columns: Sequence[Column], table: Table) -> Array:
     """Return how often each entry of a table is looked up, as elements of F; refuse entries that it does not have."""
-    entries = np.stack([field.values(component) for component in table.components], axis=-1)
-    places = {tuple(entry): place for place, entry in reversed(list(enumerate(entries.tolist())))}
-    counts = np.zeros(1 << table.log, np.uint64)
+    counts = np.zeros(1 << table.log, np.int64)
     for column in columns:
-        looked = np.stack([component.reshape(-1) for component in column.components], axis=-1)
-        different, often = np.unique(looked, axis=0, return_counts=True)
-        try:
-            counts[[places[tuple(entry)] for entry in different.tolist()]] += often.astype(np.uint64)
-        except KeyError as error:
-            raise ProofError("proof.not-in-table", "a number to look up is not in the table") from error
-    return counts
+        places = column.components[0].reshape(-1) - table.lo
+        if len(column.components) != len(table.components) or not ((places >= 0) & (places < table.size)).all():
+            raise ProofError("proof.not-in-table", "a number to look up is not in the table")
+        for values, looked in zip(table.components, column.components, strict=True):
+            if (field.values(values)[places] != looked.reshape(-1)).any():
+                raise ProofError("proof.not-in-table", "a number is not what the table has for another")
+        counts += np.bincount(places, minlength=len(counts))
+    return counts.astype(np.uint64)
 
 
 def prove_lookups(
@@ -78,33 +77,30 @@ def prove_lookups(
     offsets, log = bind_statement(transcript, [column.shape for column in columns], table)
     alpha, beta = transcript.challenges("look-ups", 2)
     numerators = np.zeros(1 << log, np.uint64)
-    entries = np.zeros((1 << log, 2), np.uint64)
+    denominators = np.empty((1 << log, 2), np.uint64)
+    denominators[...] = field.array([alpha])
     for column, offset in zip(columns, offsets, strict=True):
         part = slice(offset, offset + len(column.arrays[0]))
         numerators[part] = column.inside
-        entries[part] = _entries(column.arrays, beta)
-    point = prove_fractions(transcript, numerators, _below(alpha, entries))
+        _subtract_entries(alpha, beta, column.arrays, denominators[part])
+    point = prove_fractions(transcript, numerators, denominators)
     claims = []
     for column in columns:
         own = point[log - sum(logs(column.shape)) :]
         claims.append([Claim(own, kernels.evaluate(one, own)) for one in column.arrays])
     transcript.send_elements("columns", *(claim.value for one in claims for claim in one))
-    point = prove_fractions(transcript, counts, _below(alpha, _entries(table.components, beta)))
+    denominators = np.empty((len(counts), 2), np.uint64)
+    _subtract_entries(alpha, beta, table.components, denominators)
+    point = prove_fractions(transcript, counts, denominators)
     return claims, Claim(point, kernels.evaluate(counts, point))
 
 
-def _entries(components: Sequence[Array], beta: K) -> Array:
-    """Return x_0 + β x_1 + β² x_2 and so on."""
-    by, out = ONE, field.lift(components[0])
-    for component in components[1:]:
-        by = by * beta
-        out = kernels.add_multiple(out, by, component)
-    return out
-
-
-def _below(alpha: K, entries: Array) -> Array:
-    """Return α − x for all entries x."""
-    return field.sub(field.array([alpha]), entries)
+def _subtract_entries(alpha: K, beta: K, components: Sequence[Array], out: Array) -> None:
+    """Write α − x_0 − β x_1 − β² x_2 and so on."""
+    factors = [ZERO - ONE]
+    for _ in components[1:]:
+        factors.append(factors[-1] * beta)
+    kernels.combine(alpha, factors, components, out)
 
 
 def prove_fractions(transcript: Prover, p: Array, q: Array) -> list[K]:

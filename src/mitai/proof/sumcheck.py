@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from mitai.proof import field, kernels
-from mitai.proof.field import ONE, ZERO, Array, K, Point
+from mitai.proof.field import ONE, ZERO, Array, K, P, Point
 from mitai.proof.kernels import Pair
 from mitai.proof.transcript import Prover
+from mitai.proof.verify.sumcheck import HALF
 
 
 def prove_rounds(
@@ -36,10 +35,12 @@ def prove_rounds(
         The point r and the tables' extensions there, a pair of values for each pair. They were not sent.
     """
     point: list[K] = []
-    left = _weights(weights[1:])
+    left, times = _weights(weights[1:])
     for index, weight in enumerate(weights):
         at_one = weight == ZERO  # then the claim says nothing about the other half
         known, square = kernels.half_sums(pairs, left, upper=at_one)
+        if left is not None and times != ONE:
+            known, square = known * times, square * times
         if weight is None:
             linear = claim - known - known - square
         elif at_one:
@@ -50,9 +51,11 @@ def prove_rounds(
         transcript.send_elements("round", linear, square)
         r = transcript.challenge("round")
         claim = constant + r * (linear + r * square)
-        pairs = [(kernels.fold(a, r), kernels.fold(b, r)) for a, b in pairs]
+        own = index > 0  # tables that were made here
+        pairs = [(kernels.fold(a, r, own=own), kernels.fold(b, r, own=own)) for a, b in pairs]
         if left is not None and index + 1 < len(weights):
-            left = left[: len(left) // 2] if weights[index + 1] is None else kernels.halves_sum(left)
+            left = kernels.halves_sum(left)
+            times = times * HALF if weights[index + 1] is None else times
         point.append(r)
     return point, [(_only(a), _only(b)) for a, b in pairs]
 
@@ -92,15 +95,15 @@ def prove_matmul(
     return ([*which, *row, *k], value_a), ([*which, *k, *column], value_b)
 
 
-def _weights(variables: Sequence[K | None]) -> Array | None:
-    """Return the weights of all bits of some variables, or None where all are 1."""
-    if all(one is None for one in variables):
-        return None
-    out = field.array([ONE])
-    for one in reversed(variables):
-        factors = (ONE, ONE) if one is None else (ONE - one, one)
-        out = np.concatenate([field.mul_k(out, field.array([factor])) for factor in factors])
-    return out
+def _weights(variables: Sequence[K | None]) -> tuple[Array | None, K]:
+    """Return a table and a factor: weights of all bits of some variables; None where all of them are 1.
+
+    A weight of 1 is 2 · eq(1/2, x).
+    """
+    free = sum(one is None for one in variables)
+    if free == len(variables):
+        return None, ONE
+    return kernels.equality([HALF if one is None else one for one in variables]), K(pow(2, free, P))
 
 
 def _only(table: Array) -> K:

@@ -14,7 +14,7 @@ import numpy as np
 from mitai.errors import ProofError
 from mitai.proof import field
 from mitai.proof.field import Array, K, Point
-from mitai.proof.transcript import HASH_BYTES, Verifier
+from mitai.proof.transcript import HASH_BYTES, Transcript, Verifier
 from mitai.proof.verify import soundness
 from mitai.proof.verify.soundness import LOG_BLOWUP, QUERIES
 
@@ -52,7 +52,7 @@ def node_hash(pair: bytes) -> bytes:
     return sha256(b"\x01" + pair).digest()
 
 
-def bind_root(transcript: Verifier, root: bytes, log: int) -> None:
+def bind_root(transcript: Transcript, root: bytes, log: int) -> None:
     """Take in a root that the verifier knows, before anything is drawn that its opening depends on."""
     transcript.bind("commitment", bytes([log]) + root)
 

@@ -26,19 +26,27 @@ MAX_LOG = 34
 
 
 class Table:
-    """A public table: entries of one or more integers, as many arrays of the same length.
+    """A public table: for each x of an interval the entry (x, f(x), g(x) …), of some functions or of none.
 
     The last entry is repeated up to a power of two.
+
+    Args:
+        numbers: the interval, one number after the other; at most 2^16.
+        functions: the values of each function, as many integers of at most 2^62 in magnitude.
+
+    Attributes:
+        components: the residues of x and of each function's values, 2^log of each.
     """
 
-    def __init__(self, *components: NDArray[np.int64]) -> None:
-        sizes = {component.shape for component in components}
-        if len(sizes) != 1 or len(size := sizes.pop()) != 1 or not 0 < size[0] <= MAX_TABLE:
+    def __init__(self, numbers: NDArray[np.int64], *functions: NDArray[np.int64]) -> None:
+        self.size = numbers.size
+        if not 0 < self.size <= MAX_TABLE or any(each.shape != (self.size,) for each in (numbers, *functions)):
             raise ProofError("proof.statement-invalid", f"a table has 1 to {MAX_TABLE} entries")
-        self.log = (size[0] - 1).bit_length()
-        self.components = tuple(
-            field.signed(np.pad(component, (0, (1 << self.log) - size[0]), "edge")) for component in components
-        )
+        if (np.diff(numbers) != 1).any():
+            raise ProofError("proof.statement-invalid", "a table is over an interval of integers")
+        self.lo, self.log = int(numbers[0]), (self.size - 1).bit_length()
+        padding = (0, (1 << self.log) - self.size)
+        self.components = tuple(field.signed(np.pad(each, padding, "edge")) for each in (numbers, *functions))
 
     @cached_property
     def digest(self) -> bytes:

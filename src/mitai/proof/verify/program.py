@@ -1,0 +1,83 @@
+"""Proofs that a program gave its public results: `verify` (docs/spec/proof-statement.md).
+
+The order of steps is in `walk`; this is what the verifier does at each of them.
+
+Example:
+    >>> security = verify(statement, proof)
+    >>> security > 100
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from mitai.proof.equations import Joined, Zero
+from mitai.proof.field import ZERO, Array, K, Point
+from mitai.proof.operation import Ints
+from mitai.proof.transcript import HASH_BYTES, Verifier
+from mitai.proof.verify import soundness
+from mitai.proof.verify.claims import Claim, check_claims
+from mitai.proof.verify.commitment import check_opening
+from mitai.proof.verify.lookups import check_lookups
+from mitai.proof.verify.points import Axes, public_value
+from mitai.proof.verify.statement import Layout, Statement
+from mitai.proof.verify.sumcheck import check_product
+from mitai.proof.verify.walk import Factor, Walk
+
+
+def verify(statement: Statement, proof: bytes) -> float:
+    """Check a proof; return b, if a false statement is accepted with a probability of 2^−b at most.
+
+    Raises:
+        ProofError: The first thing that does not hold.
+    """
+    verifier = Verifier(proof)
+    walk = _Checking(statement, verifier)
+    walk.run()
+    verifier.finish()
+    return soundness.bits(verifier.error)
+
+
+class _Checking(Walk):
+    """The verifier."""
+
+    transcript: Verifier
+
+    def add_error(self, error: Fraction) -> None:
+        self.transcript.error += error
+
+    def hints_root(self) -> bytes:
+        self._hints = self.transcript.receive_bytes("hints", HASH_BYTES)
+        return self._hints
+
+    def lookups(self, nodes: Sequence[tuple[int, ...]], table: int) -> tuple[list[list[Claim]], Claim]:
+        shapes = [self.plan.shape(first) for first, *_ in nodes]
+        return check_lookups(self.transcript, shapes, self.table(*self.tables[table]))
+
+    def halves(self, _zero: Zero, _layer: int, point: Point, value: K) -> tuple[list[K], K, K]:
+        return check_product(self.transcript, value, list(point))
+
+    def said(self, asked: Sequence[tuple[int, Axes]]) -> list[K]:
+        return self.transcript.receive_elements("values", len(asked))
+
+    def shares(self, node: Joined, _rest: tuple[Axes, Axes], _weights: Array, _starts: Sequence[int]) -> list[K]:
+        return self.transcript.receive_elements("shares", len(node.parts))
+
+    def join(self, _number: int, claims: Sequence[Claim]) -> Claim:
+        return check_claims(self.transcript, len(claims[0].point), claims)
+
+    def product(self, _a: Factor | Array, _b: Factor, value: K, weights: Sequence[K | None]) -> tuple[list[K], K, K]:
+        return check_product(self.transcript, value, weights)
+
+    def outside(self, rho: Point) -> tuple[list[K], K, K]:
+        return check_product(self.transcript, ZERO, [None] * len(rho))
+
+    def compare(self, array: Ints, axes: Axes, value: K) -> None:
+        self.require(public_value(array, axes) == value, "public")
+
+    def opened(self, what: str, claims: Sequence[Claim], layout: Layout) -> None:
+        claim = check_claims(self.transcript, layout.log, claims)
+        root = self._hints if what == "hints" else self.root(what)
+        check_opening(self.transcript, root, claim.point, claim.value)

@@ -1,0 +1,108 @@
+"""What a proof is about: a program, a model's root, public inputs and results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as member
+
+import numpy as np
+
+from mitai.errors import ProofError
+from mitai.proof.equations import Known, Plan
+from mitai.proof.operation import Ints, Shape
+from mitai.proof.operations import Argmax, Constant, Input
+from mitai.proof.program import Program
+from mitai.proof.verify.claims import places
+from mitai.proof.verify.lookups import logs
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What is claimed: that a model gave these results for these inputs.
+
+    Attributes:
+        program: Says which computation.
+        weights: Root of the commitment to all weights, in the program's order; None if it has none.
+        inputs: The public inputs, by name.
+        outputs: The public results, by name.
+        choices: Results of `Argmax` operations, by the operation's number.
+        committed_inputs: Roots of the other inputs, by name.
+        committed_outputs: Roots of the other results, by name.
+    """
+
+    program: Program
+    weights: bytes | None
+    inputs: Mapping[str, Ints]
+    outputs: Mapping[str, Ints]
+    choices: Mapping[int, Ints] = member(default_factory=dict)
+    committed_inputs: Mapping[str, bytes] = member(default_factory=dict)
+    committed_outputs: Mapping[str, bytes] = member(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where arrays lie in one committed array.
+
+    Attributes:
+        shapes: Of each array.
+        offsets: Of each array, padded.
+        log: Of the size of the whole.
+    """
+
+    shapes: tuple[Shape, ...]
+    offsets: tuple[int, ...]
+    log: int
+
+    @staticmethod
+    def of(shapes: Sequence[Shape]) -> Layout:
+        """Place arrays of these shapes."""
+        offsets, log = places([sum(logs(shape)) for shape in shapes])
+        return Layout(tuple(shapes), tuple(offsets), log)
+
+
+def known_arrays(statement: Statement, plan: Plan) -> dict[int, Ints]:
+    """Return all public arrays by node; refuse a statement that does not fit its program."""
+    program = statement.program
+    private = {name for name, entry in program.inputs.items() if not entry.public}
+    told = {output.name for output in program.outputs if output.public}
+    argmaxes = {number for number, operation in enumerate(program.operations) if isinstance(operation, Argmax)}
+    for given, wanted, what in (
+        (statement.inputs, set(program.inputs) - private, "public inputs"),
+        (statement.committed_inputs, private, "committed inputs"),
+        (statement.outputs, told, "public results"),
+        (statement.committed_outputs, {output.name for output in program.outputs} - told, "committed results"),
+        (statement.choices, argmaxes, "choices"),
+    ):
+        if set(given) != wanted:
+            raise ProofError("proof.statement-invalid", f"the statement has other {what} than its program")
+    if (statement.weights is None) != (not program.weights):
+        raise ProofError("proof.statement-invalid", "the statement names no weights, or needs none")
+    for output in program.outputs:
+        if output.public:
+            _fitting(statement.outputs[output.name], program, output.operand)
+    known = {}
+    for number, node in enumerate(plan.nodes):
+        if isinstance(node, Known):
+            known[number] = _public(statement, node)
+    return known
+
+
+def _public(statement: Statement, node: Known) -> Ints:
+    operation = statement.program.operations[node.operation]
+    if isinstance(operation, Constant):
+        return operation.execute()
+    if isinstance(operation, Input):
+        return _fitting(statement.inputs[operation.name], statement.program, node.operation)
+    chosen = _fitting(statement.choices[node.operation], statement.program, node.operation)
+    if node.role == "result":
+        return chosen
+    places, chosen = np.arange(node.shape[-1]), chosen[..., None]
+    return (places == chosen if node.role == "chosen" else places < chosen).astype(np.int64)
+
+
+def _fitting(array: Ints, program: Program, operation: int) -> Ints:
+    value = program.values[operation]
+    if array.shape != value.shape or array.dtype.kind != "i" or array.min() < value.low or array.max() > value.high:
+        raise ProofError("proof.statement-invalid", "a public array has another shape or range than its program says")
+    return array.astype(np.int64, copy=False)

@@ -1,0 +1,411 @@
+"""From public results back to what is committed: the way that prover and verifier go together.
+
+1. What both sides know is bound; the prover commits to its hints.
+2. Look-ups, zeros and results become claims on nodes of the plan.
+3. Nodes are visited from the last to the first; each turns its claims into claims on what it is computed from.
+4. Claims on public arrays are compared; those on committed arrays are joined, and opened.
+
+`Walk` says what happens in which order (docs/spec/proof-statement.md); its abstract methods are what a side does for
+itself: `program.Checking` is all that the verifier has beside this, `mitai.proof.proving` the prover.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from mitai.errors import ProofError
+from mitai.proof import field
+from mitai.proof.equations import (
+    Combination,
+    Committed,
+    Joined,
+    Known,
+    Matrices,
+    Permuted,
+    Product,
+    Same,
+    Taken,
+    Total,
+    Zero,
+)
+from mitai.proof.field import ONE, ZERO, Array, K, P, Point
+from mitai.proof.lowering import lower
+from mitai.proof.operation import Ints, Shape
+from mitai.proof.transcript import Transcript
+from mitai.proof.verify import soundness
+from mitai.proof.verify.claims import Claim
+from mitai.proof.verify.commitment import bind_root
+from mitai.proof.verify.lookups import Table, inside, logs
+from mitai.proof.verify.points import (
+    Axes,
+    by_axis,
+    flat,
+    outer_inside,
+    padding_weight,
+    public_value,
+    restricted,
+    scattered,
+)
+from mitai.proof.verify.statement import Layout, Statement, known_arrays
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One factor of a sum-check, as the prover makes it from a node.
+
+    Attributes:
+        node: Which.
+        shape: Of the operation's result, or of the node for `axis`.
+        kind: `elements`: broadcast to the shape. `left`, `right`: an operand of matrices, summed over the axes of its
+            own with eq at `axes`. `axis`: summed over all axes but one.
+        axes: See `kind`.
+        kept: Axes that are not summed: shared ones of a batch; the one of `axis`.
+    """
+
+    node: int
+    shape: Shape
+    kind: str
+    axes: Axes = ()
+    kept: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Side:
+    """Which axes of a batch of matrices an operand has."""
+
+    lengths: tuple[int, ...]
+
+    @staticmethod
+    def of(node: Matrices, shape: Shape) -> Side:
+        """Return it for one operand."""
+        missing = len(node.shape) - len(shape)
+        return Side((*(1 for _ in range(missing)), *shape)[: len(node.shape) - 2])
+
+    def has(self, axis: int) -> bool:
+        """Return whether the axis is longer than one here."""
+        return self.lengths[axis] > 1
+
+
+class Walk(ABC):
+    """From results to what is committed; the abstract methods are what each side does for itself."""
+
+    def __init__(self, statement: Statement, transcript: Transcript) -> None:
+        self.statement, self.transcript = statement, transcript
+        self.plan = lower(statement.program)
+        self.known = known_arrays(statement, self.plan)
+        self.claims: list[list[tuple[Axes, K]]] = [[] for _ in self.plan.nodes]
+        self.tables = list(dict.fromkeys((entry.table, entry.bits) for entry in self.plan.listed))
+        hints = [self.plan.shape(node) for node in self.plan.committed("hint")]
+        self.hints = Layout.of([*hints, *((1 << self.table(*key).log,) for key in self.tables)])
+        self.weights = Layout.of([self.plan.shape(node) for node in self.plan.committed("weight")] or [(1,)])
+
+    def table(self, node: int | None, bits: int) -> Table:
+        """Return the table of a look-up."""
+        if node is None:
+            return Table(np.arange(1 << bits))
+        table = self.known[node]
+        return Table(np.arange(len(table)), table)
+
+    def run(self) -> None:
+        """Go all the way."""
+        self.bind()
+        counted = [self.look_up(index) for index in range(len(self.tables))]
+        for zero in self.plan.zeros:
+            self.find_zeros(zero)
+        self.results()
+        for number in reversed(range(len(self.plan.nodes))):
+            self.visit(number)
+        self.close(counted)
+
+    # --- 1. what is known ---
+
+    def bind(self) -> None:
+        """Bind the statement, and the root of the hints, which the prover says."""
+        statement, bind = self.statement, self.transcript.bind
+        bind("program", statement.program.digest)
+        if statement.weights is not None:
+            bind_root(self.transcript, statement.weights, self.weights.log)
+        for name, root in (*statement.committed_inputs.items(), *statement.committed_outputs.items()):
+            bind("root of", name.encode())
+            bind("root", root)
+        for number, array in sorted(self.known.items()):
+            bind("known", number.to_bytes(8, "little") + _digest(array))
+        for name, array in sorted(statement.outputs.items()):
+            bind("output", name.encode())
+            bind("numbers", _digest(array))
+        if self.hints.shapes:
+            bind_root(self.transcript, self.hints_root(), self.hints.log)
+
+    def root(self, what: str) -> bytes:
+        """Return the root of what the statement names."""
+        kind, _, name = what.partition(" ")
+        if kind == "weights" and self.statement.weights is not None:
+            return self.statement.weights
+        roots = self.statement.committed_inputs if kind == "input" else self.statement.committed_outputs
+        return roots[name]
+
+    @abstractmethod
+    def hints_root(self) -> bytes:
+        """Return the root of the commitment to hints and counts."""
+
+    # --- 2. what becomes claims ---
+
+    def look_up(self, index: int) -> Claim:
+        """Claims on all that is looked up in one table; return the claim on how often."""
+        key = self.tables[index]
+        entries = [entry for entry in self.plan.listed if (entry.table, entry.bits) == key]
+        columns, counts = self.lookups([entry.nodes for entry in entries], index)
+        for entry, claims in zip(entries, columns, strict=True):
+            for node, claim in zip(entry.nodes, claims, strict=True):
+                self.claims[node].append((by_axis(claim.point, self.plan.shape(node)), claim.value))
+        return counts
+
+    def find_zeros(self, zero: Zero) -> None:
+        """The product of each row is zero, where padding of the row is 1: a tree of products."""
+        shape = self.plan.shape(zero.node)
+        bits = logs(shape)
+        rows = [log for axis, log in enumerate(bits) if axis != zero.axis]
+        row: Point = self.transcript.challenges("rows", sum(rows))
+        along: list[K] = []
+        self.add_error(soundness.rounds(sum(rows)))
+        value = ZERO
+        for layer in range(bits[zero.axis]):
+            point, low, high = self.halves(zero, layer, [*row, *along], value)
+            half = self.transcript.challenge("half")
+            row, along = point[: sum(rows)], [half, *point[sum(rows) :]]
+            value = low + half * (high - low)
+            self.add_error(soundness.joined(2))
+        value = value - (ONE - inside((shape[zero.axis],), along))
+        axes = list(by_axis(row, [size for axis, size in enumerate(shape) if axis != zero.axis]))
+        axes.insert(zero.axis, tuple(along))
+        self.claims[zero.node].append((tuple(axes), value))
+
+    def results(self) -> None:
+        """Public results have these values; the others are behind their roots."""
+        for output in self.plan.program.outputs:
+            node = self.plan.results[output.operand]
+            bits = logs(self.plan.shape(node))
+            point = self.transcript.challenges("result", sum(bits))
+            self.add_error(soundness.rounds(sum(bits)))
+            axes = by_axis(point, self.plan.shape(node))
+            if output.public:
+                self.claims[node].append((axes, public_value(self.statement.outputs[output.name], axes)))
+            else:
+                value = self.said([(node, axes)])[0]
+                self.claims[node].append((axes, value))
+                self.opened(f"output {output.name}", [Claim(point, value)], Layout.of([self.plan.shape(node)]))
+
+    # --- 3. nodes ---
+
+    def visit(self, number: int) -> None:
+        """Turn the claims on a node into claims on its operands."""
+        node, claims = self.plan.nodes[number], self.claims[number]
+        if not claims or isinstance(node, Committed):
+            return
+        if isinstance(node, Known):
+            for axes, value in claims:
+                self.compare(self.known[number], axes, value)
+            return
+        if len(claims) > 1:
+            joined = self.join(number, [Claim(flat(axes), value) for axes, value in claims])
+            claims = [(by_axis(joined.point, node.shape), joined.value)]
+        [(axes, value)] = claims
+        match node:
+            case Combination():
+                self.combination(node, axes, value)
+            case Product():
+                self.product_of(node, axes, value)
+            case Matrices():
+                self.matrices(node, axes, value)
+            case Total():
+                self.total(node, axes, value)
+            case Permuted():
+                own = [axes[node.axes.index(axis)] for axis in range(len(axes))]
+                self.claims[node.a].append((tuple(own), value))
+            case Same():
+                self.claims[node.a].append((by_axis(flat(axes), self.plan.shape(node.a)), value))
+            case Taken():
+                self.taken(node, axes, value)
+            case Joined():
+                self.joined(node, axes, value)
+
+    def combination(self, node: Combination, axes: Axes, value: K) -> None:
+        """The value is that of the terms, which the prover says."""
+        asked = [(term, restricted(axes, self.plan.shape(term))) for term, _ in node.terms]
+        said = self.said(asked)
+        total = K(node.constant % P) * inside(node.shape, flat(axes))
+        for (term, own), (_, factor), one in zip(asked, node.terms, said, strict=True):
+            spread = outer_inside(node.shape, self.plan.shape(term), axes)
+            total = total + K(factor % P) * spread * one
+            self.claims[term].append((own, one))
+        self.require(total == value * K(1 << node.shift), "combination")
+
+    def product_of(self, node: Product, axes: Axes, value: K) -> None:
+        """A sum-check over all elements; a factor that is broadcast is so over the padding, too."""
+        a, b = node.a, node.b
+        point, value_a, value_b = self.product(
+            Factor(a, node.shape, "elements"), Factor(b, node.shape, "elements"), value, list(flat(axes))
+        )
+        own = by_axis(point, node.shape)
+        for operand, one in ((a, value_a), (b, value_b)):
+            self.claims[operand].append((restricted(own, self.plan.shape(operand)), one))
+
+    def matrices(self, node: Matrices, axes: Axes, value: K) -> None:
+        """A sum-check over the inner axis, and over axes of the batch that both operands have."""
+        left, right = Side.of(node, self.plan.shape(node.a)), Side.of(node, self.plan.shape(node.b))
+        shared = [axis for axis in range(len(node.shape) - 2) if left.has(axis) and right.has(axis)]
+        weights: list[K | None] = [one for axis in shared for one in axes[axis]]
+        inner = self.plan.shape(node.a)[-1]
+        weights += [None] * logs([inner])[0]
+        point, value_a, value_b = self.product(
+            Factor(node.a, node.shape, "left", axes, tuple(shared)),
+            Factor(node.b, node.shape, "right", axes, tuple(shared)),
+            value,
+            weights,
+        )
+        bound = by_axis(point, [*(node.shape[axis] for axis in shared), inner])
+        at = dict(zip(shared, bound, strict=False))
+        batch = [at.get(axis, axes[axis]) for axis in range(len(node.shape) - 2)]
+        for operand, last, one in (
+            (node.a, (axes[-2], bound[-1]), value_a),
+            (node.b, (bound[-1], axes[-1]), value_b),
+        ):
+            full = (*batch, *last)
+            shape = self.plan.shape(operand)
+            self.claims[operand].append((restricted(full, shape), one))
+
+    def total(self, node: Total, axes: Axes, value: K) -> None:
+        """The sum along an axis is 2^n times the value in the middle."""
+        bits = logs(self.plan.shape(node.a))[node.axis]
+        half = K((P + 1) // 2)
+        own = (*axes[: node.axis], (half,) * bits, *axes[node.axis + 1 :])
+        self.claims[node.a].append((own, value * K(pow((P + 1) // 2, bits, P))))
+
+    def taken(self, node: Taken, axes: Axes, value: K) -> None:
+        """A sum-check over the axis, against the public places."""
+        shape, indices = self.plan.shape(node.a), self.known[node.indices]
+        count = indices.ndim
+        where = axes[node.axis : node.axis + count]
+        rest = (axes[: node.axis], axes[node.axis + count :])
+        weights = scattered(indices, where, shape[node.axis])
+        self.along(node.a, node.axis, rest, weights, value)
+
+    def joined(self, node: Joined, axes: Axes, value: K) -> None:
+        """The prover says each part's share of the value; each is a sum-check along the axis."""
+        rest = (axes[: node.axis], axes[node.axis + 1 :])
+        everywhere = field.equality(axes[node.axis])
+        starts = np.cumsum([0, *(self.plan.shape(part)[node.axis] for part in node.parts)]).tolist()
+        shares = self.shares(node, rest, everywhere, starts)
+        self.require(sum(shares, ZERO) == value, "joined")
+        for part, start, end, share in zip(node.parts, starts, starts[1:], shares, strict=False):
+            size = 1 << logs([end - start])[0]
+            weights = np.zeros((size, 2), np.uint64)
+            weights[: end - start] = everywhere[start:end]
+            self.along(part, node.axis, rest, weights, share)
+
+    def along(self, number: int, axis: int, rest: tuple[Axes, Axes], weights: Array, value: K) -> None:
+        """Show Σ_j weights_j ã(rest, j) = value for public weights."""
+        factor = Factor(number, self.plan.shape(number), "axis", (*rest[0], (), *rest[1]), (axis,))
+        rounds: list[K | None] = [None] * logs([self.plan.shape(number)[axis]])[0]
+        point, public, one = self.product(weights, factor, value, rounds)
+        self.require(public == field.evaluate(weights, point), "public")
+        self.claims[number].append(((*rest[0], tuple(point), *rest[1]), one))
+
+    # --- 4. what is committed ---
+
+    def close(self, counted: Sequence[Claim]) -> None:
+        """Join claims on what is committed, and open it."""
+        for number in self.plan.committed("input"):
+            if self.claims[number]:
+                claims = [Claim(flat(axes), value) for axes, value in self.claims[number]]
+                name = self.plan.program.operations[self.plan.nodes[number].operation].name  # type: ignore[attr-defined,union-attr]
+                self.opened(f"input {name}", claims, Layout.of([self.plan.shape(number)]))
+        claims = self._placed("weight", self.weights)
+        if claims:
+            self.opened("weights", claims, self.weights)
+        claims = self._placed("hint", self.hints)
+        own = len(self.plan.committed("hint"))
+        claims += [
+            Claim(claim.point, claim.value, offset)
+            for claim, offset in zip(counted, self.hints.offsets[own:], strict=True)
+        ]
+        padding = self.padding()
+        if padding is not None:
+            claims.append(padding)
+        if claims:
+            self.opened("hints", claims, self.hints)
+
+    def _placed(self, source: str, layout: Layout) -> list[Claim]:
+        numbers = self.plan.committed(source)
+        return [
+            Claim(flat(axes), value, offset)
+            for number, offset in zip(numbers, layout.offsets, strict=False)
+            for axes, value in self.claims[number]
+        ]
+
+    def padding(self) -> Claim | None:
+        """Hints are zero in the padding of their axes: a sum-check, with weights that are zero inside."""
+        if all(size == 1 << log for shape in self.hints.shapes for size, log in zip(shape, logs(shape), strict=True)):
+            return None
+        rho = self.transcript.challenges("padding", self.hints.log)
+        self.add_error(soundness.rounds(self.hints.log))
+        point, value, weight = self.outside(rho)
+        self.require(weight == padding_weight(self.hints.shapes, self.hints.offsets, rho, point), "padding")
+        return Claim(point, value)
+
+    # --- what each side does ---
+
+    def require(self, holds: bool, step: str) -> None:
+        """Refuse unless this holds."""
+        if not holds:
+            raise ProofError("proof.equation-refuted", "values that the prover says do not fit together", step=step)
+
+    @abstractmethod
+    def add_error(self, error: Fraction) -> None:
+        """Add to the error, where it is added up."""
+
+    @abstractmethod
+    def lookups(self, nodes: Sequence[tuple[int, ...]], table: int) -> tuple[list[list[Claim]], Claim]:
+        """Look-ups of nodes in one table."""
+
+    @abstractmethod
+    def halves(self, zero: Zero, layer: int, point: Point, value: K) -> tuple[list[K], K, K]:
+        """A layer of a tree of products: the sum-check's point, and the values of both halves there."""
+
+    @abstractmethod
+    def said(self, asked: Sequence[tuple[int, Axes]]) -> list[K]:
+        """Values of nodes at points."""
+
+    @abstractmethod
+    def shares(self, node: Joined, rest: tuple[Axes, Axes], weights: Array, starts: Sequence[int]) -> list[K]:
+        """Each part's share of the value of joined arrays."""
+
+    @abstractmethod
+    def join(self, number: int, claims: Sequence[Claim]) -> Claim:
+        """Many claims on a node become one."""
+
+    @abstractmethod
+    def product(self, a: Factor | Array, b: Factor, value: K, weights: Sequence[K | None]) -> tuple[list[K], K, K]:
+        """A sum-check of two factors."""
+
+    @abstractmethod
+    def outside(self, rho: Point) -> tuple[list[K], K, K]:
+        """A sum-check of hints and eq(ρ, ·) in their padding, whose sum is zero: point, hints, weights."""
+
+    @abstractmethod
+    def compare(self, array: Ints, axes: Axes, value: K) -> None:
+        """A public array has a value."""
+
+    @abstractmethod
+    def opened(self, what: str, claims: Sequence[Claim], layout: Layout) -> None:
+        """Claims on what is behind a root."""
+
+
+def _digest(array: Ints) -> bytes:
+    return hashlib.sha256(array.astype("<i8").tobytes()).digest()
