@@ -8,18 +8,44 @@ from __future__ import annotations
 import sys
 
 from mitai.errors import MpcError, ParseError
-from mitai.identity import Identity
+from mitai.identity import Envelope, Identity
+from mitai.ledger.receipt import PartyReceipt
 from mitai.mpc.meeting import Address
+from mitai.mpc.receipts import opened
 from mitai.mpc.salary import Invitation, _read_roster, salary
+from mitai.mpc.sampling import Sampling
 from mitai.mpc.setup import PartyConfig
-from mitai.mpc.sharing import decoder, parse_share_file
+from mitai.mpc.sharing import Generation, decoder, parse_share_file
+from mitai.mpc.tasks import QUESTION_BYTES, Offer, Question
 from mitai.mpc.tls import certificate, subject
 
+_SIGNER = Identity.from_seed(bytes(32))
+_RECEIPT = PartyReceipt(
+    exchange="0" * 32,
+    request_sha256="a" * 64,
+    response_sha256="b" * 64,
+    started="2026-01-02T03:04:05Z",
+    finished="2026-01-02T03:04:05Z",
+    role="p0",
+    protocol="2+1",
+    version="1",
+    parties={"p0": _SIGNER.key_id},
+    evidence_sha256={},
+    shares="1" * 32,
+    config_sha256="f" * 64,
+    approximation="exact",
+    task="generate 64 16 sampled",
+    temperature=0.7,
+    top_p=1.0,
+)
+_OFFER = Offer(bytes(16), "f" * 64, "exact", lambda _: None, (Generation(None, 64, 16, "sampled"),))
 _KEYS = b"".join(Identity.from_seed(bytes([n]) * 32).public.raw for n in range(3))
 SEEDS = (
     certificate(Identity.from_seed(bytes(32))),
     certificate(Identity.from_seed(bytes(32))).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x64"),
     _KEYS + b"\x1f\x90127.0.0.1".ljust(48, b"\0"),
+    Envelope.decode(_RECEIPT.sign(_SIGNER)).payload,
+    Question(_OFFER.tasks[0], Sampling(0.7)).encode(),
     b"127.0.0.1:7800/ABCD-EFGH-IJKL-MNOP",
     b"[::1]:7800",
     b"52000.50",
@@ -41,6 +67,8 @@ def one_input(data: bytes) -> None:
         lambda: salary(text),
         lambda: PartyConfig.parse(text),
         lambda: parse_share_file(data),
+        lambda: opened("p0", _SIGNER.sign(data, PartyReceipt.payload_type).encode(), _SIGNER.public),
+        lambda: _OFFER.question(data[:QUESTION_BYTES].ljust(QUESTION_BYTES, b"\0")),
         lambda: decoder(data),
     ):
         try:

@@ -12,9 +12,11 @@ from mitai.ledger.log import Log
 from mitai.ledger.note import COSIGNATURE, Note, cosign, parse_note, sign_checkpoint, vkey
 from mitai.ledger.receipt import (
     CapsuleRef,
+    PartyReceipt,
     Receipt,
     ReceiptBundle,
     Usage,
+    check_logged,
     receipt_sha256,
     verify_receipt,
 )
@@ -148,6 +150,54 @@ def test_another_payload_type_or_form_is_no_receipt():
 def test_out_of_bounds_receipts_are_not_signed(fields):
     with pytest.raises(ParseError, match=r"ledger\.receipt-malformed"):
         msgspec.structs.replace(RECEIPT, **fields).sign(RECEIPT_KEY)
+
+
+PARTY = PartyReceipt(
+    exchange="0" * 32,
+    request_sha256="a" * 64,
+    response_sha256="b" * 64,
+    started=TIME,
+    finished=TIME,
+    role="p0",
+    protocol="2+1",
+    version="1",
+    parties={"p0": "c" * 64, "dealer": "d" * 64},
+    evidence_sha256={"dealer": "e" * 64},
+    shares="1" * 32,
+    config_sha256="f" * 64,
+    approximation="exact",
+    task="generate 64 16 nucleus",
+    temperature=0.7,
+    top_p=1.0,
+)
+
+
+def test_a_partys_receipt_in_the_ledger():
+    envelope = PARTY.sign(RECEIPT_KEY)
+    assert PartyReceipt.open(envelope, RECEIPT_KEY.public) == PARTY
+    entry = ReceiptEntry(time=TIME, exchange=PARTY.exchange, receipt_sha256=receipt_sha256(envelope))
+    check_logged(PARTY, bundle_of(envelope, entry), LOG_VKEY)
+    with pytest.raises(LedgerError, match=r"ledger\.receipt-entry"):
+        check_logged(PARTY, BUNDLE, LOG_VKEY)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 20.5},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"shares": "1" * 31},
+        {"parties": {"p0": "x"}},
+        {"parties": {f"p{n}": "c" * 64 for n in range(9)}},
+        {"evidence_sha256": {"": "c" * 64}},
+        {"started": "2026-01-02"},
+    ],
+    ids=str,
+)
+def test_out_of_bounds_receipts_of_parties_are_not_signed(fields):
+    with pytest.raises((ParseError, ValueError)):
+        msgspec.structs.replace(PARTY, **fields).sign(RECEIPT_KEY)
 
 
 def test_a_date_exists():
