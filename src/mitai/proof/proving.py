@@ -1,0 +1,307 @@
+"""The prover: a program is run, and its results are proven (docs/spec/proof-statement.md).
+
+Goes the same way as the verifier (`verify.program.Walk`) and says at each step what the verifier hears there.
+
+Example:
+    >>> weights = commit_weights(program, arrays)
+    >>> statement, proof = prove(program, {"tokens": tokens}, weights)
+    >>> verify(statement, proof) > 100
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from mitai.errors import ProofError
+from mitai.proof import field, kernels
+from mitai.proof.claims import prove_claims
+from mitai.proof.commitment import Commitment, commit, open_at
+from mitai.proof.equations import (
+    Combination,
+    Committed,
+    Joined,
+    Matrices,
+    Plan,
+    Product,
+    Total,
+    Zero,
+)
+from mitai.proof.field import ZERO, Array, K, Point
+from mitai.proof.lookups import Column, count, prove_lookups
+from mitai.proof.operation import Ints, exact_matmul, wide
+from mitai.proof.operations import Argmax, Gap
+from mitai.proof.program import Program, Run
+from mitai.proof.sumcheck import prove_product
+from mitai.proof.transcript import Prover
+from mitai.proof.verify.claims import Claim
+from mitai.proof.verify.lookups import logs
+from mitai.proof.verify.points import Axes, flat, padded
+from mitai.proof.verify.statement import Layout, Statement
+from mitai.proof.verify.walk import Factor, Walk
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's weights, and the commitment to all of them: its root is the model's identity."""
+
+    arrays: Mapping[str, Ints]
+    commitment: Commitment | None
+
+    @property
+    def root(self) -> bytes | None:
+        """The root; None of a program that has no weights."""
+        return self.commitment.root if self.commitment else None
+
+
+def commit_weights(program: Program, arrays: Mapping[str, Ints]) -> Weights:
+    """Commit to weights, once for all proofs of programs that have the same ones in the same order."""
+    if not program.weights:
+        return Weights({}, None)
+    ordered = [arrays[name] for name in program.weights]
+    return Weights(arrays, commit(_placed(ordered, Layout.of([array.shape for array in ordered]))))
+
+
+def prove(
+    program: Program,
+    inputs: Mapping[str, Ints],
+    weights: Weights,
+    committed: Mapping[str, Commitment] | None = None,
+) -> tuple[Statement, bytes]:
+    """Run a program, and prove what came out.
+
+    Args:
+        program: Which.
+        inputs: All inputs by name, those that are not public, too.
+        weights: The model's.
+        committed: Commitments to inputs that are not public, by name.
+
+    Returns:
+        What is proven, and the proof.
+
+    Raises:
+        ProofError: Inputs do not fit, or numbers leave their range: nothing is proven.
+    """
+    run = program.run(inputs, weights.arrays)
+    given = dict(committed or {})
+    public = {name: array for name, array in inputs.items() if program.inputs[name].public}
+    outputs = {output.name: run.outputs[output.name] for output in program.outputs}
+    kept = {
+        output.name: commit(padded(wide(outputs.pop(output.name)))) for output in program.outputs if not output.public
+    }
+    choices = {
+        number: run.arrays[number]
+        for number, operation in enumerate(program.operations)
+        if isinstance(operation, Argmax)
+    }
+    statement = Statement(
+        program,
+        weights.root,
+        public,
+        outputs,
+        choices,
+        {name: one.root for name, one in given.items()},
+        {name: one.root for name, one in kept.items()},
+    )
+    prover = Prover()
+    commitments = {f"input {name}": one for name, one in given.items()}
+    commitments |= {f"output {name}": one for name, one in kept.items()}
+    if weights.commitment:
+        commitments["weights"] = weights.commitment
+    _Proving(statement, prover, run, commitments).run()
+    return statement, prover.proof
+
+
+class _Proving(Walk):
+    """The prover's part of each step."""
+
+    transcript: Prover
+
+    def __init__(
+        self,
+        statement: Statement,
+        transcript: Prover,
+        run: Run,
+        commitments: Mapping[str, Commitment],
+    ) -> None:
+        super().__init__(statement, transcript)
+        self._commitments = dict(commitments)
+        self._arrays = _Arrays(self.plan, run, self.known)
+        self._columns = [
+            [
+                Column([self._arrays.ints(node) for node in entry.nodes], self.plan.shape(entry.nodes[0]))
+                for entry in group
+            ]
+            for group in (
+                [entry for entry in self.plan.listed if (entry.table, entry.bits) == key] for key in self.tables
+            )
+        ]
+        self._counts = [
+            count(columns, self.table(*key)) for columns, key in zip(self._columns, self.tables, strict=True)
+        ]
+        whole = _placed([self._arrays.ints(node) for node in self.plan.committed("hint")], self.hints)
+        own = len(self.plan.committed("hint"))
+        for offset, counts in zip(self.hints.offsets[own:], self._counts, strict=True):
+            whole[offset : offset + len(counts)] = counts
+        self._commitments["hints"] = commit(whole)
+        self._trees: dict[Zero, list[Array]] = {}
+
+    def add_error(self, error: Fraction) -> None:
+        """Added up by the verifier."""
+
+    def hints_root(self) -> bytes:
+        root = self._commitments["hints"].root
+        self.transcript.send_bytes("hints", root)
+        return root
+
+    def lookups(self, _nodes: Sequence[tuple[int, ...]], table: int) -> tuple[list[list[Claim]], Claim]:
+        return prove_lookups(
+            self.transcript, self._columns[table], self.table(*self.tables[table]), self._counts[table]
+        )
+
+    def halves(self, zero: Zero, layer: int, point: Point, value: K) -> tuple[list[K], K, K]:
+        if zero not in self._trees:
+            self._trees[zero] = self._tree(zero)
+        whole = self._trees[zero][layer]
+        low, high = (np.ascontiguousarray(whole[:, half]).reshape(-1) for half in range(2))
+        return prove_product(self.transcript, low, high, value, list(point))
+
+    def _tree(self, zero: Zero) -> list[Array]:
+        """Return the layers of products along an axis, (rows, 2, rest): the last one has the numbers themselves."""
+        array = np.moveaxis(self._arrays.ints(zero.node), zero.axis, -1)
+        size = array.shape[-1]
+        flat_rows = padded(array).reshape(-1, 1 << logs([size])[0]).copy()
+        flat_rows[:, size:] = 1
+        layers = []
+        while flat_rows.shape[1] > 1:
+            layers.append(flat_rows.reshape(len(flat_rows), 2, -1))
+            flat_rows = field.mul(layers[-1][:, 0], layers[-1][:, 1])
+        return layers[::-1]
+
+    def said(self, asked: Sequence[tuple[int, Axes]]) -> list[K]:
+        values = [kernels.evaluate(self._arrays.residues(node), flat(axes)) for node, axes in asked]
+        self.transcript.send_elements("values", *values)
+        return values
+
+    def shares(self, node: Joined, rest: tuple[Axes, Axes], weights: Array, starts: Sequence[int]) -> list[K]:
+        shares = []
+        for part, start, end in zip(node.parts, starts, starts[1:], strict=False):
+            factor = Factor(part, self.plan.shape(part), "axis", (*rest[0], (), *rest[1]), (node.axis,))
+            table = self._factor(factor)[: end - start]
+            [share] = field.elements(field.total(field.mul_k(table, weights[start:end]))[None])
+            shares.append(share)
+        self.transcript.send_elements("shares", *shares)
+        return shares
+
+    def join(self, number: int, claims: Sequence[Claim]) -> Claim:
+        return prove_claims(self.transcript, self._arrays.residues(number), claims)
+
+    def product(self, a: Factor | Array, b: Factor, value: K, weights: Sequence[K | None]) -> tuple[list[K], K, K]:
+        left = self._factor(a) if isinstance(a, Factor) else a
+        return prove_product(self.transcript, left, self._factor(b), value, weights)
+
+    def _factor(self, factor: Factor) -> Array:
+        """Return the table of a factor."""
+        if factor.kind == "elements":
+            return self._arrays.spread(factor.node, factor.shape)
+        shape = self.plan.shape(factor.node)
+        table = self._arrays.residues(factor.node).reshape([1 << log for log in logs(shape)])
+        if factor.kind == "axis":
+            axes, kept = list(factor.axes), [factor.kept[0]]
+        else:
+            missing = len(factor.axes) - len(shape)
+            inner = len(shape) - (1 if factor.kind == "left" else 2)
+            axes = list(factor.axes[missing:])
+            axes[-2:] = [axes[-2], ()] if factor.kind == "left" else [(), axes[-1]]
+            kept = [*(axis - missing for axis in factor.kept), inner]
+        summed = [axis for axis in range(len(shape)) if axis not in kept and shape[axis] > 1]
+        order = [*kept, *summed, *(axis for axis in range(len(shape)) if axis not in kept and shape[axis] == 1)]
+        moved = table.transpose(order).reshape(int(np.prod([table.shape[axis] for axis in kept], dtype=int)), -1, 1)
+        point = [one for axis in summed for one in axes[axis]]
+        return kernels.contract(np.ascontiguousarray(moved), kernels.equality(point)).reshape(-1, 2)
+
+    def outside(self, rho: Point) -> tuple[list[K], K, K]:
+        weights = kernels.equality(rho)
+        mask = np.zeros(1 << self.hints.log, bool)
+        for shape, offset in zip(self.hints.shapes, self.hints.offsets, strict=True):
+            own = np.ones([1 << log for log in logs(shape)], bool)
+            own[tuple(slice(size) for size in shape)] = False
+            mask[offset : offset + own.size] = own.reshape(-1)
+        weights[~mask] = 0
+        return prove_product(self.transcript, self._commitments["hints"].array, weights, ZERO, [None] * len(rho))
+
+    def compare(self, array: Ints, axes: Axes, value: K) -> None:
+        """Public: the verifier compares."""
+
+    def opened(self, what: str, claims: Sequence[Claim], _layout: Layout) -> None:
+        commitment = self._commitments[what]
+        claim = prove_claims(self.transcript, commitment.array, claims)
+        open_at(self.transcript, commitment, claim.point)
+
+
+class _Arrays:
+    """The arrays of all nodes, made when they are asked for."""
+
+    def __init__(self, plan: Plan, run: Run, known: Mapping[int, Ints]) -> None:
+        self._plan, self._run = plan, run
+        self._ints: dict[int, Ints] = dict(known)
+        self._of = {node: run.arrays[number] for number, node in enumerate(plan.results)}
+
+    def ints(self, number: int) -> Ints:
+        """Return a node's integers."""
+        if number not in self._ints:
+            done = self._of.get(number)
+            self._ints[number] = self._make(number) if done is None else wide(done)
+        return self._ints[number]
+
+    def residues(self, number: int) -> Array:
+        """Return a node as elements of F, padded and flat."""
+        return padded(self.ints(number))
+
+    def spread(self, number: int, shape: Sequence[int]) -> Array:
+        """Return a node's elements of F, broadcast to a shape and over the padding of axes that it does not have."""
+        own = self._plan.shape(number)
+        full = [1 << log for log in logs(shape)]
+        table = self.residues(number).reshape([1 << log for log in logs(own)])
+        return np.ascontiguousarray(np.broadcast_to(table, full)).reshape(-1)
+
+    def _make(self, number: int) -> Ints:
+        node = self._plan.nodes[number]
+        operands = [self.ints(operand) for operand in node.operands]
+        match node:
+            case Combination():
+                total = np.asarray(node.constant, np.int64)
+                for (_, factor), operand in zip(node.terms, operands, strict=True):
+                    total = total + operand * factor
+                return np.broadcast_to(total >> node.shift, node.shape)
+            case Product():
+                return operands[0] * operands[1]
+            case Matrices():
+                return exact_matmul(*operands)
+            case Total():
+                return np.asarray(operands[0].sum(node.axis, keepdims=True))
+            case Committed():
+                return self._hint(number, node)
+            case _:
+                raise ProofError("proof.program-invalid", "an array that no operation computes")
+
+    def _hint(self, number: int, node: Committed) -> Ints:
+        """Return the largest numbers of a gap, or a limb of what is checked."""
+        operation = self._plan.program.operations[node.operation]
+        if isinstance(operation, Gap) and node.role == "largest":
+            return np.asarray(self.ints(self._plan.results[operation.a]).max(operation.axis, keepdims=True))
+        limb = int(node.role.rpartition(".")[2])
+        whole = self._plan.limbs[number]
+        return (self.ints(whole) >> (16 * limb)) & 0xFFFF
+
+
+def _placed(arrays: Sequence[Ints], layout: Layout) -> Array:
+    whole = np.zeros(1 << layout.log, np.uint64)
+    for array, offset in zip(arrays, layout.offsets, strict=False):
+        own = padded(wide(array))
+        whole[offset : offset + len(own)] = own
+    return whole

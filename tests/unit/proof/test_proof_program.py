@@ -1,0 +1,263 @@
+"""Every operation of a program is proven; every message, number and hint that is changed is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from mitai.errors import ProofError
+from mitai.proof import field, proving
+from mitai.proof.operations import (
+    Argmax,
+    Concat,
+    Constant,
+    Divide,
+    Gap,
+    Gather,
+    Input,
+    Linear,
+    Lookup,
+    MatMul,
+    Multiply,
+    Permute,
+    Rescale,
+    Reshape,
+    RSqrt,
+    Sum,
+    Weight,
+)
+from mitai.proof.program import Output, Program
+from mitai.proof.proving import commit_weights, prove
+from mitai.proof.verify.program import verify
+from mitai.proof.verify.walk import Walk
+from proof_rig import Recorder
+
+RANDOM = np.random.default_rng(11)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program whose last result is public, and inputs and weights for it."""
+
+    program: Program
+    inputs: dict[str, np.ndarray]
+    weights: dict[str, np.ndarray]
+
+    def proven(self):
+        """Prove it."""
+        return prove(self.program, self.inputs, commit_weights(self.program, self.weights))
+
+
+def case(*operations) -> Case:
+    inputs, weights = {}, {}
+    for operation in operations:
+        if isinstance(operation, Input):
+            inputs[operation.name] = RANDOM.integers(operation.low, operation.high, operation.shape, endpoint=True)
+        if isinstance(operation, Weight):
+            weights[operation.name] = RANDOM.integers(-128, 128, operation.shape)
+    return Case(Program(operations, (Output(name="y", operand=len(operations) - 1, public=True),)), inputs, weights)
+
+
+def given(name: str, *shape: int, low: int = -100, high: int = 100) -> Input:
+    return Input(name=name, shape=shape, low=low, high=high, public=True)
+
+
+def model(name: str, *shape: int) -> Weight:
+    return Weight(name=name, shape=shape, bits=8)
+
+
+def table(*numbers: int) -> Constant:
+    return Constant(shape=(len(numbers),), width=8, data=np.array(numbers, "<i8").tobytes())
+
+
+SQUARES = table(*(n * n for n in range(-10, 11)))
+X = given("x", 3, 5)
+CASES = {
+    "linear": case(X, given("z", 5), Linear(terms=((0, 3), (1, -2), (0, 1)), constant=7)),
+    "multiply": case(X, given("z", 3, 1), Multiply(a=0, b=1), Multiply(a=2, b=2)),
+    "matmul": case(X, model("w", 5, 6), MatMul(a=0, b=1)),
+    "matmul-rows": case(given("x", 2, 3, 5), model("w", 5, 6), MatMul(a=0, b=1)),
+    "matmul-heads": case(X, model("w", 4, 5, 2), MatMul(a=0, b=1)),
+    "matmul-batch": case(given("x", 3, 1, 2, 5), given("z", 3, 2, 5, 2), MatMul(a=0, b=1)),
+    "sum": case(given("x", 3, 5, 2), Sum(a=0, axis=1)),
+    "rescale": case(X, Rescale(a=0, shift=3, bits=8)),
+    "rescale-limbs": case(given("x", 5, low=-(2**40), high=2**40), Rescale(a=0, shift=17, bits=25)),
+    "lookup": case(given("x", 3, 5, low=-10, high=10), SQUARES, Lookup(a=0, table=1, first=-10)),
+    "covered": case(
+        X, SQUARES, Rescale(a=0, shift=4, bits=6), Lookup(a=2, table=1, first=-10), Multiply(a=3, b=2)
+    ),
+    "divide": case(given("x", 3, 5, low=0, high=9999), given("z", 3, 1, low=1, high=77), Divide(a=0, b=1, bits=14)),
+    "rsqrt": case(given("x", 6, low=1, high=9999), RSqrt(a=0, numerator=2**30, bits=16)),
+    "gap": case(X, Gap(a=0, axis=1, shift=0, bits=8)),
+    "gap-shift": case(given("x", 3, 5, 2), Gap(a=0, axis=1, shift=3, bits=8)),
+    "argmax": case(X, Linear(terms=((0, 2),)), Argmax(a=1, bits=10)),
+    "gather": case(model("w", 9, 5), given("t", 2, 3, low=0, high=8), Gather(a=0, indices=1, axis=0)),
+    "permute": case(given("x", 3, 5, 2), Permute(a=0, axes=(2, 0, 1))),
+    "reshape": case(given("x", 3, 5), Reshape(a=0, shape=(3, 1, 5, 1))),
+    "concat": case(X, given("z", 3, 2), Concat(parts=(0, 1, 0), axis=1)),
+    "one": case(given("x", 1), Rescale(a=0, shift=2, bits=8), Multiply(a=1, b=1)),
+    "shared": case(X, Multiply(a=0, b=0), Linear(terms=((1, 2),)), Multiply(a=1, b=2), Linear(terms=((3, 1), (2, 1)))),
+}  # fmt: skip
+HINTED = [name for name in CASES if name.split("-")[0] in {"rescale", "lookup", "covered", "divide", "rsqrt", "gap"}]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_was_computed_is_proven(name: str) -> None:
+    statement, proof = CASES[name].proven()
+    assert verify(statement, proof) > 100
+    with pytest.raises(ProofError) as refused:
+        verify(statement, proof + b"\0")
+    assert refused.value.code == "proof.malformed"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_another_statement_is_refused(name: str) -> None:
+    statement, proof = CASES[name].proven()
+    changed = statement.outputs["y"].copy()
+    changed.flat[-1] += 1 if changed.flat[-1] < statement.program.values[-1].high else -1
+    others = [replace(statement, outputs={"y": changed})]
+    for key, array in statement.inputs.items():
+        low = statement.program.inputs[key].low
+        other = array.copy()
+        other.flat[0] = low if other.flat[0] != low else low + 1
+        others.append(replace(statement, inputs={**statement.inputs, key: other}))
+    if statement.weights is not None:
+        others.append(replace(statement, weights=bytes([statement.weights[0] ^ 1]) + statement.weights[1:]))
+    for number, choice in statement.choices.items():
+        others.append(replace(statement, choices={number: (choice + 1) % 5}))
+    for other in others:
+        with pytest.raises(ProofError):
+            verify(other, proof)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_message_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Recorder] = []
+    monkeypatch.setattr(proving, "Prover", lambda: said.append(Recorder()) or said[-1])
+    statement, proof = CASES[name].proven()
+    verify(statement, proof)
+    of_label: dict[str, list[tuple[int, int]]] = {}
+    for label, start, end in said[0].messages:
+        if start < end:
+            of_label.setdefault(label, []).append((start, end))
+    for start, _ in (place for places in of_label.values() for place in {places[0], places[-1]}):
+        changed = bytearray(proof)
+        changed[start] ^= 1
+        with pytest.raises(ProofError):
+            verify(statement, bytes(changed))
+        with pytest.raises(ProofError):
+            verify(statement, proof[:start])
+
+
+def counted(columns, table):
+    """Count as an honest prover does, and leave out what is not in the table."""
+    entries = list(zip(*(field.values(one).tolist() for one in table.components), strict=True))
+    counts = np.zeros(1 << table.log, np.uint64)
+    for column in columns:
+        for looked in zip(*(one.reshape(-1).tolist() for one in column.components), strict=True):
+            if looked in entries:
+                counts[entries.index(looked)] += np.uint64(1)
+    return counts
+
+
+@pytest.mark.parametrize("by", [1, -1, 1 << 20])
+@pytest.mark.parametrize("name", HINTED)
+def test_another_hint_is_refused(name: str, by: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever says another result of one operation, and goes on honestly from there, is found out."""
+    one = CASES[name]
+    if any(isinstance(operation, RSqrt) for operation in one.program.operations) and abs(by) > 1:
+        pytest.skip("its squares would not fit into int64 here")
+
+    def run(program, inputs, weights):
+        arrays = []
+        changed = False
+        for operation in program.operations:
+            if isinstance(operation, Input | Weight):
+                arrays.append((inputs if isinstance(operation, Input) else weights)[operation.name].astype(np.int64))
+                continue
+            try:
+                arrays.append(operation.execute(*(arrays[operand] for operand in operation.operands)))
+            except ProofError:
+                arrays.append(np.zeros(program.values[len(arrays)].shape, np.int64))
+            if isinstance(operation, Rescale | Lookup | Divide | RSqrt | Gap) and not changed:
+                changed = True
+                arrays[-1] = arrays[-1].copy()
+                arrays[-1].flat[1 % arrays[-1].size] += by
+        return proving.Run(tuple(arrays), {"y": arrays[-1]})
+
+    monkeypatch.setattr(Program, "run", run)
+    monkeypatch.setattr(proving, "count", counted)
+    monkeypatch.setattr(proving._Proving, "require", lambda *_: None)
+    with pytest.raises(ProofError) as refused:  # at once where the result is beyond its declared range
+        verify(*one.proven())
+    assert refused.value.code in {"proof.lookup-refuted", "proof.equation-refuted", "proof.statement-invalid"}
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_padding_counts_for_nothing(checked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number in a hint's padding would change a sum: refused, and by nothing but the check of padding."""
+    one = case(X, Rescale(a=0, shift=3, bits=8), Sum(a=1, axis=1))
+    honest, honestly = one.program.run, proving.padded
+    hint = honest(one.inputs, {}).arrays[1]
+    in_padding = {hint.tobytes(): 5, (hint + 128).tobytes(): 5, (one.inputs["x"] + 4 - 8 * hint).tobytes(): -40}
+
+    def spoilt(array, out):
+        if array.tobytes() in in_padding:
+            out[6:7] = field.signed(np.array([in_padding[array.tobytes()]]))  # of 3 by 5 in 4 by 8
+        return out
+
+    def run(self, inputs, weights):
+        arrays = list(honest(inputs, weights).arrays)
+        arrays[2] = arrays[2] + np.array([[5], [0], [0]])
+        return proving.Run(tuple(arrays), {"y": arrays[2]})
+
+    class Column(proving.Column):
+        def __init__(self, components, shape):
+            super().__init__(components, shape)
+            self.arrays = tuple(map(spoilt, self.components, self.arrays))
+
+    monkeypatch.setattr(Program, "run", run)
+    monkeypatch.setattr(proving, "padded", lambda array: spoilt(array, honestly(array)))
+    monkeypatch.setattr(proving, "Column", Column)
+    monkeypatch.setattr(proving._Proving, "require", lambda *_: None)
+    if not checked:
+        monkeypatch.setattr(Walk, "padding", lambda self: None)
+    statement, proof = one.proven()
+    if not checked:
+        assert verify(statement, proof) > 100
+        return
+    with pytest.raises(ProofError):
+        verify(statement, proof)
+
+
+def test_kept_results_are_inputs_of_later_programs() -> None:
+    keep = Program((X, Linear(terms=((0, 3),))), (Output(name="state", operand=1, public=False),))
+    numbers = {"x": RANDOM.integers(-9, 9, (3, 5))}
+    statement, proof = prove(keep, numbers, commit_weights(keep, {}))
+    assert verify(statement, proof) > 100
+    assert set(statement.committed_outputs) == {"state"}
+    changed = {"state": bytes(32)}
+    with pytest.raises(ProofError):
+        verify(replace(statement, committed_outputs=changed), proof)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outputs": {}},
+        {"inputs": {}},
+        {"weights": bytes(32)},
+        {"choices": {3: np.zeros(1, np.int64)}},
+        {"committed_inputs": {"x": bytes(32)}},
+        {"outputs": {"y": np.zeros((3, 4), np.int64)}},
+        {"outputs": {"y": np.zeros((3, 5))}},
+        {"outputs": {"y": np.full((3, 5), 2**62)}},
+    ],
+)
+def test_statements_fit_their_program(change: dict[str, object]) -> None:
+    statement, proof = CASES["rescale"].proven()
+    with pytest.raises(ProofError) as refused:
+        verify(replace(statement, **change), proof)
+    assert refused.value.code == "proof.statement-invalid"
