@@ -16,7 +16,7 @@ from mitai import demo_model
 from mitai.errors import MitaiError, MpcError, ParseError
 from mitai.mpc.clear import ClearEngine
 from mitai.mpc.generate import begin, generate, prompts
-from mitai.mpc.models import arrays, attention
+from mitai.mpc.models import arrays, attention, decoder
 from mitai.mpc.models.arrays import Arrays, Tensors
 from mitai.mpc.models.config import LlamaConfig, parse_config
 from mitai.mpc.models.llama import Llama
@@ -91,10 +91,28 @@ def test_long_contexts_go_by_blocks(name, monkeypatch):
     monkeypatch.setattr(attention, "CONTEXT", 4)
     monkeypatch.setattr(attention, "QUERIES", 3)
     monkeypatch.setattr(arrays, "BLOCK_WORDS", 400)
+    monkeypatch.setattr(decoder, "INNER", 400)
     model = random_model(*DECODERS[name], DEVIATIONS)
     program, weights = loaded(model)
     prompt = list(range(1, 15))
     assert generated(program, weights, [prompt], 16, 7) == [expected(model, prompt, 7)]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen2"])
+def test_blocks_bound_what_is_in_memory_and_change_nothing(name, monkeypatch):
+    model, engine = random_model(*DECODERS[name], DEVIATIONS), CountingEngine()
+    program, weights = loaded(model, engine)
+    logits, largest = [], []
+    for scores, inner in ((1 << 20, 1 << 20), (2048, 2000)):
+        monkeypatch.setattr(attention, "SCORES", scores)
+        monkeypatch.setattr(decoder, "INNER", inner)
+        engine.calls.clear()
+        client = Arrays(engine, "client", prompts(program, [list(range(1, 40))], 40, 1))
+        logits.append(engine.reveal(begin(program, weights, client, batch=1, length=40).logits))
+        largest.append(max(np.prod(shape) for name, shape, *_ in engine.calls if name == "spline"))
+    assert (logits[0] == logits[1]).all()
+    assert largest[0] > 3000
+    assert largest[1] <= 2048
 
 
 def test_the_program_depends_on_nothing_secret():

@@ -6,7 +6,7 @@ say which places are padding.
 Invariants:
 
 - The length of the cache is a multiple of `CONTEXT`, so that all but one in `CONTEXT` steps have the same shapes.
-- Queries go in blocks of `QUERIES`: memory grows with the length, not with its square.
+- Queries go in blocks of `QUERIES`, or fewer where that makes more than `SCORES` scores: memory for scores is bounded.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mitai.mpc.nonlinear import REACH, Mask, quad_softmax, read, softmax
 
 CONTEXT = 64
 QUERIES = 128
+SCORES = 1 << 20  # at a time
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,13 @@ class Attention:
         Returns:
             [batch, n, heads · size], with all bits of its fraction: the layer that follows cuts its own product back.
         """
-        n, m = queries.shape[2], keys.shape[2]
+        (batch, heads, n, _), m = queries.shape, keys.shape[2]
+        size = max(min(QUERIES, SCORES // (batch * heads * m)), 1)
         blocks = []
-        for start in range(0, n, QUERIES):
-            rows = slice(start, min(start + QUERIES, n))
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
             seen = None if visible is None else visible[rows]
-            end = m if seen is None or n <= QUERIES else int(np.flatnonzero(seen.any(0))[-1]) + 1
+            end = m if seen is None or n <= size else int(np.flatnonzero(seen.any(0))[-1]) + 1
             blocks.append(
                 self._rows(
                     queries[:, :, rows],

@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -22,6 +22,7 @@ from mitai.mpc.models.attention import Attention, causal, place
 from mitai.mpc.ring import Real
 
 Weights = TypeVar("Weights")
+INNER = 1 << 20  # numbers of an inner layer that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,13 @@ class Decoder(ABC, Generic[Weights]):
 
     @abstractmethod
     def _logits(self, weights: Weights, x: Secret, places: Places) -> Secret: ...
+
+
+def by_places(layer: Callable[[Secret], Secret], x: Secret, width: int) -> Secret:
+    """Apply an inner layer of this width, which does each place of x [batch, n, …] by itself, to blocks of places."""
+    batch, n, _ = x.shape
+    size = max(INNER // (batch * width), 1)
+    return concatenate([layer(x[:, start : start + size]) for start in range(0, n, size)], 1) if n > size else layer(x)
 
 
 def centred(matrix: Real) -> Real:

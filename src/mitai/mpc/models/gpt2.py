@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from mitai.mpc.engine import Secret, Weight
 from mitai.mpc.models.arrays import FINE_BITS, Arrays, Dense, Tensors
 from mitai.mpc.models.attention import Attention, query_scale, split_heads
 from mitai.mpc.models.config import Gpt2Config
-from mitai.mpc.models.decoder import Decoder, Places, centred
+from mitai.mpc.models.decoder import Decoder, Places, by_places, centred
 from mitai.mpc.nonlinear import EMBEDDING_GAIN, activation, rms_norm
 from mitai.mpc.ring import Real
 
@@ -114,7 +115,10 @@ class Gpt2(Decoder[Gpt2Weights]):
         for layer in weights.layers:
             heads = split_heads(layer.attention(rms_norm(x, config.layer_norm_epsilon, gain)), 3 * n)
             x = x + layer.mixed(places.attend(self._attention, heads[:, :n], heads[:, n:]))
-            inner = layer.inner(rms_norm(x, config.layer_norm_epsilon))
-            x = x + layer.outer(activation(inner, config.activation_function, config.mpc_approx))
+            x = x + by_places(partial(self._widened, layer), rms_norm(x, config.layer_norm_epsilon), self._inner)
             gain = 1
         return weights.head(rms_norm(x[:, -1], config.layer_norm_epsilon))
+
+    def _widened(self, layer: Layer, x: Secret) -> Secret:
+        """Return what a layer's inner part writes."""
+        return layer.outer(activation(layer.inner(x), self.config.activation_function, self.config.mpc_approx))

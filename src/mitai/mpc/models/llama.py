@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from mitai.mpc.engine import Secret, Weight, concatenate
 from mitai.mpc.models.arrays import FINE_BITS, Arrays, Tensors
 from mitai.mpc.models.attention import Attention, query_scale, split_heads
 from mitai.mpc.models.config import LlamaConfig, Rope
-from mitai.mpc.models.decoder import Decoder, Places
+from mitai.mpc.models.decoder import Decoder, Places, by_places
 from mitai.mpc.nonlinear import EMBEDDING_GAIN, activation, read, rms_norm
 from mitai.mpc.reproducible import angle, power
 from mitai.mpc.ring import FRACTION_BITS, Real, encode
@@ -121,12 +122,18 @@ class Llama(Decoder[LlamaWeights]):
         for layer in weights.layers:
             queries, new = self._turned(layer, rms_norm(x, config.rms_norm_eps, gain), turns)
             x = x + engine.linear(places.attend(self._attention, queries, new), layer.mixed)
-            parts = engine.linear(rms_norm(x, config.rms_norm_eps), layer.gated)
-            gate = activation(parts[..., : config.intermediate_size], config.hidden_act, config.mpc_approx)
-            x = x + engine.linear(engine.multiply(gate, parts[..., config.intermediate_size :]), layer.outer)
+            width = 2 * config.intermediate_size
+            x = x + by_places(partial(self._widened, layer), rms_norm(x, config.rms_norm_eps), width)
             gain = 1
         last = rms_norm(x[:, -1], config.rms_norm_eps)
         return engine.linear(last if weights.scale is None else last * weights.scale, weights.head)
+
+    def _widened(self, layer: Layer, x: Secret) -> Secret:
+        """Return what a layer's inner part writes."""
+        config, engine = self.config, x.engine
+        parts = engine.linear(x, layer.gated)
+        gate = activation(parts[..., : config.intermediate_size], config.hidden_act, config.mpc_approx)
+        return engine.linear(engine.multiply(gate, parts[..., config.intermediate_size :]), layer.outer)
 
     def _turned(self, layer: Layer, x: Secret, turns: tuple[Real, Real]) -> tuple[Secret, Secret]:
         """Return queries [batch, heads, n, size], and keys and values [batch, 2 · groups, n, size]."""
