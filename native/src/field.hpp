@@ -8,6 +8,7 @@
 #pragma once
 
 #include "kernels.hpp"
+#include "sha256.hpp"
 
 namespace mitai {
 namespace {

@@ -73,6 +73,8 @@ struct Kernels {
                       size_t count, size_t n, uint64_t* total);
     void (*turn_waves)(const uint32_t* turns, const double* a, const double* b, size_t count, size_t n, uint64_t* out);
     FieldKernels field;
+    // SHA-256 of prefix || message, for messages of `length` bytes one after the other.
+    void (*sha256)(uint8_t prefix, const uint8_t* data, size_t length, size_t count, uint8_t* out);
 };
 
 extern const Kernels generic;

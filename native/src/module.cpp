@@ -226,6 +226,18 @@ void bind_field(nb::module_& m) {
                          out.data() + coset * size * rows + first);
         });
     });
+    m.def("sha256", [](const std::string& path, uint8_t prefix, Dense<uint8_t> messages, Out<uint8_t> out,
+                       size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        const auto& kernels = path_named(path);
+        const size_t count = messages.shape(0), length = messages.shape(1), together = 64;
+        const size_t used = count * length < worth_a_thread ? 1 : threads;
+        in_parallel((count + together - 1) / together, used, [&](size_t job) {
+            const size_t first = job * together;
+            kernels.sha256(prefix, messages.data() + first * length, length, std::min(together, count - first),
+                           out.data() + 32 * first);
+        });
+    });
 }
 
 }  // namespace

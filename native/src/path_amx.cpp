@@ -78,6 +78,7 @@ constexpr Kernels with(const char* name) {
         add_waves,
         turn_waves,
         FieldPath<Avx512Lanes>::all,
+        Sha256<Words16>::many,
     };
 }
 

@@ -67,4 +67,5 @@ const mitai::Kernels mitai::avx2 = {
     add_waves,
     turn_waves,
     FieldPath<Avx2Lanes>::all,
+    Sha256<Words8>::many,
 };

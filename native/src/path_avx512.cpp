@@ -10,4 +10,5 @@ const mitai::Kernels mitai::avx512 = {
     add_waves,
     turn_waves,
     FieldPath<Avx512Lanes>::all,
+    Sha256<Words16>::many,
 };

@@ -33,4 +33,5 @@ const mitai::Kernels mitai::generic = {
     add_waves,
     turn_waves,
     FieldPath<ScalarLanes>::all,
+    Sha256<Words4>::many,
 };

@@ -99,6 +99,20 @@ def test_codes(monkeypatch, path, seed, count, log, rows):
 
 
 @each_path
+@few
+@given(
+    seed=seeds,
+    count=threads,
+    messages=st.integers(1, 130),
+    length=st.integers(0, 200),
+    prefix=st.binary(min_size=1, max_size=1),
+)
+def test_hashes(monkeypatch, path, seed, count, messages, length, prefix):
+    data = np.random.default_rng(seed).integers(0, 256, (messages, length), np.uint8)
+    same(monkeypatch, path, count, lambda: kernels.hashes(prefix, data))
+
+
+@each_path
 def test_large_tables_by_several_threads(monkeypatch, path):
     source = Source(1)
     size = 1 << 17
@@ -127,6 +141,8 @@ def test_what_does_not_fit_is_refused():
         lambda: kernels.contract(two, wide),
         lambda: kernels.encode(np.zeros((3, 2), np.uint64)),
         lambda: kernels.halves_sum(one),
+        lambda: kernels.hashes(b"", np.zeros((1, 1), np.uint8)),
+        lambda: kernels.hashes(b"a", two.reshape(1, 2)),
     ):
         with pytest.raises(ValueError):  # noqa: PT011 - what is wrong differs
             call()

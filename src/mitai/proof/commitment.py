@@ -17,10 +17,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from dataclasses import field as member
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mitai.proof import kernels
 from mitai.proof.field import Array, Point
 from mitai.proof.transcript import HASH_BYTES, Prover
-from mitai.proof.verify.commitment import Shape, leaf_hash, node_hash
+from mitai.proof.verify.commitment import LEAF, NODE, Shape
 from mitai.proof.verify.soundness import QUERIES
 
 
@@ -38,7 +41,7 @@ class Commitment:
     root: bytes
     array: Array = member(repr=False)
     code: Array = member(repr=False)
-    levels: list[bytes] = member(repr=False)
+    levels: list[NDArray[np.uint8]] = member(repr=False)
 
     @property
     def log(self) -> int:
@@ -51,15 +54,15 @@ def commit(array: Array) -> Commitment:
     shape = Shape.of(len(array).bit_length() - 1)
     code = kernels.encode(array.reshape(1 << shape.positions, 1 << shape.rows))
     levels = tree(code)
-    return Commitment(levels[-1], array, code, levels)
+    return Commitment(levels[-1].tobytes(), array, code, levels)
 
 
-def tree(code: Array) -> list[bytes]:
-    """Return the hashes of a tree over encoded columns (leaves, rows), from the leaves up to the root."""
-    levels = [b"".join([leaf_hash(column.data) for column in code.astype("<u8", copy=False)])]
-    while len(below := levels[-1]) > HASH_BYTES:
-        pairs = (below[at : at + 2 * HASH_BYTES] for at in range(0, len(below), 2 * HASH_BYTES))
-        levels.append(b"".join([node_hash(pair) for pair in pairs]))
+def tree(code: Array) -> list[NDArray[np.uint8]]:
+    """Return the hashes of a tree over encoded columns (leaves, rows), from the leaves up to the root, (n, 32) each."""
+    columns = np.ascontiguousarray(code.astype("<u8", copy=False))
+    levels = [kernels.hashes(LEAF, columns.view(np.uint8))]
+    while len(levels[-1]) > 1:
+        levels.append(kernels.hashes(NODE, levels[-1].reshape(-1, 2 * HASH_BYTES)))
     return levels
 
 
@@ -72,6 +75,5 @@ def open_at(transcript: Prover, commitment: Commitment, point: Point) -> None:
     transcript.send("columns", commitment.code[places])
     for level in commitment.levels[:-1]:
         missing = sorted({place ^ 1 for place in places} - set(places))
-        beside = [level[place * HASH_BYTES : (place + 1) * HASH_BYTES] for place in missing]
-        transcript.send_bytes("path", b"".join(beside))
+        transcript.send_bytes("path", level[missing].tobytes())
         places = sorted({place >> 1 for place in places})

@@ -1,4 +1,4 @@
-"""What a prover spends its time on: sums, folds and codes over the field F and its extension K.
+"""What a prover spends its time on: sums, folds and codes over the field F and its extension K; hashes.
 
 Arrays are those of `mitai.proof.field`; a "table" is an array of 2^n elements of F (2^n,) or of K (2^n, 2). Each
 function has compiled implementations for a CPU's widest units (`mitai-native`), and one in numpy. `PATH` names the one
@@ -19,8 +19,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mitai.proof import field
 from mitai.proof.field import Array, K, P, Point
@@ -29,8 +31,8 @@ try:
     from mitai_native import kernels as native
 except ImportError:
     PATHS: tuple[str, ...] = ("python",)
-else:  # an older build knows nothing of fields
-    PATHS = (*(native.paths() if hasattr(native, "field_encode") else ()), "python")
+else:  # an older build knows nothing of proofs
+    PATHS = (*(native.paths() if hasattr(native, "sha256") else ()), "python")
 
 PATH = os.environ.get("MITAI_PROOF_KERNELS") or PATHS[0]
 if PATH not in PATHS:
@@ -184,6 +186,18 @@ def _twiddles(log: int) -> Array:
         k = np.arange(1 << size - 2)
         steps.append(np.stack([group[2 * k], group[k], group[3 * k]], axis=-1).reshape(-1))
     return np.concatenate(steps)
+
+
+def hashes(prefix: bytes, messages: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return SHA-256(prefix ‖ message) for messages (n, length), as (n, 32); the prefix is one byte."""
+    if messages.ndim != 2 or messages.dtype != np.uint8 or len(prefix) != 1:
+        raise ValueError("messages (n, length) of bytes, and a prefix of one byte")
+    if PATH == "python":
+        digests = b"".join([sha256(prefix + message.tobytes()).digest() for message in messages])
+        return np.frombuffer(digests, np.uint8).reshape(-1, 32)
+    out = np.empty((len(messages), 32), np.uint8)
+    native.sha256(PATH, prefix[0], np.require(messages, np.uint8, ["C"]), out, THREADS)
+    return out
 
 
 def evaluate(table: Array, point: Point) -> K:

@@ -93,7 +93,7 @@ def test_words_that_are_no_code_are_refused():
     places_of = rng.permutation(len(spoiled))[: len(spoiled) * 3 // 8]  # just half of the code's distance
     spoiled[places_of, 0] = field.add(spoiled[places_of, 0], np.uint64(1))
     levels = tree(spoiled)
-    root, proof, value = opened_from(Commitment(levels[-1], array, spoiled, levels))
+    root, proof, value = opened_from(Commitment(levels[-1].tobytes(), array, spoiled, levels))
     with pytest.raises(ProofError) as caught:
         check(root, proof, value, 9)
     assert caught.value.code == "proof.column-refuted"

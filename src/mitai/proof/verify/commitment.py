@@ -19,6 +19,7 @@ from mitai.proof.verify import soundness
 from mitai.proof.verify.soundness import LOG_BLOWUP, QUERIES
 
 MAX_LOG = 34
+LEAF, NODE = b"\x00", b"\x01"  # first bytes of what is hashed
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,6 @@ class Shape:
     def leaves(self) -> int:
         """The log of the number of encoded columns."""
         return self.positions + LOG_BLOWUP
-
-
-def leaf_hash(column: bytes) -> bytes:
-    """Return SHA-256(0x00 ‖ column)."""
-    return sha256(b"\x00" + column).digest()
-
-
-def node_hash(pair: bytes) -> bytes:
-    """Return SHA-256(0x01 ‖ left ‖ right)."""
-    return sha256(b"\x01" + pair).digest()
 
 
 def bind_root(transcript: Transcript, root: bytes, log: int) -> None:
@@ -76,11 +67,18 @@ def check_opening(transcript: Verifier, root: bytes, point: Point, value: K) -> 
 
 def _check_leaves(transcript: Verifier, root: bytes, log: int, places: list[int], columns: Array) -> None:
     """Check that columns are leaves of the tree, at the given places in order."""
-    known = {place: leaf_hash(column.astype("<u8").tobytes()) for place, column in zip(places, columns, strict=True)}
+    known = {
+        place: sha256(LEAF + column.astype("<u8").tobytes()).digest()
+        for place, column in zip(places, columns, strict=True)
+    }
     for _ in range(log):
         missing = [place ^ 1 for place in known if place ^ 1 not in known]
         said = transcript.receive_bytes("path", len(missing) * HASH_BYTES)
         known |= {place: said[HASH_BYTES * i : HASH_BYTES * (i + 1)] for i, place in enumerate(missing)}
-        known = {place >> 1: node_hash(known[place] + known[place ^ 1]) for place in sorted(known) if place % 2 == 0}
+        known = {
+            place >> 1: sha256(NODE + known[place] + known[place ^ 1]).digest()
+            for place in sorted(known)
+            if place % 2 == 0
+        }
     if known[0] != root:
         raise ProofError("proof.path-refuted", "columns are not in the tree of the commitment", step="opening")

@@ -77,7 +77,7 @@ class _Checking(Walk):
     def compare(self, array: Ints, axes: Axes, value: K) -> None:
         self.require(public_value(array, axes) == value, "public")
 
-    def opened(self, what: str, claims: Sequence[Claim], layout: Layout) -> None:
+    def opened(self, source: str, claims: Sequence[Claim], layout: Layout) -> None:
         claim = check_claims(self.transcript, layout.log, claims)
-        root = self._hints if what == "hints" else self.root(what)
+        root = self._hints if source == "hint" else self.roots[source]
         check_opening(self.transcript, root, claim.point, claim.value)

@@ -13,6 +13,7 @@ from mitai.proof.equations import Known, Plan
 from mitai.proof.operation import Ints, Shape
 from mitai.proof.operations import Argmax, Constant, Input
 from mitai.proof.program import Program
+from mitai.proof.transcript import HASH_BYTES
 from mitai.proof.verify.claims import places
 from mitai.proof.verify.lookups import logs
 
@@ -27,8 +28,8 @@ class Statement:
         inputs: The public inputs, by name.
         outputs: The public results, by name.
         choices: Results of `Argmax` operations, by the operation's number.
-        committed_inputs: Roots of the other inputs, by name.
-        committed_outputs: Roots of the other results, by name.
+        given: Root of the commitment to all inputs that are not public, in the program's order; None if it has none.
+        kept: Root of the commitment to all results that are not public, likewise.
     """
 
     program: Program
@@ -36,8 +37,8 @@ class Statement:
     inputs: Mapping[str, Ints]
     outputs: Mapping[str, Ints]
     choices: Mapping[int, Ints] = member(default_factory=dict)
-    committed_inputs: Mapping[str, bytes] = member(default_factory=dict)
-    committed_outputs: Mapping[str, bytes] = member(default_factory=dict)
+    given: bytes | None = None
+    kept: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,18 @@ def known_arrays(statement: Statement, plan: Plan) -> dict[int, Ints]:
     argmaxes = {number for number, operation in enumerate(program.operations) if isinstance(operation, Argmax)}
     for given, wanted, what in (
         (statement.inputs, set(program.inputs) - private, "public inputs"),
-        (statement.committed_inputs, private, "committed inputs"),
         (statement.outputs, told, "public results"),
-        (statement.committed_outputs, {output.name for output in program.outputs} - told, "committed results"),
         (statement.choices, argmaxes, "choices"),
     ):
         if set(given) != wanted:
             raise ProofError("proof.statement-invalid", f"the statement has other {what} than its program")
-    if (statement.weights is None) != (not program.weights):
-        raise ProofError("proof.statement-invalid", "the statement names no weights, or needs none")
+    for root, needed in (
+        (statement.weights, bool(program.weights)),
+        (statement.given, bool(private)),
+        (statement.kept, len(told) < len(program.outputs)),
+    ):
+        if (root is not None) != needed or (root is not None and len(root) != HASH_BYTES):
+            raise ProofError("proof.statement-invalid", "the statement has a root too many, too few, or a wrong one")
     for output in program.outputs:
         if output.public:
             _fitting(statement.outputs[output.name], program, output.operand)

@@ -37,6 +37,7 @@ from mitai.proof.equations import (
 from mitai.proof.field import ONE, ZERO, Array, K, P, Point
 from mitai.proof.lowering import lower
 from mitai.proof.operation import Ints, Shape
+from mitai.proof.program import Output
 from mitai.proof.transcript import Transcript
 from mitai.proof.verify import soundness
 from mitai.proof.verify.claims import Claim
@@ -103,7 +104,17 @@ class Walk(ABC):
         self.tables = list(dict.fromkeys((entry.table, entry.bits) for entry in self.plan.listed))
         hints = [self.plan.shape(node) for node in self.plan.committed("hint")]
         self.hints = Layout.of([*hints, *((1 << self.table(*key).log,) for key in self.tables)])
-        self.weights = Layout.of([self.plan.shape(node) for node in self.plan.committed("weight")] or [(1,)])
+        self.sources = {
+            "weight": Layout.of([self.plan.shape(node) for node in self.plan.committed("weight")]),
+            "input": Layout.of([self.plan.shape(node) for node in self.plan.committed("input")]),
+            "result": Layout.of([self.plan.shape(self.plan.results[output.operand]) for output in self.kept]),
+        }
+        self.kept_claims: list[Claim] = []
+
+    @property
+    def kept(self) -> list[Output]:
+        """The results that are not public."""
+        return [output for output in self.statement.program.outputs if not output.public]
 
     def table(self, node: int | None, bits: int) -> Table:
         """Return the table of a look-up."""
@@ -129,11 +140,9 @@ class Walk(ABC):
         """Bind the statement, and the root of the hints, which the prover says."""
         statement, bind = self.statement, self.transcript.bind
         bind("program", statement.program.digest)
-        if statement.weights is not None:
-            bind_root(self.transcript, statement.weights, self.weights.log)
-        for name, root in (*statement.committed_inputs.items(), *statement.committed_outputs.items()):
-            bind("root of", name.encode())
-            bind("root", root)
+        for source, root in self.roots.items():
+            bind("source", source.encode())
+            bind_root(self.transcript, root, self.sources[source].log)
         for number, array in sorted(self.known.items()):
             bind("known", number.to_bytes(8, "little") + _digest(array))
         for name, array in sorted(statement.outputs.items()):
@@ -142,13 +151,12 @@ class Walk(ABC):
         if self.hints.shapes:
             bind_root(self.transcript, self.hints_root(), self.hints.log)
 
-    def root(self, what: str) -> bytes:
-        """Return the root of what the statement names."""
-        kind, _, name = what.partition(" ")
-        if kind == "weights" and self.statement.weights is not None:
-            return self.statement.weights
-        roots = self.statement.committed_inputs if kind == "input" else self.statement.committed_outputs
-        return roots[name]
+    @property
+    def roots(self) -> dict[str, bytes]:
+        """The roots that the statement names, by source."""
+        statement = self.statement
+        named = {"weight": statement.weights, "input": statement.given, "result": statement.kept}
+        return {source: root for source, root in named.items() if root is not None}
 
     @abstractmethod
     def hints_root(self) -> bytes:
@@ -197,9 +205,9 @@ class Walk(ABC):
             if output.public:
                 self.claims[node].append((axes, public_value(self.statement.outputs[output.name], axes)))
             else:
-                value = self.said([(node, axes)])[0]
+                [value] = self.said([(node, axes)])
                 self.claims[node].append((axes, value))
-                self.opened(f"output {output.name}", [Claim(point, value)], Layout.of([self.plan.shape(node)]))
+                self.kept_claims.append(Claim(point, value, self.sources["result"].offsets[len(self.kept_claims)]))
 
     # --- 3. nodes ---
 
@@ -321,14 +329,9 @@ class Walk(ABC):
 
     def close(self, counted: Sequence[Claim]) -> None:
         """Join claims on what is committed, and open it."""
-        for number in self.plan.committed("input"):
-            if self.claims[number]:
-                claims = [Claim(flat(axes), value) for axes, value in self.claims[number]]
-                name = self.plan.program.operations[self.plan.nodes[number].operation].name  # type: ignore[attr-defined,union-attr]
-                self.opened(f"input {name}", claims, Layout.of([self.plan.shape(number)]))
-        claims = self._placed("weight", self.weights)
-        if claims:
-            self.opened("weights", claims, self.weights)
+        for source in ("weight", "input"):
+            self._open(source, self._placed(source, self.sources[source]), self.sources[source])
+        self._open("result", self.kept_claims, self.sources["result"])
         claims = self._placed("hint", self.hints)
         own = len(self.plan.committed("hint"))
         claims += [
@@ -338,8 +341,11 @@ class Walk(ABC):
         padding = self.padding()
         if padding is not None:
             claims.append(padding)
+        self._open("hint", claims, self.hints)
+
+    def _open(self, source: str, claims: Sequence[Claim], layout: Layout) -> None:
         if claims:
-            self.opened("hints", claims, self.hints)
+            self.opened(source, claims, layout)
 
     def _placed(self, source: str, layout: Layout) -> list[Claim]:
         numbers = self.plan.committed(source)
@@ -403,7 +409,7 @@ class Walk(ABC):
         """A public array has a value."""
 
     @abstractmethod
-    def opened(self, what: str, claims: Sequence[Claim], layout: Layout) -> None:
+    def opened(self, source: str, claims: Sequence[Claim], layout: Layout) -> None:
         """Claims on what is behind a root."""
 
 
