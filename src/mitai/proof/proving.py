@@ -4,8 +4,8 @@ Goes the same way as the verifier (`verify.program.Walk`) and says at each step 
 
 Example:
     >>> weights = commit_weights(program, arrays)
-    >>> statement, proof = prove(program, {"tokens": tokens}, weights)
-    >>> verify(statement, proof) > 100
+    >>> proof = prove(program, {"tokens": tokens}, weights)
+    >>> verify(proof.statement, proof.messages) > 100
     True
 """
 
@@ -60,60 +60,58 @@ class Weights:
 
 def commit_weights(program: Program, arrays: Mapping[str, Ints]) -> Weights:
     """Commit to weights, once for all proofs of programs that have the same ones in the same order."""
-    if not program.weights:
-        return Weights({}, None)
-    ordered = [arrays[name] for name in program.weights]
-    return Weights(arrays, commit(_placed(ordered, Layout.of([array.shape for array in ordered]))))
+    return Weights(arrays, commit_arrays([arrays[name] for name in program.weights]))
 
 
-def prove(
-    program: Program,
-    inputs: Mapping[str, Ints],
-    weights: Weights,
-    committed: Mapping[str, Commitment] | None = None,
-) -> tuple[Statement, bytes]:
+def commit_arrays(arrays: Sequence[Ints]) -> Commitment | None:
+    """Commit to arrays together, the largest first; None if there are none."""
+    return commit(_placed(arrays, Layout.of([array.shape for array in arrays]))) if arrays else None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is proven, the proof, and the commitment to results that are not public, for a later program's inputs."""
+
+    statement: Statement
+    messages: bytes
+    kept: Commitment | None
+    run: Run
+
+
+def prove(program: Program, inputs: Mapping[str, Ints], weights: Weights, given: Commitment | None = None) -> Proof:
     """Run a program, and prove what came out.
 
     Args:
         program: Which.
         inputs: All inputs by name, those that are not public, too.
         weights: The model's.
-        committed: Commitments to inputs that are not public, by name.
-
-    Returns:
-        What is proven, and the proof.
+        given: The commitment to inputs that are not public, such as an earlier proof's `kept`; made here by default.
 
     Raises:
         ProofError: Inputs do not fit, or numbers leave their range: nothing is proven.
     """
     run = program.run(inputs, weights.arrays)
-    given = dict(committed or {})
-    public = {name: array for name, array in inputs.items() if program.inputs[name].public}
-    outputs = {output.name: run.outputs[output.name] for output in program.outputs}
-    kept = {
-        output.name: commit(padded(wide(outputs.pop(output.name)))) for output in program.outputs if not output.public
+    private = [inputs[name] for name, entry in program.inputs.items() if not entry.public]
+    results = [run.outputs[output.name] for output in program.outputs if not output.public]
+    commitments = {
+        "weight": weights.commitment,
+        "input": given or commit_arrays(private),
+        "result": commit_arrays(results),
     }
-    choices = {
-        number: run.arrays[number]
-        for number, operation in enumerate(program.operations)
-        if isinstance(operation, Argmax)
-    }
+    held = {source: one for source, one in commitments.items() if one is not None}
+    roots = {source: one.root for source, one in held.items()}
     statement = Statement(
         program,
-        weights.root,
-        public,
-        outputs,
-        choices,
-        {name: one.root for name, one in given.items()},
-        {name: one.root for name, one in kept.items()},
+        roots.get("weight"),
+        {name: array for name, array in inputs.items() if program.inputs[name].public},
+        {output.name: run.outputs[output.name] for output in program.outputs if output.public},
+        {n: run.arrays[n] for n, operation in enumerate(program.operations) if isinstance(operation, Argmax)},
+        roots.get("input"),
+        roots.get("result"),
     )
     prover = Prover()
-    commitments = {f"input {name}": one for name, one in given.items()}
-    commitments |= {f"output {name}": one for name, one in kept.items()}
-    if weights.commitment:
-        commitments["weights"] = weights.commitment
-    _Proving(statement, prover, run, commitments).run()
-    return statement, prover.proof
+    _Proving(statement, prover, run, held).run()
+    return Proof(statement, prover.proof, commitments["result"], run)
 
 
 class _Proving(Walk):
@@ -147,14 +145,14 @@ class _Proving(Walk):
         own = len(self.plan.committed("hint"))
         for offset, counts in zip(self.hints.offsets[own:], self._counts, strict=True):
             whole[offset : offset + len(counts)] = counts
-        self._commitments["hints"] = commit(whole)
+        self._commitments["hint"] = commit(whole)
         self._trees: dict[Zero, list[Array]] = {}
 
     def add_error(self, error: Fraction) -> None:
         """Added up by the verifier."""
 
     def hints_root(self) -> bytes:
-        root = self._commitments["hints"].root
+        root = self._commitments["hint"].root
         self.transcript.send_bytes("hints", root)
         return root
 
@@ -232,13 +230,13 @@ class _Proving(Walk):
             own[tuple(slice(size) for size in shape)] = False
             mask[offset : offset + own.size] = own.reshape(-1)
         weights[~mask] = 0
-        return prove_product(self.transcript, self._commitments["hints"].array, weights, ZERO, [None] * len(rho))
+        return prove_product(self.transcript, self._commitments["hint"].array, weights, ZERO, [None] * len(rho))
 
     def compare(self, array: Ints, axes: Axes, value: K) -> None:
         """Public: the verifier compares."""
 
-    def opened(self, what: str, claims: Sequence[Claim], _layout: Layout) -> None:
-        commitment = self._commitments[what]
+    def opened(self, source: str, claims: Sequence[Claim], _layout: Layout) -> None:
+        commitment = self._commitments[source]
         claim = prove_claims(self.transcript, commitment.array, claims)
         open_at(self.transcript, commitment, claim.point)
 

@@ -47,7 +47,8 @@ class Case:
 
     def proven(self):
         """Prove it."""
-        return prove(self.program, self.inputs, commit_weights(self.program, self.weights))
+        proof = prove(self.program, self.inputs, commit_weights(self.program, self.weights))
+        return proof.statement, proof.messages
 
 
 def case(*operations) -> Case:
@@ -233,14 +234,30 @@ def test_padding_counts_for_nothing(checked: bool, monkeypatch: pytest.MonkeyPat
 
 
 def test_kept_results_are_inputs_of_later_programs() -> None:
-    keep = Program((X, Linear(terms=((0, 3),))), (Output(name="state", operand=1, public=False),))
-    numbers = {"x": RANDOM.integers(-9, 9, (3, 5))}
-    statement, proof = prove(keep, numbers, commit_weights(keep, {}))
-    assert verify(statement, proof) > 100
-    assert set(statement.committed_outputs) == {"state"}
-    changed = {"state": bytes(32)}
+    keep = Program(
+        (X, Linear(terms=((0, 3),)), Rescale(a=1, shift=2, bits=9)),
+        (Output(name="a", operand=1, public=False), Output(name="b", operand=2, public=False)),
+    )
+    first = prove(keep, {"x": RANDOM.integers(-100, 101, (3, 5))}, commit_weights(keep, {}))
+    assert verify(first.statement, first.messages) > 100
+    secret = [Input(name=name, shape=(3, 5), low=-300, high=300, public=False) for name in "ab"]
+    use = Program((*secret, Linear(terms=((0, 1), (1, -1)))), (Output(name="y", operand=2, public=True),))
+    second = prove(use, first.run.outputs, commit_weights(use, {}), first.kept)
+    assert verify(second.statement, second.messages) > 100
+    assert second.statement.given == first.statement.kept
+    others = [
+        (first, {"kept": bytes(32)}),
+        (second, {"given": bytes(32)}),
+        (second, {"given": None}),
+        (first, {"kept": first.statement.kept + b"0"}),
+    ]
+    for proof, change in others:
+        with pytest.raises(ProofError):
+            verify(replace(proof.statement, **change), proof.messages)
+    changed = {**first.run.outputs, "a": first.run.outputs["a"] + 1}
+    other = prove(use, changed, commit_weights(use, {}))
     with pytest.raises(ProofError):
-        verify(replace(statement, committed_outputs=changed), proof)
+        verify(replace(other.statement, given=first.statement.kept), other.messages)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +267,8 @@ def test_kept_results_are_inputs_of_later_programs() -> None:
         {"inputs": {}},
         {"weights": bytes(32)},
         {"choices": {3: np.zeros(1, np.int64)}},
-        {"committed_inputs": {"x": bytes(32)}},
+        {"given": bytes(32)},
+        {"kept": bytes(32)},
         {"outputs": {"y": np.zeros((3, 4), np.int64)}},
         {"outputs": {"y": np.zeros((3, 5))}},
         {"outputs": {"y": np.full((3, 5), 2**62)}},
