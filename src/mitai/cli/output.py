@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -105,6 +106,19 @@ class Output:
                 progress.update(task, completed=done, total=total or None)
 
             yield report
+
+    @contextmanager
+    def live(self, line: Callable[[], str]) -> Iterator[None]:
+        """Show on a terminal, below all notes, a line that is asked for anew twice a second; nothing elsewhere."""
+        if self.as_json or not self.errors.is_terminal:
+            yield
+            return
+
+        def shown() -> Text:
+            return Text(_one_line(line()), style="dim", no_wrap=True, overflow="ellipsis")
+
+        with Live(get_renderable=shown, console=self.errors, refresh_per_second=2, transient=True):
+            yield
 
     @contextmanager
     def steps(self, label: str) -> Iterator[Callable[[str, object, object, object], None]]:

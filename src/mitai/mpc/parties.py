@@ -66,6 +66,7 @@ class Own:
         ahead_others: How many for each other one; one at least once somebody has asked for it.
         note: Told what happens, in words for people.
         log: Is given each receipt, after its exchange's name, to have it logged; never waited for.
+        show: Is given a function that tells, at any time, how things stand, in a line for people.
         others: Key ids of the other sides by role, which receipts name.
     """
 
@@ -77,6 +78,7 @@ class Own:
     ahead_others: int = 0
     note: Callable[[str], None] = field(default=lambda _: None, repr=False)
     log: Hook | None = field(default=None, repr=False)
+    show: Callable[[Callable[[], str]], None] = field(default=lambda _: None, repr=False)
     others: Mapping[str, str] = field(default_factory=dict)
 
     def among(self, peers: Mapping[str, Peer]) -> Own:
@@ -108,6 +110,8 @@ def deal_on(own: Own, offer: Offer[Any], dealer: Dealer, links: tuple[SocketLink
     first, second = links
     (loaded,) = dealer.deal([offer.load], links)
     own.note("dealt the model's masks")
+    dealt = 0
+    own.show(lambda: f"{dealt} runs dealt, {sum(link.traffic.sent_bytes for link in links) / 1e6:.0f} MB sent")
     while True:
         order = bytes(first.receive(ORDER.size))
         task, number = read_order(offer, order)
@@ -115,6 +119,7 @@ def deal_on(own: Own, offer: Offer[Any], dealer: Dealer, links: tuple[SocketLink
         began = time.monotonic()
         dealer.deal([any_question(task).program(loaded, silent)], links)
         sent = sum(link.traffic.sent_bytes for link in links) / 1e6
+        dealt += 1
         own.note(f"dealt {task.name} {number} in {time.monotonic() - began:.1f} s; {sent:.1f} MB sent in all")
 
 
@@ -207,6 +212,24 @@ class Serving(ABC, Generic[L]):
         self._signer = Signer(own.role, own.credentials, own.others)
         self._log = Log(own.log, own.note) if own.log is not None else None
         self._failed: MpcError | None = None
+        self._done = 0
+        self._running: tuple[str, float, int, int] | None = None  # what, since when, bytes and rounds by then
+        own.show(self.line)
+
+    def line(self) -> str:
+        """Tell how things stand, in a line for people."""
+        running, traffic = self._running, self._links[0].traffic
+        told = [f"{self._done} answers"]
+        if running is not None:
+            name, began, sent, rounds = running
+            took, mb = time.monotonic() - began, (traffic.sent_bytes - sent) / 1e6
+            speed = mb / max(took, 0.001)
+            told += [f"{name}: {took:.0f} s, {traffic.rounds - rounds} rounds, {mb:.1f} MB sent, {speed:.1f} MB/s"]
+        return " · ".join(told + self._stock())
+
+    def _stock(self) -> list[str]:
+        """Tell what is ready for further runs."""
+        return []
 
     def go_on(self, door: Door) -> None:
         """Answer clients."""
@@ -233,15 +256,16 @@ class Serving(ABC, Generic[L]):
     def _answer(self, guest: Guest) -> None:
         number = self._prepared(guest)
         traffic, began, started = self._links[0].traffic, time.monotonic(), datetime.now(UTC)
-        sent, rounds = traffic.sent_bytes, traffic.rounds
+        name, sent, rounds = guest.question.task.name, traffic.sent_bytes, traffic.rounds
+        self._running = (name, began, sent, rounds)
         self._run(guest, number)
+        self._running, self._done = None, self._done + 1
         fields = about(self._offer, guest.question, guest.session)
         receipt = self._signer.sign(fields, guest.transcript, started)
         guest.end(receipt)
         if self._log is not None:
             self._log.put(fields["exchange"], receipt)
         sent, rounds, took = traffic.sent_bytes - sent, traffic.rounds - rounds, time.monotonic() - began
-        name = guest.question.task.name
         self._own.note(f"run {number} of {name} took {took:.1f} s: {sent / 1e6:.1f} MB sent, {rounds} rounds")
 
     def _check(self) -> None:
@@ -321,6 +345,9 @@ class Work(Serving[L]):
         took, held = time.monotonic() - began, self._store.used_bytes() / 1e6
         ready = len(self._store.numbers(task.name))
         self._own.note(f"tape {number} of {task.name} made in {took:.1f} s; {ready} ready, {held:.1f} MB in all")
+
+    def _stock(self) -> list[str]:
+        return [f"{self._store.ready()} tapes ready, {self._store.used_bytes() / 1e6:.0f} MB"]
 
     def _order(self, turns: list[Task[L]]) -> tuple[Task[L], int]:
         """Return the next tape: party 0 orders it, and party 1 hears of it by way of the dealer."""

@@ -63,7 +63,7 @@ class PartyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     ) = 16
     # how tokens are chosen: the likeliest, with a temperature, or with top_p as well; the same at parties and dealer
     sampling: Annotated[tuple[Kind, ...], Meta(min_length=1, max_length=3)] = ("greedy", "sampled", "nucleus")
-    # how many texts a model that reads takes in one run; the same at the parties and the dealer
+    # how many prompts or texts one run takes; the same at the parties and the dealer
     batch: Annotated[int, Meta(ge=1, le=64)] = 1
     ahead: Annotated[int, Meta(ge=1, le=64)] = 2  # tapes kept ready for the first lengths and the first way of choosing
     ahead_others: Annotated[int, Meta(ge=0, le=64)] = 0  # for each other one; from its first question on at least one
@@ -97,7 +97,7 @@ class Side:
         if folder.family == "bert":
             self.offer = reading(folder, lengths[0], config.batch)
         else:
-            self.offer = generation(folder, *lengths, tuple(dict.fromkeys(config.sampling)))
+            self.offer = generation(folder, *lengths, tuple(dict.fromkeys(config.sampling)), config.batch)
         needed = set(setting.parties if self.role == CLIENT else setting.roles) - {self.role}
         if unknown := sorted(set(config.peers) - set(setting.roles)):
             raise MpcError("mpc.config", f"{FILE} names {unknown[0]}, who has no part in {setting.name}")
@@ -145,16 +145,17 @@ class Side:
         config = self.config
         return Own(self.role, self.credentials(), listen, config.clients, config.ahead, config.ahead_others)
 
-    def serve(self, note: Callable[[str], None]) -> None:
+    def serve(self, note: Callable[[str], None], show: Callable[[Callable[[], str]], None] = lambda _: None) -> None:
         """Be this party or dealer, until another side ends.
 
         Args:
             note: Told what happens, in words for people.
+            show: Is given a function that tells, at any time, how things stand, in a line for people.
 
         Raises:
             MitaiError: Another side is not who it should be, or has ended; this folder is a client's.
         """
-        own, setting = replace(self.own(), note=note), self.folder.setting
+        own, setting = replace(self.own(), note=note, show=show), self.folder.setting
         if self.role == CLIENT:
             raise MpcError("mpc.config", f"{self.folder.path} is a client's folder", hint="ask with it: mitai mpc ask")
         if setting.name == "3pc":

@@ -30,7 +30,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -78,9 +78,17 @@ class Store:
         found = (_NAME.fullmatch(path.name) for path in self._folder.iterdir())
         return sorted(int(name[2]) for name in found if name and name[1] == _short(program))
 
+    def ready(self) -> int:
+        """Return how many tapes there are, for all programs."""
+        return sum(1 for _ in self._folder.glob("*.tape"))
+
     def used_bytes(self) -> int:
         """Return how much the folder holds."""
-        return sum(entry.stat().st_size for entry in os.scandir(self._folder) if entry.is_file())
+        total = 0
+        for path in self._folder.iterdir():
+            with suppress(FileNotFoundError):  # another thread uses it up
+                total += path.stat().st_size
+        return total
 
     def clear(self) -> None:
         """Remove all tapes: those of an earlier process, whose key is gone."""
