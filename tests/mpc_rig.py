@@ -20,6 +20,11 @@ from mitai.mpc.models.bert import Bert
 from mitai.mpc.models.config import BertConfig, Gpt2Config, LlamaConfig, parse_config
 from mitai.mpc.models.gpt2 import Gpt2
 from mitai.mpc.models.llama import Llama
+from mitai.mpc.ring import decode
+from mitai.mpc.sharing import SIDES, ShareFolder
+from mitai.mpc.tasks import Walk
+from mitai.mpc.two.local import Local
+from mitai.mpc.two.shares import join
 
 FAMILIES = {"bert": (BertConfig, Bert), "gpt2": (Gpt2Config, Gpt2), "llama": (LlamaConfig, Llama)}
 TORCH = {
@@ -109,3 +114,23 @@ def floats(array):
 def tokens(rows, columns, vocabulary, seed=0):
     """Return random tokens."""
     return np.random.default_rng(seed).integers(1, vocabulary, (rows, columns))
+
+
+class Parties:
+    """Two parties and a dealer with the cut's shares, in this process; `ask` is what `mitai.mpc.clients.ask` does."""
+
+    def __init__(self, cut, offer):
+        self.local = Local()
+        folders = [ShareFolder.open(cut / role) for role in SIDES[:2]]
+        model = [join(*both) for both in zip(*(folder.shares(offer) for folder in folders), strict=True)]
+        self.loaded = self.local.do((offer.load,) * 3, {"model": model})
+
+    def ask(self, _credentials, _peers, offer, question, values):
+        walk = Walk()
+        asked = walk.answer(offer, question, values)
+        told = ([], [], [])
+        programs = [question.program(loaded, own.append) for loaded, own in zip(self.loaded, told, strict=True)]
+        self.local.do(tuple(programs), {"client": asked})
+        ends = (own[-len(walk.emitted) :] for own in told[:2])  # planning emits, too
+        for (_, fraction), first, second in zip(walk.emitted, *ends, strict=True):
+            yield decode(join(first.parts[0], second.parts[0]), fraction)

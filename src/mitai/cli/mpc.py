@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -17,9 +20,15 @@ from mitai.fleet.processes import free_port
 from mitai.process import forbid_core_dumps
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mitai.mpc.ring import Real
     from mitai.mpc.salary import Friends
     from mitai.mpc.setup import Side
-    from mitai.mpc.text import Tokens
+    from mitai.mpc.sharing import Generation
+    from mitai.mpc.tasks import Question
+    from mitai.mpc.text import Text, Tokens
 
 app = App(
     name="mpc",
@@ -146,19 +155,26 @@ def key(
 def party(folder: Annotated[Path, Parameter(help="This side's folder, with its party.toml.")]) -> None:
     """Be a party, or a dealer, until another one ends.
 
-    What happens is told on standard error: tapes made ahead, and the time, bytes and rounds of each answer.
+    What happens is told on standard error: tapes made ahead, and the time, bytes and rounds of each answer. On a
+    terminal a last line tells how things stand.
     """
     from mitai.mpc.setup import Side
 
     forbid_core_dumps()
-    Side.open(folder).serve(Output(as_json=False).note)
+    out, lines = Output(as_json=False), [lambda: "meeting the others"]
+
+    def newest() -> str:
+        return lines[-1]()
+
+    with out.live(newest):
+        Side.open(folder).serve(out.note, lines.append)
 
 
 @app.command
 def ask(
     folder: Annotated[Path, Parameter(help="A client's folder, with its party.toml.")],
     prompt: Annotated[str, Parameter(help="What is asked; `-` reads it from standard input.")],
-    *more: Annotated[str, Parameter(help="Further texts, for a model that reads several at once (`batch`).")],
+    *more: Annotated[str, Parameter(help="Further ones, for parties that take several at once (`batch`).")],
     second: Annotated[
         str | None, Parameter(help="For a model that reads: the second of two texts, such as a hypothesis.")
     ] = None,
@@ -166,15 +182,15 @@ def ask(
     top_p: Annotated[float, Parameter(help="Choose among the likeliest words that have this share together.")] = 1.0,
     max_tokens: Annotated[Positive | None, Parameter(help="Show at most so many tokens.")] = None,
     plain: Annotated[bool, Parameter(negative="", help="Go on with the text as it is, without chat template.")] = False,
+    receipts: Annotated[Path | None, Parameter(help="Keep the receipts that all parties sign in this file.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Ask a model that parties hold in shares: none of them learns question or answer.
 
     They learn that somebody asks, when, temperature and top_p, and which of the lengths in their configuration fit.
     A model that generates goes on with a prompt; one that reads, a BERT, gives a text's class, or its embedding.
+    All parties sign what they computed; an answer without their receipts, or with wrong ones, ends in an error.
     """
-    from mitai.mpc.clients import ask as parties_answer
-    from mitai.mpc.generate import prompts
     from mitai.mpc.sampling import Sampling
     from mitai.mpc.setup import Side
     from mitai.mpc.sharing import fitting
@@ -188,44 +204,103 @@ def ask(
         sampling = Sampling(temperature, top_p)
     except ValueError as error:
         raise MpcError("mpc.not-offered", str(error)) from None
-    prompt = sys.stdin.read() if prompt == "-" else prompt
+    prompts = sys.stdin.read() if prompt == "-" else prompt, *more
     if side.folder.family == "bert":
         if (sampling, max_tokens, plain) != (Sampling(), None, False):
             raise MpcError("mpc.not-offered", "this model reads, and gives no words: there is nothing to choose")
-        return _read(out, side, [text.read(each, second) for each in (prompt, *more)])
-    if more or second is not None:
-        raise MpcError("mpc.not-offered", "this model goes on with one prompt", hint="put the prompt in quotes")
-    ids = text.tokens(prompt, plain=plain)
-    task = fitting(side.offer, len(ids), max_tokens, sampling.kind)
-    answer: list[int] = []
-    told = ""
-    out.note("Waiting for the parties, who answer one question at a time …")
-    question = prompts(task.model, [ids], task.length, task.tokens)
-    for number in parties_answer(side.credentials(), side.peers, side.offer, Question(task, sampling), question):
-        if answer and (text.ends(answer[-1]) or len(answer) == max_tokens):
-            continue  # who leaves before the last one tells parties and network how long the answer is
-        answer.append(round(float(number[0])))
-        if not 0 <= answer[-1] < task.model.vocabulary:
-            raise MpcError("mpc.answer-malformed", "the parties' shares add up to no word", hint="ask their operators")
-        if text.ends(answer[-1]):
-            continue
-        whole = text.words(answer)
-        out.console.print(printable(whole[len(told) :]), end="", markup=False, soft_wrap=True)
-        told = whole
-    out.say()
-    return out.result({"answer": told, "tokens": answer})
+        return _read(out, side, [text.read(each, second) for each in prompts], receipts)
+    if second is not None:
+        raise MpcError("mpc.not-offered", "this model goes on with a prompt, and takes no second text")
+    ids = [text.tokens(each, plain=plain) for each in prompts]
+    task = fitting(side.offer, max(map(len, ids)), max_tokens, sampling.kind, prompts=len(ids))
+    asked = _Asked(out, side, Question(task, sampling), task.values(ids), receipts)
+    return _generate(out, asked, task, [_Words(text, max_tokens) for _ in ids])
 
 
-def _read(out: Output, side: Side, texts: list[Tokens]) -> None:
+class _Asked:
+    """An answer on its way, with a line that tells what is waited for; at its end come receipts."""
+
+    def __init__(
+        self,
+        out: Output,
+        side: Side,
+        question: Question[Any],
+        values: Iterable[NDArray[np.generic]],
+        receipts: Path | None,
+    ) -> None:
+        from mitai.mpc.clients import ask as parties_answer
+
+        self._out, self._path, self._stage = out, receipts, "reaching the parties"
+        self._answer = parties_answer(side.credentials(), side.peers, side.offer, question, values, told=self._tell)
+
+    def __iter__(self) -> Iterator[Real]:
+        began, numbers = time.monotonic(), iter(self._answer)
+        self._out.note("Waiting for the parties, who answer one question at a time …")
+        with self._out.live(lambda: f"{self._stage}, {time.monotonic() - began:.0f} s"):
+            first = next(numbers)
+        yield first
+        yield from numbers  # to its end: who leaves before tells parties and network how long the answer is
+
+    def _tell(self, stage: str) -> None:
+        self._stage = stage
+
+    def result(self, fields: Mapping[str, object]) -> None:
+        """Tell of the receipts, keep them, and print the machine-readable result."""
+        from mitai.mpc.kept import Kept
+
+        signed = self._answer.receipts
+        self._out.note(f"Signed by {', '.join(sorted(signed))}: this was computed from the shares that you gave.")
+        if self._path is not None:
+            self._path.write_bytes(Kept.of(signed, self._answer.keys).encode())
+        self._out.result({**fields, "receipts": {role: envelope.decode() for role, envelope in signed.items()}})
+
+
+@dataclass
+class _Words:
+    """An answer as it comes."""
+
+    text: Text
+    longest: int | None
+    tokens: list[int] = field(default_factory=list)
+    told: str = ""
+
+    def add(self, token: int) -> str:
+        """Return what is new with a token, if it belongs to the answer."""
+        if self.tokens and (self.text.ends(self.tokens[-1]) or len(self.tokens) == self.longest):
+            return ""
+        self.tokens.append(token)
+        whole = self.told if self.text.ends(token) else self.text.words(self.tokens)
+        new, self.told = whole[len(self.told) :], whole
+        return new
+
+
+def _generate(out: Output, asked: _Asked, task: Generation, answers: list[_Words]) -> None:
+    """Show how a model goes on with prompts: one word by word, or several one after the other."""
+    for numbers in asked:
+        for number, answer in zip(numbers, answers, strict=False):
+            if not 0 <= (token := round(float(number))) < task.model.vocabulary:
+                raise MpcError(
+                    "mpc.answer-malformed", "the parties' shares add up to no word", hint="ask their operators"
+                )
+            new = answer.add(token)
+            if len(answers) == 1:
+                out.console.print(printable(new), end="", markup=False, soft_wrap=True)
+    if len(answers) == 1:
+        out.say()
+        return asked.result({"answer": answers[0].told, "tokens": answers[0].tokens})
+    for answer in answers:
+        out.say(data(answer.told) + "\n")
+    return asked.result({"answers": [{"answer": answer.told, "tokens": answer.tokens} for answer in answers]})
+
+
+def _read(out: Output, side: Side, texts: list[Tokens], receipts: Path | None) -> None:
     """Show what a model that reads says of texts."""
-    from mitai.mpc.clients import ask as parties_answer
     from mitai.mpc.reading import fitting_reading
     from mitai.mpc.tasks import Question
 
     task = fitting_reading(side.offer, max(len(text.ids) for text in texts), len(texts))
-    out.note("Waiting for the parties, who answer one question at a time …")
-    answer = parties_answer(side.credentials(), side.peers, side.offer, Question(task), task.values(texts))
-    (numbers,) = [*answer]  # to its end, when both parties have let go
+    asked = _Asked(out, side, Question(task), task.values(texts), receipts)
+    (numbers,) = [*asked]
     told = [task.told(row) for row in numbers[: len(texts)]]
     for one in told:
         if "embedding" in one:
@@ -233,7 +308,7 @@ def _read(out: Output, side: Side, texts: list[Tokens]) -> None:
         else:
             scores = "  ".join(f"{name} {score:.3f}" for name, score in one["scores"].items())
             out.say(f"[bold]{data(one['label'])}[/]  ({data(scores)})")
-    out.result({"texts": told})
+    asked.result({"texts": told})
 
 
 def _arrived(out: Output, error: MpcError | None, *, guest: bool) -> None:

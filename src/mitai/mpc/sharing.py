@@ -34,11 +34,12 @@ from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mitai.errors import MpcError
 from mitai.mpc import kernels
 from mitai.mpc.engine import Engine, Secret, Shape
-from mitai.mpc.generate import generate
+from mitai.mpc.generate import generate, prompts
 from mitai.mpc.models.arrays import Arrays, Tensors
 from mitai.mpc.models.bert import Bert
 from mitai.mpc.models.config import (
@@ -168,21 +169,31 @@ class Generation:
         length: To how many tokens prompts are padded.
         tokens: How many are generated, always.
         kind: How they are chosen.
+        batch: With how many prompts a run goes on, always.
     """
 
-    def __init__(self, model: Decoder[Any], length: int, tokens: int, kind: Kind) -> None:
-        self.model, self.length, self.tokens, self.kind = model, length, tokens, kind
-        self.name = f"generate {length} {tokens} {kind}"
+    def __init__(self, model: Decoder[Any], length: int, tokens: int, kind: Kind, batch: int = 1) -> None:
+        self.model, self.length, self.tokens, self.kind, self.batch = model, length, tokens, kind, batch
+        self.name = f"generate {length} {tokens} {kind}{f' {batch}' * (batch > 1)}"
 
     def answer(self, engine: Engine, loaded: Any, client: Arrays, emit: Emit, sampling: Sampling) -> None:  # noqa: ANN401, ARG002
         """See `Task.answer`: each token's number, for the client alone."""
-        lengths = {"batch": 1, "length": self.length, "tokens": self.tokens}
+        lengths = {"batch": self.batch, "length": self.length, "tokens": self.tokens}
         for number in generate(self.model, loaded, client, **lengths, sampling=sampling):
             emit(number)
 
+    def values(self, ids: Sequence[Sequence[int]]) -> Iterator[NDArray[np.generic]]:
+        """Return what a client shares of up to `batch` prompts; the first one again where there are fewer."""
+        filled = [*ids, *[ids[0]] * (self.batch - len(ids))]
+        return prompts(self.model, filled, self.length, self.tokens)
+
 
 def generation(
-    folder: ShareFolder, prompt_tokens: Sequence[int], new_tokens: Sequence[int], kinds: Sequence[Kind]
+    folder: ShareFolder,
+    prompt_tokens: Sequence[int],
+    new_tokens: Sequence[int],
+    kinds: Sequence[Kind],
+    batch: int = 1,
 ) -> Offer[Any]:
     """Return the offer of generating: each length of a prompt with each of an answer and each kind of choice.
 
@@ -191,6 +202,7 @@ def generation(
         prompt_tokens: To how many tokens prompts are padded.
         new_tokens: How many are generated.
         kinds: How they are chosen.
+        batch: With how many prompts a run goes on.
 
     Raises:
         MpcError: `mpc.model-unsupported`: none of these lengths fits into the model; those that don't are left out.
@@ -200,22 +212,23 @@ def generation(
     fit = [each for each in lengths if not model.positions or sum(each) - 1 <= model.positions]
     if not fit:
         raise MpcError("mpc.model-unsupported", f"the model has {model.positions} positions for prompt and answer")
-    return folder.offer(model, tuple(Generation(model, *lengths, kind) for lengths in fit for kind in kinds))
+    return folder.offer(model, tuple(Generation(model, *lengths, kind, batch) for lengths in fit for kind in kinds))
 
 
-def fitting(offer: Offer[Any], length: int, tokens: int | None, kind: Kind) -> Generation:
+def fitting(offer: Offer[Any], length: int, tokens: int | None, kind: Kind, prompts: int = 1) -> Generation:
     """Return the shortest generation that takes a prompt of this length and gives so many tokens.
 
     Args:
         offer: What the parties offer.
-        length: The prompt's.
+        length: The longest prompt's.
         tokens: How many are wanted; None: as many as the first task gives.
         kind: How they are chosen.
+        prompts: How many there are.
 
     Raises:
         MpcError: `mpc.prompt-too-long`; `mpc.not-offered`: no answer is that long, or chosen like this.
     """
-    tasks = [task for task in offer.tasks if isinstance(task, Generation)]
+    tasks = [task for task in offer.tasks if isinstance(task, Generation) and task.batch >= prompts]
     if not tasks:
         raise not_offered()
     longest = max(task.length for task in tasks)

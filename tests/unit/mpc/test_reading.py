@@ -17,14 +17,11 @@ from tokenizers.processors import TemplateProcessing
 from mitai.cli import mpc
 from mitai.errors import MitaiError
 from mitai.mpc.reading import Reading, fitting_reading, reading
-from mitai.mpc.ring import decode
 from mitai.mpc.setup import Side, configure_here
 from mitai.mpc.sharing import SIDES, ShareFolder, split_model
 from mitai.mpc.tasks import Question, Walk
 from mitai.mpc.text import Text, Tokens
-from mitai.mpc.two.local import Local
-from mitai.mpc.two.shares import join
-from mpc_rig import floats, random_model
+from mpc_rig import Parties, floats, random_model
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "film", "is", "good", "bad", "not"]
 SIZES = {
@@ -62,26 +59,6 @@ def refused(code, work):
     with pytest.raises(MitaiError) as caught:
         work()
     assert caught.value.code == code
-
-
-class Parties:
-    """Two parties and a dealer with the cut's shares, in this process; `ask` is what `mitai.mpc.clients.ask` does."""
-
-    def __init__(self, cut, offer):
-        self.local = Local()
-        folders = [ShareFolder.open(cut / role) for role in SIDES[:2]]
-        model = [join(*both) for both in zip(*(folder.shares(offer) for folder in folders), strict=True)]
-        self.loaded = self.local.do((offer.load,) * 3, {"model": model})
-
-    def ask(self, _credentials, _peers, offer, question, values):
-        walk = Walk()
-        asked = walk.answer(offer, question, values)
-        told = ([], [], [])
-        programs = [question.program(loaded, own.append) for loaded, own in zip(self.loaded, told, strict=True)]
-        self.local.do(tuple(programs), {"client": asked})
-        ends = (own[-len(walk.emitted) :] for own in told[:2])  # planning emits, too
-        for (_, fraction), first, second in zip(walk.emitted, *ends, strict=True):
-            yield decode(join(first.parts[0], second.parts[0]), fraction)
 
 
 def exact(model, texts):

@@ -31,6 +31,7 @@ from mitai.mpc.sharing import SIDES, ShareFolder, fitting, generation, split_mod
 from mitai.mpc.tasks import Question, Walk
 from mitai.mpc.text import Text
 from mitai.mpc.two.engine import Party
+from mpc_rig import Parties
 
 
 @pytest.fixture(scope="module")
@@ -359,6 +360,29 @@ def test_the_command_that_cuts(gpt2, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["key"] == Side.open(tmp_path / "out" / "p0").identity.key_id
 
 
+def test_several_prompts_in_one_run(gpt2, cut, monkeypatch, capsys):
+    """Of which a client may have fewer than a run takes."""
+    configure_here(cut, (7801, 7802), prompt_tokens=8, new_tokens=4, batch=3)
+    side = Side.open(cut / "client")
+    assert side.offer.tasks[0].name == "generate 8 4 greedy 3"
+    monkeypatch.setattr("mitai.mpc.clients.ask", Parties(cut, side.offer).ask)
+    monkeypatch.setattr("mitai.cli.mpc.forbid_core_dumps", lambda: None)
+    questions = "What is", "remote attestation"
+    mpc.ask(cut / "client", *questions, plain=True, json=True)
+    answers = json.loads(capsys.readouterr().out)["answers"]
+    text, model = Text.load(cut / "client"), transformers.GPT2LMHeadModel.from_pretrained(gpt2)
+    for question, answer in zip(questions, answers, strict=True):
+        ids = torch.tensor([text.tokens(question, plain=True)])
+        with torch.no_grad():
+            made = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=None)
+        assert answer["tokens"] == made[0, ids.shape[1] :].tolist()
+        assert answer["answer"] == text.words(answer["tokens"])
+    mpc.ask(cut / "client", *questions, plain=True)
+    shown = capsys.readouterr().out
+    assert all(answer["answer"] in shown for answer in answers)
+    refused("mpc.not-offered", lambda: mpc.ask(cut / "client", "a", "b", "c", "d"))
+
+
 def test_a_client_stays_to_the_end_of_an_answer(cut, monkeypatch, capsys):
     """When it leaves is seen by the parties, and must not tell how long the answer is."""
 
@@ -388,5 +412,5 @@ def test_a_client_stays_to_the_end_of_an_answer(cut, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == {"answer": "a", "tokens": [5, 0]}
     monkeypatch.setattr("mitai.mpc.clients.ask", lambda *_, **__: iter([np.array([1e6])]))
     refused("mpc.answer-malformed", lambda: mpc.ask(cut / "client", "x", json=True))
-    refused("mpc.not-offered", lambda: mpc.ask(cut / "client", "x", "y"))
+    refused("mpc.not-offered", lambda: mpc.ask(cut / "client", "x", "y"))  # parties here take one at a time
     refused("mpc.not-offered", lambda: mpc.ask(cut / "client", "x", second="y"))
