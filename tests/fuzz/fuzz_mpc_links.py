@@ -6,10 +6,12 @@ Run with atheris: `python tests/fuzz/fuzz_mpc_links.py`.
 from __future__ import annotations
 
 import sys
+from base64 import b64encode
 
 from mitai.errors import MpcError, ParseError
 from mitai.identity import Envelope, Identity
 from mitai.ledger.receipt import PartyReceipt
+from mitai.mpc.kept import Kept
 from mitai.mpc.meeting import Address
 from mitai.mpc.receipts import opened
 from mitai.mpc.salary import Invitation, _read_roster, salary
@@ -51,6 +53,7 @@ SEEDS = (
     b"52000.50",
     b"2\x1c",
     b'listen = "a:1"\nclients = []\n[peers.p0]\nkey = "' + b"0" * 64 + b'"',
+    b'{"v":"mitai parties proof v1","receipts":{"p0":{"key":"' + b64encode(_SIGNER.public.raw) + b'","envelope":"e30="}}}',
     b'{"v":"mitai mpc shares v1","role":"p0","id":"' + b"0" * 32 + b'"}',
     b'{"model_type":"llama","hidden_size":64,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2}',
 )
@@ -69,6 +72,7 @@ def one_input(data: bytes) -> None:
         lambda: parse_share_file(data),
         lambda: opened("p0", _SIGNER.sign(data, PartyReceipt.payload_type).encode(), _SIGNER.public),
         lambda: _OFFER.question(data[:QUESTION_BYTES].ljust(QUESTION_BYTES, b"\0")),
+        lambda: Kept.decode(data).check({"p0": _SIGNER.key_id}),
         lambda: decoder(data),
     ):
         try:

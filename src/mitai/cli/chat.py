@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Annotated
 
 import httpx2
 from cyclopts import Parameter
 
-from mitai.cli.options import JsonFlag, PolicyOption, Positive, UrlArgument, platform_url, read_policy
+from mitai.cli.options import (
+    JsonFlag,
+    PlatformArgument,
+    PolicyOption,
+    Positive,
+    client_folder,
+    platform_url,
+    read_policy,
+    refuse_options,
+)
 from mitai.cli.output import Output, data, printable
 from mitai.cli.verify import brief
 from mitai.client import LedgerMemory, Proof, Session, receipts, session_client
@@ -27,7 +37,7 @@ def _temperature(_: object, value: float) -> None:
 
 
 def chat(
-    url: UrlArgument = None,
+    url: PlatformArgument = None,
     *,
     message: Annotated[str | None, Parameter(name=["--message", "-m"], help="Ask this one thing and end.")] = None,
     model: Annotated[str | None, Parameter(help="Which model; by default the first that is served.")] = None,
@@ -43,17 +53,26 @@ def chat(
 
     The machine is verified first, anew after ten minutes or when its keys have changed; if it does not hold, nothing is
     sent. Without `--message` a conversation starts: an empty line or Ctrl-D ends it. With `--json` one object per
-    answer is printed.
+    answer is printed. Where parties compute together (`mitai up --trust mpc`), none of them sees a word, and an answer
+    is at most as long as they offer.
 
     Example: `mitai chat -m "What is a TEE?"`, or many questions, one a line: `mitai chat < questions.txt`
     """
     out, home = Output(json), Home.default()
-    session = Session(platform_url(home, url), read_policy(home, policy), cache=home.sessions)
-    with session_client(session) as http:
+    options: dict[str, object] = {"max_tokens": max_tokens, "temperature": temperature}
+    talk: Talk
+    if (folder := client_folder(home, url)) is not None:
+        from mitai.cli.parties import PartyTalk
+
+        refuse_options(folder, policy=policy)
+        talk = PartyTalk(out, home, folder, options)
+    else:
+        session = Session(platform_url(home, url), read_policy(home, policy), cache=home.sessions)
+        talk = Conversation(out, home, session, session_client(session), options)
+    with talk.http as http:
         name = _served(http, model)
-        out.note(f"verified: {brief(session.appraisal)}; model {name}")
-        out.simulated(session.appraisal.simulated)
-        talk = Conversation(out, home, session, http, {"max_tokens": max_tokens, "temperature": temperature})
+        out.note(f"verified: {talk.verified}; model {name}")
+        out.simulated(talk.simulated)
         if system:
             talk.messages.append({"role": "system", "content": system})
         by_hand = message is None and sys.stdin.isatty()
@@ -71,15 +90,12 @@ def chat(
             raise
 
 
-class Conversation:
-    """Questions and answers so far, and the verified machine that they are exchanged with."""
+class Talk(ABC):
+    """Questions and answers so far, and what answers."""
 
-    def __init__(
-        self, out: Output, home: Home, session: Session, http: httpx2.Client, options: dict[str, object]
-    ) -> None:
-        self.out, self.home, self.session, self.http, self.options = out, home, session, http, options
+    def __init__(self, out: Output, home: Home, http: httpx2.Client, options: dict[str, object]) -> None:
+        self.out, self.home, self.http, self.options = out, home, http, options
         self.messages: list[dict[str, str]] = []
-        self._verified_at = session.verified_at
 
     def ask(self, question: str, model: str) -> None:
         """Ask, print the answer as it arrives, keep its receipt; a question that fails leaves no trace."""
@@ -94,23 +110,61 @@ class Conversation:
             if answer.text:
                 self.out.say()
         self.messages += [asked, {"role": "assistant", "content": answer.text}]
-        if self.session.verified_at != self._verified_at:
-            self._verified_at = self.session.verified_at
-            self.out.note(f"the machine was verified again: {brief(self.session.appraisal)}")
-        proof = self._keep_receipt(answer)
-        name = answer.exchange.name if answer.exchange and proof else None
-        if proof:
-            self.out.note(f"receipt {name}, ledger entry {proof.bundle.index} (check it: mitai receipt)")
+        kept = self.keep(answer)
         self.out.result(
             {
                 "answer": answer.text,
                 "finish_reason": answer.finish_reason,
                 "usage": {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens},
-                "simulated": self.session.appraisal.simulated,
-                "receipt": name,
-                "ledger_index": proof.bundle.index if proof else None,
+                "simulated": self.simulated,
+                **kept,
             }
         )
+
+    @property
+    @abstractmethod
+    def verified(self) -> str:
+        """What was verified, in one line."""
+
+    @property
+    @abstractmethod
+    def simulated(self) -> bool:
+        """Whether no real TEE was verified."""
+
+    @abstractmethod
+    def keep(self, answer: chats.Answer) -> dict[str, object]:
+        """Fetch, check and keep the receipt of an answer, and tell of it; return what programs are told."""
+
+
+class Conversation(Talk):
+    """A conversation with a verified machine."""
+
+    def __init__(
+        self, out: Output, home: Home, session: Session, http: httpx2.Client, options: dict[str, object]
+    ) -> None:
+        super().__init__(out, home, http, options)
+        self.session, self._verified_at = session, session.verified_at
+
+    @property
+    def verified(self) -> str:
+        """See `Talk.verified`."""
+        return brief(self.session.appraisal)
+
+    @property
+    def simulated(self) -> bool:
+        """See `Talk.simulated`."""
+        return self.session.appraisal.simulated
+
+    def keep(self, answer: chats.Answer) -> dict[str, object]:
+        """See `Talk.keep`."""
+        if self.session.verified_at != self._verified_at:
+            self._verified_at = self.session.verified_at
+            self.out.note(f"the machine was verified again: {self.verified}")
+        proof = self._keep_receipt(answer)
+        name = answer.exchange.name if answer.exchange and proof else None
+        if proof:
+            self.out.note(f"receipt {name}, ledger entry {proof.bundle.index} (check it: mitai receipt)")
+        return {"receipt": name, "ledger_index": proof.bundle.index if proof else None}
 
     def _keep_receipt(self, answer: chats.Answer) -> Proof | None:
         """Fetch the receipt, check it, compare the ledger with what was seen before, keep it; None: not logged yet."""
@@ -135,7 +189,9 @@ class Conversation:
 
 def from_server(error: ClientError) -> bool:
     """Tell whether the verified server refused a question, as against something that ends the trust in it."""
-    return error.code in {"client.refused", "client.answer-incomplete"} or not error.code.startswith("client.")
+    return error.code in {"client.refused", "client.answer-incomplete"} or not error.code.startswith(
+        ("client.", "mpc.")
+    )
 
 
 def _served(http: httpx2.Client, model: str | None) -> str:

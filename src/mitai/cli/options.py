@@ -10,8 +10,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from mitai.attest import Policy
-from mitai.errors import ClientError, MitaiError, ParseError
+from mitai.errors import ClientError, FleetError, MitaiError, ParseError
 from mitai.fleet.home import Home
+from mitai.fleet.processes import alive
 
 DEFAULT_URL = "http://127.0.0.1:8700"
 _POLICY_HINT = "take it anew from whoever publishes the release, or see docs/configuration.md"
@@ -21,6 +22,10 @@ Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
 Positive = Annotated[int, Parameter(validator=Number(gte=1, lt=1 << 31))]
 JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object instead of text.")]
 UrlArgument = Annotated[str | None, Parameter(help="The gateway's address; by default that of the local platform.")]
+PlatformArgument = Annotated[
+    str | None,
+    Parameter(help="The gateway's address, or a client's folder of `mitai mpc split`; by default the local platform."),
+]
 # Secrets may come from the environment: a command line is everybody's to read who is on the machine.
 OperatorToken = Annotated[
     str | None,
@@ -42,6 +47,27 @@ PolicyOption = Annotated[
 ]
 
 
+def client_folder(home: Home, target: str | None) -> Path | None:
+    """Return the client's folder where parties of a secure computation answer; None where a gateway does."""
+    if target is not None:
+        return Path(target) if "://" not in target and (Path(target) / "share.json").is_file() else None
+    if not (home.platform / "platform.json").exists() or (running := home.read_platform()).trust != "mpc":
+        return None
+    if not all(alive(pid) for pid in running.pids.values()):
+        raise FleetError("fleet.process-down", "the platform is stopped", hint="start it: mitai up --trust mpc")
+    return home.mpc_client
+
+
+def refuse_options(folder: Path, **options: object) -> None:
+    """Raise `ClientError` for options that mean nothing where parties answer."""
+    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value]:
+        raise ClientError(
+            "client.option-malformed",
+            f"{' and '.join(given)} are not for parties that compute together",
+            hint=f"whom to trust there is said in {folder / 'party.toml'}",
+        )
+
+
 def platform_url(home: Home, url: str | None) -> str:
     """Return the address that was given, or that of the local platform.
 
@@ -49,7 +75,16 @@ def platform_url(home: Home, url: str | None) -> str:
         ClientError: What was given is no web address.
     """
     if url is None:
-        return home.read_platform().gateway if (home.platform / "platform.json").exists() else DEFAULT_URL
+        if not (home.platform / "platform.json").exists():
+            return DEFAULT_URL
+        running = home.read_platform()
+        if running.trust == "mpc":
+            raise ClientError(
+                "client.no-gateway",
+                "parties that compute together are up here: they have no gateway, broker, ledger or capsules",
+                hint="mitai verify, mitai chat; for the rest give an address, or: mitai down, mitai up",
+            )
+        return running.gateway
     try:
         parsed = httpx2.URL(url)
         valid = parsed.scheme in {"http", "https"} and bool(parsed.host) and (parsed.port or 0) <= 65535

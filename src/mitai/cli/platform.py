@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,15 +27,28 @@ from mitai.fleet.home import Home
 from mitai.fleet.processes import alive, stop
 from mitai.web.page import installed_page, page_link
 
+Setting = Literal["2+1", "3pc", "twins"]
 _DATABASE = "MITAI_DATABASE"
+_PORT = 8700
 
 
 def up(
     *,
     model: Annotated[str | None, Parameter(help="A model folder or a hub id; by default the built-in demo.")] = None,
     no_model: Annotated[bool, Parameter(negative="", help="Start empty; then seal, publish, deploy.")] = False,
+    trust: Annotated[
+        Literal["tee", "mpc"], Parameter(help="Confidential machines; or two parties and a dealer, by `mitai mpc`.")
+    ] = "tee",
+    setting: Annotated[Setting | None, Parameter(help="With mpc: who computes (docs/mpc.md); by default 2+1.")] = None,
+    prompt_tokens: Annotated[
+        tuple[Positive, ...],
+        Parameter(negative="", help="With mpc: to how many tokens prompts are padded. Repeatable."),
+    ] = (),
+    new_tokens: Annotated[
+        tuple[Positive, ...], Parameter(negative="", help="With mpc: how many tokens an answer has. Repeatable.")
+    ] = (),
     detach: Annotated[bool, Parameter(negative="", help="Return when all is up; stop with `mitai down`.")] = False,
-    port: Annotated[Port, Parameter(help="The gateway's port; another free one when it is taken or 0.")] = 8700,
+    port: Annotated[Port, Parameter(help="The gateway's port; another free one when it is taken or 0.")] = _PORT,
     replicas: Annotated[Positive, Parameter(help="How many processes serve the model.")] = 1,
     brokers: Annotated[Positive, Parameter(help="How many key brokers; several share a database.")] = 1,
     database: Annotated[
@@ -53,9 +67,21 @@ def up(
     Then plays the owner once: seals the model, gives the key to the verified broker, deploys. After that:
     `mitai verify`, `mitai chat`. Runs until Ctrl-C, or in the background with `--detach`.
 
+    With `--trust mpc`: cuts the model into shares, and starts two parties and a dealer. Each of them knows nothing of
+    model, questions and answers; on one machine that is for trying.
+
     Example: `mitai up --model my-model --detach`
     """
     out, home = Output(json), Home.default()
+    if trust == "mpc":
+        given_database = bool(database) and database != os.environ.get(_DATABASE)
+        useless = {"--no-model": no_model, "--port": port != _PORT, "--replicas": replicas > 1, "--train": train}
+        useless |= {"--brokers": brokers > 1, "--database": given_database, "--capture": capture}
+        _refuse(useless | {"--threads": threads, "--kem": kem != "x25519"}, "tee")
+        lengths = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
+        _up_together(out, home, model, setting or "2+1", lengths, detach=detach)
+        return
+    _refuse({"--setting": setting, "--prompt-tokens": prompt_tokens, "--new-tokens": new_tokens}, "mpc")
     found = None if no_model else model_folder(model)
     _refuse_shown_password(database)
     settings = platforms.Settings(
@@ -88,8 +114,40 @@ def up(
     except BaseException:
         platform.stop()
         raise
-    if detach:
-        return
+    if not detach:
+        _stay(platform, out)
+
+
+def _up_together(
+    out: Output, home: Home, model: str | None, setting: Setting, lengths: Mapping[str, Sequence[int]], *, detach: bool
+) -> None:
+    """Start parties that compute together; see `up`."""
+    from mitai.cli import parties
+
+    found = model_folder(model)
+    out.say(parties.TOGETHER)
+    _end_on_sigterm()
+    platform = parties.start(out, home, found, setting, **lengths)
+    try:
+        out.say(f"[green]✔[/] up: {', '.join(platform.processes)}; your client's folder is {data(home.mpc_client)}")
+        out.say("  next: mitai verify, mitai chat")
+        told = {"trust": "mpc", "setting": setting, "client": str(home.mpc_client), "model": found[1]}
+        out.result(told | {"simulated": True})
+    except BaseException:
+        platform.stop()
+        raise
+    if not detach:
+        _stay(platform, out)
+
+
+def _refuse(given: Mapping[str, object], trust: str) -> None:
+    """Raise `FleetError` for options of another kind of platform."""
+    if names := [name for name, value in given.items() if value]:
+        raise FleetError("fleet.option-useless", f"{', '.join(names)} mean something with --trust {trust} only")
+
+
+def _stay(platform: platforms.Platform, out: Output) -> None:
+    """Look after a platform until this process is ended, and stop it."""
     try:
         _watch(platform, out)
     finally:
@@ -133,7 +191,8 @@ def status(*, json: JsonFlag = False) -> None:
         out.say(data(f"{name}: {_replica_line(answer)}"))
         for _, line in served(_about(answer)):
             out.say(data(f"  {line}"))
-    out.simulated(running.simulated)
+    if running.trust == "tee":
+        out.simulated(running.simulated)
     error = None
     if not all(processes.values()):
         some = any(processes.values())
@@ -144,7 +203,13 @@ def status(*, json: JsonFlag = False) -> None:
         )
     if error is not None and not json:
         raise error
-    fields = {"gateway": running.gateway, "simulated": running.simulated, "processes": processes, "replicas": replicas}
+    fields = {
+        "trust": running.trust,
+        "gateway": running.gateway,
+        "simulated": running.simulated,
+        "processes": processes,
+        "replicas": replicas,
+    }
     out.result(fields if error is None else fields | {"error": error.to_dict()})
     if error is not None:
         sys.exit(1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
-from mitai.cli.options import JsonFlag, PolicyOption, read_policy
+from mitai.cli.options import JsonFlag, PolicyOption, read_policy, refuse_options
 from mitai.cli.output import SIMULATED, Output
 from mitai.cli.verify import brief, machine_of
 from mitai.client import Proof, receipts
@@ -20,11 +22,15 @@ def receipt(
     *,
     list_all: Annotated[bool, Parameter(name="--list", negative="", help="List the kept receipts.")] = False,
     policy: PolicyOption = None,
+    client: Annotated[
+        Path | None, Parameter(help="Whose folder says which keys parties have; by default `$MITAI_HOME/user/mpc`.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Check the receipt of an answer, offline: the machine, its signature, its place in the ledger.
 
     Receipts are kept in `$MITAI_HOME/user/receipts`. Such a file can be given to anybody; it holds digests, no words.
+    One of parties that computed together is checked by their keys: each has signed, and all say the same.
 
     Example: `mitai receipt 4579`, the kept one whose id begins so
     """
@@ -34,7 +40,14 @@ def receipt(
         out.table(("receipt", "kept at"), [(path.stem, str(path)) for path in reversed(kept)])
         out.result({"receipts": [path.stem for path in reversed(kept)]})
         return
-    proof = Proof.decode(receipt_path(home, which, kept).read_bytes())
+    content = receipt_path(home, which, kept).read_bytes()
+    if _of_parties(content):
+        from mitai.cli import parties
+
+        refuse_options(client or home.mpc_client, policy=policy)
+        parties.receipt(out, content, client or home.mpc_client)
+        return
+    proof = Proof.decode(content)
     checked, appraisal = receipts.check(proof, read_policy(home, policy))
     origin = appraisal.claims.ledger.origin if appraisal.claims.ledger else ""
     capsules = [capsule.id for capsule in checked.capsules]
@@ -73,6 +86,16 @@ def receipt(
             "machine": machine_of(appraisal),
         }
     )
+
+
+class _Kind(msgspec.Struct):
+    v: str = ""
+
+
+def _of_parties(content: bytes) -> bool:
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+        return msgspec.json.decode(content, type=_Kind).v == "mitai parties proof v1"
+    return False
 
 
 def receipt_path(home: Home, which: str | None, kept: list[Path]) -> Path:

@@ -28,7 +28,15 @@ from mitai.cli.evidence import (
     read_message,
     services,
 )
-from mitai.cli.options import JsonFlag, PccsOption, PolicyOption, platform_url, read_policy
+from mitai.cli.options import (
+    JsonFlag,
+    PccsOption,
+    PolicyOption,
+    client_folder,
+    platform_url,
+    read_policy,
+    refuse_options,
+)
 from mitai.cli.output import SIMULATED, Output, data, marked
 from mitai.client import Session
 from mitai.errors import AttestError, ClientError, ParseError
@@ -55,7 +63,10 @@ class _Given:
 def verify(
     target: Annotated[
         str | None,
-        Parameter(help="The gateway's address, by default the local platform's; or a file with evidence or a result."),
+        Parameter(
+            help="The gateway's address, by default the local platform's; a file with evidence or a result; or the "
+            "folder of a client of parties that compute together."
+        ),
     ] = None,
     *,
     policy: PolicyOption = None,
@@ -87,7 +98,8 @@ def verify(
     """Verify a confidential machine: the one that would answer, or from evidence in a file, offline.
 
     With an address: asks for fresh evidence over a nonce of our own and appraises it under your policy. Nothing else is
-    sent. With a file: a quote or report of any TEE, an evidence bundle, or another verifier's result (EAR).
+    sent. With a file: a quote or report of any TEE, an evidence bundle, or another verifier's result (EAR). With the
+    folder of a client of parties that compute together: meets each, shows who it is, what it computes, what it sees.
     Exit status 1 and the failed step when it does not hold, or when a result is not affirming.
 
     Examples: `mitai verify`, `mitai verify quote.bin --collateral collateral.json --explain`,
@@ -95,6 +107,12 @@ def verify(
     `mitai verify result.jwt --key verifier.jwk`
     """
     out, home = Output(json), Home.default()
+    if (folder := client_folder(home, target)) is not None:
+        from mitai.cli import parties
+
+        refuse_options(folder, policy=policy, nonce=nonce, report_data=report_data, ear=ear)
+        parties.verify(out, folder, explain=explain)
+        return
     if target is None or "://" in target or not Path(target).exists():
         if nonce is not None or report_data is not None or ear is not None:
             raise ClientError(
@@ -150,7 +168,7 @@ def _offline(out: Output, message: Evidence | Hardware, policy: Policy, given: _
     try:
         machine, checks, workload = _appraise(message, policy, given)
     except AttestError as error:
-        _tell_checks(out, message.tee, _compared(error.passed, given), given.explain)
+        tell_checks(out, message.tee, _compared(error.passed, given), given.explain)
         if given.ear:
             _write_result(out, Submodule.refused(error, policy_id=policy_id), message.tee, given.ear, given.now)
         raise
@@ -249,12 +267,13 @@ def _write_result(out: Output, submod: Submodule, tee: str, key: Path, now: date
 def _tell(
     out: Output, machine: Machine, checks: tuple[tuple[str, str], ...], summary: list[tuple[str, str]], explain: bool
 ) -> None:
-    _tell_checks(out, machine.tee, checks, explain)
+    tell_checks(out, machine.tee, checks, explain)
     out.say()
     out.table(("", ""), [(name, "0" if value and value.strip("0") == "" else value) for name, value in summary])
 
 
-def _tell_checks(out: Output, tee: str, checks: tuple[tuple[str, str], ...], explain: bool) -> None:
+def tell_checks(out: Output, tee: str, checks: tuple[tuple[str, str], ...], explain: bool) -> None:
+    """Show the checks of an appraisal."""
     if not explain:
         out.table(("check", "what it found"), [(marked(f"[green]✔[/] {step}"), detail) for step, detail in checks])
         return

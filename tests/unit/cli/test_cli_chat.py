@@ -114,8 +114,10 @@ def conversation(monkeypatch):
         asked = []
 
         class Talk:
+            verified, simulated = "a machine", True
+
             def __init__(self, *_):
-                self.messages = []
+                self.messages, self.http = [], Http()
 
             def ask(self, question, model):
                 asked.append(question)
