@@ -53,7 +53,7 @@ SEEDS = (
     b"52000.50",
     b"2\x1c",
     b'listen = "a:1"\nclients = []\n[peers.p0]\nkey = "' + b"0" * 64 + b'"',
-    b'{"v":"mitai parties proof v1","receipts":{"p0":{"key":"' + b64encode(_SIGNER.public.raw) + b'","envelope":"e30="}}}',
+    b'{"v":"mitai parties proof v1","receipts":{"p0":{"key":"%b","envelope":"e30="}}}' % b64encode(_SIGNER.public.raw),
     b'{"v":"mitai mpc shares v1","role":"p0","id":"' + b"0" * 32 + b'"}',
     b'{"model_type":"llama","hidden_size":64,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2}',
 )
