@@ -237,7 +237,8 @@ def struct_table(source: str, name: str) -> str:
     """
     lines, tree = source.splitlines(), ast.parse(source)
     constants: dict[str, ast.expr] = {"ANY": ast.Constant("any")}  # shared by all sections of a policy
-    constants |= {_name(one.targets[0]): one.value for one in tree.body if isinstance(one, ast.Assign)}
+    assigned = [(one.targets[0], one.value) for one in tree.body if isinstance(one, ast.Assign)]
+    constants |= {target.id: value for target, value in assigned if isinstance(target, ast.Name)}
     rows = ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
     for node in tree.body:
         if not (isinstance(node, ast.ClassDef) and node.name == name):
