@@ -12,8 +12,9 @@ import pytest
 
 from mitai.errors import MpcError
 from mitai.identity import Identity
+from mitai.ledger.receipt import PartyReceipt
 from mitai.mpc.attested import Credentials
-from mitai.mpc.clients import GO, Peer, ask, reach
+from mitai.mpc.clients import GO, Guest, Peer, ask, reach
 from mitai.mpc.meeting import Address, listening
 from mitai.mpc.models.arrays import Arrays
 from mitai.mpc.parties import ROLES, Own, deal, serve
@@ -58,14 +59,14 @@ def offered(*tasks):
 
 
 class Three:
-    """The three as threads, in the roles' order."""
+    """The three as threads, in the roles' order; their receipts are kept in `logged`."""
 
     def __init__(self, folder, offers=None):
         offers = offers or [offered()] * 3
         identities = [Identity.generate() for _ in ROLES]
         ports = [self._free() for _ in range(2)]
         self.notes = {role: [] for role in ROLES}
-        self.errors = {}
+        self.errors, self.logged, self.lines = {}, {role: {} for role in ROLES}, {}
         peers = {
             role: Peer(identity.key_id, Address("127.0.0.1", port) if port else None)
             for role, identity, port in zip(ROLES, identities, [*ports, 0], strict=True)
@@ -74,7 +75,15 @@ class Three:
         halves = split(encode(WEIGHT))
         self.threads = []
         for number, (role, identity) in enumerate(zip(ROLES, identities, strict=True)):
-            own = Own(role, Credentials(identity), peers[role].address, {CLIENT.key_id}, note=self.notes[role].append)
+            own = Own(
+                role,
+                Credentials(identity),
+                peers[role].address,
+                {CLIENT.key_id},
+                note=self.notes[role].append,
+                log=self.logged[role].__setitem__,
+                show=partial(self.lines.__setitem__, role),
+            )
             work = partial(deal, own, peers, offers[2])
             if role != "dealer":
                 work = partial(serve, own, peers, offers[number], [halves[number]], folder / role)
@@ -98,6 +107,10 @@ class Three:
             assert time.monotonic() < until, (self.notes, self.errors)
             time.sleep(0.01)
 
+    def wait_for_all(self):
+        for role in ROLES[:2]:
+            self.wait_for(role, "the model is loaded")
+
     def join(self):
         for thread in self.threads:
             thread.join(100)
@@ -112,8 +125,7 @@ def question(three, x, identity=CLIENT, offer=None, asked=None, within_s=100, **
 
 def test_answers_from_three_over_tls(tmp_path):
     three = Three(tmp_path)
-    for role in ROLES[:2]:
-        three.wait_for(role, "the model is loaded")
+    three.wait_for_all()
     rng = np.random.default_rng(1)
     for _ in range(4):  # more than there are tapes ready
         x = rng.normal(size=(2, 3))
@@ -133,6 +145,53 @@ def test_answers_from_three_over_tls(tmp_path):
     assert not three.errors
 
 
+def test_all_parties_sign_what_they_computed(tmp_path):
+    three = Three(tmp_path)
+    three.wait_for_all()
+    offer, x = offered(), np.ones((1, 3))
+    stages = []
+    question = Question(Cooled(), Sampling(0.5))
+    answer = ask(Credentials(CLIENT), three.peers, offer, question, [x], told=stages.append)
+    assert len([*answer]) == 1
+    assert stages[-1] == "waiting for the turn"
+    found = {role: PartyReceipt.open(answer.receipts[role], answer.keys[role]) for role in ROLES[:2]}
+    for role, receipt in found.items():
+        assert answer.keys[role].key_id == three.peers[role].key_id
+        assert receipt.parties == {name: peer.key_id for name, peer in three.peers.items()}
+        assert (receipt.task, receipt.temperature, receipt.protocol) == ("cooled", 0.5, "2+1")
+        assert receipt.started <= receipt.finished
+        three.wait_for(role, "run 0 of cooled took")
+        wait_for(lambda role=role: three.logged[role])
+        assert three.logged[role] == {receipt.exchange: answer.receipts[role]}
+    assert found["p0"].exchange == found["p1"].exchange
+    assert "1 answers" in three.lines["p0"]()
+    assert "tapes ready" in three.lines["p1"]()
+    assert "runs dealt" in three.lines["dealer"]()
+
+
+@pytest.mark.parametrize("lie", ["silent", "short", "long", "other"])
+def test_an_answer_needs_receipts(tmp_path, monkeypatch, lie):
+    three, end = Three(tmp_path), Guest.end
+    three.wait_for_all()
+
+    def told(guest, receipt=None):
+        lies = {"silent": None, "short": b"{}", "long": bytes(65537), "other": receipt and receipt[:-9] + b"}"}
+        end(guest, lies[lie])
+
+    monkeypatch.setattr(Guest, "end", told)
+    offer = offered()
+    answer = iter(ask(Credentials(CLIENT), three.peers, offer, Question(offer.tasks[0]), [np.ones((2, 3))]))
+    assert [next(answer).shape, next(answer).shape] == [(2, 4), (2, 4)]
+    refused("mpc.receipt-wrong" if lie in {"short", "other"} else "mpc.receipt-missing", lambda: next(answer))
+
+
+def wait_for(what):
+    until = time.monotonic() + 100
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def test_tasks_that_nobody_asked_for_have_no_tapes(tmp_path):
     three = Three(tmp_path)
     for role in ROLES[:2]:
@@ -148,7 +207,7 @@ def test_tasks_that_nobody_asked_for_have_no_tapes(tmp_path):
 
 def test_what_is_not_offered_is_refused_before_anything_is_shared(tmp_path):
     three = Three(tmp_path)
-    three.wait_for("p1", "the model is loaded")
+    three.wait_for_all()
     more = Positive("other")
     refused("mpc.not-offered", lambda: question(three, np.ones((2, 3)), offer=offered(more), asked=Question(more)))
 
@@ -181,7 +240,7 @@ def refused(code, work):
 
 def test_a_client_who_goes_away_changes_nothing(tmp_path):
     three = Three(tmp_path)
-    three.wait_for("p1", "the model is loaded")
+    three.wait_for_all()
     offer = offered()
     answers = iter(ask(Credentials(CLIENT), three.peers, offer, Question(offer.tasks[0]), [np.ones((2, 3))]))
     next(answers)
@@ -192,7 +251,7 @@ def test_a_client_who_goes_away_changes_nothing(tmp_path):
 
 def test_a_client_does_not_take_the_place_of_another(tmp_path):
     three = Three(tmp_path)
-    three.wait_for("p1", "the model is loaded")
+    three.wait_for_all()
     links = []
     for _ in range(2):
         links.append(reach(Credentials(CLIENT), three.peers["p1"], time.monotonic() + 20, 20))

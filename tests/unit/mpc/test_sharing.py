@@ -24,6 +24,7 @@ from mitai.errors import MitaiError
 from mitai.fleet.processes import free_port
 from mitai.identity import Identity
 from mitai.mpc import setup
+from mitai.mpc.kept import Kept
 from mitai.mpc.models.arrays import Arrays, Tensors
 from mitai.mpc.sampling import Sampling
 from mitai.mpc.setup import PartyConfig, Side, configure_here, key_of
@@ -31,7 +32,7 @@ from mitai.mpc.sharing import SIDES, ShareFolder, fitting, generation, split_mod
 from mitai.mpc.tasks import Question, Walk
 from mitai.mpc.text import Text
 from mitai.mpc.two.engine import Party
-from mpc_rig import Parties
+from mpc_rig import Parties, Told
 
 
 @pytest.fixture(scope="module")
@@ -334,8 +335,11 @@ def test_three_processes_generate_as_transformers_does(gpt2, cut, processes, cap
     for role in SIDES[:2]:
         processes.wait_for(role, "the model is loaded")
     for _ in range(2):
-        app_result("ask", cut / "client", "What is", "--plain", "--json")
+        app_result("ask", cut / "client", "What is", "--plain", "--json", "--receipts", cut / "kept")
         answer = json.loads(capsys.readouterr().out)
+        assert sorted(answer["receipts"]) == ["p0", "p1"]
+        known = {role: peer.key_id for role, peer in Side.open(cut / "client").peers.items()}
+        assert Kept.decode((cut / "kept").read_bytes()).check(known)["p0"].task == "generate 8 4 greedy"
         assert answer["tokens"] == expected[0, len(ids) :].tolist()
     processes.wait_for("p0", "run 1 of generate 8 4 greedy took")
     refused("mpc.prompt-too-long", lambda: app_result("ask", cut / "client", "What is it? " * 9, "--plain"))
@@ -398,19 +402,19 @@ def test_a_client_stays_to_the_end_of_an_answer(cut, monkeypatch, capsys):
 
     taken = []
 
-    def answers(*_, **__):
+    def answers():
         for token in (5, 0, 7, 7):
             taken.append(token)
             yield np.array([float(token)])
 
     configure_here(cut, (7801, 7802), prompt_tokens=8, new_tokens=4)
     monkeypatch.setattr(Text, "load", lambda _: Words())
-    monkeypatch.setattr("mitai.mpc.clients.ask", answers)
+    monkeypatch.setattr("mitai.mpc.clients.ask", lambda *_, **__: Told(answers()))
     monkeypatch.setattr("mitai.cli.mpc.forbid_core_dumps", lambda: None)
     mpc.ask(cut / "client", "x", json=True)
     assert taken == [5, 0, 7, 7]
-    assert json.loads(capsys.readouterr().out) == {"answer": "a", "tokens": [5, 0]}
-    monkeypatch.setattr("mitai.mpc.clients.ask", lambda *_, **__: iter([np.array([1e6])]))
+    assert json.loads(capsys.readouterr().out) == {"answer": "a", "tokens": [5, 0], "receipts": {}}
+    monkeypatch.setattr("mitai.mpc.clients.ask", lambda *_, **__: Told([np.array([1e6])]))
     refused("mpc.answer-malformed", lambda: mpc.ask(cut / "client", "x", json=True))
     refused("mpc.not-offered", lambda: mpc.ask(cut / "client", "x", "y"))  # parties here take one at a time
     refused("mpc.not-offered", lambda: mpc.ask(cut / "client", "x", second="y"))
