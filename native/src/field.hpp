@@ -24,16 +24,17 @@ struct ScalarLanes {
     static void store(uint64_t* p, V x) { *p = x; }
     static void store_pairs(uint64_t* p, V a, V b) { p[0] = a, p[1] = b; }
     static V splat(uint64_t x) { return x; }
-    static V sub(V x, V y) { return x - y + (x < y ? prime : 0); }
+    static V if_below(V x, V y, V value) { return (0 - V(x < y)) & value; }  // without a branch
+    static V sub(V x, V y) { return x - y + if_below(x, y, prime); }
     static V add(V x, V y) { return sub(x, prime - y); }
     static V mul(V x, V y) {
         __extension__ using Wide = unsigned __int128;
         const Wide product = Wide(x) * y;
         const uint64_t low = uint64_t(product), high = uint64_t(product >> 64), top = high >> 32;
-        const uint64_t rest = low - top - (low < top ? epsilon : 0), middle = (high & epsilon) * epsilon;
+        const uint64_t rest = low - top - if_below(low, top, epsilon), middle = (high & epsilon) * epsilon;
         const uint64_t sum = rest + middle;
-        const uint64_t reduced = sum + (sum < rest ? epsilon : 0);
-        return reduced >= prime ? reduced - prime : reduced;
+        const uint64_t reduced = sum + if_below(sum, rest, epsilon);
+        return reduced - prime + if_below(reduced, prime, prime);
     }
 };
 
