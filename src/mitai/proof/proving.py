@@ -31,7 +31,7 @@ from mitai.proof.equations import (
     Total,
     Zero,
 )
-from mitai.proof.field import ZERO, Array, K, Point
+from mitai.proof.field import Array, K, Point
 from mitai.proof.lookups import Column, count, prove_lookups
 from mitai.proof.operation import Ints, exact_matmul, wide
 from mitai.proof.operations import Argmax, Gap
@@ -39,9 +39,10 @@ from mitai.proof.program import Program, Run
 from mitai.proof.sumcheck import prove_product
 from mitai.proof.transcript import Prover
 from mitai.proof.verify.claims import Claim
+from mitai.proof.verify.layout import Layout
 from mitai.proof.verify.lookups import logs
 from mitai.proof.verify.points import Axes, flat, padded
-from mitai.proof.verify.statement import Layout, Statement
+from mitai.proof.verify.statement import Statement
 from mitai.proof.verify.walk import Factor, Walk
 
 
@@ -143,8 +144,8 @@ class _Proving(Walk):
         ]
         whole = _placed([self._arrays.ints(node) for node in self.plan.committed("hint")], self.hints)
         own = len(self.plan.committed("hint"))
-        for offset, counts in zip(self.hints.offsets[own:], self._counts, strict=True):
-            whole[offset : offset + len(counts)] = counts
+        for (block,), counts in zip(self.hints.blocks[own:], self._counts, strict=True):
+            whole[block.offset : block.offset + len(counts)] = counts
         self._commitments["hint"] = commit(whole)
         self._trees: dict[Zero, list[Array]] = {}
 
@@ -222,20 +223,17 @@ class _Proving(Walk):
         point = [one for axis in summed for one in axes[axis]]
         return kernels.contract(np.ascontiguousarray(moved), kernels.equality(point)).reshape(-1, 2)
 
-    def outside(self, rho: Point) -> tuple[list[K], K, K]:
-        weights = kernels.equality(rho)
-        mask = np.zeros(1 << self.hints.log, bool)
-        for shape, offset in zip(self.hints.shapes, self.hints.offsets, strict=True):
-            own = np.ones([1 << log for log in logs(shape)], bool)
-            own[tuple(slice(size) for size in shape)] = False
-            mask[offset : offset + own.size] = own.reshape(-1)
-        weights[~mask] = 0
-        return prove_product(self.transcript, self._commitments["hint"].array, weights, ZERO, [None] * len(rho))
+    def blocks(self, source: str, asked: Sequence[Claim]) -> list[K]:
+        array = self._commitments[source].array
+        parts = (array[one.offset : one.offset + (1 << len(one.point))] for one in asked)
+        values = [kernels.evaluate(part, one.point) for part, one in zip(parts, asked, strict=True)]
+        self.transcript.send_elements("blocks", *values)
+        return values
 
     def compare(self, array: Ints, axes: Axes, value: K) -> None:
         """Public: the verifier compares."""
 
-    def opened(self, source: str, claims: Sequence[Claim], _layout: Layout) -> None:
+    def opened(self, source: str, claims: Sequence[Claim], _log: int) -> None:
         commitment = self._commitments[source]
         claim = prove_claims(self.transcript, commitment.array, claims)
         open_at(self.transcript, commitment, claim.point)
@@ -299,7 +297,8 @@ class _Arrays:
 
 def _placed(arrays: Sequence[Ints], layout: Layout) -> Array:
     whole = np.zeros(1 << layout.log, np.uint64)
-    for array, offset in zip(arrays, layout.offsets, strict=False):
-        own = padded(wide(array))
-        whole[offset : offset + len(own)] = own
+    for array, blocks in zip(arrays, layout.blocks, strict=False):
+        for block in blocks:
+            part = array[tuple(slice(at, at + (1 << log)) for at, log in zip(block.start, block.logs, strict=True))]
+            whole[block.offset : block.offset + (1 << block.log)] = field.signed(wide(part)).reshape(-1)
     return whole

@@ -31,7 +31,6 @@ from mitai.proof.operations import (
 from mitai.proof.program import Output, Program
 from mitai.proof.proving import commit_weights, prove
 from mitai.proof.verify.program import verify
-from mitai.proof.verify.walk import Walk
 from proof_rig import Recorder
 
 RANDOM = np.random.default_rng(11)
@@ -194,43 +193,6 @@ def test_another_hint_is_refused(name: str, by: int, monkeypatch: pytest.MonkeyP
     with pytest.raises(ProofError) as refused:  # at once where the result is beyond its declared range
         verify(*one.proven())
     assert refused.value.code in {"proof.lookup-refuted", "proof.equation-refuted", "proof.statement-invalid"}
-
-
-@pytest.mark.parametrize("checked", [True, False])
-def test_padding_counts_for_nothing(checked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A number in a hint's padding would change a sum: refused, and by nothing but the check of padding."""
-    one = case(X, Rescale(a=0, shift=3, bits=8), Sum(a=1, axis=1))
-    honest, honestly = one.program.run, proving.padded
-    hint = honest(one.inputs, {}).arrays[1]
-    in_padding = {hint.tobytes(): 5, (hint + 128).tobytes(): 5, (one.inputs["x"] + 4 - 8 * hint).tobytes(): -40}
-
-    def spoilt(array, out):
-        if array.tobytes() in in_padding:
-            out[6:7] = field.signed(np.array([in_padding[array.tobytes()]]))  # of 3 by 5 in 4 by 8
-        return out
-
-    def run(self, inputs, weights):
-        arrays = list(honest(inputs, weights).arrays)
-        arrays[2] = arrays[2] + np.array([[5], [0], [0]])
-        return proving.Run(tuple(arrays), {"y": arrays[2]})
-
-    class Column(proving.Column):
-        def __init__(self, components, shape):
-            super().__init__(components, shape)
-            self.arrays = tuple(map(spoilt, self.components, self.arrays))
-
-    monkeypatch.setattr(Program, "run", run)
-    monkeypatch.setattr(proving, "padded", lambda array: spoilt(array, honestly(array)))
-    monkeypatch.setattr(proving, "Column", Column)
-    monkeypatch.setattr(proving._Proving, "require", lambda *_: None)
-    if not checked:
-        monkeypatch.setattr(Walk, "padding", lambda self: None)
-    statement, proof = one.proven()
-    if not checked:
-        assert verify(statement, proof) > 100
-        return
-    with pytest.raises(ProofError):
-        verify(statement, proof)
 
 
 def test_kept_results_are_inputs_of_later_programs() -> None:

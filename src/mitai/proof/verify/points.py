@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mitai.proof import field
-from mitai.proof.field import ONE, ZERO, Array, K, Point
+from mitai.proof.field import Array, K, Point
 from mitai.proof.operation import Ints, Shape
 from mitai.proof.verify.lookups import inside, logs
 
@@ -68,33 +68,4 @@ def scattered(indices: Ints, where: Axes, size: int) -> Array:
     out = np.zeros((1 << logs([size])[0], 2), np.uint64)
     for place, weight in zip(indices.reshape(-1).tolist(), inner, strict=True):
         out[place] = field.add(out[place], weight)
-    return out
-
-
-def padding_weight(shapes: Sequence[Shape], offsets: Sequence[int], rho: Point, point: Point) -> K:
-    """Return, at a point, the multilinear extension of eq(ρ, ·) in the padding of arrays, and 0 elsewhere."""
-    out = ZERO
-    for shape, offset in zip(shapes, offsets, strict=True):
-        bits = logs(shape)
-        own = sum(bits)
-        prefix = field.bits(offset >> own, len(rho) - own)
-        both = field.equal(prefix, rho[: len(rho) - own]) * field.equal(prefix, point[: len(rho) - own])
-        within, at = ONE, len(rho) - own
-        for size, log in zip(shape, bits, strict=True):
-            within = within * _both_below(size, rho[at : at + log], point[at : at + log])
-            at += log
-        whole = field.equal(rho[len(rho) - own :], point[len(rho) - own :])
-        out = out + both * (whole - within)
-    return out
-
-
-def _both_below(size: int, x: Point, y: Point) -> K:
-    """Return Σ eq(x, i) eq(y, i) over i < size."""
-    out, whole = ZERO, ONE
-    if size == 1 << len(x):
-        return field.equal(x, y)
-    for place, (a, b) in enumerate(zip(reversed(x), reversed(y), strict=True)):
-        zero, one = (ONE - a) * (ONE - b), a * b
-        out = zero * whole + one * out if size >> place & 1 else zero * out
-        whole = whole * (zero + one)
     return out

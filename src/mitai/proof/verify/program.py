@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from mitai.proof.equations import Joined, Zero
-from mitai.proof.field import ZERO, Array, K, Point
+from mitai.proof.field import Array, K, Point
 from mitai.proof.operation import Ints
 from mitai.proof.transcript import HASH_BYTES, Verifier
 from mitai.proof.verify import soundness
@@ -22,7 +22,7 @@ from mitai.proof.verify.claims import Claim, check_claims
 from mitai.proof.verify.commitment import check_opening
 from mitai.proof.verify.lookups import check_lookups
 from mitai.proof.verify.points import Axes, public_value
-from mitai.proof.verify.statement import Layout, Statement
+from mitai.proof.verify.statement import Statement
 from mitai.proof.verify.sumcheck import check_product
 from mitai.proof.verify.walk import Factor, Walk
 
@@ -71,13 +71,13 @@ class _Checking(Walk):
     def product(self, _a: Factor | Array, _b: Factor, value: K, weights: Sequence[K | None]) -> tuple[list[K], K, K]:
         return check_product(self.transcript, value, weights)
 
-    def outside(self, rho: Point) -> tuple[list[K], K, K]:
-        return check_product(self.transcript, ZERO, [None] * len(rho))
+    def blocks(self, _source: str, asked: Sequence[Claim]) -> list[K]:
+        return self.transcript.receive_elements("blocks", len(asked))
 
     def compare(self, array: Ints, axes: Axes, value: K) -> None:
         self.require(public_value(array, axes) == value, "public")
 
-    def opened(self, source: str, claims: Sequence[Claim], layout: Layout) -> None:
-        claim = check_claims(self.transcript, layout.log, claims)
+    def opened(self, source: str, claims: Sequence[Claim], log: int) -> None:
+        claim = check_claims(self.transcript, log, claims)
         root = self._hints if source == "hint" else self.roots[source]
         check_opening(self.transcript, root, claim.point, claim.value)

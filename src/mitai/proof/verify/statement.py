@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as member
 
@@ -10,12 +10,10 @@ import numpy as np
 
 from mitai.errors import ProofError
 from mitai.proof.equations import Known, Plan
-from mitai.proof.operation import Ints, Shape
+from mitai.proof.operation import Ints
 from mitai.proof.operations import Argmax, Constant, Input
 from mitai.proof.program import Program
 from mitai.proof.transcript import HASH_BYTES
-from mitai.proof.verify.claims import places
-from mitai.proof.verify.lookups import logs
 
 
 @dataclass(frozen=True)
@@ -39,27 +37,6 @@ class Statement:
     choices: Mapping[int, Ints] = member(default_factory=dict)
     given: bytes | None = None
     kept: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where arrays lie in one committed array.
-
-    Attributes:
-        shapes: Of each array.
-        offsets: Of each array, padded.
-        log: Of the size of the whole.
-    """
-
-    shapes: tuple[Shape, ...]
-    offsets: tuple[int, ...]
-    log: int
-
-    @staticmethod
-    def of(shapes: Sequence[Shape]) -> Layout:
-        """Place arrays of these shapes."""
-        offsets, log = places([sum(logs(shape)) for shape in shapes])
-        return Layout(tuple(shapes), tuple(offsets), log)
 
 
 def known_arrays(statement: Statement, plan: Plan) -> dict[int, Ints]:

@@ -42,18 +42,18 @@ from mitai.proof.transcript import Transcript
 from mitai.proof.verify import soundness
 from mitai.proof.verify.claims import Claim
 from mitai.proof.verify.commitment import bind_root
+from mitai.proof.verify.layout import Layout
 from mitai.proof.verify.lookups import Table, inside, logs
 from mitai.proof.verify.points import (
     Axes,
     by_axis,
     flat,
     outer_inside,
-    padding_weight,
     public_value,
     restricted,
     scattered,
 )
-from mitai.proof.verify.statement import Layout, Statement, known_arrays
+from mitai.proof.verify.statement import Statement, known_arrays
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Walk(ABC):
             "input": Layout.of([self.plan.shape(node) for node in self.plan.committed("input")]),
             "result": Layout.of([self.plan.shape(self.plan.results[output.operand]) for output in self.kept]),
         }
-        self.kept_claims: list[Claim] = []
+        self.kept_points: list[tuple[Axes, K]] = []
 
     @property
     def kept(self) -> list[Output]:
@@ -148,7 +148,7 @@ class Walk(ABC):
         for name, array in sorted(statement.outputs.items()):
             bind("output", name.encode())
             bind("numbers", _digest(array))
-        if self.hints.shapes:
+        if self.hints.blocks:
             bind_root(self.transcript, self.hints_root(), self.hints.log)
 
     @property
@@ -207,7 +207,7 @@ class Walk(ABC):
             else:
                 [value] = self.said([(node, axes)])
                 self.claims[node].append((axes, value))
-                self.kept_claims.append(Claim(point, value, self.sources["result"].offsets[len(self.kept_claims)]))
+                self.kept_points.append((axes, value))
 
     # --- 3. nodes ---
 
@@ -330,40 +330,24 @@ class Walk(ABC):
     def close(self, counted: Sequence[Claim]) -> None:
         """Join claims on what is committed, and open it."""
         for source in ("weight", "input"):
-            self._open(source, self._placed(source, self.sources[source]), self.sources[source])
-        self._open("result", self.kept_claims, self.sources["result"])
-        claims = self._placed("hint", self.hints)
-        own = len(self.plan.committed("hint"))
-        claims += [
-            Claim(claim.point, claim.value, offset)
-            for claim, offset in zip(counted, self.hints.offsets[own:], strict=True)
-        ]
-        padding = self.padding()
-        if padding is not None:
-            claims.append(padding)
-        self._open("hint", claims, self.hints)
+            claims = [self.claims[number] for number in self.plan.committed(source)]
+            self.open(source, self.sources[source], claims)
+        self.open("result", self.sources["result"], [[one] for one in self.kept_points])
+        claims = [self.claims[number] for number in self.plan.committed("hint")]
+        self.open("hint", self.hints, [*claims, *([((tuple(one.point),), one.value)] for one in counted)])
 
-    def _open(self, source: str, claims: Sequence[Claim], layout: Layout) -> None:
-        if claims:
-            self.opened(source, claims, layout)
-
-    def _placed(self, source: str, layout: Layout) -> list[Claim]:
-        numbers = self.plan.committed(source)
-        return [
-            Claim(flat(axes), value, offset)
-            for number, offset in zip(numbers, layout.offsets, strict=False)
-            for axes, value in self.claims[number]
-        ]
-
-    def padding(self) -> Claim | None:
-        """Hints are zero in the padding of their axes: a sum-check, with weights that are zero inside."""
-        if all(size == 1 << log for shape in self.hints.shapes for size, log in zip(shape, logs(shape), strict=True)):
-            return None
-        rho = self.transcript.challenges("padding", self.hints.log)
-        self.add_error(soundness.rounds(self.hints.log))
-        point, value, weight = self.outside(rho)
-        self.require(weight == padding_weight(self.hints.shapes, self.hints.offsets, rho, point), "padding")
-        return Claim(point, value)
+    def open(self, source: str, layout: Layout, claims: Sequence[Sequence[tuple[Axes, K]]]) -> None:
+        """Open what is behind a root, with some claims on each of its arrays, which are claims on blocks."""
+        placed: list[Claim] = []
+        for blocks, own in zip(layout.blocks, claims, strict=True):
+            for axes, value in own:
+                weights, parts = zip(*(block.part(axes) for block in blocks), strict=True)
+                asked = [Claim(point, ZERO, block.offset) for block, point in zip(blocks, parts, strict=True)]
+                said = self.blocks(source, asked) if len(blocks) > 1 else [value]
+                self.require(sum(map(K.__mul__, weights, said), ZERO) == value, "blocks")
+                placed += [Claim(one.point, value, one.offset) for one, value in zip(asked, said, strict=True)]
+        if placed:
+            self.opened(source, placed, layout.log)
 
     # --- what each side does ---
 
@@ -401,15 +385,15 @@ class Walk(ABC):
         """A sum-check of two factors."""
 
     @abstractmethod
-    def outside(self, rho: Point) -> tuple[list[K], K, K]:
-        """A sum-check of hints and eq(ρ, ·) in their padding, whose sum is zero: point, hints, weights."""
+    def blocks(self, source: str, asked: Sequence[Claim]) -> list[K]:
+        """Values of blocks at points: those of the claims."""
 
     @abstractmethod
     def compare(self, array: Ints, axes: Axes, value: K) -> None:
         """A public array has a value."""
 
     @abstractmethod
-    def opened(self, source: str, claims: Sequence[Claim], layout: Layout) -> None:
+    def opened(self, source: str, claims: Sequence[Claim], log: int) -> None:
         """Claims on what is behind a root."""
 
 
