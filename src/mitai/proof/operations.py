@@ -347,7 +347,7 @@ class Reshape(_Unary, frozen=True):
 class Concat(Operation, frozen=True):
     """Arrays one after the other along an axis."""
 
-    parts: Annotated[tuple[Operand, ...], msgspec.Meta(min_length=1, max_length=64)]
+    parts: Annotated[tuple[Operand, ...], msgspec.Meta(min_length=1, max_length=1024)]
     axis: Axis
 
     @property

@@ -1,0 +1,1 @@
+"""Models as integer programs (docs/spec/proof-programs.md, "Models")."""
