@@ -142,7 +142,20 @@ def scale(x: Array, by: Array) -> Array:
 
 def total(x: Array, axis: int = 0) -> Array:
     """Return the sum along an axis, of fewer than 2^32 elements."""
-    low, high = ((half).sum(axis, np.uint64) for half in (x & _LOW, x >> _HALF))
+    low, high = (half.sum(axis, np.uint64) for half in (x & _LOW, x >> _HALF))
+    return _from_halves(low, high)
+
+
+def total_at(places: NDArray[np.int64], x: Array, size: int) -> Array:
+    """Return for each place below `size` the sum of the elements (n, …) that go there, fewer than 2^32."""
+    low, high = (np.zeros((size, *x.shape[1:]), np.uint64) for _ in range(2))
+    np.add.at(low, places, x & _LOW)
+    np.add.at(high, places, x >> _HALF)
+    return _from_halves(low, high)
+
+
+def _from_halves(low: Array, high: Array) -> Array:
+    """Return low + 2^32 · high, for any words."""
     return add(reduce(high >> _HALF, high << _HALF), reduce(np.zeros_like(low), low))
 
 

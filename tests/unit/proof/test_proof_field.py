@@ -66,6 +66,12 @@ def test_sums():
     assert field.total(x).tolist() == [sum(column) % P for column in x.T.tolist()]
 
 
+def test_sums_by_place():
+    x, places = words(300, 2), np.random.default_rng(1).integers(0, 5, 300)
+    expected = [field.total(x[places == place]).tolist() for place in range(8)]
+    assert field.total_at(places, x, 8).tolist() == expected
+
+
 def test_multilinear_extensions():
     table, point = words(16), field.elements(words(4, 2))
     for number in range(16):

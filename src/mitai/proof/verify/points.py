@@ -65,7 +65,4 @@ def scattered(indices: Ints, where: Axes, size: int) -> Array:
     """Return for each place j of an axis Σ eq(where, i) over the i with indices_i = j, in K."""
     weights = field.equality(flat(where)).reshape(*(1 << log for log in logs(indices.shape)), 2)
     inner = weights[tuple(slice(length) for length in indices.shape)].reshape(-1, 2)
-    out = np.zeros((1 << logs([size])[0], 2), np.uint64)
-    for place, weight in zip(indices.reshape(-1).tolist(), inner, strict=True):
-        out[place] = field.add(out[place], weight)
-    return out
+    return field.total_at(indices.reshape(-1), inner, 1 << logs([size])[0])
