@@ -47,7 +47,7 @@ e2e: web/node_modules/.ready ## the page in a real browser, against a platform i
 	@scripts/setup-browser && $(NPM) run --silent e2e
 
 coverage: $(VENV)/.dev ## branches of the security core that tests take: above 95 %
-	$(BIN)/pytest -q tests/unit tests/property tests/vectors tests/interop $(addprefix --ignore=tests/unit/,serve train mpc demo_model) \
+	MITAI_CHANNEL=python $(BIN)/pytest -q tests/unit tests/property tests/vectors tests/interop $(addprefix --ignore=tests/unit/,serve train mpc demo_model) \
 	    $(addprefix --cov=mitai.,attest channel capsule broker ledger) --cov-branch --cov-fail-under 95 --cov-report term:skip-covered
 
 slow: $(VENV)/.dev ## the long tests
@@ -67,11 +67,14 @@ docs: $(VENV)/.dev ## generated pages are up to date
 
 check: lint types imports docs web-check test ## all quality gates
 
-bench: $(VENV)/.dev ## benchmarks: JSON lines on stdout; ONLY=channel for one group
+$(VENV)/.channel: $(wildcard native/channel/*.*) $(wildcard src/mitai/channel/*.py) | $(VENV)/.dev
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q --force-reinstall --no-deps ./native/channel && touch $@
+
+bench: $(VENV)/.dev $(VENV)/.channel ## benchmarks: JSON lines on stdout; ONLY=channel for one group
 	@$(BIN)/python -m benchmarks $(ONLY)
 
 fuzz: $(VENV)/.dev ## every fuzz target for SECONDS (default 60)
 	@$(BIN)/pip install -q -c constraints.txt "atheris>=3" && $(BIN)/python scripts/fuzz.py $(or $(SECONDS),60)
 
 clean: ## forget the environment and all outputs
-	rm -rf $(VENV) web/node_modules build native/build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
+	rm -rf $(VENV) web/node_modules build native/build native/channel/build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out

@@ -55,8 +55,13 @@ def carry(sealer: Sealer, opener: Opener, kind: Literal["request", "response"], 
     """Seal a whole message and open it chunk by chunk, as over a wire; the content is handed on, as to an app."""
     decoder, size, received = bhttp.Decoder(kind), len(head) + len(content), 0
     for wire in sealer.seal_message(head, content, bytes(padded_size(size) - size)):
-        received += sum([content_bytes(decoder.feed(chunk)) for chunk in opener.feed(wire)])
-        del wire  # so that its memory can be used again
+        for chunk in opener.feed(wire):
+            for event in decoder.feed(chunk):
+                if isinstance(event, memoryview):
+                    received += len(event)
+                del event
+            del chunk  # so that its memory can be used again
+        del wire
     received += sum([content_bytes(decoder.feed(chunk)) for chunk in opener.finish()])
     decoder.finish()
     assert received == len(content)

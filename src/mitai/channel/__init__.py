@@ -4,6 +4,7 @@ The server puts its app behind `ChannelMiddleware`; a client uses `mitai.client.
 here opens a connection, a file or a thread.
 """
 
+from mitai.channel import compiled as compiled  # first: it finds the others
 from mitai.channel.asgi import EXCHANGE_KEY, ChannelMiddleware, Limits
 from mitai.channel.exchange import EXCHANGE_HEADER, Exchange
 from mitai.channel.keys import KeyRing

@@ -45,16 +45,16 @@ CONNECTION_FIELDS: Final = frozenset(
     )
 )
 CHUNK_PREFIX_BYTES: Final = 4
-_NOTHING = memoryview(b"")
-_WINDOW_BYTES = 1024  # more than most heads have
+_NOTHING: Final = memoryview(b"")
+_WINDOW_BYTES: Final = 1024  # more than most heads have
 END_OF_STREAM: Final = b"\x00\x00"  # ends indeterminate-length content, and an empty trailer section
 
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2, token
-_METHOD = _NAME
-_VALUE = re.compile(rb"(?![ \t])[^\x00\r\n]*(?<![ \t])")  # RFC 9113 section 8.2.1
-_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*")
-_AUTHORITY = re.compile(rb"[^\x00-\x20@/?#\x7f-\xff]*")
-_PATH = re.compile(rb"/[^\x00-\x20#\x7f-\xff]*|\*")
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2, token
+_METHOD: Final = _NAME
+_VALUE: Final = re.compile(rb"(?![ \t])[^\x00\r\n]*(?<![ \t])")  # RFC 9113 section 8.2.1
+_SCHEME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*")
+_AUTHORITY: Final = re.compile(rb"[^\x00-\x20@/?#\x7f-\xff]*")
+_PATH: Final = re.compile(rb"/[^\x00-\x20#\x7f-\xff]*|\*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from mitai.errors import ChannelError
 
 MAX_CHUNK_BYTES: Final = 256 << 10  # plaintext of one chunk; draft-ietf-ohai-chunked-ohttp demands 16 KiB at least
 
-_VARINT_MASKS = {size: (1 << (8 * size - 2)) - 1 for size in (1, 2, 4, 8)}  # without the two bits that tell the size
+# Without the two bits that tell the size.
+_VARINT_MASKS: Final = {size: (1 << (8 * size - 2)) - 1 for size in (1, 2, 4, 8)}
 
 
 class FrameReader:

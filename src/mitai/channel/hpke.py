@@ -41,12 +41,14 @@ SHARED_BYTES: Final = 32  # Nsecret of both KEMs, and Nh of SHA-256
 
 Data = bytes | bytearray | memoryview
 
-_SHA256 = hashes.SHA256()
-_VERSION = b"HPKE-v1"
-_DHKEM_SUITE_ID = b"KEM\x00\x20"
-_XWING_LABEL = b"\\.//^\\"
-_MLKEM_PUBLIC_BYTES, _MLKEM_CIPHERTEXT_BYTES, _X25519_BYTES = 1184, 1088, 32
-_MAX_SEQUENCE = (1 << 8 * NONCE_BYTES) - 1
+_SHA256: Final = hashes.SHA256()
+_VERSION: Final = b"HPKE-v1"
+_DHKEM_SUITE_ID: Final = b"KEM\x00\x20"
+_XWING_LABEL: Final = b"\\.//^\\"
+_MLKEM_PUBLIC_BYTES: Final = 1184
+_MLKEM_CIPHERTEXT_BYTES: Final = 1088
+_X25519_BYTES: Final = 32
+_MAX_SEQUENCE: Final = (1 << 8 * NONCE_BYTES) - 1
 
 
 class Kem(IntEnum):
@@ -91,6 +93,8 @@ def extract(salt: bytes, key_material: bytes) -> bytes:
 
 def expand(pseudorandom_key: bytes, info: bytes, length: int) -> bytes:
     """HKDF-Expand to `length` bytes, at most 255 blocks."""
+    if length <= SHARED_BYTES:  # one block: HMAC, as HKDF-Extract is, without the object for more
+        return HKDF.extract(_SHA256, pseudorandom_key, info + b"\x01")[:length]
     return HKDFExpand(_SHA256, length, info).derive(pseudorandom_key)
 
 
@@ -175,8 +179,8 @@ _recipient = lru_cache(maxsize=64)(X25519PublicKey.from_public_bytes)  # few, an
 
 def _dhkem_secret(shared: bytes, enc: bytes, public: bytes) -> bytes:
     """RFC 9180 section 4.1, ExtractAndExpand."""
-    prk = _labeled_extract(_DHKEM_SUITE_ID, b"", b"eae_prk", shared)
-    return _labeled_expand(_DHKEM_SUITE_ID, prk, b"shared_secret", enc + public, SHARED_BYTES)
+    info = _labeled_info(_DHKEM_SUITE_ID, b"shared_secret", enc + public, SHARED_BYTES)
+    return HKDF(_SHA256, SHARED_BYTES, None, info).derive(_VERSION + _DHKEM_SUITE_ID + b"eae_prk" + shared)
 
 
 def _xwing_secret(mlkem_shared: bytes, x25519_shared: bytes, x25519_enc: bytes, x25519_public: bytes) -> bytes:

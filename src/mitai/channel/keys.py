@@ -89,7 +89,10 @@ class KeyRing:
 
     def find(self, key_id: int) -> RingKey | None:
         """Return the key with this id if it is honoured now."""
-        return next((key for key in self.live() if key.config.key_id == key_id), None)
+        for key in self.live():
+            if key.config.key_id == key_id:
+                return key
+        return None
 
     def _live_old(self) -> list[tuple[float, RingKey]]:
         now = self._clock()

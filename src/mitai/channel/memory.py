@@ -8,10 +8,14 @@ megabyte is sealed in 50 µs that costs several times more than the cipher (`ben
 from __future__ import annotations
 
 import ctypes
+import threading
+from typing import Final
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEPT_BYTES = 256 << 20
-_MAPPED_BYTES = 32 << 20  # the largest that glibc accepts on 64-bit machines
+_M_TRIM_THRESHOLD: Final = -1  # malloc.h
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 256 << 20
+_MAPPED_BYTES: Final = 32 << 20  # the largest that glibc accepts on 64-bit machines
+_BLOCK_BYTES: Final = 512 << 10  # more is taken anew each time
 
 
 def keep_freed_memory() -> None:
@@ -27,7 +31,7 @@ def keep_freed_memory() -> None:
 class Scratch:
     """A block of memory that is used again once nobody looks at it: a new one would be filled with zeros first.
 
-    Only for what follows within one message: what is left over in a block must not reach another's.
+    For plaintext only within one message: what is left over in a block must not reach another's.
     """
 
     def __init__(self) -> None:
@@ -35,6 +39,8 @@ class Scratch:
 
     def take(self, size: int) -> memoryview:
         """Return `size` bytes of which nobody else has a view; what they hold has no meaning."""
+        if size > _BLOCK_BYTES:
+            return memoryview(bytearray(size))
         block = self._block
         try:
             block.pop()  # refused while there is a view
@@ -44,3 +50,15 @@ class Scratch:
         if len(block) < size:
             block = self._block = bytearray(size)
         return memoryview(block)[:size]
+
+
+_thread: Final = threading.local()
+
+
+def ciphertext_scratch() -> Scratch:
+    """Return this thread's block for ciphertext, which one message after another may use: it holds nothing secret."""
+    try:
+        scratch: Scratch = _thread.ciphertext
+    except AttributeError:
+        scratch = _thread.ciphertext = Scratch()
+    return scratch

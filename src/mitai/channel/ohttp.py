@@ -20,6 +20,7 @@ Example:
 from __future__ import annotations
 
 import secrets
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
@@ -43,12 +44,13 @@ from mitai.channel.hpke import (
     setup_recipient,
     setup_sender,
 )
-from mitai.channel.memory import Scratch
+from mitai.channel.memory import Scratch, ciphertext_scratch
 from mitai.errors import ChannelError, KeysChangedError, ParseError
 
 KEYS_MEDIA_TYPE: Final = "application/ohttp-keys"
-_FINAL = b"final"
-_HEADER_BYTES = 7  # key id, KEM id, KDF id, AEAD id
+_FINAL: Final = b"final"
+_HEADER: Final = struct.Struct("!BHHH")  # key id, KEM id, KDF id, AEAD id
+_AEADS: Final = {int(aead): aead for aead in Aead}
 
 
 class Form(NamedTuple):
@@ -156,7 +158,6 @@ class _StreamSealer:
         self._chunked = form.chunked
         self._sequence = sequence
         self._prefix = prefix
-        self._scratch = Scratch()
 
     def seal(self, chunk: Data, *, final: bool = False) -> memoryview:
         """Return the next chunk as it goes on the wire; only the final one may be empty."""
@@ -168,7 +169,7 @@ class _StreamSealer:
                 prefix += varint(size)
         self._prefix = b""
         at = len(prefix)
-        wire = self._scratch.take(at + size)
+        wire = ciphertext_scratch().take(at + size)
         wire[:at] = prefix
         self._sequence.seal_into(chunk, aad, wire[at:])
         return wire
@@ -273,7 +274,7 @@ class RequestSealer(_StreamSealer):
 
     def __init__(self, config: KeyConfig, form: Form = CHUNKED, *, ephemeral: X25519PrivateKey | None = None) -> None:
         aead = Aead.AES_256_GCM if Aead.AES_256_GCM in config.aeads else config.aeads[0]
-        header = bytes((config.key_id,)) + b"".join(i.to_bytes(2) for i in (config.kem, KDF_HKDF_SHA256, aead))
+        header = _HEADER.pack(config.key_id, config.kem, KDF_HKDF_SHA256, aead)
         info = form.request_label + b"\x00" + header
         self._context = setup_sender(config.kem, config.public, info, aead, ephemeral=ephemeral)
         self._aead = aead
@@ -325,16 +326,17 @@ class RequestOpener(_StreamOpener):
             self._key = self._find(self._prefix[0])
             if self._key is None:
                 raise keys_changed()
-        return _HEADER_BYTES + self._key.config.kem.enc_bytes
+        return _HEADER.size + self._key.config.kem.enc_bytes
 
     def _start(self, prefix: bytes) -> Context:
         key = self._key
-        kem, kdf, aead = (int.from_bytes(prefix[i : i + 2]) for i in (1, 3, 5))
+        header = prefix[: _HEADER.size]
+        _, kem, kdf, aead = _HEADER.unpack(header)
         if key is None or kem != key.config.kem or kdf != KDF_HKDF_SHA256 or aead not in key.config.aeads:
             raise keys_changed()
-        self._aead = Aead(aead)
-        info = self.form.request_label + b"\x00" + prefix[:_HEADER_BYTES]
-        self._context = setup_recipient(key.private, prefix[_HEADER_BYTES:], info, self._aead)
+        self._aead = _AEADS[aead]
+        info = self.form.request_label + b"\x00" + header
+        self._context = setup_recipient(key.private, prefix[_HEADER.size :], info, self._aead)
         return self._context
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from threading import Thread
 
-from mitai.channel.memory import Scratch, keep_freed_memory
+from mitai.channel.memory import Scratch, ciphertext_scratch, keep_freed_memory
 
 
 def test_it_may_be_called_again():
@@ -45,5 +46,13 @@ def test_a_block_that_is_looked_at_is_left_alone():
 
 def test_sizes():
     scratch = Scratch()
-    for size in (0, 1, 0, 100, 7, 1000):
+    for size in (0, 1, 0, 100, 7, 1000, 1 << 20, 5):
         assert len(scratch.take(size)) == size
+
+
+def test_each_thread_has_its_block_for_ciphertext():
+    blocks = [ciphertext_scratch(), ciphertext_scratch()]
+    thread = Thread(target=lambda: blocks.append(ciphertext_scratch()))
+    thread.start()
+    thread.join()
+    assert blocks[0] is blocks[1] is not blocks[2]
