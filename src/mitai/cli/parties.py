@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from mitai.fleet.processes import free_port
 from mitai.ledger.receipt import PartyReceipt
 from mitai.mpc.attested import WORKLOAD
 from mitai.mpc.kept import Kept
-from mitai.mpc.openai import greet, http_client
+from mitai.mpc.openai import greet, http_client, stay
 from mitai.mpc.sampling import Kind
 from mitai.mpc.settings import SETTINGS, Name, Setting
 from mitai.mpc.setup import IDENTITY, Side, configure_here
@@ -184,7 +185,12 @@ class PartyTalk(Talk):
         try:
             super().ask(question, model)
         except KeyboardInterrupt:
-            self.out.note("\nStaying until the parties' run ends, so that nobody learns how long the answer is.")
+            self.out.note("\nStaying until the parties' run ends: who leaves before tells how much of it was wanted.")
+            self.out.note("Ctrl-C again leaves at once.")
+            try:
+                stay()
+            except KeyboardInterrupt:
+                os._exit(130)  # at its usual end, Python would wait for the run
             raise
 
     def keep(self, answer: chats.Answer) -> dict[str, object]:
@@ -197,7 +203,7 @@ class PartyTalk(Talk):
         receipts = Kept.decode(told.content).check(self._known)
         name = next(iter(receipts.values())).exchange
         write_private(self.home.receipts / f"{name}.json", told.content)
-        self.out.note(f"receipt {name}, signed by {' and '.join(receipts)} (check it: mitai receipt)")
+        self.out.note(f"receipt {name}, signed by {', '.join(receipts)} (check it: mitai receipt)")
         return {"receipt": name, "parties": list(receipts)}
 
 
@@ -222,7 +228,7 @@ def receipt(out: Output, content: bytes, folder: Path) -> None:
             *[(f"  evidence of {name}", digest) for name, digest in each.evidence_sha256.items()],
         ]
     out.table(("", ""), rows)
-    out.say(f"[green]✔[/] signed by {' and '.join(receipts)}, with the keys that you know, and all say the same")
+    out.say(f"[green]✔[/] signed by {', '.join(receipts)}, with the keys that you know, and all say the same")
     out.result({"verdict": "holds", "trust": "mpc", "receipts": {role: _told(each) for role, each in receipts.items()}})
 
 

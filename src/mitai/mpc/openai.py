@@ -56,6 +56,7 @@ log = structlog.get_logger(__name__)
 BASE_URL = "http://parties.invalid"  # an address that does not exist: nothing leaks where the client is forgotten
 _TIMEOUT = httpx2.Timeout(None)  # `within_s` says how long to wait for parties
 _DAY_S = 86400.0
+_LISTENER = "mitai-mpc-answer"
 _KEEP = 64  # receipts, of some KiB each
 _STATUS = {"mpc.too-many": 429, "mpc.not-offered": 400, "mpc.prompt-too-long": 400}  # all else: 502
 
@@ -177,7 +178,7 @@ class _Run:
         self._numbers, self._loop = numbers, asyncio.get_running_loop()
         self._told: asyncio.Queue[Real | MitaiError | None] = asyncio.Queue()
         # no daemon: a process that ends before the run would tell how long the answer is
-        threading.Thread(target=self._listen, name="mitai-mpc-answer", daemon=False).start()
+        threading.Thread(target=self._listen, name=_LISTENER, daemon=False).start()
 
     async def next(self) -> Real | None:
         """Return what comes next; None after the end."""
@@ -200,6 +201,13 @@ class _Run:
     def _tell(self, what: Real | MitaiError | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(self._told.put_nowait, what)
+
+
+def stay() -> None:
+    """Return when all answers that this process has asked for have ended."""
+    for thread in threading.enumerate():
+        if thread.name == _LISTENER:
+            thread.join()
 
 
 def greet(side: Side, within_s: float = REACHED_S) -> dict[str, Appraisal | None]:
