@@ -183,7 +183,9 @@ def _admitted(said: bytes) -> None:
         raise not_offered()
     if said == TOO_MANY:
         raise MpcError(
-            "mpc.too-many", f"a party holds {EACH} questions of this client already", hint="wait for their answers"
+            "mpc.too-many",
+            f"a party holds {EACH} questions of this client already, or has had no place for a long time",
+            hint="wait for the answers, and ask again",
         )
     if said != GO:
         raise MpcError("mpc.link-mismatch", "the other side speaks another protocol")

@@ -47,7 +47,7 @@ from mitai.mpc.two.pads import Plan
 
 L = TypeVar("L")
 ROLES = ("p0", "p1", "dealer")
-MEET_S, IDLE_S = 600.0, 30 * 86400.0
+MEET_S, RUN_S, IDLE_S = 600.0, 600.0, 30 * 86400.0
 ORDER = struct.Struct("<16sQ")  # a tape that is to be made: of which task, and its number
 _LOAD = "load"
 ABSENT = b"\0"
@@ -205,10 +205,11 @@ class Serving(ABC, Generic[L]):
         own: This process.
         offer: What is served.
         links: The ways to the others; first the one whose traffic is told.
+        ways: Those of them that runs go over.
     """
 
-    def __init__(self, own: Own, offer: Offer[L], links: Sequence[SocketLink]) -> None:
-        self._own, self._offer, self._links = own, offer, links
+    def __init__(self, own: Own, offer: Offer[L], links: Sequence[SocketLink], ways: Sequence[SocketLink]) -> None:
+        self._own, self._offer, self._links, self._ways = own, offer, links, ways
         self._signer = Signer(own.role, own.credentials, own.others)
         self._log = Log(own.log, own.note) if own.log is not None else None
         self._failed: MpcError | None = None
@@ -219,7 +220,7 @@ class Serving(ABC, Generic[L]):
     def line(self) -> str:
         """Tell how things stand, in a line for people."""
         running, traffic = self._running, self._links[0].traffic
-        told = [f"{self._done} answers"]
+        told = [f"answers: {self._done}"]
         if running is not None:
             name, began, sent, rounds = running
             took, mb = time.monotonic() - began, (traffic.sent_bytes - sent) / 1e6
@@ -235,10 +236,22 @@ class Serving(ABC, Generic[L]):
         """Answer clients."""
         try:
             while True:
-                self._answer(self._next(door))
+                self._attend(self._next(door))
         except MpcError:
             if self._failed is not None:
                 raise self._failed from None
+            raise
+
+    def _attend(self, guest: Guest) -> None:
+        """Answer a client; a side that stalls meanwhile is not waited for as long as one that is not asked."""
+        try:
+            for link in self._ways:
+                link.be_patient(RUN_S)
+            self._answer(guest)
+            for link in self._ways:
+                link.be_patient(IDLE_S)
+        except BaseException:
+            guest.end()
             raise
 
     @abstractmethod
@@ -295,7 +308,7 @@ class Work(Serving[L]):
         store: Store,
         ends: tuple[Party, Party],
     ) -> None:
-        super().__init__(own, offer, links)
+        super().__init__(own, offer, links, links[:1])
         (self._other, self._dealer), (self._party, self._preparing), self._store = links, ends, store
         self._plans: dict[str, Plan] = {}  # of tasks that have, or had, a tape
         self._made = dict.fromkeys((task.name for task in offer.tasks), 0)

@@ -164,7 +164,7 @@ def test_all_parties_sign_what_they_computed(tmp_path):
         wait_for(lambda role=role: three.logged[role])
         assert three.logged[role] == {receipt.exchange: answer.receipts[role]}
     assert found["p0"].exchange == found["p1"].exchange
-    assert "1 answers" in three.lines["p0"]()
+    assert "answers: 1" in three.lines["p0"]()
     assert "tapes ready" in three.lines["p1"]()
     assert "runs dealt" in three.lines["dealer"]()
 
