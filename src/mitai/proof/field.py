@@ -183,9 +183,11 @@ def equality(point: Point) -> Array:
 
 def evaluate(table: Array, point: Point) -> K:
     """Return the multilinear extension at a point, of 2^n elements of F (2^n,) or of K (2^n, 2)."""
-    weights = equality(point)
-    terms = scale(weights, table) if table.ndim == 1 else mul_k(weights, table)
-    return elements(total(terms)[None])[0]
+    times = mul_k if table.ndim == 2 else scale
+    half = len(point) // 2  # the last coordinates first, for all of the first ones: less weights
+    rows = table.reshape(1 << half, -1, *table.shape[1:])
+    inner = total(times(equality(point[half:])[None], rows), axis=1)
+    return elements(total(mul_k(equality(point[:half]), inner))[None])[0]
 
 
 def equal(x: Point, y: Point) -> K:

@@ -219,7 +219,7 @@ def _takes(out: Array, size: int) -> bool:
 
 
 def _plain(x: Array) -> Array:
-    return np.require(x, np.uint64, ["C", "A"])
+    return x if x.flags.c_contiguous and x.flags.aligned else np.require(x, np.uint64, ["C", "A"])
 
 
 def _halves(table: Array) -> Pair:

@@ -24,7 +24,7 @@ import numpy as np
 
 from mitai.errors import ProofError
 from mitai.proof import field
-from mitai.proof.field import Array, K
+from mitai.proof.field import Array, K, P
 
 START = sha256(b"mitai proof transcript v1\x00").digest()
 CHALLENGES = b"mitai proof challenges v1\x00"
@@ -48,16 +48,18 @@ class Transcript:
 
     def challenges(self, label: str, count: int) -> list[K]:
         """Draw elements of K."""
-        words = self._draw(label, count, 32).reshape(count, 2, 2)
-        return field.elements(field.reduce(words[..., 1], words[..., 0]))
+        data = self._draw(label, count, 32)
+        parts = [int.from_bytes(data[at : at + 16], "little") % P for at in range(0, len(data), 16)]
+        return [K(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
 
     def places(self, label: str, count: int, log: int) -> list[int]:
         """Draw `count` numbers below 2^log; return the different ones, in order."""
-        return sorted(set((self._draw(label, count, 8) & np.uint64((1 << log) - 1)).tolist()))
+        data = self._draw(label, count, 8)
+        return sorted({int.from_bytes(data[at : at + 8], "little") % (1 << log) for at in range(0, len(data), 8)})
 
-    def _draw(self, label: str, count: int, size: int) -> Array:
+    def _draw(self, label: str, count: int, size: int) -> bytes:
         self._step(CHALLENGE, label, count.to_bytes(8, "little"))
-        return np.frombuffer(shake_256(CHALLENGES + self._state).digest(count * size), "<u8")
+        return shake_256(CHALLENGES + self._state).digest(count * size)
 
     def _step(self, kind: int, label: str, data: bytes | memoryview) -> None:
         name = label.encode()

@@ -170,3 +170,9 @@ def test_statements_are_bounded():
         with pytest.raises(ProofError) as caught:
             call()
         assert caught.value.code == "proof.statement-invalid"
+
+
+@pytest.mark.parametrize("table", [TABLE, Table(np.arange(-7, 9), np.arange(16) ** 3), Table(np.arange(3, 4))])
+def test_tables_at_a_point(table):
+    point = [K(int(a), int(b)) for a, b in RNG.integers(0, 1 << 62, (table.log, 2))]
+    assert table.evaluate(point) == [field.evaluate(component, point) for component in table.components]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mitai.errors import ProofError
 from mitai.proof import field
-from mitai.proof.field import ONE, ZERO, K, Point
+from mitai.proof.field import ONE, ZERO, K, P, Point
 from mitai.proof.transcript import Transcript, Verifier
 from mitai.proof.verify import soundness
 from mitai.proof.verify.claims import Claim, places, powers_sum
@@ -55,8 +55,10 @@ class Table:
 
     def evaluate(self, point: Point) -> list[K]:
         """Return the multilinear extension of each component."""
-        weights = field.equality(point)
-        return field.elements(np.stack([field.total(field.scale(weights, component)) for component in self.components]))
+        out = [field.evaluate(component, point) for component in self.components[1:]]
+        if self.size < 1 << self.log:
+            return [field.evaluate(self.components[0], point), *out]
+        return [K(self.lo % P) + powers_sum(K(2), point[::-1]), *out]  # x is lo and bits, which are coordinates
 
 
 def logs(shape: Sequence[int]) -> list[int]:
