@@ -19,7 +19,7 @@ from unittest import mock
 
 from benchmarks.harness import progress
 from mitai.mpc.models import attention, bert, gpt2, llama
-from mitai.mpc.two import algebra, compare, core, engine, pads, splines, upper
+from mitai.mpc.two import algebra, compare, core, engine, octaves, pads, splines, upper
 
 PARTS = {  # where a name is looked up, and what it is
     (attention, "softmax"): "softmax",
@@ -37,7 +37,7 @@ OPERATIONS = {
     (algebra, "matmul"): "products of secrets",
     (algebra, "multiply"): "products of secrets",
     (splines, "spline"): "spline",
-    (splines, "octaves"): "octaves",
+    (octaves, "octaves"): "octaves",
     (upper, "upper"): "upper",
     (compare, "less"): "less",
 }

@@ -81,9 +81,12 @@ class ClearEngine(Engine):
         difference = self._checked(x - y)
         return difference.map(lambda part: part >> np.uint64(63), 0)
 
-    def spline(self, x: Secret, table: Spline) -> Secret:
+    def spline(self, x: Secret, table: Spline, within: tuple[float, float] | None = None) -> Secret:
         """See `Engine.spline`."""
-        return Secret(self, (encode(table(self.reveal(self._checked(x))), self.fraction),), self.fraction)
+        values = self.reveal(self._checked(x))
+        if within and values.size and not within[0] <= values.min() <= values.max() <= within[1]:
+            raise OverflowError(f"numbers from {values.min():.0f} to {values.max():.0f} are not within {within}")
+        return Secret(self, (encode(table(values), self.fraction),), self.fraction)
 
     def octaves(self, x: Secret, table: Octaves) -> Secret:
         """See `Engine.octaves`."""
@@ -94,7 +97,10 @@ class ClearEngine(Engine):
 
     def upper(self, x: Secret) -> Secret:
         """See `Engine.upper`."""
-        largest = np.clip(self.reveal(x), -128, 128 - 4).max(-1, keepdims=True)
+        values = self.reveal(x)
+        if values.size and (values.max() >= 128 or values.min() < -382):
+            raise OverflowError(f"a bound on numbers from {values.min():.0f} to {values.max():.0f}")
+        largest = np.maximum(values, -128).max(-1, keepdims=True)
         return Secret(self, (encode((np.floor(largest / 4) + 1) * 4, x.fraction),), x.fraction)
 
     def gumbel(self, shape: Shape) -> Secret:

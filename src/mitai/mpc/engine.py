@@ -204,7 +204,7 @@ class Engine(ABC):
 
     @abstractmethod
     def linear(self, x: Secret, w: Weight, bias: Secret | None = None) -> Secret:
-        """Return x [..., in] times the weight, plus the bias [out]."""
+        """Return x [..., in] times the weight, plus a bias that broadcasts to [..., out]."""
 
     def scale(self, x: Secret, factor: Real | float) -> Secret:
         """Multiply by public real numbers."""
@@ -222,8 +222,14 @@ class Engine(ABC):
         return y + self.multiply(bit, x - y)
 
     @abstractmethod
-    def spline(self, x: Secret, table: Spline) -> Secret:
-        """Return a function of each element; x has the engine's fraction and may be anything within the window."""
+    def spline(self, x: Secret, table: Spline, within: tuple[float, float] | None = None) -> Secret:
+        """Return a function of each element; x has the engine's fraction.
+
+        Args:
+            x: Anything within the window, or within a range that is known.
+            table: The function.
+            within: That range, both ends included. A narrow one can save a round.
+        """
 
     @abstractmethod
     def octaves(self, x: Secret, table: Octaves) -> Secret:
@@ -236,7 +242,7 @@ class Engine(ABC):
     def upper(self, x: Secret) -> Secret:
         """Return a number that is at least the maximum of the last axis (kept, of length 1), and above it by at most 4.
 
-        For x within ±128; what lies beyond counts as the nearest of these.
+        x lies from -382 up to 128, and what is below -128 counts as that.
         """
 
     def gumbel(self, shape: Shape) -> Secret:

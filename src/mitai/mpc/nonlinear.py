@@ -32,6 +32,7 @@ from mitai.mpc.spline import Octaves, Spline
 Mask = NDArray[np.bool_]
 
 REACH = 128.0  # of `Engine.upper`
+APART = 12.0  # more than that below the others, and a power is 0, where a bound is -124 or more
 EMBEDDING_GAIN = 16  # of the first norm: what comes right out of a table of embeddings is small
 QUAD_SHIFT = 5.0  # c of MPCFormer's (x + c)^2
 
@@ -50,6 +51,7 @@ GELU = Spline.fit(_gelu, low=-4, high=4, segments=256, degree=1, above=(0, 1))
 GELU_TANH = Spline.fit(_gelu_tanh, low=-4, high=4, segments=256, degree=1, above=(0, 1))
 SILU = Spline.fit(lambda x: x / (1 + reproducible.exp(-x)), low=-16, high=16, segments=128, degree=2, above=(0, 1))
 TANH = Spline.fit(reproducible.tanh, low=-8, high=8, segments=128, degree=2, below=(-1, 0), above=(1, 0))
+NOT_BELOW = Spline(-REACH, 1.0, np.array([[-REACH, 1.0]]), below=(-REACH, 0), above=(0, 1))
 ACTIVATIONS = {"gelu": GELU, "gelu_new": GELU_TANH, "gelu_pytorch_tanh": GELU_TANH, "silu": SILU}
 
 
@@ -69,17 +71,17 @@ def rms_norm(x: Secret, eps: float, gain: int = 1, scale: Secret | None = None) 
     """Divide by the root of the mean square of the last axis (and `eps`), and multiply by a scale.
 
     For rows of n numbers whose squares, times gain^2, add up to less than 2^18 n (rounded down to a power of two, 2^30
-    at most): one number of thousands does no harm. A root mean square below 0.03 / gain counts as that, about. A scale
-    takes no round; with one, a result may be off by 2^-17 |x|.
+    at most): one number of thousands does no harm. A root mean square below 0.03 / gain counts as that, about. With a
+    scale, a result may be off by 2^-17 |x|. Where x comes out of a truncation, and the scale was masked for good, the
+    first products take no round.
     """
     n = x.shape[-1]
-    scaled = x.times(gain)
-    wide = scaled if scale is None else exact(scaled, scale)  # opens both factors; the square opens nothing more
-    squares = exact(scaled, scaled).sum(-1, keepdims=True) + n * eps * gain**2
+    wide = x if scale is None else exact(x, scale)  # opens both factors; the square opens nothing more
+    squares = exact(x, x).sum(-1, keepdims=True).times(gain**2) + n * eps * gain**2
     high = min(17 + n.bit_length(), 30)
     fraction = 28 if scale is None else FRACTION_BITS
     inverse = x.engine.octaves(squares, Octaves(-0.5, math.sqrt(n), high - 28, high, fraction))
-    return x.engine.truncate(exact(wide, inverse))
+    return x.engine.truncate(exact(wide, inverse).times(gain))
 
 
 def softmax(scores: Secret, mask: Mask | None = None, hidden: Secret | None = None, reach: float = REACH) -> Secret:
@@ -88,20 +90,20 @@ def softmax(scores: Secret, mask: Mask | None = None, hidden: Secret | None = No
     Args:
         scores: Within ±`reach`; they may have more bits of fraction than the engine's.
         mask: Which scores count; public, of a shape that broadcasts to theirs.
-        hidden: Bits of the scores' shape, 1 where one does not count. A row where none counts gives zeros.
+        hidden: Bits that broadcast likewise, 1 where a score does not count. A row where none counts gives zeros.
         reach: A power of two, at least 128; beyond it, the bound takes two steps.
     """
     engine, n = scores.engine, scores.shape[-1]
+    away = (2 - 1 / 64) * reach  # from all that counts to where `upper` sees nothing
     if hidden is not None:
-        off = read(hidden.times(round(4 * reach) << scores.fraction), scores.fraction)
-        scores = scores - off
+        scores = scores - _scaled(hidden, away, scores.fraction)
     if mask is not None:
-        scores = scores.times(mask.astype(np.uint64)) + np.where(mask, 0.0, -4 * reach)
+        scores = scores.times(mask.astype(np.uint64)) + np.where(mask, 0.0, -away)
     if scores.fraction > engine.fraction:
-        scores = engine.truncate(scores)  # after the masks, so that what it opens is what `upper` compares
-    scores = scores - _upper(scores, reach).broadcast_to(scores.shape)  # the largest is -4 to 0
+        scores = engine.truncate(scores)  # after the masks, so that what it opens is what `upper` looks at
+    scores, least = _below_zero(scores, hidden, reach)
     gain = min(16 - n.bit_length(), 6)  # exp is computed times 2^gain, and the sum of the row is below 2^16
-    powers = engine.spline(scores, exp_table(gain))
+    powers = engine.spline(scores, exp_table(gain), within=(least, 0))
     if mask is not None:
         powers = powers.times(mask.astype(np.uint64))
     return _normalised(powers, gain - 6, gain + n.bit_length())
@@ -141,15 +143,25 @@ def _normalised(powers: Secret, low: int, high: int) -> Secret:
     return powers.engine.truncate(exact(powers, inverse))
 
 
-def _upper(scores: Secret, reach: float) -> Secret:
-    """Return a number at most 4 above the last axis' maximum, in two steps where it may be beyond ±128."""
-    engine = scores.engine
-    if reach <= REACH:
-        return engine.upper(scores)
-    wide = round(math.log2(reach / REACH))
-    narrowed = engine.truncate(read(scores, scores.fraction + wide))
-    first = engine.upper(narrowed).times(1 << wide)
-    return first + engine.upper(scores - first.broadcast_to(scores.shape))
+def _below_zero(scores: Secret, hidden: Secret | None, reach: float) -> tuple[Secret, float]:
+    """Take a bound off each row: its largest number is then -4 to 0, and what is hidden is far below; and the least."""
+    engine, least = scores.engine, -4 * reach - APART
+    if reach > REACH:
+        steps = round(math.log2(reach / REACH))
+        narrow = engine.truncate(read(scores, scores.fraction + steps))
+        scores = scores - engine.upper(narrow).times(1 << steps)  # the largest is -4 * 2^steps to 0
+        if hidden is not None:
+            scores = scores - _scaled(hidden, 2 * reach, scores.fraction)
+        bound, least = engine.upper(engine.spline(scores, NOT_BELOW)), -8 * reach
+    else:
+        bound = engine.upper(scores)
+    scores = scores - bound
+    return scores if hidden is None else scores - _scaled(hidden, APART, scores.fraction), least
+
+
+def _scaled(bits: Secret, factor: float, fraction: int) -> Secret:
+    """Return bits times a public number, with so many bits of fraction."""
+    return read(bits.times(round(factor) << fraction), fraction)
 
 
 @functools.cache

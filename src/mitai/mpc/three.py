@@ -274,9 +274,9 @@ class Three(Engine):
         """See `Engine.less`."""
         return self._three(self._side.less(self._two(x - y), 0.0))
 
-    def spline(self, x: Secret, table: Spline) -> Secret:
+    def spline(self, x: Secret, table: Spline, within: tuple[float, float] | None = None) -> Secret:
         """See `Engine.spline`."""
-        return self._three(self._side.spline(self._two(x), table))
+        return self._three(self._side.spline(self._two(x), table, within))
 
     def octaves(self, x: Secret, table: Octaves) -> Secret:
         """See `Engine.octaves`."""

@@ -203,6 +203,33 @@ def test_bert(name, parties):
             assert np.abs(row - floats(wanted)).max() < 2e-3
 
 
+@pytest.mark.parametrize(("name", "opened"), [("bert", 6), ("gpt2", 4)])
+def test_a_layer_takes_29_rounds(name, opened):
+    """Beside those that open a layer's weights, and BERT's scales."""
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "vocab_size": 20}
+
+    def rounds(layers):
+        config = (
+            TorchBert(**small, num_hidden_layers=layers)
+            if name == "bert"
+            else TorchGpt2(n_embd=16, n_layer=layers, n_head=2, vocab_size=20, n_positions=64, eos_token_id=0)
+        )
+        model = random_model(name, config, DEVIATIONS)
+        program, named = ours(model), Named(model)
+
+        def answer(engine):
+            weights = program.load(Arrays(engine, "model", program.arrays(named)))
+            if name == "bert":
+                client = Arrays(engine, "client", program.prompts([[1, 2]], 4))
+                return engine.reveal(program.classify(weights, client, batch=1, length=4))
+            client = Arrays(engine, "client", prompts(program, [[1, 2]], 4, 1))
+            return engine.reveal(begin(program, weights, client, batch=1, length=4).logits)
+
+        return run(answer).cost.rounds[0]
+
+    assert rounds(2) - rounds(1) == 29 + opened
+
+
 def test_a_bert_without_head_does_not_classify():
     program, weights = loaded(random_model("bert-embeddings", TorchBert(**SMALL), DEVIATIONS))
     with pytest.raises(ValueError, match="no head"):

@@ -58,12 +58,27 @@ def test_masked_and_hidden_scores_get_nothing(function, place):
         assert np.abs(result - shares(scores - 500.0 * ~counts, counts)).max() < 5e-4
 
 
+@pytest.mark.parametrize("reach", [128, 512])
+def test_scores_that_are_hidden_are_seen_nowhere(reach):
+    """However large they are beside the others; where all are hidden, too."""
+    least, most = -reach, reach - 0.001
+    scores = np.array([[least, most, most, least], [least, least, most, most], [most, least, least, most]])
+    away = np.array([[0, 1, 1, 0], [0, 0, 1, 1], [0, 1, 0, 0]], bool)
+    result = computed(lambda x: nonlinear.softmax(x, hidden=bits(away), reach=reach), scores)
+    assert np.abs(result - [[0.5, 0, 0, 0.5], [0.5, 0.5, 0, 0], [0.5, 0, 0, 0.5]]).max() < 5e-4
+    assert (computed(lambda x: nonlinear.softmax(x, hidden=bits(away | True), reach=reach), scores) < 1e-4).all()
+
+
 def test_softmax_of_scores_beyond_the_usual_reach():
     scores = np.random.default_rng(2).uniform(-500, 500, (20, 60))
     scores[0] = np.linspace(480, 500, 60)
     scores[1] = np.linspace(-500, -480, 60)
     result = computed(lambda x: nonlinear.softmax(x, reach=512), scores)
     assert np.abs(result - shares(scores, np.ones_like(scores))).max() < 5e-4
+    with pytest.raises(OverflowError, match="a bound on numbers"):
+        computed(nonlinear.softmax, scores)
+    with pytest.raises(OverflowError, match="not within"):
+        computed(lambda x: x.engine.spline(x, nonlinear.TANH, (-400, 400)), scores)
 
 
 def test_softmax_of_a_long_row():

@@ -22,24 +22,27 @@ TABLES = {
     "silu": nonlinear.SILU,
     "tanh": nonlinear.TANH,
     "exp": nonlinear.exp_table(6),
+    "exp of a narrow range": nonlinear.exp_table(6),
     "1/sqrt": Octaves(-0.5, math.sqrt(768), -1, 27, 28),
     "1/x": Octaves(-1.0, 1.0, 0, 14, 30),
 }
+WITHIN = {"exp of a narrow range": (-524.0, 0.0)}
 DIGESTS = {
     "gelu": "40d085ad504d0a71",
     "gelu_tanh": "2b197bfffd9e0b10",
     "silu": "1269dfa03921b883",
     "tanh": "29df0575d7143c4d",
     "exp": "c90f5a076a4b02ea",
+    "exp of a narrow range": "231fa2cb226acf71",
     "1/sqrt": "aa866f4ec404c994",
-    "1/x": "45a539b3d651279a",
+    "1/x": "02850b3e990b44ee",
     "noise": "89b96d0abc65197e",
     "turns": "d0d930be13157289",
 }
 
 
-def _pieces(table) -> tuple[Piece, ...]:
-    return (octaves_of(table, 32)[1] if isinstance(table, Octaves) else pieces_of(table)).pieces
+def _pieces(name, table) -> tuple[Piece, ...]:
+    return (octaves_of(table, 32)[1] if isinstance(table, Octaves) else pieces_of(table, WITHIN.get(name))).pieces
 
 
 def digests() -> dict[str, str]:
@@ -47,7 +50,7 @@ def digests() -> dict[str, str]:
     found = {}
     for name, table in TABLES.items():
         parts = [getattr(table, "coefficients", np.zeros(0))]
-        for form in (piece.form for piece in _pieces(table)):
+        for form in (piece.form for piece in _pieces(name, table)):
             if hasattr(form, "cosines"):
                 parts += [np.array([form.constant]), form.cosines, form.sines]
         found[name] = np.concatenate([part.ravel() for part in parts])

@@ -229,6 +229,52 @@ def test_truncations_together():
     assert done.cost.rounds == [1 + 1 + 3 + 2] * 2  # tapes, cuts, three results, and two of the three of a table
 
 
+@settings(max_examples=20, deadline=None)
+@given(rows=sizes, columns=sizes, seed=seeds)
+def test_products_of_what_a_truncation_has_opened(rows, columns, seed):
+    """They are exact, and open the other factor alone; a square, and a product with what was masked, open nothing."""
+    rng = np.random.default_rng(seed)
+    bound = 1 << (WINDOW_BITS - 1)
+    z = rng.integers(-bound, bound, (rows, columns))
+    z = np.where(
+        rng.random(z.shape) < 0.4, rng.choice([-bound, -bound + 1, -1, 0, 1, bound - 2, bound - 1], z.shape), z
+    )
+    w, k, v = ring(rng, 3, rows, columns), ring(rng, columns), ring(rng, rows, 1)
+
+    def first(engine):
+        return engine.masked(engine.input("model", (columns,), None, 0))
+
+    def program(engine, kept):
+        x = engine.input("client", z.shape, None, 16)
+        x, wide, narrow = (engine.truncate(x, 0), *(engine.input("client", y.shape, None, 0) for y in (w, v)))
+        return x, x * x, kept * x, x * narrow, wide * x
+
+    local = Local()
+    kept = local.do((first,) * 3, {"model": [k]})
+    local.cost = Cost()
+    sides = tuple(lambda engine, one=one: program(engine, one) for one in kept)
+    pairs = zip(*local.do(sides, {"client": [(z << 16).view(np.uint64), w, v]})[:2], strict=True)
+    x, *products = (join(one.parts[0], other.parts[0]) for one, other in pairs)
+    assert set(np.unique(x.view(np.int64) - z)) <= {0, 1}
+    for product, plain in zip(products, (x * x, x * k, x * v, w * x), strict=True):
+        assert product.shape == plain.shape
+        assert (product == plain).all()
+    assert local.cost.rounds == [4, 4]  # tapes, the truncation, and two factors that were closed
+    assert local.cost.sent_bytes == [48 + -(-4 * z.size // 8) * 8 + 8 * v.size + 8 * w.size] * 2
+
+
+def test_what_is_open_as_a_factor_is_multiplied_as_one():
+    def program(engine):
+        x = engine.truncate(engine.input("client", (2, 2), None, 32))
+        return x @ x, x * x  # opens x as a factor; the masks' product alone is dealt for the second
+
+    local = Local()
+    (ready,) = local.prepare([(program,) * 3])
+    assert ready.plan.corrections == 2 * 4 * 4 + (32 + 32) * 2
+    local.play((program,) * 3, ready, {"client": [np.zeros((2, 2), np.uint64)]})
+    assert local.cost.rounds == [1 + 1 + 2 + 1] * 2
+
+
 def test_truncation_rounds_without_bias():
     """On average over shares, a number is rounded to itself."""
     x = np.full(1 << 16, 3 << 14, np.uint64)  # 0.75 units

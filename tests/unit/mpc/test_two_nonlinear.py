@@ -16,14 +16,17 @@ from mitai.mpc.engine import Secret
 from mitai.mpc.link import pair
 from mitai.mpc.ring import WINDOW_BITS, encode
 from mitai.mpc.spline import Octaves, Spline
-from mitai.mpc.two import bits, pieces, splines, waves
+from mitai.mpc.two import bits, ladders, pieces, splines, waves
+from mitai.mpc.two.bits import unpack
 from mitai.mpc.two.compare import chain
 from mitai.mpc.two.core import Two
 from mitai.mpc.two.engine import Dealer, Party
 from mitai.mpc.two.local import Local, run
+from mitai.mpc.two.masked import Opened
 from mitai.mpc.two.tape import HEADER
 
 END = 1 << (WINDOW_BITS - 1)
+REACH = (-524.0, 0.0)  # of what softmax takes powers of
 seeds = st.integers(0, 1 << 32)
 
 
@@ -124,6 +127,54 @@ def test_less_broadcasts():
     x, y = np.arange(6.0).reshape(2, 3), np.array([1.0, 1.0, 4.0])
     assert (computed(lambda engine, a, b: engine.less(a, b), x, y) == (x < y)).all()
     assert (computed(lambda engine, a: engine.select(engine.less(a, 2.5), a, -a), x) == np.where(x < 2.5, x, -x)).all()
+
+
+# --- ladders ---
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(6, 12), st.integers(12, 31), st.lists(st.integers(-END, END - 1), min_size=1, max_size=3), seeds)
+def test_digits_of_a_mask_are_compared_with_public_ones(bits, top, bounds, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-END, END - 1, 203)
+    seen = {}
+
+    def program(engine):
+        opened = Opened.of(engine, engine.input("client", x.shape).parts[0])
+        planes = ladders.read(opened, tuple(bounds), top=top, bits=bits)
+        if not engine.offline:
+            seen[engine.role] = opened.c, opened.halves[0], unpack(planes, x.size)
+
+    Local().do((program,) * 3, {"client": [encode(x / 65536)]})
+    (c, mine, one), (_, its, other) = seen[0], seen[1]
+    digit = lambda number: number >> np.uint32(top - bits) & np.uint32((1 << bits) - 1)  # noqa: E731
+    public, r = c - np.array(bounds)[:, None].astype(np.uint32), mine + its
+    wanted = digit(r) > digit(public), digit(r) == digit(public), (r ^ public) >> np.uint32(top) & np.uint32(1)
+    assert (one ^ other == np.stack(wanted)).all()
+
+
+@pytest.mark.parametrize("at_once", [1 << 16, 1 << 6])
+def test_a_narrow_range_takes_no_round_to_compare(at_once, monkeypatch):
+    monkeypatch.setattr(ladders, "WORDS_AT_ONCE", at_once)
+    table = nonlinear.exp_table(6)
+    plan = pieces.pieces_of(table, REACH)
+    assert (plan.digits.count, len(plan.pieces)) == (1, 2)
+    x = np.concatenate(
+        [np.linspace(-524, 0, 5001), np.linspace(-15, 0, 5001), [-524.0, 0.0, -12.5, -13.5, -(2.0**-16)]]
+    )
+    got = computed(lambda engine, a: engine.spline(a, table, REACH), x)
+    assert np.abs(got - np.exp(x) * 64).max() < 64 * 2e-5
+    assert (got[x < -13.5] == 0).all()
+
+
+@pytest.mark.parametrize("within", [(-3000.0, 0.0), (-20.0, 0.0), (-9.0, 200.0)])
+def test_other_ranges_cost_what_they_did(within):
+    table = nonlinear.exp_table(6)
+    assert pieces.pieces_of(table, within).digits == pieces.COARSE
+    x = np.linspace(*within, 2001)
+    x = x[(x <= 0) | (x > 0.125)]  # where either formula may be taken
+    got = computed(lambda engine, a: engine.spline(a, table, within), x)
+    assert np.abs(got - np.exp(np.minimum(x, 0)) * 64).max() < 64 * 2e-5
 
 
 # --- waves ---
@@ -229,8 +280,8 @@ def test_parts_of_numbers_are_as_good_as_all(part, monkeypatch):
 
 def test_sides_that_fit_differently_have_different_plans():
     def digest(side, wave):
-        plan = pieces.Pieces((0,), (pieces.Piece(wave), pieces.Piece(pieces.Line(0, 0))), 3)
-        program = lambda engine: splines._evaluated(engine, plan, engine.input("client", (3,)), (0,), 16)  # noqa: E731
+        plan = pieces.Pieces((0,), (pieces.Piece(wave), pieces.Piece(pieces.Line(0, 0))), pieces.COARSE)
+        program = lambda engine: splines.evaluated(engine, plan, engine.input("client", (3,)))  # noqa: E731
         return side.plan(program)[0].digest
 
     zeros = np.zeros(5)
@@ -291,34 +342,21 @@ def test_powers_that_cannot_be_computed():
 
 def bounded(x):
     got = computed(lambda engine, a: engine.upper(a), x)
-    above = got - np.clip(x, -128, 128).max(-1, keepdims=True)
+    above = got - np.maximum(x, -128).max(-1, keepdims=True)
     assert ((above >= 0) & (above <= 4)).all()
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 40), st.sampled_from([0.01, 1.0, 30.0, 3000.0]), seeds)
+@given(st.integers(1, 5), st.integers(1, 40), st.sampled_from([0.01, 1.0, 30.0, 300.0]), seeds)
 def test_upper_is_a_tight_bound(rows, columns, scale, seed):
-    bounded(np.clip(np.random.default_rng(seed).normal(0, scale, (rows, columns)), -16000, 16000))
+    bounded(np.clip(np.random.default_rng(seed).normal(0, scale, (rows, columns)), -382, 127.9))
 
 
 def test_upper_at_its_ends():
-    ends = [
-        -16384.0,
-        -128.125,
-        -128.0,
-        -127.876,
-        -127.875,
-        -127.75,
-        -126.0,
-        0.0,
-        125.874,
-        125.99,
-        126.0,
-        127.9,
-        16383.9,
-    ]
+    unit = 2.0**-16
+    ends = [-382.0, -382 + unit, -256.0, -128 - unit, -128.0, -126 - unit, -126.0, -124.0, 0.0, 126.0, 128 - unit]
     bounded(np.repeat(ends, 60).reshape(-1, 1))
-    bounded(np.tile(np.arange(-129, 129, 0.5), 12).reshape(-1, 1))
+    bounded(np.tile(np.arange(-382, 128, 0.5), 12).reshape(-1, 1))
     bounded(np.array([[a, b] for a, b in itertools.product(ends, ends)]))
 
 
@@ -327,7 +365,7 @@ def test_upper_of_long_rows(columns):
     rng = np.random.default_rng(columns)
     x = rng.normal(0, 5, (4, columns))
     x[1] = 2.5  # all in one bucket, more than a byte can count
-    x[2] = -5000
+    x[2] = -350
     x[3, -1] = 90
     bounded(x)
 
@@ -337,6 +375,26 @@ def test_rows_that_cannot_be_bounded():
         computed(lambda engine, a: engine.upper(a), np.zeros((1, 0)))
     with pytest.raises(ValueError, match="fraction"):
         computed(lambda engine, a: engine.upper(Secret(engine, a.parts, 10)), np.zeros((1, 2)))
+
+
+# --- softmax ---
+
+
+@pytest.mark.parametrize(("reach", "edge"), [(128, 127.9), (512, 511.0), (128, 3.0)])
+def test_softmax_of_scores_of_which_some_are_hidden(reach, edge):
+    """At the ends of what scores may be, and where nothing counts."""
+    rng = np.random.default_rng(8)
+    scores = rng.uniform(-edge, edge, (60, 9))
+    scores[::3] = rng.choice([-edge, -edge + 1, edge - 1, edge], (20, 9))
+    away = rng.random(scores.shape) < 0.4
+    away[7], away[8] = True, False
+    got = computed(
+        lambda _, x, units: nonlinear.softmax(x, hidden=nonlinear.read(units, 0), reach=reach), scores, away / 65536
+    )
+    visible = np.where(away, -np.inf, scores)
+    powers = np.exp(visible - visible.max(-1, keepdims=True, initial=-1e9))
+    total = powers.sum(-1, keepdims=True)
+    assert np.abs(got - powers / np.where(total > 0, total, 1)).max() < 5e-4
 
 
 # --- cost ---
@@ -350,11 +408,12 @@ def test_rows_that_cannot_be_bounded():
         (lambda engine, x: engine.spline(x, nonlinear.TANH), 3, 4 + 1 + 3 / 8 + 4, 24 + 10 / 8 + 224 + 28 + 16),
         (
             lambda engine, x: engine.octaves(x, Octaves(-1.0, 1.0, -6, 13, 29)),
-            3,
-            4 + 10 * (1 + 1 / 8 + 4) + 1 / 8,
-            40 + 10 * (37 / 8 + 2 * 7 * 8 + 28) + 8,
+            2,
+            4 + 10 * (3 / 8 + 4),
+            2 * 512 + 10 * (2 * 7 * 8 + 8 + 7 * 8) + 19 * 7 * 12,
         ),
-        (lambda engine, x: engine.upper(x), 5, 4 + 1 + 2 / 8 + 127 / 128 * 9 / 8, 24 + 10 / 8 + 257 + 127 / 128 * 40),
+        (lambda engine, x: engine.upper(x), 3, 4 + 127 / 128 * 9 / 8, 256 + 127 / 128 * 40),
+        (lambda engine, x: engine.spline(x, nonlinear.exp_table(6), REACH), 2, 4 + 1 / 8 + 4, 64 + 128 + 28),
     ],
 )
 def test_cost_an_element(operation, rounds, sent, dealt):
@@ -404,6 +463,8 @@ def views(monkeypatch, operation, x):
         lambda engine, x: engine.spline(x, nonlinear.GELU),
         lambda engine, x: engine.octaves(x[:20], Octaves(-1.0, 1.0, -6, 13, 29)),
         lambda engine, x: engine.upper(x),
+        lambda engine, x: engine.spline(x - 9.0, nonlinear.exp_table(6), REACH),
+        lambda engine, x: nonlinear.exact(cut := engine.truncate(x + 0.0, 8), cut) * cut,
     ],
 )
 def test_what_a_party_sees_is_uniform(monkeypatch, operation, value):

@@ -101,9 +101,9 @@ class Dense:
     weight: Weight
     bias: Secret
 
-    def __call__(self, x: Secret) -> Secret:
-        """Apply it to the last axis."""
-        return x.engine.linear(x, self.weight, self.bias)
+    def __call__(self, x: Secret, onto: Secret | None = None) -> Secret:
+        """Apply it to the last axis, and add it to what goes round it: both are cut back as one number."""
+        return x.engine.linear(x, self.weight, self.bias if onto is None else onto + self.bias)
 
 
 def one_hot(columns: Columns, width: int) -> Iterator[NDArray[np.int64]]:

@@ -85,7 +85,7 @@ class Attention:
         products = engine.matmul(read(queries, 0), read(keys, 0).swap())
         scores = read(products, queries.fraction + keys.fraction + self.shift)
         if hidden is not None:
-            hidden = hidden.reshape(batch, 1, 1, -1).broadcast_to(scores.shape)
+            hidden = hidden.reshape(batch, 1, 1, -1)
         if visible is not None:
             visible = np.tile(visible, (shared, 1))
         if self.quad:

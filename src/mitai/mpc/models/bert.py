@@ -145,7 +145,8 @@ class Bert:
         width, inner = config.hidden_size, config.intermediate_size
 
         def norm() -> Norm:
-            return Norm(arrays.secret(width), arrays.secret(width), config.layer_norm_eps)
+            scale = arrays.engine.masked(arrays.secret(width))  # opened once a model, as weights are
+            return Norm(scale, arrays.secret(width), config.layer_norm_eps)
 
         weights = BertWeights(
             arrays.table(self._width, width),
@@ -176,11 +177,10 @@ class Bert:
         for layer in weights.layers:
             heads = split_heads(layer.attention(x), 3 * n)
             attended = self._attention(heads[:, :n], heads[:, n : 2 * n], heads[:, 2 * n :], hidden=hidden)
-            mixed, middle = with_mean(layer.mixed, attended, x)
-            x = layer.first(x - middle + mixed)
-            inner, middle = with_mean(layer.inner, x, x)
+            x = layer.first(around(layer.mixed, attended, x))
+            inner, middle = with_mean(layer.inner, x)
             inner = activation(inner, config.hidden_act, config.mpc_approx)
-            x = layer.second(x - middle + layer.outer(inner))
+            x = layer.second(layer.outer(inner, onto=x - middle))
         return x
 
     def classify(self, weights: BertWeights, client: Arrays, *, batch: int, length: int) -> Secret:
@@ -198,10 +198,25 @@ class Bert:
         return states.engine.matmul(shares, states)[:, 0]
 
 
-def with_mean(layer: Dense, x: Secret, y: Secret) -> tuple[Secret, Secret]:
-    """Return a layer of x, and the mean of y's last axis (kept, of length 1), cut back together: one round for both."""
-    product = read(y.engine.linear(read(x, 0), layer.weight), x.fraction + FRACTION_BITS)
-    product = product + read(layer.bias.times(1 << x.fraction), product.fraction)
-    total = read(y.sum(-1, keepdims=True).times(round(2**32 / y.shape[-1])), y.fraction + 32)
-    cut, middle = y.engine.truncate_all(product, total)
+def with_mean(layer: Dense, x: Secret) -> tuple[Secret, Secret]:
+    """Return a layer of x, and the mean of x's last axis (kept, of length 1), cut back together: one round for both."""
+    cut, middle = x.engine.truncate_all(product(layer, x), total(x))
     return cut, middle
+
+
+def around(layer: Dense, x: Secret, y: Secret) -> Secret:
+    """Return y less its mean, plus a layer of x, which has all bits of its fraction: cut back as one number."""
+    inner = product(layer, x)
+    rest = read(y.times(1 << inner.fraction - y.fraction), inner.fraction)
+    return y.engine.truncate(inner + rest - total(y))
+
+
+def product(layer: Dense, x: Secret) -> Secret:
+    """Return a layer of x with all bits of fraction."""
+    whole = read(x.engine.linear(read(x, 0), layer.weight), x.fraction + FRACTION_BITS)
+    return whole + read(layer.bias.times(1 << x.fraction), whole.fraction)
+
+
+def total(x: Secret) -> Secret:
+    """Return the mean of the last axis (kept, of length 1) with 32 more bits of fraction."""
+    return read(x.sum(-1, keepdims=True).times(round(2**32 / x.shape[-1])), x.fraction + 32)

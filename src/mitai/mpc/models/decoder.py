@@ -131,11 +131,17 @@ class Decoder(ABC, Generic[Weights]):
     def _logits(self, weights: Weights, x: Secret, places: Places) -> Secret: ...
 
 
-def by_places(layer: Callable[[Secret], Secret], x: Secret, width: int) -> Secret:
-    """Apply an inner layer of this width, which does each place of x [batch, n, …] by itself, to blocks of places."""
+def by_places(layer: Callable[[Secret, Secret], Secret], x: Secret, onto: Secret, width: int) -> Secret:
+    """Apply an inner layer of this width, which does each place of x [batch, n, …] by itself, to blocks of places.
+
+    It takes what it is computed of, and what goes round it, of the same shape.
+    """
     batch, n, _ = x.shape
     size = max(INNER // (batch * width), 1)
-    return concatenate([layer(x[:, start : start + size]) for start in range(0, n, size)], 1) if n > size else layer(x)
+    if n <= size:
+        return layer(x, onto)
+    blocks = (slice(start, start + size) for start in range(0, n, size))
+    return concatenate([layer(x[:, block], onto[:, block]) for block in blocks], 1)
 
 
 def centred(matrix: Real) -> Real:

@@ -114,11 +114,12 @@ class Gpt2(Decoder[Gpt2Weights]):
         gain = EMBEDDING_GAIN
         for layer in weights.layers:
             heads = split_heads(layer.attention(rms_norm(x, config.layer_norm_epsilon, gain)), 3 * n)
-            x = x + layer.mixed(places.attend(self._attention, heads[:, :n], heads[:, n:]))
-            x = x + by_places(partial(self._widened, layer), rms_norm(x, config.layer_norm_epsilon), self._inner)
+            x = layer.mixed(places.attend(self._attention, heads[:, :n], heads[:, n:]), onto=x)
+            x = by_places(partial(self._widened, layer), rms_norm(x, config.layer_norm_epsilon), x, self._inner)
             gain = 1
         return weights.head(rms_norm(x[:, -1], config.layer_norm_epsilon))
 
-    def _widened(self, layer: Layer, x: Secret) -> Secret:
-        """Return what a layer's inner part writes."""
-        return layer.outer(activation(layer.inner(x), self.config.activation_function, self.config.mpc_approx))
+    def _widened(self, layer: Layer, x: Secret, onto: Secret) -> Secret:
+        """Return what goes round a layer's inner part with what that writes."""
+        inner = activation(layer.inner(x), self.config.activation_function, self.config.mpc_approx)
+        return layer.outer(inner, onto)

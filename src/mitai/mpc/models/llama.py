@@ -121,19 +121,19 @@ class Llama(Decoder[LlamaWeights]):
         gain = EMBEDDING_GAIN
         for layer in weights.layers:
             queries, new = self._turned(layer, rms_norm(x, config.rms_norm_eps, gain), turns)
-            x = x + engine.linear(places.attend(self._attention, queries, new), layer.mixed)
+            x = engine.linear(places.attend(self._attention, queries, new), layer.mixed, x)
             width = 2 * config.intermediate_size
-            x = x + by_places(partial(self._widened, layer), rms_norm(x, config.rms_norm_eps), width)
+            x = by_places(partial(self._widened, layer), rms_norm(x, config.rms_norm_eps), x, width)
             gain = 1
         last = rms_norm(x[:, -1], config.rms_norm_eps)
         return engine.linear(last if weights.scale is None else last * weights.scale, weights.head)
 
-    def _widened(self, layer: Layer, x: Secret) -> Secret:
-        """Return what a layer's inner part writes."""
+    def _widened(self, layer: Layer, x: Secret, onto: Secret) -> Secret:
+        """Return what goes round a layer's inner part with what that writes."""
         config, engine = self.config, x.engine
         parts = engine.linear(x, layer.gated)
         gate = activation(parts[..., : config.intermediate_size], config.hidden_act, config.mpc_approx)
-        return engine.linear(engine.multiply(gate, parts[..., config.intermediate_size :]), layer.outer)
+        return engine.linear(engine.multiply(gate, parts[..., config.intermediate_size :]), layer.outer, onto)
 
     def _turned(self, layer: Layer, x: Secret, turns: tuple[Real, Real]) -> tuple[Secret, Secret]:
         """Return queries [batch, heads, n, size], and keys and values [batch, 2 · groups, n, size]."""

@@ -5,6 +5,7 @@ weight is opened once, so a product with it opens only the other factor, and all
 has been computed ahead.
 
 A truncation by s bits looks at the low 32 + s bits of a product, so where one follows, no more of a factor is opened.
+What a truncation has opened is under a mask as a factor is, and need not be opened again to be multiplied.
 """
 
 from __future__ import annotations
@@ -101,8 +102,20 @@ def masked(engine: Two, x: Secret) -> Secret:
 
 
 def multiply(engine: Two, x: Secret, y: Secret) -> Secret:
-    """Multiply element by element, one round before the truncation; 6 or 8 bytes an element of each factor."""
+    """Multiply element by element, one round before the truncation; 6 or 8 bytes an element of each factor.
+
+    What comes out of a truncation is open already: its square takes no round, and other products open the other one.
+    """
     fraction = x.fraction + y.fraction
+    seen = _seen(engine, x)
+    if seen is None and (seen := _seen(engine, y)) is not None:
+        x, y = y, x
+    if seen is not None:
+        if y.parts[0] is x.parts[0]:
+            return cut(engine, engine.secret(seen.square(x.parts[0]), fraction))
+        factor = factor_of(engine.factors, engine.pads, y)
+        open_factors(engine, fraction, (y, factor))
+        return cut(engine, engine.secret(seen.times(x.parts[0], factor), fraction))
     shape = np.broadcast_shapes(x.shape, y.shape)
     a, b = factors(engine, x, y)
     c = engine.pads.given(shape, np.uint64, lambda: a.whole_mask() * b.whole_mask())
@@ -115,6 +128,11 @@ def multiply(engine: Two, x: Secret, y: Secret) -> Secret:
     if engine.role == 0:
         out += a.opened * b.opened
     return cut(engine, engine.secret(out, fraction))
+
+
+def _seen(engine: Two, x: Secret) -> Opened | None:
+    """Return how a truncation has opened a number, unless it is open as a factor, whose products are cheaper."""
+    return None if engine.factors.find(x.parts[0]) else engine.opened.find(x.parts[0])
 
 
 def matmul(engine: Two, x: Secret, y: Secret) -> Secret:

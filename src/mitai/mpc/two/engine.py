@@ -27,7 +27,7 @@ from mitai.mpc.engine import Secret, Shape, Weight
 from mitai.mpc.link import Link
 from mitai.mpc.ring import Real, Ring, encode
 from mitai.mpc.spline import Octaves, Spline
-from mitai.mpc.two import algebra, compare, splines, upper
+from mitai.mpc.two import algebra, compare, octaves, splines, upper
 from mitai.mpc.two.batch import Outgoing, by_weight, mask_rows, pieces, result_rows
 from mitai.mpc.two.core import Feeds, Program, Two
 from mitai.mpc.two.pads import KEY_BYTES, DealerPads, MaskedWeight, Plan, Sink, Source
@@ -79,13 +79,13 @@ class Side(Two):
         """See `Engine.less`."""
         return compare.less(self, x, y)
 
-    def spline(self, x: Secret, table: Spline) -> Secret:
+    def spline(self, x: Secret, table: Spline, within: tuple[float, float] | None = None) -> Secret:
         """See `Engine.spline`."""
-        return splines.spline(self, x, table)
+        return splines.spline(self, x, table, within)
 
     def octaves(self, x: Secret, table: Octaves) -> Secret:
         """See `Engine.octaves`."""
-        return splines.octaves(self, x, table)
+        return octaves.octaves(self, x, table)
 
     def upper(self, x: Secret) -> Secret:
         """See `Engine.upper`."""

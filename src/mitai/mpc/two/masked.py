@@ -5,7 +5,8 @@ Follows `docs/spec/mpc.md`, "Masked numbers". Both parties know c = v + r mod 2^
 
     x = c - 2^30 - r + 2^32 · (1 - c's top bit) · (r's top bit),
 
-which is linear in what the dealer can share: r and its top bit; and, for x times a bit, the bit's mask times these.
+which is linear in what the dealer can share: r and its top bit; and, for x times another number, that one's mask times
+these. So what a truncation has opened is a factor of products already, and of its own square.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 
 from mitai.mpc.ring import WINDOW_BITS, Ring
 from mitai.mpc.two.bits import flip
+from mitai.mpc.two.blank import blank
 from mitai.mpc.two.core import Two
+from mitai.mpc.two.factors import Factor
 
 Words = NDArray[np.uint32]
 Bytes = NDArray[np.uint8]
@@ -71,6 +74,48 @@ class Opened:
     def mask(self) -> Words:
         """Return the mask r, at the dealer."""
         return self.halves[0] + self.halves[1]
+
+    def times(self, share: Ring, y: Factor) -> Ring:
+        """Return a share of the numbers, of which this is the share, times a factor that is open; no round."""
+        shape = share.shape
+        whole = np.broadcast_shapes(shape, y.mask[0].shape)
+
+        def rests() -> Ring:
+            return self.mask().reshape(shape) * y.whole_mask()
+
+        def tops() -> Words:
+            product: Words = (self.mask() >> TOP).reshape(shape) * y.whole_mask().astype(np.uint32)
+            return product
+
+        given = self.engine.pads.given(whole, np.uint64, rests), self.engine.pads.given(whole, np.uint32, tops)
+        if self.engine.offline:
+            return blank(whole)
+        product = unmasked(self.c.reshape(shape), y.mask[0], *given)
+        product += y.opened * share
+        return product
+
+    def square(self, share: Ring) -> Ring:
+        """Return a share of the squares of the numbers, of which this is the share; no round."""
+        squares = self.engine.pads.given((self.size,), np.uint64, lambda: self.mask().astype(np.uint64) ** 2)
+        tops = self.engine.pads.given((self.size,), np.uint32, lambda: (self.mask() >> TOP) * self.mask())
+        if self.engine.offline:
+            return blank(share.shape)
+        v = self.c + np.uint32(HALF_WINDOW)
+        public = v.astype(np.uint64) - np.uint64(HALF_WINDOW)
+        squares = squares - (((v >> TOP ^ np.uint32(1)) * tops).astype(np.uint64) << HIGH + np.uint64(1))
+        squares += public * (np.uint64(2) * share.reshape(-1))
+        if self.engine.role == 0:
+            squares -= public**2
+        return squares.reshape(share.shape)
+
+
+def unmasked(c: Words, b: Ring, rests: Ring, tops: Words) -> Ring:
+    """Return a share of x · b from the opened x + r, and shares of b, b · r and b · (r's top bit)."""
+    v = c + np.uint32(HALF_WINDOW)
+    share: Ring = ((v >> TOP ^ np.uint32(1)) * tops).astype(np.uint64) << HIGH
+    share += (v.astype(np.uint64) - np.uint64(HALF_WINDOW)) * b
+    share -= rests
+    return share
 
 
 class Lift:
@@ -132,11 +177,7 @@ class Times:
 
     def product(self, c: Words) -> Ring:
         """Return a share of the number times the bit's mask."""
-        v = c + np.uint32(HALF_WINDOW)
-        share: Ring = ((v >> TOP ^ np.uint32(1)) * self._tops).astype(np.uint64) << HIGH
-        share += (v.astype(np.uint64) - np.uint64(HALF_WINDOW)) * self._given[0]
-        share -= self._given[1]
-        return share
+        return unmasked(c, self._given[0], self._given[1], self._tops)
 
 
 def select(public: Ring, whole: Ring, masked: Ring) -> Ring:

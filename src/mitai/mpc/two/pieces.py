@@ -28,13 +28,36 @@ from mitai.mpc.two import waves
 from mitai.mpc.two.compare import DIGIT_BITS
 from mitai.mpc.two.waves import Wave
 
-SIGN_BIT = 31
-COARSE, EXACT = 3, 5  # digits of a comparison
 UNIT = 2.0**-FRACTION_BITS
 LARGEST_BITS = 28  # of a piece's value, in units of its last place
 FINER_BITS = 14  # between the two fractions with which the numbers of many octaves are opened
 LEAST_BITS = 2  # the first octave begins at so many bits of what is compared
-BEFORE, AFTER = 2, 1  # units in which a number may be taken with the octave after it (by the comparison) or before it
+AFTER = 1  # units above an octave in which a number may be taken with it
+
+
+@dataclass(frozen=True)
+class Digits:
+    """How numbers are compared with borders.
+
+    Attributes:
+        count: How many digits of differences count.
+        bits: Of each digit.
+        top: Which bit of a difference is its sign.
+    """
+
+    count: int
+    bits: int = DIGIT_BITS
+    top: int = 31
+
+    @property
+    def blur(self) -> int:
+        """How far below a border a number may count as not below, in units of its last place."""
+        return 1 << self.top - self.count * self.bits
+
+
+COARSE, EXACT = Digits(3), Digits(5)
+NARROW_BITS, NARROW_BLUR_BITS = 9, 16  # of a ladder's digit that stands for a whole number: within one
+WIDEST_BITS = 15
 
 
 @dataclass(frozen=True)
@@ -72,7 +95,7 @@ class Pieces:
 
     borders: tuple[int, ...]
     pieces: tuple[Piece, ...]
-    digits: int
+    digits: Digits
 
     @functools.cached_property
     def outline(self) -> tuple[object, ...]:
@@ -89,11 +112,17 @@ class Pieces:
 
 
 @functools.lru_cache(maxsize=64)
-def pieces_of(table: Spline) -> Pieces:
-    """Return how a table is computed; the same at all sides."""
+def pieces_of(table: Spline, within: tuple[float, float] | None = None) -> Pieces:
+    """Return how a table is computed, for numbers within a range; the same at all sides."""
     below, above = Piece(_line(table.below)), Piece(_line(table.above))
     first, end = _bent(table)
-    low, high, width = table.low + first * table.step, table.low + end * table.step, blur(COARSE)
+    low, high = table.low + first * table.step, table.low + end * table.step
+    if within is not None and within[1] <= high:
+        digits = _narrow(_units(low - within[0]), _units(within[1] - low)) or COARSE
+        wave = waves.fit(table.source or table.polynomials, low - digits.blur * UNIT, high)
+        if wave is not None:
+            return Pieces((_units(low),), (below, Piece(wave)), digits)
+    width = COARSE.blur * UNIT
     wave = waves.fit(table.source or table.polynomials, low - width, high + width)
     if wave is not None:
         return Pieces((_units(low), _units(high + width)), (below, Piece(wave), above), COARSE)
@@ -115,14 +144,24 @@ def octaves_of(table: Octaves, fraction: int) -> tuple[tuple[int, ...], Pieces]:
     if table.low + coarse < LEAST_BITS or table.low >= table.high:
         raise ValueError(f"a power from 2^{table.low} to 2^{table.high} of numbers with {fraction} bits of fraction")
     ends = [*range(table.low, table.high, 2), table.high]
-    inner = _alike([_octaves(table, fractions, low, high) for low, high in itertools.pairwise(ends)])
+    digits = Digits(
+        2, min(max((35 - table.low - coarse) // 2, DIGIT_BITS), WIDEST_BITS)
+    )  # an eighth of the first octave
+    inner = _alike([_octaves(table, fractions, low, high, digits.blur) for low, high in itertools.pairwise(ends)])
     below = Piece(Line(int(table(2.0**table.low) * 2.0**table.fraction), 0))
     borders = tuple(1 << end + coarse for end in ends[:-1])
-    return fractions, Pieces(borders, (below, *inner), EXACT)
+    return fractions, Pieces(borders, (below, *inner), digits)
 
 
-def _octaves(table: Octaves, fractions: tuple[int, ...], low: int, high: int) -> Piece:
-    """Return the piece for [2^low, 2^high)."""
+def _narrow(*distances: int) -> Digits | None:
+    """Return one digit that stands for numbers that are so far from a border, where it is not too long."""
+    top = max(distances).bit_length()
+    bits = top - NARROW_BLUR_BITS
+    return Digits(1, bits, top) if DIGIT_BITS <= bits <= NARROW_BITS else None
+
+
+def _octaves(table: Octaves, fractions: tuple[int, ...], low: int, high: int, before: int) -> Piece:
+    """Return the piece for [2^low, 2^high), and so many units below."""
     source = max(k for k, fraction in enumerate(fractions) if k == 0 or high + fraction < WINDOW_BITS)
     scale = 2.0 ** (FRACTION_BITS - fractions[source])  # of what is opened, which is read with the engine's fraction
     largest = float(np.max(table(np.array([2.0**low, 2.0**high])))) * 2.0**table.fraction
@@ -132,7 +171,7 @@ def _octaves(table: Octaves, fractions: tuple[int, ...], low: int, high: int) ->
         return table.factor * power(u * scale, table.exponent) * 2.0 ** (table.fraction - FRACTION_BITS - shift)
 
     unit = 2.0 ** -fractions[0]
-    wave = waves.fit(values, (2.0**low - BEFORE * unit) / scale, (2.0**high + AFTER * unit) / scale)
+    wave = waves.fit(values, (2.0**low - before * unit) / scale, (2.0**high + AFTER * unit) / scale)
     if wave is None:
         raise ValueError(f"a power that can't be computed between 2^{low} and 2^{high}")
     return Piece(wave, source, shift)
@@ -142,11 +181,6 @@ def _alike(pieces: list[Piece]) -> list[Piece]:
     """Return the pieces with as many frequencies as the one that has most."""
     most = max(piece.form.count for piece in pieces if isinstance(piece.form, Wave))
     return [replace(piece, form=piece.form.padded(most)) for piece in pieces if isinstance(piece.form, Wave)]
-
-
-def blur(digits: int) -> float:
-    """Return how far below a border a number may count as not below."""
-    return 2.0 ** (SIGN_BIT - DIGIT_BITS * digits) * UNIT
 
 
 def _bent(table: Spline) -> tuple[int, int]:
@@ -163,7 +197,7 @@ def _bent(table: Spline) -> tuple[int, int]:
 
 def _parts(table: Spline, first: int, end: int) -> list[tuple[int, Wave]]:
     """Return segments [first, end) in parts that waves fit, each with its end."""
-    wave = _wave(table, first, end, blur(EXACT))
+    wave = _wave(table, first, end, EXACT.blur * UNIT)
     if wave is not None:
         return [(end, wave)]
     if end - first == 1:

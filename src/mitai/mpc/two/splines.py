@@ -1,27 +1,28 @@
-"""Piecewise functions of masked numbers (`docs/spec/mpc.md`, "Splines"): three rounds, about 9 bytes an element.
+"""Piecewise functions of masked numbers (`docs/spec/mpc.md`, "Splines"): two or three rounds, about 9 bytes an element.
 
 1. Open the number under a mask: each party now has its share of each piece's value ("Waves").
-2. Compare with the borders between the pieces, for all borders at once ("Comparison").
+2. Compare with the borders between the pieces, for all borders at once ("Comparison"). Numbers of a narrow range take
+   no round for that.
 3. Open each piece's bit and value under masks: the products of bits and values, cut back to a number's fraction, are
    local from here, and their sum is the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from mitai.mpc.engine import Secret
 from mitai.mpc.ring import FRACTION_BITS, Ring
-from mitai.mpc.spline import Octaves, Spline
-from mitai.mpc.two import waves
+from mitai.mpc.spline import Spline
+from mitai.mpc.two import ladders, waves
 from mitai.mpc.two.bits import Planes, unpack
 from mitai.mpc.two.blank import blank
 from mitai.mpc.two.compare import Signs
 from mitai.mpc.two.core import Two
 from mitai.mpc.two.masked import Bytes, Lift, Opened, Times, Words, select
-from mitai.mpc.two.pieces import SIGN_BIT, Line, Piece, Pieces, octaves_of, pieces_of
+from mitai.mpc.two.pieces import Line, Piece, Pieces, pieces_of
 from mitai.mpc.two.waves import Wave
 
 CUT = waves.FRACTION - FRACTION_BITS
@@ -46,19 +47,23 @@ class _Line:
         return select(bit, whole, masked)
 
 
-class _Waves:
-    """Waves' values, cut back to a number's fraction, each times its bit."""
+class Curves:
+    """Waves' values, cut back to a number's fraction.
 
-    def __init__(self, engine: Two, pieces: list[Piece], opened: list[Opened], bits: Callable[[], Bytes]) -> None:
+    Args:
+        engine: This side.
+        pieces: Waves, of as many frequencies.
+        opened: The pieces' sources.
+    """
+
+    def __init__(self, engine: Two, pieces: Sequence[Piece], opened: Sequence[Opened]) -> None:
         self._waves = [piece.form for piece in pieces if isinstance(piece.form, Wave)]
         self._first = engine.role == 0
         self._opened = [opened[piece.source] for piece in pieces]
-        self._shifts = np.array([[piece.shift] for piece in pieces], np.uint64)
         size = opened[0].size
         parts = [self._part(engine, at, min(PART, size - at)) for at in range(0, max(size, 1), PART)]
         self._shares = parts[0] if engine.offline or len(parts) == 1 else np.concatenate(parts, axis=1)
-        self._lift = Lift(engine, len(pieces) * size)
-        self._times = Times(engine, len(pieces) * size, bits, self._lift.mask)
+        self.lift = Lift(engine, len(pieces) * size)
 
     def _part(self, engine: Two, start: int, size: int) -> Ring:
         """Return shares [pieces, size] of the values of some of the numbers."""
@@ -74,41 +79,24 @@ class _Waves:
         return waves.combine(self._waves, c, dealt, first=self._first).reshape(c.shape)
 
     def hidden(self) -> Words:
-        """Return the shares of the values under their masks."""
+        """Return the shares of the values [pieces · n] under the masks of `lift`."""
         share = self._shares.reshape(-1)
         share >>= np.uint64(CUT)
         if self._first:
             share += np.uint64(1)  # on average, the shifts of both shares take as much away
-        return self._lift.hide(share.astype(np.uint32))
-
-    def value(self, bits: Ring, c: Words) -> Ring:
-        """Return a share of the sum of values times bits [pieces, n]; both are opened under their masks."""
-        values = select(bits.reshape(-1), self._lift.whole(c), self._times.product(c)).reshape(bits.shape)
-        values <<= self._shifts
-        total: Ring = values[0] if len(values) == 1 else values.sum(0, dtype=np.uint64)
-        return total
+        return self.lift.hide(share.astype(np.uint32))
 
 
-def spline(engine: Two, x: Secret, table: Spline) -> Secret:
-    """Return a table's function of each element; x may be anything in the window (module)."""
-    return _evaluated(engine, pieces_of(table), x, (0,), engine.fraction)
+def spline(engine: Two, x: Secret, table: Spline, within: tuple[float, float] | None) -> Secret:
+    """Return a table's function of each element; x may be anything in the range, or in the window (module)."""
+    return evaluated(engine, pieces_of(table, within), x)
 
 
-def octaves(engine: Two, x: Secret, table: Octaves) -> Secret:
-    """Return a power of each element, with the table's fraction (module)."""
-    fractions, plan = octaves_of(table, x.fraction)
-    shifts = tuple(x.fraction - fraction for fraction in fractions)
-    return _evaluated(engine, plan, x, shifts, table.fraction)
-
-
-def _evaluated(engine: Two, plan: Pieces, x: Secret, shifts: tuple[int, ...], fraction: int) -> Secret:
-    """Return a function of x, of which each shift makes one of the pieces' sources."""
+def evaluated(engine: Two, plan: Pieces, x: Secret) -> Secret:
+    """Return a function of x by pieces."""
     engine.pads.note(plan.outline)
-    sources = [x.parts[0].reshape(-1) >> np.uint64(shift) for shift in shifts]
-    both = Opened.of(engine, np.concatenate(sources) if shifts != (0,) else x.parts[0])
-    opened = [both.part(k * x.size, x.size) for k in range(len(sources))]
-    signs = Signs(opened[0], sign_bit=SIGN_BIT, digits=plan.digits)
-    below = signs.below(*plan.borders)
+    opened = Opened.of(engine, x.parts[0])
+    below = _below(opened, plan)
     used = [k for k, piece in enumerate(plan.pieces) if piece.form != Line(0, 0)]
     masks = engine.pads.random((len(used), below.shape[1]), np.uint8)
 
@@ -117,22 +105,34 @@ def _evaluated(engine: Two, plan: Pieces, x: Secret, shifts: tuple[int, ...], fr
 
     forms = [plan.pieces[k].form for k in used]
     lines = [
-        (j, _Line(engine, form, opened[0], sources[0], bits([j])))
+        (j, _Line(engine, form, opened, x.parts[0].reshape(-1), bits([j])))
         for j, form in enumerate(forms)
         if isinstance(form, Line)
     ]
     curved = [j for j, form in enumerate(forms) if isinstance(form, Wave)]
-    curves = _Waves(engine, [plan.pieces[used[j]] for j in curved], opened, bits(curved))
+    curves = Curves(engine, [plan.pieces[used[j]] for j in curved], [opened])
+    times = Times(engine, len(curved) * x.size, bits(curved), curves.lift.mask)
     if engine.offline:
-        return engine.blank(x.shape, fraction)
+        return engine.blank(x.shape, engine.fraction)
     inside = _inside(below, first=engine.role == 0)[used] ^ masks[0]
     hidden = curves.hidden()
     its_bits, its_hidden = engine.exchange(inside, hidden)
-    shown = unpack(inside ^ its_bits, x.size).astype(np.uint64)
-    total = curves.value(shown[curved], hidden + its_hidden)
+    shown, c = unpack(inside ^ its_bits, x.size).astype(np.uint64), hidden + its_hidden
+    values = select(shown[curved].reshape(-1), curves.lift.whole(c), times.product(c)).reshape(-1, x.size)
+    total: Ring = values[0] if len(values) == 1 else values.sum(0, dtype=np.uint64)
     for j, line in lines:
         total += line.value(shown[j])
-    return engine.secret(total.reshape(x.shape), fraction)
+    return engine.secret(total.reshape(x.shape), engine.fraction)
+
+
+def _below(opened: Opened, plan: Pieces) -> Planes:
+    """Return a plane for each border of whether numbers are below it; no round where one digit is enough."""
+    digits = plan.digits
+    if digits.count > 1:
+        return Signs(opened, sign_bit=digits.top, digits=digits.count).below(*plan.borders)
+    above, _, signs = ladders.read(opened, plan.borders, top=digits.top, bits=digits.bits)
+    below: Planes = above ^ signs
+    return below
 
 
 def _inside(below: Planes, *, first: bool) -> Planes:
