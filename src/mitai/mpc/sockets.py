@@ -105,7 +105,8 @@ class SocketLink:
         self._wait_s = wait_s
         wait = struct.pack("@ll", int(wait_s), int(wait_s % 1 * 1e6))
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._channel.socket.setsockopt(socket.SOL_SOCKET, option, wait)
+            with suppress(OSError):  # it was closed, as the next send or receive will say
+                self._channel.socket.setsockopt(socket.SOL_SOCKET, option, wait)
 
     def send(self, data: bytes | memoryview) -> None:
         """See `Link.send`; a message that fits into the socket's buffer goes out at once, without the thread."""

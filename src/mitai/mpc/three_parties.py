@@ -63,7 +63,7 @@ class _Work(Serving[L]):
     """What one of the three does."""
 
     def __init__(self, own: Own, offer: Offer[L], links: Mapping[str, SocketLink]) -> None:
-        super().__init__(own, offer, list(links.values()))
+        super().__init__(own, offer, list(links.values()), list(links.values()))
         self._party = Three(ROLES.index(own.role), {ROLES.index(role): link for role, link in links.items()})
         self._plans: dict[str, Plan] = {}
         self._runs = 0

@@ -21,6 +21,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,6 +43,7 @@ from mitai.mpc.twins import TwinDealer, TwinParty
 L = TypeVar("L")
 TWIN = "-twin"
 _LABEL = b"mitai mpc twin guests v1\0"
+_LOOK_EVERY_S = 0.2
 _NOBODY = bytes(hashlib.sha256().digest_size)
 
 
@@ -132,8 +135,24 @@ class _Work(Work[L]):
         self._runs, self._orders = twins
         self._twin = TwinParty(half.number, links[0], self._runs)
         super().__init__(own, offer, links, store, (self._twin, TwinParty(half.number, links[0], self._orders)))
-        self._links = *links, *twins
+        self._links, self._ways = (*links, *twins), (links[0], self._runs)
         self._leads, self._follows = (half.first, not half.first) if half.number == 0 else (False, False)
+
+    def go_on(self, door: Door) -> None:
+        """See `Serving.go_on`. Who follows party 0 hears of nobody else while nobody asks: so it looks."""
+        if self._follows:
+            threading.Thread(target=self._watch, name="mitai-mpc-watch", daemon=True).start()
+        super().go_on(door)
+
+    def _watch(self) -> None:
+        try:
+            while True:
+                self._check()
+                time.sleep(_LOOK_EVERY_S)
+        except MpcError as error:
+            self._failed = self._failed or error
+            for link in self._links:
+                link.abort()
 
     def _order(self, turns: list[Task[L]]) -> tuple[Task[L], int]:
         if not self._leads and not self._follows:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +16,8 @@ from mitai.errors import MpcError
 from mitai.identity import Identity
 from mitai.mpc import three_parties, twin_parties
 from mitai.mpc.attested import Credentials
-from mitai.mpc.clients import GO, Peer, ask, reach
+from mitai.mpc.clients import GO, Guest, Peer, ask, reach
+from mitai.mpc.link import pair
 from mitai.mpc.meeting import Address, listening
 from mitai.mpc.models.arrays import Arrays
 from mitai.mpc.parties import Own
@@ -26,6 +29,7 @@ from mitai.mpc.tasks import Offer, Question, agree
 
 WEIGHT = np.arange(12.0).reshape(3, 4) / 8 - 0.5
 CLIENT = Identity.generate()
+ROLES = {name: setting.roles for name, setting in SETTINGS.items()}
 X = np.array([[1.0, -2.0, 0.5], [0.25, 3.0, -1.0]])
 
 
@@ -57,23 +61,29 @@ def offered(setting, *tasks):
     return Offer(bytes(16), "0" * 64, "exact", load, tasks or (Positive(), Drawn()), SETTINGS[setting])
 
 
+class Stalled(Exception):
+    """Processes that do not come to what is waited for."""
+
+
 class Sides:
     """All processes of a setting, as threads."""
 
-    def __init__(self, setting, folder):
+    def __init__(self, setting, folder, prepare=lambda ways: None):
         self.setting, self.offer = SETTINGS[setting], offered(setting)
         identities = {role: Identity.generate() for role in self.setting.roles}
         self.peers = {
             role: Peer(identity.key_id, Address("127.0.0.1", self._free())) for role, identity in identities.items()
         }
         self.notes, self.errors = {role: [] for role in identities}, {}
+        self.ways = {role: Ways(identity) for role, identity in identities.items()}
+        prepare(self.ways)
         parts = dict(zip(self.setting.parties, self.setting.cut(encode(WEIGHT)), strict=True))
         if setting == "twins":  # their folders are the same
             parts |= {f"p{number}-twin": parts[f"p{number}"] for number in (0, 1)}
         self.threads = []
-        for role, identity in identities.items():
+        for role in identities:
             address, clients = self.peers[role].address, {CLIENT.key_id}
-            own = Own(role, Credentials(identity), address, clients, note=self.notes[role].append)
+            own = Own(role, self.ways[role], address, clients, note=self.notes[role].append)
             peers = {name: peer for name, peer in self.peers.items() if name != role}
             if setting == "3pc":
                 work = partial(three_parties.serve, own, peers, self.offer, [parts[role]])
@@ -96,14 +106,15 @@ class Sides:
         except MpcError as error:
             self.errors[role] = error.code
 
-    def wait_for(self, words, *roles):
-        until = time.monotonic() + 100
-        while not all(any(words in note for note in self.notes[role]) for role in roles or self.setting.parties):
-            assert time.monotonic() < until, (self.notes, self.errors)
+    def wait_for(self, words, within_s=100):
+        until = time.monotonic() + within_s
+        while not all(any(words in note for note in self.notes[role]) for role in self.setting.parties):
+            if self.errors or time.monotonic() > until:
+                raise Stalled(self.notes, self.errors)
             time.sleep(0.01)
 
-    def ask(self, x=X, task=None, sampling=Sampling(), within_s=100):
-        asked = Question(task or Positive(), sampling)
+    def ask(self, x=X, task=None, sampling=None, within_s=100):
+        asked = Question(task or Positive(), sampling or Sampling())
         return list(ask(Credentials(CLIENT), self.peers, self.offer, asked, [x], within_s=within_s))
 
     def join(self):
@@ -133,3 +144,162 @@ def test_answers_over_tls(sides):
         (drawn,) = sides.ask(np.full((1, 3), 8.0), Drawn(), Sampling(0.05))
         assert drawn == [3.0]  # ahead by 3, and noise times 0.05 is less than 2.1 apart
     assert not sides.errors
+
+
+# -- clients who lie, and machines that end ------------------------------------------------------------------------
+
+
+def code_of(work):
+    with pytest.raises(MpcError) as caught:
+        work()
+    return caught.value.code
+
+
+def test_a_client_who_tells_twins_different_things_ends_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("mitai.mpc.clients.JOINING_S", 0.5)
+    sides = Sides("twins", tmp_path)
+    sides.wait_for("the model is loaded")
+
+    def unlike(values):
+        first, second, *twins = SETTINGS["twins"].cut(values)
+        return first, second, twins[0], (twins[1][0] + np.uint64(1),)
+
+    lying = replace(sides.offer, setting=replace(SETTINGS["twins"], cut=unlike))
+    answer = ask(Credentials(CLIENT), sides.peers, lying, Question(Positive()), [X], within_s=20)
+    assert code_of(lambda: list(answer)) == "mpc.link-lost"
+    right(sides.ask())
+    assert not sides.errors
+
+
+def test_a_client_whom_one_party_does_not_hear_ends_nothing(sides, monkeypatch):
+    monkeypatch.setattr("mitai.mpc.clients.JOINING_S", 0.5)
+    first = reach(Credentials(CLIENT), sides.peers["p0"], time.monotonic() + 20, 20)
+    agree(first, sides.offer)
+    first.send(bytes(16) + Question(Positive()).encode())
+    assert bytes(first.receive(1)) == GO
+    for _ in range(sides.setting.pieces):
+        first.send(bytes(48))
+    right(sides.ask())
+    assert code_of(lambda: first.receive(1)) == "mpc.link-lost"  # it was let go
+    first.abort()
+    assert not sides.errors
+
+
+def test_a_twin_that_tells_the_client_something_else_is_not_believed(tmp_path, monkeypatch):
+    emit = Guest.emit
+
+    def lying(guest, x):
+        if threading.current_thread().name == "p1-twin":
+            x = x.map(lambda part: part + np.uint64(1 << 16))  # the result would be off by one
+        emit(guest, x)
+
+    sides = Sides("twins", tmp_path)
+    sides.wait_for("the model is loaded")
+    monkeypatch.setattr(Guest, "emit", lying)
+    assert code_of(sides.ask) == "mpc.twin-mismatch"
+
+
+class Ways(Credentials):
+    """Credentials that remember all links, and may lie in a message: of all that this side sends, number `at`."""
+
+    def __init__(self, identity):
+        super().__init__(identity)
+        self.links, self.lock = [], threading.Lock()
+        self.sent, self.at, self.how = 0, -1, ""
+
+    def link(self, *args, **options):
+        peer, link = super().link(*args, **options)
+        link.__class__, link.ways, link.before = Liar, self, b""
+        self.links.append(link)
+        return peer, link
+
+    def end(self):
+        for link in self.links:
+            link.abort()
+
+
+class Liar(SocketLink):
+    """A link of a side that may lie."""
+
+    def send(self, data):
+        data = bytes(memoryview(data).cast("B"))
+        with self.ways.lock:
+            self.ways.sent += 1
+            how = self.ways.how if self.ways.sent == self.ways.at else ""
+        if how == "flip":
+            data = bytes([data[0] ^ 1]) + data[1:]
+        elif how == "replay":
+            data = bytes(itertools.islice(itertools.cycle(self.before or b"\1"), len(data)))
+        elif how == "twice":
+            super().send(data)
+        self.before = data
+        if how != "drop":
+            super().send(data)
+
+
+@pytest.mark.parametrize("role", ["p1", "p2"])
+def test_three_parties_end_with_one_of_them(tmp_path, role):
+    sides = Sides("3pc", tmp_path)
+    sides.wait_for("the model is loaded")
+    right(sides.ask())
+    sides.ways[role].end()
+    sides.join()
+    assert set(sides.errors) == set(ROLES["3pc"])
+
+
+@pytest.mark.parametrize("role", ["dealer-twin", "p1"])
+def test_twins_end_with_one_of_them(tmp_path, role):
+    sides = Sides("twins", tmp_path)
+    sides.wait_for("the model is loaded")
+    right(sides.ask())
+    sides.ways[role].end()
+    sides.join()
+    assert set(sides.errors) == set(ROLES["twins"])
+
+
+def lied(folder, role, how, at):
+    """Have one of six lie once; return how many messages it sent until the client had its answer, or None."""
+    sides = Sides("twins", folder, lambda ways: ways[role].__dict__.update(how=how, at=at))
+    try:
+        sides.wait_for("the model is loaded", within_s=20)
+        right(sides.ask(within_s=4))
+        return sides.ways[role].sent
+    except (MpcError, Stalled):
+        return None
+    finally:
+        for ways in sides.ways.values():
+            ways.end()
+        sides.join()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Sides that wait for each other for seconds, not for days."""
+    for name in ("MEET_S", "RUN_S", "IDLE_S"):
+        monkeypatch.setattr(f"mitai.mpc.parties.{name}", 1.5)
+    monkeypatch.setattr("mitai.mpc.twin_parties.IDLE_S", 1.5)
+
+
+def test_a_machine_that_lies_gives_no_wrong_answer(tmp_path, impatient):
+    count = lied(tmp_path / "honest", "p1", "", -1)
+    assert count > 20
+    assert lied(tmp_path / "load", "p1", "flip", 7) is None
+    lied(tmp_path / "run", "p1", "flip", count - 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["flip", "replay", "twice", "drop"])
+@pytest.mark.parametrize("role", ROLES["twins"])
+def test_no_lie_of_any_machine_gives_a_wrong_answer(tmp_path, impatient, role, how):
+    count = lied(tmp_path / "honest", role, "", -1)
+    caught = [lied(tmp_path / str(at), role, how, at) is None for at in (2, count // 2, count - 2)]
+    assert any(caught)  # what it sends when the answer is out, or to a client twice, does nothing
+
+
+def test_sides_of_different_settings_do_not_begin():
+    links = pair(5)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = (
+            pool.submit(agree, link, offered(name)) for link, name in zip(links, ("3pc", "twins"), strict=True)
+        )
+    assert {one.exception().code, other.exception().code} == {"mpc.tasks-differ"}
