@@ -49,12 +49,12 @@ from mitai.mpc.tasks import QUESTION_BYTES, Offer, Question, Walk, agree, any_qu
 
 SESSION_BYTES = 16
 PLACES, EACH = 8, 2
-AT_THE_DOOR = 32  # who is at the door at once, those who wait for a place among them
+AT_THE_DOOR, EACH_AT_THE_DOOR = 32, 4  # who is at the door at once, those who wait for a place among them
 REACHED_S = 20.0  # how long a client waits until a party listens
 HELD_S = 600.0  # how long a client waits for its turn, and a party holds it
 ARRIVAL_S = 60.0  # until a client has said who it is and what it asks
 SHARING_S = 20.0  # a client's time for its shares, beside what their size takes
-JOINING_S = 30.0  # how long one party may have a client's shares and the other one not
+JOINING_S = 30.0  # how long one party may have a client's shares and others not, beside what their size takes
 LEAVING_S = 20.0  # a client's time to take the end of its answer
 GO, NOT_OFFERED, TOO_MANY = b"\1", b"\2", b"\3"
 _LOOK_EVERY_S = 0.2
@@ -288,7 +288,7 @@ class Door:
     def __init__(self, server: socket, credentials: Credentials, known: Collection[str], offer: Offer[Any]) -> None:
         self._server, self._credentials, self._known, self._offer = server, credentials, known, offer
         self._shapes: dict[str, list[Shape]] = {}
-        self._places = Places(PLACES, EACH)
+        self._places, self._at_the_door = Places(PLACES, EACH), Places(AT_THE_DOOR, EACH_AT_THE_DOOR)
         self._here: dict[bytes, Guest] = {}
         self._until: dict[socket, float] = {}  # of those at the door
         self._changed = threading.Condition()
@@ -307,8 +307,9 @@ class Door:
                 going_on()
 
     def back(self, guest: Guest) -> None:
-        """Let a client wait in its place for a little while: the other party does not have its shares yet."""
-        if time.monotonic() - guest.since > JOINING_S:
+        """Let a client wait in its place for a little while: another party does not have its shares yet."""
+        size = sum(piece.nbytes for pieces in guest.shares for piece in pieces) * len(self._offer.setting.parties)
+        if time.monotonic() - guest.since > JOINING_S + size / SLOWEST_BYTES_S:
             guest.end()
             return
         guest.later = time.monotonic() + _LOOK_EVERY_S
@@ -358,13 +359,20 @@ class Door:
                 cut(end)
 
     def _welcome(self, end: socket) -> None:
-        link = None
         try:
             peer, link = self._credentials.link(end, lambda key: key.key_id in self._known, serving=True)
-            self._let_in(end, link, peer.key_id)
-        except MpcError:
-            if link is not None:
+            if self._at_the_door.enter(peer.key_id, 0):
+                try:
+                    self._let_in(end, link, peer.key_id)
+                except BaseException:
+                    link.abort()
+                    raise
+                finally:
+                    self._at_the_door.leave(peer.key_id)
+            else:
                 link.abort()
+        except (MpcError, OSError):
+            end.close()
         finally:
             self._until.pop(end, None)
 

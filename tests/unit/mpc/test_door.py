@@ -119,6 +119,19 @@ def test_one_client_does_not_take_all_places(door):
         wait_for(lambda: admitted(peer))
 
 
+def test_one_client_does_not_crowd_the_door(door):
+    """It proves its key, and then says nothing."""
+    _, peer = door
+    with contextlib.ExitStack() as stack:
+        crowd = [reach(Credentials(CLIENT), peer, time.monotonic() + 20, 20) for _ in range(6)]
+        for link in crowd:
+            stack.callback(link.abort)
+        wait_for(lambda: sum(link.ended() for link in crowd) == 2)
+        with asking(peer, OTHER) as other:
+            assert bytes(other.receive(1)) == GO
+        assert sum(link.ended() for link in crowd) == 2
+
+
 def test_who_finds_no_place_waits(monkeypatch):
     monkeypatch.setattr(clients, "PLACES", 1)
     with opened() as (door, peer), asking(peer) as first:
@@ -224,7 +237,7 @@ def test_whom_only_one_party_knows_does_not_hold_up_others(door, monkeypatch):
         assert next_of(door) is not guest
         guest.later = 0
         assert next_of(door) is guest
-        monkeypatch.setattr(clients, "JOINING_S", 0.0)
+        monkeypatch.setattr(clients, "JOINING_S", -1.0)
         door.back(guest)
         wait_for(first.ended)
         assert not door._here
