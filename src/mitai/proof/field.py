@@ -34,9 +34,12 @@ _P = np.uint64(P)
 _NON_RESIDUE = np.array([NON_RESIDUE], np.uint64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class K:
-    """An element a + bX of the extension, or of F where b is 0."""
+    """An element a + bX of the extension, or of F where b is 0.
+
+    Never changed, though it is not frozen: Python would take twice as long for each.
+    """
 
     a: int
     b: int = 0
@@ -66,8 +69,18 @@ Point = Sequence[K]
 
 def signed(x: NDArray[np.int64]) -> Array:
     """Return the residues of integers of at most 2^62 in magnitude."""
-    words: Array = x.astype(np.int64).view(np.uint64)
-    return words + np.where(x < 0, _P, np.uint64(0))
+    x = x.astype(np.int64, copy=False)
+    words = np.asarray(x >> 63).view(np.uint64)  # all bits of what is negative
+    words &= _P
+    words += x.view(np.uint64)
+    return words
+
+
+def padded(x: NDArray[np.int64]) -> Array:
+    """Return the residues of integers with all axes padded with zeros to powers of two, flat."""
+    whole = np.zeros([1 << (size - 1).bit_length() for size in x.shape], np.uint64)
+    whole[tuple(slice(size) for size in x.shape)] = signed(x)
+    return whole.reshape(-1)
 
 
 def values(x: Array) -> NDArray[np.int64]:
@@ -98,33 +111,36 @@ def is_canonical(x: Array) -> bool:
 
 def reduce(high: Array, low: Array) -> Array:
     """Return (2^64 · high + low) mod p for any words: 2^64 = 2^32 − 1 and 2^96 = −1 modulo p."""
-    top, middle = high >> _HALF, high & _LOW
-    x = low - top
-    x = x - np.where(low < top, _LOW, np.uint64(0))
-    y = middle * _LOW
-    total: Array = x + y
-    total = total + np.where(total < y, _LOW, np.uint64(0))
-    return np.where(total >= _P, total - _P, total)
+    top, middle = high >> _HALF, (high & _LOW) * _LOW
+    rest = low - top
+    rest -= (low < top) * _LOW
+    middle += rest
+    middle += (middle < rest) * _LOW
+    middle -= (middle >= _P) * _P
+    return middle
 
 
 def add(x: Array, y: Array) -> Array:
     """Return x + y, of F or of K."""
-    total = x + y
-    return np.where((total < x) | (total >= _P), total - _P, total)
+    return sub(x, _P - y)
 
 
 def sub(x: Array, y: Array) -> Array:
     """Return x − y, of F or of K."""
-    return x - y + np.where(x < y, _P, np.uint64(0))
+    out: Array = x - y
+    out += (x < y) * _P
+    return out
 
 
 def mul(x: Array, y: Array) -> Array:
     """Return x · y in F, element by element."""
     a, b, c, d = x & _LOW, x >> _HALF, y & _LOW, y >> _HALF
-    low, one, other = a * c, a * d, b * c
-    middle = (low >> _HALF) + (one & _LOW) + (other & _LOW)
-    high = b * d + (one >> _HALF) + (other >> _HALF) + (middle >> _HALF)
-    return reduce(high, low & _LOW | middle << _HALF)
+    low, one, other, high = a * c, a * d, b * c, b * d
+    other += low >> _HALF
+    one += other & _LOW
+    high += other >> _HALF
+    high += one >> _HALF
+    return reduce(high, low & _LOW | one << _HALF)
 
 
 def mul_k(x: Array, y: Array) -> Array:
@@ -191,12 +207,13 @@ def evaluate(table: Array, point: Point) -> K:
 
 
 def equal(x: Point, y: Point) -> K:
-    """Return eq(x, y) for two points."""
-    out = ONE
-    for a, b in zip(x, y, strict=True):
-        both = a * b
-        out = out * (ONE - a - b + both + both)
-    return out
+    """Return eq(x, y) for two points: Π (1 − x_i − y_i + 2 x_i y_i), in plain integers."""
+    a, b = 1, 0
+    for one, other in zip(x, y, strict=True):
+        c = 1 - one.a - other.a + 2 * (one.a * other.a + NON_RESIDUE * one.b * other.b)
+        d = 2 * (one.a * other.b + one.b * other.a) - one.b - other.b
+        a, b = (a * c + NON_RESIDUE * b * d) % P, (a * d + b * c) % P
+    return K(a, b)
 
 
 def bits(number: int, count: int) -> list[K]:

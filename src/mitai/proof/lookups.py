@@ -34,9 +34,8 @@ class Column:
 
     def __init__(self, components: Sequence[NDArray[np.int64]], shape: Sequence[int]) -> None:
         self.shape = tuple(shape)
-        padding = [(0, (1 << log) - size) for size, log in zip(self.shape, logs(self.shape), strict=True)]
         self.components = tuple(component.reshape(self.shape) for component in components)
-        self.arrays = tuple(field.signed(np.pad(component, padding)).reshape(-1) for component in self.components)
+        self.arrays = tuple(field.padded(component) for component in self.components)
 
     @property
     def inside(self) -> Array:

@@ -40,6 +40,11 @@ class Block:
         """The log of its size."""
         return sum(self.logs)
 
+    @property
+    def within(self) -> tuple[slice, ...]:
+        """Where it is in its array."""
+        return tuple(slice(at, at + (1 << log)) for at, log in zip(self.start, self.logs, strict=True))
+
     def part(self, axes: Axes) -> tuple[K, list[K]]:
         """Return, at a point of the array, the weight of this block's value, and the point of that."""
         weight, point = ONE, list[K]()

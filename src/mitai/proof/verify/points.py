@@ -50,8 +50,7 @@ def outer_inside(shape: Shape, own: Shape, axes: Axes) -> K:
 
 def padded(array: Ints) -> Array:
     """Return residues with all axes padded with zeros to powers of two, flat."""
-    padding = [(0, (1 << log) - size) for size, log in zip(array.shape, logs(array.shape), strict=True)]
-    return field.signed(np.pad(array, padding)).reshape(-1)
+    return field.padded(array)
 
 
 def public_value(array: Ints, axes: Axes) -> K:
