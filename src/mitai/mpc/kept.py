@@ -80,7 +80,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             if known.get(role) != key.key_id:
                 raise _wrong(role, "its key is not the one that is known to be this party's")
             found[role] = opened(role, signed.envelope, key)
-            if any(found[role].parties.get(name) != key_id for name, key_id in known.items()):
+            if any(known.get(name, key_id) != key_id for name, key_id in found[role].parties.items()):
                 raise _wrong(role, "it names other sides than those that are known")
         agree(found)  # 2.
         role, receipt = next(iter(found.items()))  # 3.

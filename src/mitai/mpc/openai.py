@@ -79,12 +79,14 @@ class SharedEngine:
         self._kept: OrderedDict[str, bytes] = OrderedDict()  # by the name of an exchange in this process
         self._credentials = side.credentials()
         self._tasks = [task for task in side.offer.tasks if isinstance(task, Generation)]
+        if not self._tasks:
+            raise MpcError("mpc.not-offered", "this model reads, and generates nothing", hint="see: mitai mpc ask")
         tokenizer = read_tokenizer(side.folder.path)
         self._prompts, self._ends = Prompts(tokenizer, side.config.model), end_tokens(side.folder.path, tokenizer)
         longest = max(task.length for task in self._tasks), max(task.tokens for task in self._tasks)
         self.limits = Limits(
             max_requests=EACH,
-            max_choices=1,
+            max_choices=self._tasks[0].batch,
             max_prompt_tokens=longest[0],
             max_answer_tokens=longest[1],
             max_seconds=_DAY_S,
@@ -123,18 +125,19 @@ class SharedEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step, None]:
         """Ask the parties, and tell what they answer; see `Engine.generate`."""
         task, sampling = self._fitting(request)
-        values = task.values(request.prompts)
+        ids = [prompt for prompt in request.prompts for _ in range(request.n)]
         question, side = Question(task, sampling), self._side
-        answer = ask(self._credentials, side.peers, side.offer, question, values, within_s=self._within_s)
+        answer = ask(self._credentials, side.peers, side.offer, question, task.values(ids), within_s=self._within_s)
         run = _Run(answer)
-        telling, ended = Telling(self._prompts.tokenizer, request.sampling), False
-        while (number := await run.next()) is not None:
-            token = round(float(number[0]))
-            if not 0 <= token < self._info.vocabulary:
+        choices = {at: Telling(self._prompts.tokenizer, request.sampling, at) for at in range(len(ids))}
+        while (numbers := await run.next()) is not None:
+            if ((numbers < 0) | (numbers >= self._info.vocabulary - 0.5)).any():
                 raise _failed(MpcError("mpc.answer-malformed", "the parties' shares add up to no token"))
-            if not ended:
+            for at, telling in list(choices.items()):
+                token = round(float(numbers[at]))
                 step = telling.step(token, end=token in self._ends)
-                ended = step.finish is not None
+                if step.finish is not None:
+                    del choices[at]
                 yield step
         self._kept[EXCHANGE.get().id] = Kept.of(answer.receipts, answer.keys).encode()
         while len(self._kept) > _KEEP:
@@ -158,7 +161,7 @@ class SharedEngine:
 
     def _fitting(self, request: GenerationRequest) -> tuple[Generation, Sampling]:
         """Return the shortest task that holds what is asked for, and how it chooses."""
-        wish, length = request.sampling, len(request.prompts[0])
+        wish, length = request.sampling, max(map(len, request.prompts))
         try:
             sampling = Sampling(wish.temperature, wish.top_p if wish.temperature else 1.0)
         except ValueError:
@@ -168,7 +171,8 @@ class SharedEngine:
             field = "top_p" if sampling.kind == "nucleus" else "temperature"
             kinds = ", ".join(dict.fromkeys(task.kind for task in self._tasks))
             raise unsupported(field, f"this is {sampling.kind}; the parties' answers are {kinds}")
-        return fitting(self._side.offer, length, min(wish.max_tokens, max(room)), sampling.kind), sampling
+        tokens, choices = min(wish.max_tokens, max(room)), request.n * len(request.prompts)
+        return fitting(self._side.offer, length, tokens, sampling.kind, choices), sampling
 
 
 class _Run:
@@ -181,7 +185,7 @@ class _Run:
         threading.Thread(target=self._listen, name=_LISTENER, daemon=False).start()
 
     async def next(self) -> Real | None:
-        """Return what comes next; None after the end."""
+        """Return the number of each choice's next token; None after the end."""
         told = await self._told.get()
         if isinstance(told, MitaiError):
             raise _failed(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 import time
 from functools import partial
@@ -87,7 +88,7 @@ class Parties:
                 if number == self.fails_at:
                     raise MpcError("mpc.link-lost", "the other side went away")
                 self.told += 1
-                yield np.array([float(self.tokens[number])])
+                yield np.atleast_1d(np.array(self.tokens[number], float))
         finally:
             self.ended.set()
 
@@ -301,17 +302,44 @@ def test_a_process_stays_until_the_run_has_ended(cut, monkeypatch):
     assert parties.told == len(WORDS)
 
 
-def test_parties_that_are_not_there(cut, tmp_path, client):
-    folder = tmp_path / "client"
-    folder.mkdir()
-    for path in (cut / "client").iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    text = (folder / FILE).read_text()
-    (folder / FILE).write_text(text.replace("127.0.0.1:", "127.0.0.1:1"))
+@pytest.fixture
+def changed(cut, tmp_path):
+    """Return a client's folder whose party.toml has other words in place of some."""
+
+    def change(*pairs):
+        folder = tmp_path / "client"
+        shutil.copytree(cut / "client", folder, dirs_exist_ok=True)
+        text = (cut / "client" / FILE).read_text()
+        for before, after in pairs:
+            assert before in text
+            text = text.replace(before, after)
+        (folder / FILE).write_text(text)
+        return folder
+
+    return change
+
+
+def test_several_choices_where_parties_go_on_with_several_prompts_at_once(changed, monkeypatch):
+    parties = Parties(monkeypatch)
+    parties.tokens = [[64, 65], [2, 66], [70, 67], [70, 68], [70, 69], [70, 2]]
+    with http_client(changed(("prompt_tokens", "batch = 2\nprompt_tokens"))) as http:
+        client = openai.OpenAI(base_url=f"{BASE_URL}/v1", api_key="unused", http_client=http, max_retries=0)
+        answer = client.chat.completions.create(**CHAT, n=2)
+        texts = [choice.message.content for choice in answer.choices]
+        assert texts == [text_of(64), text_of(65, 66, 67, 68, 69)]
+        assert answer.usage.completion_tokens == 8
+        several = client.completions.create(model="model", prompt=["a", "b c"], max_tokens=3)
+        assert [choice.text for choice in several.choices] == [text_of(64), text_of(65, 66, 67)]
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(**CHAT, n=3)
+    assert [task for task, _ in parties.asked] == ["generate 24 6 greedy 2", "generate 8 3 greedy 2"]
+
+
+def test_parties_that_are_not_there(changed, cut):
+    port = f":{Side.open(cut / 'p0').own().listen.port}"
     with pytest.raises(MpcError):  # such a port does not exist
-        http_client(folder)
-    (folder / FILE).write_text('model = "other"\n' + text.replace(str(Side.open(cut / "p0").own().listen.port), "1"))
-    with http_client(folder, within_s=0.2) as http:
+        http_client(changed((port, ":123456")))
+    with http_client(changed((port, ":1"), ("prompt_tokens", 'model = "other"\nprompt_tokens')), within_s=0.2) as http:
         answer = http.post("/v1/chat/completions", json=CHAT | {"model": "other"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "mpc.peer-absent")
     with pytest.raises(MpcError) as refused:
