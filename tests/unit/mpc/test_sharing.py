@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -27,8 +28,9 @@ from mitai.mpc import setup
 from mitai.mpc.kept import Kept
 from mitai.mpc.models.arrays import Arrays, Tensors
 from mitai.mpc.sampling import Sampling
+from mitai.mpc.settings import SETTINGS
 from mitai.mpc.setup import PartyConfig, Side, configure_here, key_of
-from mitai.mpc.sharing import SIDES, ShareFolder, fitting, generation, split_model
+from mitai.mpc.sharing import CLIENT, SIDES, ShareFolder, fitting, generation, split_model
 from mitai.mpc.tasks import Question, Walk
 from mitai.mpc.text import Text
 from mitai.mpc.two.engine import Party
@@ -54,9 +56,17 @@ def gpt2(tmp_path_factory):
 
 
 @pytest.fixture
-def cut(gpt2, tmp_path):
-    split_model(gpt2, tmp_path / "cut")
+def setting():
+    return SETTINGS["2+1"]
+
+
+@pytest.fixture
+def cut(gpt2, tmp_path, setting):
+    split_model(gpt2, tmp_path / "cut", setting.name)
     return tmp_path / "cut"
+
+
+every_setting = pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 
 
 def refused(code, work):
@@ -80,6 +90,48 @@ def test_both_shares_together_are_the_model(gpt2, cut):
     assert len(first) == len(second) == len(expected) > 10
     for one, other, whole in zip(first, second, expected, strict=True):
         assert (one + other == whole).all()
+
+
+@every_setting
+def test_what_parties_have_is_what_owners_give(gpt2, cut, setting):
+    """As for a client's arrays: each party's share, and all of them together the model."""
+    folders = {role: ShareFolder.open(cut / role) for role in (*setting.roles, CLIENT)}
+    offer = offered(folders[CLIENT])
+    assert offer.setting is setting
+    model = offer.tasks[0].model
+    expected = Walk().inputs(lambda engine: model.load(Arrays(engine, "model", model.arrays(Tensors(gpt2)))))["model"]
+    parts = [list(folders[role].parts(offer)) for role in setting.parties]
+    for arrays, whole in zip(zip(*parts, strict=True), expected, strict=True):
+        assert {len(pieces) for pieces in arrays} == {setting.pieces}
+        assert (setting.join([pieces[0] for pieces in arrays]) == whole).all()
+        if setting.name == "3pc":
+            for pieces, following in itertools.pairwise([*arrays, arrays[0]]):
+                assert (pieces[1] == following[0]).all()
+    for role in (*setting.dealers, CLIENT):
+        assert not list((cut / role).glob("share.[bk]*"))
+
+
+@every_setting
+def test_a_setting_is_said_by_who_trusts_it(cut, setting):
+    configure_here(cut, range(7801, 7801 + len(setting.listeners)), prompt_tokens=8, new_tokens=4)
+    sides = {role: Side.open(cut / role) for role in (*setting.roles, CLIENT)}
+    for role, side in sides.items():
+        assert set(side.peers) == set(setting.roles) - {role}
+        assert (side.own().listen is not None) == (role in setting.listeners)
+    refused("mpc.config", lambda: sides[CLIENT].serve(print))
+    path = cut / "p0" / setup.FILE
+    text = path.read_text()
+    others = [name for name in SETTINGS if name != setting.name]
+    path.write_text(text.replace(f'setting = "{setting.name}"', f'setting = "{others[0]}"'))
+    refused("mpc.config", lambda: Side.open(cut / "p0"))
+    path.write_text(text.replace("[peers.p1]", "[peers.p3]"))
+    refused("mpc.config", lambda: Side.open(cut / "p0"))
+
+
+def test_a_folder_of_a_side_that_its_setting_does_not_have_is_refused(cut):
+    file = cut / "p1" / "share.json"
+    file.write_text(file.read_text().replace('"p1"', '"p2"'))
+    refused("mpc.shares-malformed", lambda: ShareFolder.open(cut / "p1"))
 
 
 def test_a_partys_folder_says_nothing_of_the_model(gpt2, cut):
@@ -288,11 +340,11 @@ def test_words_and_tokens(cut, tmp_path):
 
 
 class Processes:
-    """`mitai mpc party` for each of the three."""
+    """`mitai mpc party` for each side."""
 
-    def __init__(self, cut):
+    def __init__(self, cut, roles):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        self.logs = {role: cut / f"{role}.log" for role in SIDES[:3]}
+        self.logs = {role: cut / f"{role}.log" for role in roles}
         self.running = {}
         for role, log in self.logs.items():
             with log.open("wb") as file:
@@ -312,9 +364,9 @@ class Processes:
 
 
 @pytest.fixture
-def processes(cut):
-    configure_here(cut, (free_port(), free_port()), prompt_tokens=8, new_tokens=4)
-    three = Processes(cut)
+def processes(cut, setting):
+    configure_here(cut, [free_port() for _ in setting.listeners], prompt_tokens=8, new_tokens=4)
+    three = Processes(cut, setting.roles)
     yield three
     three.kill()
 
@@ -324,7 +376,8 @@ def app_result(*words):
 
 
 @pytest.mark.slow
-def test_three_processes_generate_as_transformers_does(gpt2, cut, processes, capsys):
+@every_setting
+def test_processes_generate_as_transformers_does(gpt2, cut, processes, setting, capsys):
     capsys.readouterr()
     ids = Text.load(cut / "client").tokens("What is", plain=True)
     model = transformers.GPT2LMHeadModel.from_pretrained(gpt2)
@@ -332,12 +385,12 @@ def test_three_processes_generate_as_transformers_does(gpt2, cut, processes, cap
         expected = model.generate(
             torch.tensor([ids]), max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=None
         )
-    for role in SIDES[:2]:
+    for role in setting.parties:
         processes.wait_for(role, "the model is loaded")
     for _ in range(2):
         app_result("ask", cut / "client", "What is", "--plain", "--json", "--receipts", cut / "kept")
         answer = json.loads(capsys.readouterr().out)
-        assert sorted(answer["receipts"]) == ["p0", "p1"]
+        assert sorted(answer["receipts"]) == sorted(setting.parties)
         known = {role: peer.key_id for role, peer in Side.open(cut / "client").peers.items()}
         assert Kept.decode((cut / "kept").read_bytes()).check(known)["p0"].task == "generate 8 4 greedy"
         assert answer["tokens"] == expected[0, len(ids) :].tolist()
@@ -349,10 +402,10 @@ def test_three_processes_generate_as_transformers_does(gpt2, cut, processes, cap
         app_result("ask", cut / "client", "What is", "--plain")
     assert caught.value.code in {"mpc.peer-refused", "mpc.link-lost"}
     processes.running["p1"].send_signal(signal.SIGKILL)
-    for role in ("p0", "dealer"):
+    for role in set(setting.roles) - {"p1"}:
         assert processes.running[role].wait(100) == 1
         processes.wait_for(role, "mpc.link-lost")
-    for role in SIDES[:3]:
+    for role in setting.roles:
         assert "What is" not in processes.logs[role].read_text()
 
 
