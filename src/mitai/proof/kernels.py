@@ -204,7 +204,8 @@ def evaluate(table: Array, point: Point) -> K:
     """Return the multilinear extension of a table of F at a point."""
     rows = len(point) // 2
     inner = contract(table.reshape(1 << rows, -1, 1), equality(point[rows:]))
-    return field.elements(field.total(field.mul_k(inner[:, 0], equality(point[:rows])))[None])[0]
+    (a, b), (c, d) = contract(inner.reshape(1, -1, 2), equality(point[:rows]))[0].tolist()
+    return K(a, b) + K(0, 1) * K(c, d)  # the sums of both parts of inner elements
 
 
 def _check(*tables: Array) -> None:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from mitai.proof import field
 from mitai.proof.field import Array, K, Point
 from mitai.proof.operation import Ints, Shape
