@@ -184,13 +184,13 @@ class Token:
     def infer(self, engine: Any, state: Any) -> Any:
         """Return the next token's logits."""
         weights, cache, hidden = state
-        rows = embed(Arrays(engine, "client"), self.ours.table(weights), 1)
+        rows = embed(Arrays(engine, "client"), self.ours.table(weights), 1, self.ours.fold)
         return engine.reveal(self.ours.step(weights, rows.reshape(1, 1, -1), cache, hidden).logits)
 
     def text(self) -> Iterator[np.ndarray]:
         """Return the token, and its place where the model asks for it."""
         places = [self.ours.vocabulary + self._cache.shape[3]] if self.ours.positions else []
-        return one_hot(np.array([[self._token, *places]]), self.ours.width)
+        return one_hot(np.array([[self._token, *places]]), self.ours.width, self.ours.fold)
 
 
 def tokens(sides: Sides, subject: Token, state: Any) -> Cost:

@@ -198,9 +198,15 @@ class Engine(ABC):
     def weight(self, w: Secret) -> Weight:
         """Prepare a matrix [in, out] for `linear`."""
 
-    def tied(self, w: Secret) -> tuple[Weight, Weight]:
-        """Prepare a matrix and its transpose: a table of embeddings that is the head, too, and is kept once."""
-        return self.weight(w), self.weight(w.swap())
+    def tied(self, w: Secret, fold: int = 1) -> tuple[Weight, Weight]:
+        """Prepare a matrix and its transpose: a table of embeddings that is the head, too, and is kept once.
+
+        Args:
+            w: The matrix [in, out].
+            fold: How many of its rows are beside one another in the first result, [in / fold, fold · out].
+        """
+        rows, columns = w.shape
+        return self.weight(w.reshape(rows // fold, fold * columns)), self.weight(w.swap())
 
     @abstractmethod
     def linear(self, x: Secret, w: Weight, bias: Secret | None = None) -> Secret:

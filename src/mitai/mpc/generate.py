@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mitai.mpc.engine import Secret, concatenate
-from mitai.mpc.models.arrays import Arrays, embed, one_hot
+from mitai.mpc.models.arrays import Arrays, embed, look_up, one_hot
 from mitai.mpc.models.decoder import Cache, Decoder
 from mitai.mpc.sampling import Sampling, choose, index
 
@@ -61,7 +61,7 @@ def prompts(
     for row, prompt in enumerate(ids):
         columns[row, length - len(prompt) :, 0] = prompt
     columns[:, :, 1] = model.vocabulary + np.maximum(places, 0)
-    yield from one_hot(columns.reshape(-1, 2)[:, : 2 if model.positions else 1], model.width)
+    yield from one_hot(columns.reshape(-1, 2)[:, : 2 if model.positions else 1], model.width, model.fold)
     yield (places < 0).astype(np.int64)
     if model.positions:
         for step in range(tokens - 1):
@@ -70,7 +70,7 @@ def prompts(
 
 def begin(model: Decoder[Weights], weights: Weights, client: Arrays, *, batch: int, length: int) -> State:
     """Take the prompts from their client and compute the logits of the first token."""
-    embedded = embed(client, model.table(weights), batch * length)
+    embedded = embed(client, model.table(weights), batch * length, model.fold)
     hidden = client.secret(batch, length, fraction=0)
     step = model.step(weights, embedded.reshape(batch, length, -1), None, hidden)
     return State(step.logits, step.cache, hidden)
@@ -78,11 +78,15 @@ def begin(model: Decoder[Weights], weights: Weights, client: Arrays, *, batch: i
 
 def advance(model: Decoder[Weights], weights: Weights, client: Arrays, state: State, chosen: Secret) -> State:
     """Go on by one token [batch, vocabulary], as `choose` gave it."""
-    batch, _ = chosen.shape
-    rows = chosen
+    batch, engine = chosen.shape[0], chosen.engine
+    high, low = chosen, None
     if model.positions:
-        rows = concatenate((chosen, client.secret(batch, model.positions, fraction=0)), 1)
-    embedded = rows.engine.linear(rows, model.table(weights)).reshape(batch, 1, -1)
+        high = concatenate((chosen, client.secret(batch, model.positions, fraction=0)), 1)
+    if model.fold > 1:
+        rest = engine.constant(0.0, (batch, model.width * model.fold - model.vocabulary), fraction=0)
+        square = concatenate((chosen, rest), 1).reshape(batch, model.width, model.fold)
+        high, low = square.sum(2), square.sum(1)
+    embedded = look_up(high, low, model.table(weights)).reshape(batch, 1, -1)
     step = model.step(weights, embedded, state.cache, state.hidden)
     return State(step.logits, step.cache, state.hidden)
 

@@ -21,12 +21,14 @@ from mitai.mpc.models.arrays import Arrays, Tensors
 from mitai.mpc.models.config import LlamaConfig, parse_config
 from mitai.mpc.models.llama import Llama
 from mitai.mpc.sampling import Sampling
+from mitai.mpc.three_local import run as run_three
 from mitai.mpc.two.local import run
 from mpc_rig import CountingEngine, Named, floats, ours, random_model
 
 SMALL = {
     "vocab_size": 101, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96,
 }  # fmt: skip
+MANY = {"vocab_size": 1001, "hidden_size": 32}  # of which four are looked up together
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
@@ -39,6 +41,8 @@ DECODERS = {
     "llama": ("llama", TorchLlama(**SMALL)),
     "llama-3": ("llama", TorchLlama(**SMALL, num_key_value_heads=2, tie_word_embeddings=True, rope_parameters=LLAMA3)),
     "qwen2": ("qwen2", TorchQwen2(**SMALL, num_key_value_heads=2)),
+    "many-tokens": ("qwen2", TorchQwen2(**SMALL | MANY, num_key_value_heads=2, tie_word_embeddings=True)),
+    "many-untied": ("llama", TorchLlama(**SMALL | MANY, num_key_value_heads=2)),
     "odd-heads": ("llama", TorchLlama(**SMALL | {"num_attention_heads": 2, "head_dim": 24})),
 }
 PROMPTS = [[5, 6, 7, 8], [9, 10, 11, 12, 13, 14, 15], [3]]
@@ -113,6 +117,28 @@ def test_blocks_bound_what_is_in_memory_and_change_nothing(name, monkeypatch):
     assert (logits[0] == logits[1]).all()
     assert largest[0] > 3000
     assert largest[1] <= 2048
+
+
+@pytest.mark.parametrize("together", [run, run_three])
+def test_rows_are_looked_up_by_parties(together):
+    """A client's own, and that of a token that was chosen, whoever computes."""
+    table = np.random.default_rng(4).normal(size=(50, 3))
+    tokens = np.array([[0], [37], [49]])
+    fold = arrays.fold_of(50, 3)
+    assert fold == 4
+
+    def program(engine):
+        weight, _ = Arrays(engine, "model", [arrays.folded(table, fold)]).tied(13, 3, fold)
+        rows = arrays.embed(Arrays(engine, "client", arrays.one_hot(tokens, 13, fold)), weight, 3, fold)
+        return engine.reveal(rows)
+
+    for result in together(program).results:
+        assert np.abs(result - table[tokens[:, 0]]).max() < 4 * 2.0**-16
+
+
+def test_both_parts_of_a_look_up_are_about_as_long():
+    shapes = (151936, 896), (32000, 4096), (128256, 4096), (101, 64)
+    assert [arrays.fold_of(*shape) for shape in shapes] == [16, 2, 4, 1]
 
 
 def test_the_program_depends_on_nothing_secret():

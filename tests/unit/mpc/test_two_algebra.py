@@ -68,21 +68,21 @@ def test_products_are_exact_in_the_ring(rows, inner, columns, seed):
         assert (result == plain).all()
 
 
-@pytest.mark.parametrize("block", [1 << 22, 7])
-def test_a_matrix_and_its_transpose_are_opened_once(block, monkeypatch):
+@pytest.mark.parametrize(("block", "fold"), [(1 << 22, 1), (7, 1), (7, 2)])
+def test_a_matrix_and_its_transpose_are_opened_once(block, fold, monkeypatch):
     """In the run that opens them, and in later ones, for which products are prepared."""
     monkeypatch.setattr(algebra, "OPENED_WORDS", block)
     rng = np.random.default_rng(6)
-    w, x, y = ring(rng, 5, 3), ring(rng, 2, 5), ring(rng, 2, 3)
+    w, x, y = ring(rng, 6, 3), ring(rng, 2, 6 // fold), ring(rng, 2, 3)
 
     def load(engine):
-        return engine.tied(engine.input("model", w.shape, None, 0))
+        return engine.tied(engine.input("model", w.shape, None, 0), fold)
 
     def products(engine, both):
         a, b = engine.input("client", x.shape, None, 0), engine.input("client", y.shape, None, 0)
         return engine.linear(a, both[0]), engine.linear(b, both[1])
 
-    local, wanted = Local(), (kernels.matmul(x, w), kernels.matmul(y, w.T))
+    local, wanted = Local(), (kernels.matmul(x, w.reshape(6 // fold, -1)), kernels.matmul(y, w.T))
     loaded = local.do((load,) * 3, {"model": [w]})
     assert local.cost.sent_bytes == [48 + 8 * w.size] * 2
     later = tuple(lambda engine, both=both: products(engine, both) for both in loaded)

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from mitai.capsule.tensors import Tensor, parse_shard
 from mitai.errors import MpcError
 from mitai.mpc.engine import Engine, Secret, Weight, concatenate
+from mitai.mpc.nonlinear import read
 from mitai.mpc.ring import Real
 
 Columns = NDArray[np.int64]
@@ -80,9 +81,9 @@ class Arrays:
         """
         return self.weight(rows, columns, 2 * self.engine.fraction)
 
-    def tied(self, rows: int, columns: int) -> tuple[Weight, Weight]:
-        """Take the next array as such a table, and as the matrix [columns, rows] of the head."""
-        return self.engine.tied(self.secret(rows, columns, fraction=2 * self.engine.fraction))
+    def tied(self, rows: int, columns: int, fold: int) -> tuple[Weight, Weight]:
+        """Take the next array [rows · fold, columns] as a folded table, and as the matrix of the head."""
+        return self.engine.tied(self.secret(rows * fold, columns, fraction=2 * self.engine.fraction), fold)
 
     def dense(self, rows: int, columns: int, fraction: int | None = None) -> Dense:
         """Take a matrix, with this fraction, and a bias."""
@@ -106,19 +107,58 @@ class Dense:
         return x.engine.linear(x, self.weight, self.bias if onto is None else onto + self.bias)
 
 
-def one_hot(columns: Columns, width: int) -> Iterator[NDArray[np.int64]]:
-    """Yield blocks of rows [.., width] that have ones at the given columns [rows, ones], and zeros elsewhere."""
+def fold_of(tokens: int, hidden: int) -> int:
+    """Return how many rows of a table are looked up together: so many that both parts of a look-up are as long."""
+    fold = 1
+    while tokens >= 2 * fold * fold * hidden:
+        fold *= 2
+    return fold
+
+
+def folded(table: Real, fold: int) -> Real:
+    """Return a table with rows of zeros up to a multiple of `fold`."""
+    return np.concatenate([table, np.zeros((-len(table) % fold, table.shape[1]))])
+
+
+def one_hot(columns: Columns, width: int, fold: int = 1) -> Iterator[NDArray[np.int64]]:
+    """Yield blocks of rows [.., width] that have ones at the given columns [rows, ones], and zeros elsewhere.
+
+    With a fold, a block says which `fold` columns it is, and another one, [.., fold], which of these.
+    """
     for block in _blocks(len(columns), width):
-        rows = np.zeros((block.stop - block.start, width), np.int64)
-        np.put_along_axis(rows, columns[block], 1, axis=1)
-        yield rows
+        yield _bits(columns[block] // fold, width)
+        if fold > 1:
+            yield _bits(columns[block] % fold, fold)
 
 
-def embed(client: Arrays, table: Weight, rows: int) -> Secret:
-    """Return the rows of a table [width, hidden] that a client names by `one_hot`: the sum of those with a one."""
+def embed(client: Arrays, table: Weight, rows: int, fold: int = 1) -> Secret:
+    """Return the rows of a table [width, fold · hidden] that a client names by `one_hot`."""
     width, _ = table.shape
-    blocks = (client.secret(block.stop - block.start, width, fraction=0) for block in _blocks(rows, width))
-    return concatenate([client.engine.linear(block, table) for block in blocks], 0)
+
+    def taken() -> Iterator[Secret]:
+        for block in _blocks(rows, width):
+            high = client.secret(block.stop - block.start, width, fraction=0)
+            low = client.secret(block.stop - block.start, fold, fraction=0) if fold > 1 else None
+            yield look_up(high, low, table)
+
+    return concatenate([*taken()], 0)
+
+
+def look_up(high: Secret, low: Secret | None, table: Weight) -> Secret:
+    """Return rows of a table [width, fold · hidden]: the sum of those with a one in `high`, and of these in `low`."""
+    engine = high.engine
+    if low is None:
+        return engine.linear(high, table)
+    n, fold = low.shape
+    bits = 2 * engine.fraction
+    several = read(engine.linear(read(high, engine.fraction - bits), table), bits)  # which are not cut back yet
+    return engine.matmul(low.reshape(n, 1, fold), several.reshape(n, fold, table.shape[1] // fold))[:, 0]
+
+
+def _bits(columns: Columns, width: int) -> NDArray[np.int64]:
+    rows = np.zeros((len(columns), width), np.int64)
+    np.put_along_axis(rows, columns, 1, axis=1)
+    return rows
 
 
 def _blocks(rows: int, width: int) -> Iterator[slice]:

@@ -93,15 +93,17 @@ class Decoder(ABC, Generic[Weights]):
     Attributes:
         vocabulary: How many tokens there are.
         positions: How many columns for positions follow those of tokens in a row; 0 where positions are public.
+        fold: How many rows of the table are looked up together.
     """
 
     vocabulary: int
     positions: int
+    fold = 1
 
     @property
     def width(self) -> int:
-        """The length of a row that names a token, and its position."""
-        return self.vocabulary + self.positions
+        """The length of a row that names a token, and its position, or `fold` tokens."""
+        return -(-(self.vocabulary + self.positions) // self.fold)
 
     @abstractmethod
     def arrays(self, tensors: Tensors) -> Iterator[Real]:
@@ -113,7 +115,7 @@ class Decoder(ABC, Generic[Weights]):
 
     @abstractmethod
     def table(self, weights: Weights) -> Weight:
-        """Return the table of embeddings [width, hidden size]."""
+        """Return the table of embeddings [width, fold · hidden size]."""
 
     def step(self, weights: Weights, embedded: Secret, cache: Cache | None, hidden: Secret) -> Step:
         """Go on by one or more tokens.

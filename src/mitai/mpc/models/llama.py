@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 
 from mitai.mpc.engine import Secret, Weight, concatenate
-from mitai.mpc.models.arrays import FINE_BITS, Arrays, Tensors
+from mitai.mpc.models.arrays import FINE_BITS, Arrays, Tensors, fold_of, folded
 from mitai.mpc.models.attention import Attention, query_scale, split_heads
 from mitai.mpc.models.config import LlamaConfig, Rope
 from mitai.mpc.models.decoder import Decoder, Places, by_places
@@ -60,6 +60,7 @@ class Llama(Decoder[LlamaWeights]):
     def __init__(self, config: LlamaConfig) -> None:
         self.config = config
         self.vocabulary = config.vocab_size
+        self.fold = fold_of(config.vocab_size, config.hidden_size)
         self._columns = (config.num_attention_heads + 2 * config.groups) * config.head_size
         self._scale, shift = query_scale(config.head_size)
         self._attention = Attention(
@@ -69,7 +70,8 @@ class Llama(Decoder[LlamaWeights]):
     def arrays(self, tensors: Tensors) -> Iterator[Real]:
         """See `Decoder.arrays`."""
         config = self.config
-        yield tensors("model.embed_tokens.weight")
+        table = folded(tensors("model.embed_tokens.weight"), self.fold)
+        yield table if config.tie_word_embeddings else table.reshape(self.width, -1)
         for i in range(config.num_hidden_layers):
             layer = f"model.layers.{i}"
             norm = tensors(f"{layer}.input_layernorm.weight")[:, None]
@@ -92,9 +94,9 @@ class Llama(Decoder[LlamaWeights]):
         config = self.config
         width, inner = config.hidden_size, config.intermediate_size
         table, head = (
-            arrays.tied(self.vocabulary, width)
+            arrays.tied(self.width, width, self.fold)
             if config.tie_word_embeddings
-            else (arrays.table(self.vocabulary, width), None)
+            else (arrays.table(self.width, self.fold * width), None)
         )
         layers = tuple(
             Layer(
@@ -126,7 +128,9 @@ class Llama(Decoder[LlamaWeights]):
             x = by_places(partial(self._widened, layer), rms_norm(x, config.rms_norm_eps), x, width)
             gain = 1
         last = rms_norm(x[:, -1], config.rms_norm_eps)
-        return engine.linear(last if weights.scale is None else last * weights.scale, weights.head)
+        if weights.scale is None:
+            return engine.linear(last, weights.head)
+        return engine.linear(last * weights.scale, weights.head)[:, : self.vocabulary]
 
     def _widened(self, layer: Layer, x: Secret, onto: Secret) -> Secret:
         """Return what goes round a layer's inner part with what that writes."""

@@ -161,11 +161,12 @@ def weight(engine: Two, w: Secret) -> MaskedWeight:
     return made
 
 
-def tied(engine: Two, w: Secret) -> tuple[MaskedWeight, MaskedWeight]:
+def tied(engine: Two, w: Secret, fold: int) -> tuple[MaskedWeight, MaskedWeight]:
     """Open a matrix once, and use it and its transpose: as they lie in memory, which takes products somewhat longer."""
     matrices = _masked_matrix(engine, w)
-    both = MaskedWeight(w.shape, w.fraction), MaskedWeight(w.shape[::-1], w.fraction)
-    both[0].take(*matrices)
+    folded = w.shape[0] // fold, fold * w.shape[1]
+    both = MaskedWeight(folded, w.fraction), MaskedWeight(w.shape[::-1], w.fraction)
+    both[0].take(*(matrix.reshape(folded) for matrix in matrices))
     both[1].take(*(matrix.T for matrix in matrices))
     engine.made.extend(both)
     return both

@@ -65,9 +65,9 @@ class Side(Two):
         """See `Engine.weight`."""
         return algebra.weight(self, w)
 
-    def tied(self, w: Secret) -> tuple[Weight, Weight]:
+    def tied(self, w: Secret, fold: int = 1) -> tuple[Weight, Weight]:
         """See `Engine.tied`."""
-        return algebra.tied(self, w)
+        return algebra.tied(self, w, fold)
 
     def linear(self, x: Secret, w: Weight, bias: Secret | None = None) -> Secret:
         """See `Engine.linear`."""
