@@ -4,6 +4,7 @@ Names are those of weights and of measured results; both have a reach in the cal
 
 - Fractions are chosen so that a rescaling cuts a word off where it can: one look-up checks that.
 - Heads are axes of their own, in weights as well, so that no array changes its shape.
+- Tables are computed the same to the last bit on every machine, as a program's digest covers them.
 - What is large and rare (norms of a row, sums of a softmax) may take more look-ups; what is many takes few.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from mitai.mpc import reproducible
 from mitai.proof.graph import ROUGH, Real, Tensor
 from mitai.proof.operation import Shape
 
@@ -106,7 +108,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, name: str, visible:
     fraction, _ = graph.place(f"{name}.scores", SCORE_BITS, most=SCORE_FRACTION, rough=(6, 0))
     if visible is not None and not visible.all():
         scores = scores + graph.constant(np.where(visible, 0.0, -FAR * 0.5**fraction), scores.fraction)
-    shares = scores.gap(-1, fraction).function(lambda gap: np.exp(-_middle(gap, fraction)), SHARE_FRACTION)
+    shares = scores.gap(-1, fraction).function(lambda gap: reproducible.exp(-_middle(gap, fraction)), SHARE_FRACTION)
     total = shares.sum(-1).reciprocal(RECIPROCAL_FRACTION, RECIPROCAL_FRACTION + 1)
     fraction, bits = values.fraction, values.value.high.bit_length() + 1  # a mean is no larger than what it is of
     return ((shares @ values) * total).cut(fraction, bits)
@@ -137,20 +139,16 @@ def activation(x: Tensor, name: str) -> Tensor:
     return x.function(ACTIVATIONS[name])
 
 
-def _erf(x: Real) -> Real:
-    return np.array([math.erf(number) for number in x])
-
-
 def _silu(x: Real) -> Real:
-    return np.asarray(x / (1 + np.exp(-x)))
+    return np.asarray(x / (1 + reproducible.exp(-x)))
 
 
 def _gelu(x: Real) -> Real:
-    return np.asarray(x * (1 + _erf(x / math.sqrt(2))) / 2)
+    return np.asarray(x * (1 + reproducible.erf(x / math.sqrt(2))) / 2)
 
 
 def _gelu_tanh(x: Real) -> Real:
-    return np.asarray(x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2)
+    return np.asarray(x * (1 + reproducible.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) / 2)
 
 
 def _relu(x: Real) -> Real:
@@ -163,5 +161,5 @@ ACTIVATIONS: dict[str, Callable[[Real], Real]] = {
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "relu": _relu,
-    "tanh": np.tanh,
+    "tanh": reproducible.tanh,
 }
