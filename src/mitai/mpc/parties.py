@@ -64,6 +64,7 @@ class Own:
         clients: Key ids of those who may ask.
         ahead: How many tapes are kept ready for the first task.
         ahead_others: How many for each other one; one at least once somebody has asked for it.
+        tapes_bytes: How much of the disk tapes may take; one for each task has to fit.
         note: Told what happens, in words for people.
         log: Is given each receipt, after its exchange's name, to have it logged; never waited for.
         show: Is given a function that tells, at any time, how things stand, in a line for people.
@@ -76,6 +77,7 @@ class Own:
     clients: Collection[str] = ()
     ahead: int = 2
     ahead_others: int = 0
+    tapes_bytes: int = 64 << 30
     note: Callable[[str], None] = field(default=lambda _: None, repr=False)
     log: Hook | None = field(default=None, repr=False)
     show: Callable[[Callable[[], str]], None] = field(default=lambda _: None, repr=False)
@@ -141,7 +143,7 @@ def serve(own: Own, peers: Mapping[str, Peer], offer: Offer[Any], model: Iterabl
         meeting = Meeting(own, peers, stack)
         links = meeting.links(ROLES[:role], ROLES[role + 1 :])
         begin(own, offer, links.values())
-        store = Store(tapes, secrets.token_bytes(32), role)
+        store = Store(tapes, secrets.token_bytes(32), role, own.tapes_bytes)
         store.clear()
         other = links[ROLES[1 - role]]
         work = Work(own, offer, (other, links["dealer"]), store, (Party(role, other), Party(role, other)))

@@ -67,6 +67,7 @@ class PartyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     batch: Annotated[int, Meta(ge=1, le=64)] = 1
     ahead: Annotated[int, Meta(ge=1, le=64)] = 2  # tapes kept ready for the first lengths and the first way of choosing
     ahead_others: Annotated[int, Meta(ge=0, le=64)] = 0  # for each other one; from its first question on at least one
+    tapes_gib: Annotated[int, Meta(ge=1, le=65536)] = 64  # of the disk for tapes; one of all that is offered has to fit
     attest: bool = False  # whether this machine is a confidential one, and proves it to those who demand it
     sim: str = ""  # folder of a simulated platform that stands in for the machine's own TEE; protects nothing
     model: Annotated[str, Meta(min_length=1, max_length=256)] = "model"  # its name in a client's OpenAI API
@@ -143,7 +144,10 @@ class Side:
         """Return this process as a party or dealer."""
         listen = Address.parse(self.config.listen) if self.config.listen else None
         config = self.config
-        return Own(self.role, self.credentials(), listen, config.clients, config.ahead, config.ahead_others)
+        tapes_bytes = config.tapes_gib << 30
+        return Own(
+            self.role, self.credentials(), listen, config.clients, config.ahead, config.ahead_others, tapes_bytes
+        )
 
     def serve(self, note: Callable[[str], None], show: Callable[[Callable[[], str]], None] = lambda _: None) -> None:
         """Be this party or dealer, until another side ends.

@@ -102,7 +102,7 @@ def serve(own: Own, peers: Mapping[str, Peer], offer: Offer[Any], model: Iterabl
         begin(own, offer, links.values())
         orders = half.twin_link(meeting)
         orders.be_patient(IDLE_S)
-        store = Store(tapes, secrets.token_bytes(32), half.number)
+        store = Store(tapes, secrets.token_bytes(32), half.number, own.tapes_bytes)
         store.clear()
         ways = links[half.roles[1 - half.number]], links[half.roles[2]]
         work = _Work(own, offer, ways, store, (links[half.twin], orders))

@@ -312,10 +312,12 @@ def test_two_sides_have_two_keys(cut, side):
 
 
 def test_lists_of_lengths_and_kinds(cut):
-    configure_here(cut, (7801, 7802), prompt_tokens=[8, 16, 8], new_tokens=4, sampling=["sampled"], ahead_others=1)
+    configure_here(
+        cut, (7801, 7802), prompt_tokens=[8, 16, 8], new_tokens=4, sampling=["sampled"], ahead_others=1, tapes_gib=2
+    )
     side = Side.open(cut / "p1")
     assert [task.name for task in side.offer.tasks] == ["generate 8 4 sampled", "generate 16 4 sampled"]
-    assert (side.own().ahead, side.own().ahead_others) == (2, 1)
+    assert (side.own().ahead, side.own().ahead_others, side.own().tapes_bytes) == (2, 1, 2 << 30)
 
 
 def test_a_side_needs_its_peers_and_its_file(cut):
