@@ -10,12 +10,13 @@ from mitai.proof import kernels
 from mitai.proof.field import ONE, Array
 from mitai.proof.sumcheck import prove_product
 from mitai.proof.transcript import Prover
-from mitai.proof.verify.claims import Claim, powers_sum
+from mitai.proof.verify.claims import Claim, bind_claims, powers_sum
 
 
 def prove_claims(transcript: Prover, array: Array, claims: Sequence[Claim]) -> Claim:
     """Join claims on an array of 2^n elements of F into the one that is returned, at a point of challenges."""
     log = len(array).bit_length() - 1
+    bind_claims(transcript, claims)
     gamma = transcript.challenge("claims")
     weights = np.zeros((len(array), 2), np.uint64)
     by = ONE

@@ -34,6 +34,7 @@ def prove_rounds(
     Returns:
         The point r and the tables' extensions there, a pair of values for each pair. They were not sent.
     """
+    transcript.bind_elements("claim", claim, *(one for one in weights if one is not None))
     point: list[K] = []
     left, times = _weights(weights[1:])
     for index, weight in enumerate(weights):

@@ -42,6 +42,10 @@ class Transcript:
         """Take in what both sides know: sizes, digests, roots, public numbers."""
         self._step(INPUT, label, data)
 
+    def bind_elements(self, label: str, *elements: K) -> None:
+        """Take in elements of K."""
+        self.bind(label, b"".join([part.to_bytes(8, "little") for one in elements for part in (one.a, one.b)]))
+
     def challenge(self, label: str) -> K:
         """Draw one element of K."""
         return self.challenges(label, 1)[0]

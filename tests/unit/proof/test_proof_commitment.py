@@ -176,3 +176,23 @@ def test_claims_are_on_the_array(claim):
     with pytest.raises(ProofError) as caught:
         check_claims(Verifier(b""), 4, [claim] if claim else [])
     assert caught.value.code == "proof.statement-invalid"
+
+
+def test_challenges_depend_on_all_claims():
+    class Listener(Verifier):
+        def challenge(self, label):
+            drawn.append(super().challenge(label))
+            raise ProofError("proof.stopped", "enough")
+
+    drawn = []
+    ways = [
+        [Claim([ONE], ONE)],
+        [Claim([ONE], ONE, 2)],
+        [Claim([K(2)], ONE)],
+        [Claim([ONE], K(2))],
+        [Claim([ONE], ONE)] * 2,
+    ]
+    for claims in ways:
+        with pytest.raises(ProofError, match="enough"):
+            check_claims(Listener(b""), 4, claims)
+    assert len(set(drawn)) == len(ways)

@@ -8,7 +8,7 @@ from mitai.proof import field
 from mitai.proof.field import ONE, K, P
 from mitai.proof.sumcheck import prove_matmul, prove_product
 from mitai.proof.transcript import Prover, Verifier
-from mitai.proof.verify.sumcheck import check_matmul, check_product
+from mitai.proof.verify.sumcheck import check_matmul, check_product, check_rounds
 
 RNG = np.random.default_rng(2)
 Z = K(123, 456)
@@ -85,3 +85,8 @@ def test_products_of_matrices():
     assert check_matmul(Verifier(prover.proof), claim, **parts, inner=3) == (of_a, of_b)
     for array, (where, value) in ((a, of_a), (b, of_b)):
         assert field.evaluate(field.signed(array).reshape(-1), where) == value
+
+
+def test_challenges_depend_on_the_claim():
+    points = [check_rounds(Verifier(bytes(64)), *claim)[0] for claim in ((ONE, [Z] * 2), (Z, [Z] * 2), (ONE, [Z, ONE]))]
+    assert len({point[0] for point in points}) == 3

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mitai.errors import ProofError
 from mitai.proof.field import ZERO, K, Point, bits, equal
-from mitai.proof.transcript import Verifier
+from mitai.proof.transcript import Transcript, Verifier
 from mitai.proof.verify import soundness
 from mitai.proof.verify.sumcheck import check_product
 
@@ -49,6 +49,7 @@ def check_claims(transcript: Verifier, log: int, claims: Sequence[Claim]) -> Cla
     if not claims:
         raise ProofError("proof.statement-invalid", "there are no claims to join")
     points = [claim.full_point(log) for claim in claims]
+    bind_claims(transcript, claims)
     gamma = transcript.challenge("claims")
     transcript.error += soundness.joined(len(claims))
     value = powers_sum(gamma, [claim.value for claim in claims])
@@ -56,6 +57,13 @@ def check_claims(transcript: Verifier, log: int, claims: Sequence[Claim]) -> Cla
     if e != powers_sum(gamma, [equal(one, point) for one in points]):
         raise ProofError("proof.claims-refuted", "claims on one array were not combined as drawn", step="claims")
     return Claim(point, f)
+
+
+def bind_claims(transcript: Transcript, claims: Sequence[Claim]) -> None:
+    """Bind claims, before anything is drawn to combine them."""
+    for claim in claims:
+        transcript.bind("offset", claim.offset.to_bytes(8, "little"))
+        transcript.bind_elements("claim", claim.value, *claim.point)
 
 
 def powers_sum(base: K, terms: Sequence[K]) -> K:

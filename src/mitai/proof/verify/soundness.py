@@ -35,7 +35,7 @@ def lookups(log: int, table_log: int, width: int) -> Fraction:
 def opening(positions: int, rows: int) -> Fraction:
     """Return the error of an opening: 2^rows rows of 2^positions, encoded."""
     misses = (1 + Fraction(1, 1 << LOG_BLOWUP)) / 2  # one query, at half the code's distance
-    return Fraction(rows << positions + LOG_BLOWUP, CHALLENGES) + misses**QUERIES
+    return Fraction(2 * rows << positions + LOG_BLOWUP, CHALLENGES) + misses**QUERIES
 
 
 def bits(error: Fraction) -> float:

@@ -27,6 +27,7 @@ def check_rounds(transcript: Verifier, claim: K, weights: Sequence[K | None]) ->
     Returns:
         The point r, and the value that g(r) has if the claim is true.
     """
+    transcript.bind_elements("claim", claim, *(one for one in weights if one is not None))
     point: list[K] = []
     for weight in weights:
         linear, square = transcript.receive_elements("round", 2)
