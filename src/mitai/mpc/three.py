@@ -49,15 +49,17 @@ RESHARE = 2  # the stream of a key from which new shares are drawn; 0 and 1 are 
 
 
 class ReplicatedWeight(Weight):
-    """A matrix W as party i holds it: w_i + w_(i+1), and w_i."""
+    """A matrix W as party i holds it: w_i + w_(i+1), and w_i; nothing where only shapes are known."""
 
-    def __init__(self, shape: Shape, fraction: int, parts: Pair | None) -> None:
+    both: Ring | Packed[np.uint64]
+    first: Ring | Packed[np.uint64]
+
+    def __init__(self, shape: Shape, fraction: int, *matrices: Ring | Packed[np.uint64]) -> None:
         rows, columns = shape
         self.shape = rows, columns
         self.fraction = fraction
-        if parts is not None:
-            self.both: Packed[np.uint64] = kernels.pack(parts[0] + parts[1])
-            self.first: Packed[np.uint64] = kernels.pack(parts[0])
+        if matrices:
+            self.both, self.first = matrices
 
 
 class Flow:
@@ -251,7 +253,16 @@ class Three(Engine):
 
     def weight(self, w: Secret) -> ReplicatedWeight:
         """See `Engine.weight`; nothing is sent."""
-        return ReplicatedWeight(w.shape, w.fraction, None if self._planning else (w.parts[0], w.parts[1]))
+        return ReplicatedWeight(w.shape, w.fraction, *map(kernels.pack, self._matrices(w)))
+
+    def tied(self, w: Secret, fold: int = 1) -> tuple[Weight, Weight]:
+        """See `Engine.tied`."""
+        folded, matrices = (w.shape[0] // fold, fold * w.shape[1]), self._matrices(w)
+        table = ReplicatedWeight(folded, w.fraction, *(matrix.reshape(folded) for matrix in matrices))
+        return table, ReplicatedWeight(w.shape[::-1], w.fraction, *(matrix.T for matrix in matrices))
+
+    def _matrices(self, w: Secret) -> tuple[Ring, ...]:
+        return () if self._planning else (w.parts[0] + w.parts[1], w.parts[0])
 
     def linear(self, x: Secret, w: Weight, bias: Secret | None = None) -> Secret:
         """See `Engine.linear`."""

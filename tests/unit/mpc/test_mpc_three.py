@@ -34,6 +34,20 @@ def test_products_are_those_of_plain_numbers():
             assert np.abs(result - plain).max() < 8 * UNIT
 
 
+def test_a_matrix_and_its_transpose():
+    rng = np.random.default_rng(2)
+    w, x, y = rng.normal(size=(6, 3)), rng.normal(size=(2, 3)), rng.normal(size=(2, 3))
+
+    def program(engine):
+        table, head = engine.tied(engine.input("model", w.shape, w), 2)
+        products = zip((x, y), (table, head), strict=True)
+        return [engine.reveal(engine.linear(engine.input("client", a.shape, a), weight)) for a, weight in products]
+
+    for rows, columns in run(program).results:
+        assert np.abs(rows - x @ w.reshape(3, 6)).max() < 8 * UNIT
+        assert np.abs(columns - y @ w.T).max() < 8 * UNIT
+
+
 def test_the_edges_of_the_window_survive_truncation():
     values = np.array([16383.9, -16383.9, 0, UNIT, -UNIT, 8191.5, -8192])
 
