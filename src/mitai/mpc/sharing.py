@@ -71,7 +71,10 @@ _SUMMANDS: dict[Name, dict[str, tuple[int, ...]]] = {  # of which each party has
 }
 _UNUSABLE = ("mpc.model-unsupported", "the model's configuration is not usable")
 _CONFIG, _SHARE, _KEY, _NUMBERS = "config.json", "share.json", "share.key", "share.bin"
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+_WORDS = (  # how a client turns words into tokens, and where answers end
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
+    *("chat_template.jinja", "generation_config.json"),
+)
 
 
 class ShareFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -304,7 +307,7 @@ def _cut(model: Path, program: Decoder[Any] | Bert, config: bytes, out: Path, se
         folder.mkdir(mode=0o700, parents=True)
         (folder / _CONFIG).write_bytes(config)
         (folder / _SHARE).write_bytes(msgspec.json.encode(ShareFile("mitai mpc shares v1", role, cut, setting)))
-    for name in _TOKENIZER:
+    for name in _WORDS:
         if (model / name).is_file():
             shutil.copyfile(model / name, out / CLIENT / name)
     parties = _SUMMANDS[setting]

@@ -7,6 +7,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import msgspec
 
 from mitai.errors import MpcError
 from mitai.mpc.models.config import MAX_CONFIG_BYTES
+from mitai.serve.prompts import Prompts
 from mitai.wire import parse_json
 
 if TYPE_CHECKING:
@@ -64,23 +66,27 @@ def end_tokens(folder: Path, tokenizer: PreTrainedTokenizerFast) -> frozenset[in
 
 
 class Text:
-    """A tokenizer and its chat template, if it has one."""
+    """A tokenizer and its chat template, if it has one.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._tokenizer = tokenizer
+    Args:
+        tokenizer: The model's.
+        ends: Ids that end an answer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, ends: Collection[int]) -> None:
+        self._tokenizer, self._ends, self._prompts = tokenizer, ends, Prompts(tokenizer, "model")
 
     @staticmethod
     def load(folder: Path) -> Text:
         """Read the tokenizer in a folder; see `read_tokenizer`."""
-        return Text(read_tokenizer(folder))
+        tokenizer = read_tokenizer(folder)
+        return Text(tokenizer, end_tokens(folder, tokenizer))
 
     def tokens(self, prompt: str, *, plain: bool) -> list[int]:
         """Return a prompt's tokens; a question of a conversation unless it is plain, or there is no template."""
-        if plain or not self._tokenizer.chat_template:
-            return list(self._tokenizer(prompt)["input_ids"])
-        messages = [{"role": "user", "content": prompt}]
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        if plain or not self._prompts.has_template:
+            return self._prompts.text(prompt)
+        return self._prompts.chat([{"role": "user", "content": prompt}])
 
     def read(self, text: str, second: str | None = None) -> Tokens:
         """Return the tokens of a text, or of two that belong together, as a model that reads has them."""
@@ -89,7 +95,7 @@ class Text:
 
     def ends(self, token: int) -> bool:
         """Tell whether this token ends an answer."""
-        return bool(token == self._tokenizer.eos_token_id)
+        return token in self._ends
 
     def words(self, tokens: list[int]) -> str:
         """Return the text of so many tokens; a character that is not whole yet is left out."""

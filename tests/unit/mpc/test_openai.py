@@ -319,6 +319,18 @@ def changed(cut, tmp_path):
     return change
 
 
+def test_an_answer_ends_at_any_token_that_the_models_configurations_name(changed, monkeypatch):
+    Parties(monkeypatch)
+    folder = changed()
+    (folder / "generation_config.json").write_text('{"eos_token_id": [65, 9]}')
+    with http_client(folder) as http:
+        answer = http.post("/v1/completions", json={"model": "model", "prompt": "a"}).json()
+    assert (answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == (text_of(64), "stop")
+    (folder / "generation_config.json").write_text('{"eos_token_id": "x"}')
+    with pytest.raises(MitaiError):
+        http_client(folder)
+
+
 def test_several_choices_where_parties_go_on_with_several_prompts_at_once(changed, monkeypatch):
     parties = Parties(monkeypatch)
     parties.tokens = [[64, 65], [2, 66], [70, 67], [70, 68], [70, 69], [70, 2]]
