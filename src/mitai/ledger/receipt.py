@@ -116,8 +116,8 @@ class PartyReceipt(Statement, frozen=True, kw_only=True):
 
     Attributes:
         exchange: The client's session, in hex.
-        request_sha256: Of the shares that this party got, as they were on the link, one array after the other.
-        response_sha256: Of these and the shares that it gave, which by themselves may be few.
+        request_sha256: Of the random bytes and the shares that this party got, as they were on the link.
+        response_sha256: Of these and the shares that it gave.
         role: Which party signs.
         protocol: The setting in which it was computed, such as `2+1`.
         version: Of the program, at all of them.

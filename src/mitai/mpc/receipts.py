@@ -5,7 +5,8 @@ the party has on its links.
 
 Invariants:
 
-- Digests are of shares, which are uniform by themselves: a receipt reveals nothing of question or answer.
+- Digests are of shares after random bytes that no other party knows: a receipt reveals nothing of question or answer,
+  not even to a party who has the other shares and guesses.
 - Whoever logs receipts is never waited for.
 
 Example:
@@ -40,7 +41,7 @@ Hook = Callable[[str, bytes], object]
 
 
 class Transcript:
-    """SHA-256 over the shares between a client and a party: those that the client gave, and these and the party's."""
+    """SHA-256 over the bytes between a client and a party: those that the client gave, and these and the party's."""
 
     def __init__(self) -> None:
         self._asked, self._all = sha256(), sha256()

@@ -15,7 +15,7 @@ from mitai.errors import MpcError
 from mitai.identity import Identity
 from mitai.mpc import clients
 from mitai.mpc.attested import Credentials
-from mitai.mpc.clients import GO, NOT_OFFERED, TOO_MANY, Door, Peer, Places, reach
+from mitai.mpc.clients import BLIND_BYTES, GO, NOT_OFFERED, TOO_MANY, Door, Peer, Places, reach
 from mitai.mpc.meeting import Address, listening
 from mitai.mpc.sampling import Sampling
 from mitai.mpc.sockets import SocketLink
@@ -71,6 +71,7 @@ def admitted(peer):
 
 
 def share(link, words=(2, 3)):
+    link.send(bytes(BLIND_BYTES))
     for size in words:
         link.send(np.arange(size, dtype="<u8").data.cast("B"))
 
