@@ -27,9 +27,10 @@ ONE = np.uint64(1)
 
 def steps(digits: Words, bits: int) -> Ring:
     """Return ladders of digits [n] as words [n, 2^bits / 64]: bit i says whether the digit is above i."""
-    word = (digits >> np.uint32(6)).astype(np.intp)
-    made: Ring = np.negative((np.arange(1 << bits - 6) < word[:, None]).astype(np.uint64))
-    made[np.arange(len(digits)), word] = (ONE << (digits & np.uint32(63)).astype(np.uint64)) - ONE
+    words, own = np.arange(1 << bits - 6, dtype=np.uint32), (digits >> np.uint32(6))[:, None]
+    rest = (ONE << (digits & np.uint32(63)).astype(np.uint64)) - ONE
+    made: Ring = (words == own) * rest[:, None]  # a place in memory must not depend on a digit
+    made -= words < own
     return made
 
 
