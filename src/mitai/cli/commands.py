@@ -31,6 +31,7 @@ from mitai.cli import (
     owner,
     platform,
     policy,
+    proof,
     recovery,
     report,
     residency,
@@ -87,8 +88,9 @@ app.command(collateral.app)
 app.command(attest.app)
 app.command(residency.app)
 app.command(web.app)
-mpc.app.group = (_TOGETHER,)
+mpc.app.group = proof.app.group = (_TOGETHER,)
 app.command(mpc.app)
+app.command(proof.app)
 
 _NEXT = {  # where an error has no hint of its own
     "attest.ledger-mismatch": "either the platform began anew, or this is another one: take its policy anew",

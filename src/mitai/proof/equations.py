@@ -1,7 +1,7 @@
 """A program as equations between arrays: what is committed to, what is public, what follows, and what is checked.
 
-Follows `docs/spec/proof-statement.md`. There are few kinds of equations, with a sub-protocol for each; `lower` says which
-of them make up a program.
+Follows `docs/spec/proof-statement.md`. There are few kinds of equations, with a sub-protocol for each; `lower` says
+which of them make up a program.
 """
 
 from __future__ import annotations

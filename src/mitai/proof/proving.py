@@ -45,6 +45,8 @@ from mitai.proof.verify.points import Axes, flat, padded
 from mitai.proof.verify.statement import Statement
 from mitai.proof.verify.walk import Factor, Walk
 
+INT32_BITS = 32
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -62,6 +64,19 @@ class Weights:
 def commit_weights(program: Program, arrays: Mapping[str, Ints]) -> Weights:
     """Commit to weights, once for all proofs of programs that have the same ones in the same order."""
     return Weights(arrays, commit_arrays([arrays[name] for name in program.weights]))
+
+
+def weights_of(program: Program, commitment: Commitment) -> Weights:
+    """Return the weights behind a commitment, for a program that has them in the same order."""
+    layout = Layout.of([weight.shape for weight in program.weights.values()])
+    arrays = {}
+    for weight, blocks in zip(program.weights.values(), layout.blocks, strict=True):
+        array = np.empty(weight.shape, np.int32 if weight.bits <= INT32_BITS else np.int64)
+        for block in blocks:
+            part = commitment.array[block.offset : block.offset + (1 << block.log)]
+            array[block.within] = field.values(part).reshape([1 << log for log in block.logs])
+        arrays[weight.name] = array
+    return Weights(arrays, commitment)
 
 
 def commit_arrays(arrays: Sequence[Ints]) -> Commitment | None:
@@ -299,6 +314,5 @@ def _placed(arrays: Sequence[Ints], layout: Layout) -> Array:
     whole = np.zeros(1 << layout.log, np.uint64)
     for array, blocks in zip(arrays, layout.blocks, strict=False):
         for block in blocks:
-            part = array[tuple(slice(at, at + (1 << log)) for at, log in zip(block.start, block.logs, strict=True))]
-            whole[block.offset : block.offset + (1 << block.log)] = field.signed(wide(part)).reshape(-1)
+            whole[block.offset : block.offset + (1 << block.log)] = field.signed(wide(array[block.within])).reshape(-1)
     return whole

@@ -26,7 +26,7 @@ def test_each_number_has_one_place(shapes: list[tuple[int, ...]]) -> None:
         for block in blocks:
             assert block.offset % (1 << block.log) == 0
             taken[block.offset : block.offset + (1 << block.log)] += 1
-            covered[tuple(slice(at, at + (1 << log)) for at, log in zip(block.start, block.logs, strict=True))] += 1
+            covered[block.within] += 1
         assert (covered == 1).all()
     assert taken.max() == 1
     assert taken.sum() == sum(map(prod, shapes))
@@ -42,6 +42,6 @@ def test_blocks_add_up(shape: tuple[int, ...]) -> None:
     total = ZERO
     for block in Layout.of([shape]).blocks[0]:
         weight, own = block.part(axes)
-        part = array[tuple(slice(at, at + (1 << log)) for at, log in zip(block.start, block.logs, strict=True))]
+        part = array[block.within]
         total = total + weight * field.evaluate(field.signed(part).reshape(-1), own)
     assert total == field.evaluate(whole, point)

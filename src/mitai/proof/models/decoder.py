@@ -80,7 +80,9 @@ class Decoder(ABC):
     cache_rows: int
     head_size: int
 
-    def write(self, graph: Graph, n: int, past: int = 0, reveal: Reveal = "token") -> Graph:
+    def write(
+        self, graph: Graph, n: int, past: int = 0, reveal: Reveal = "token", *, answers: int = 1, keep: bool = True
+    ) -> Graph:
         """Write the program of n tokens after `past` others.
 
         Args:
@@ -88,6 +90,8 @@ class Decoder(ABC):
             n: How many tokens go in.
             past: How many went before.
             reveal: The next `token`, the most likely one; its `logits`; or `all` places' logits.
+            answers: After how many of the last places the next token, or its logits, come out.
+            keep: Whether keys and values are kept, for a program of more tokens.
         """
         tokens = graph.tokens("tokens", n, self.vocabulary)
         fraction, _ = graph.place("logits", LOGIT_BITS, most=26, rough=(ROUGH_LOGIT_FRACTION, 0))
@@ -96,7 +100,7 @@ class Decoder(ABC):
         places = Places(graph, n, past, self.cache_rows, self.head_size)
         x = self.states(table, tokens, places)
         if reveal != "all":
-            x = x.gather(graph.constant(np.array([n - 1])), 0)
+            x = x.gather(graph.constant(np.arange(n - answers, n)), 0)
         x = self.last(x)
         head = table if self.tied else graph.weight("head.weight", shape, fraction - NORM_FRACTION)
         logits = (x @ head.swap()).measure("logits")
@@ -104,7 +108,7 @@ class Decoder(ABC):
             graph.output("token", logits.argmax(LOGIT_BITS))
         else:
             graph.output("logits", logits)
-        return graph.output("cache", places.cache(), public=False)
+        return graph.output("cache", places.cache(), public=False) if keep else graph
 
     def measure(self, graph: Graph, n: int) -> Graph:
         """Write the program of n tokens with the logits of all places."""

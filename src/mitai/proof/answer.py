@@ -1,0 +1,142 @@
+"""Answers with a proof: the likeliest token after the other, and one proof for all of them.
+
+Follows `docs/spec/proof-answer.md`. An answer is proven at once: the program reads prompt and answer, and says the
+likeliest token after each place of the answer; those are the answer itself, one place later.
+
+Invariants:
+
+- What is checked follows from the card that the verifier trusts and the tokens that it sees, never from the file alone.
+- A file that is accepted says nothing beyond: this model answers this prompt so.
+
+Example:
+    >>> answer = prove_answer(prepared, prompt, count=16)
+    >>> check_answer(Answer.parse(answer.encode()), model="5f1c…")
+    101.2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+
+from mitai.errors import ParseError, ProofError
+from mitai.proof.card import MAX_CARD_BYTES, MAX_TOKENS, ModelCard
+from mitai.proof.models.generate import Generation
+from mitai.proof.operations import Argmax
+from mitai.proof.prepared import Prepared
+from mitai.proof.program import Program
+from mitai.proof.proving import prove
+from mitai.proof.verify.program import verify
+from mitai.proof.verify.statement import Statement
+
+MAX_ANSWER_BYTES = 1 << 28
+
+Token = Annotated[int, msgspec.Meta(ge=0, lt=1 << 20)]
+Tokens = Annotated[tuple[Token, ...], msgspec.Meta(min_length=1, max_length=MAX_TOKENS)]
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file that proves itself.
+
+    Attributes:
+        v: The format.
+        card: The model's, as it is encoded.
+        prompt: Tokens.
+        answer: Tokens.
+        proof: All messages.
+    """
+
+    v: Literal["mitai proof answer v1"] = "mitai proof answer v1"
+    card: Annotated[bytes, msgspec.Meta(max_length=MAX_CARD_BYTES)]
+    prompt: Tokens
+    answer: Tokens
+    proof: bytes
+
+    def encode(self) -> bytes:
+        """Return the one encoding."""
+        return msgspec.msgpack.encode(self)
+
+    @staticmethod
+    def parse(data: bytes) -> Answer:
+        """Read a file.
+
+        Raises:
+            ParseError: `proof.answer-malformed`.
+        """
+        if len(data) > MAX_ANSWER_BYTES:
+            raise ParseError("proof.answer-malformed", f"{len(data)} bytes are too many for an answer with its proof")
+        try:
+            answer = msgspec.msgpack.decode(data, type=Answer)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            raise ParseError("proof.answer-malformed", "these bytes are no answer with a proof") from None
+        if answer.encode() != data:
+            raise ParseError("proof.answer-malformed", "the answer is not in its one encoding")
+        return answer
+
+
+def generate(prepared: Prepared, prompt: list[int], count: int, emit: Callable[[int], bool]) -> list[int]:
+    """Return up to so many tokens of an answer; `emit` gets each, and says whether there shall be more."""
+    generation = Generation(prepared.card.model, prepared.card.reaches, prepared.weights.arrays)
+    answer: list[int] = []
+    following = prompt
+    while len(answer) < count:
+        token = generation.step(following).token
+        answer.append(token)
+        following = [token]
+        if not emit(token):
+            break
+    return answer
+
+
+def prove_answer(prepared: Prepared, prompt: list[int], answer: list[int]) -> Answer:
+    """Prove an answer that `generate` gave.
+
+    Raises:
+        ProofError: `proof.answer-differs`: the model answers otherwise. `proof.out-of-range`: see `prove`.
+    """
+    program = prepared.card.program(len(prompt), len(answer))
+    tokens = np.array([*prompt, *answer[:-1]], np.int64)
+    proof = prove(program, {"tokens": tokens}, prepared.weights)
+    if proof.statement.outputs["token"].tolist() != answer:
+        raise ProofError("proof.answer-differs", "the model gives another answer, so this one can't be proven")
+    return Answer(card=prepared.card.encode(), prompt=tuple(prompt), answer=tuple(answer), proof=proof.messages)
+
+
+def check_answer(answer: Answer, model: str) -> float:
+    """Check that the model of this identity answers this prompt so; return the security in bits.
+
+    Raises:
+        ProofError: `proof.model-differs`: it is another model's. Or the first check of the proof that does not hold.
+        ParseError: The card is malformed.
+    """
+    card = ModelCard.parse(answer.card)
+    if card.identity != model:
+        raise ProofError(
+            "proof.model-differs",
+            f"the answer is of model {card.identity}, not of the one that was asked for",
+            step="model",
+            hint="ask whoever publishes the model for its identity",
+        )
+    return verify(statement(answer, card), answer.proof)
+
+
+def statement(answer: Answer, card: ModelCard) -> Statement:
+    """Return what an answer's proof has to prove."""
+    program = card.program(len(answer.prompt), len(answer.answer))
+    if max(*answer.prompt, *answer.answer) >= card.model.vocabulary:
+        raise ProofError("proof.statement-invalid", "a token is not in the model's vocabulary")
+    said = np.array(answer.answer, np.int64)
+    return Statement(
+        program,
+        bytes.fromhex(card.weights),
+        {"tokens": np.array([*answer.prompt, *answer.answer[:-1]], np.int64)},
+        {"token": said},
+        {_choice(program): said},
+    )
+
+
+def _choice(program: Program) -> int:
+    return next(number for number, one in enumerate(program.operations) if isinstance(one, Argmax))

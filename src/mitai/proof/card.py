@@ -1,0 +1,110 @@
+"""What everybody may know of a model whose answers are proven: its card, whose digest is the model's identity.
+
+Follows `docs/spec/proof-answer.md`. From a card follow the programs of all answers: a verifier needs no weights.
+
+Example:
+    >>> card = ModelCard.parse(Path("prepared/card.json").read_bytes())
+    >>> card.identity, card.program(prompt=12, answer=8).digest
+    ('5f1c…', b'...')
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Annotated, Literal
+
+import msgspec
+
+from mitai.errors import ParseError, ProofError
+from mitai.mpc.models.config import MAX_CONFIG_BYTES, Gpt2Config, LlamaConfig, parse_config
+from mitai.proof.graph import Graph
+from mitai.proof.models.decoder import Decoder
+from mitai.proof.models.gpt2 import Gpt2
+from mitai.proof.models.llama import Llama
+from mitai.proof.program import Program
+from mitai.wire import parse_json
+
+LABEL = b"mitai proof model v1\0"
+MAX_CARD_BYTES = 4 << 20
+MAX_TOKENS = 4096  # of prompt and answer together
+
+Reach = Annotated[int, msgspec.Meta(ge=-64, le=62)]
+
+
+class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
+    """A model.
+
+    Attributes:
+        v: The format.
+        config: The text of its Hugging Face `config.json`.
+        reaches: How large its numbers become, by name, as calibration found.
+        weights: Root of the commitment to its weights, in hex.
+        tokenizer: SHA-256 of its `tokenizer.json`, in hex; empty if it has none.
+    """
+
+    v: Literal["mitai proof model v1"] = "mitai proof model v1"
+    config: Annotated[str, msgspec.Meta(max_length=MAX_CONFIG_BYTES)]
+    reaches: dict[str, Reach]
+    weights: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    tokenizer: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
+
+    def encode(self) -> bytes:
+        """Return the one encoding."""
+        return msgspec.json.encode(self, order="sorted")
+
+    @staticmethod
+    def parse(data: bytes) -> ModelCard:
+        """Read an encoded card.
+
+        Raises:
+            ParseError: `proof.card-malformed`.
+        """
+        card = parse_json(data, ModelCard, MAX_CARD_BYTES, "proof.card-malformed", "this is no card of a model")
+        if card.encode() != data:
+            raise ParseError("proof.card-malformed", "the card is not in its one encoding")
+        return card
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over label and encoding, in hex."""
+        return hashlib.sha256(LABEL + self.encode()).hexdigest()
+
+    @cached_property
+    def model(self) -> Decoder:
+        """What writes its programs.
+
+        Raises:
+            MitaiError: The configuration is of no family that is proven here.
+        """
+        return decoder(self.config.encode())
+
+    def program(self, prompt: int, answer: int) -> Program:
+        """Return the program in which an answer of so many tokens follows a prompt of so many.
+
+        Raises:
+            ProofError: There are too few or too many of them, or the calibration is of another model.
+        """
+        if prompt < 1 or answer < 1 or prompt + answer > MAX_TOKENS:
+            raise ProofError("proof.statement-invalid", f"prompt and answer have 2 to {MAX_TOKENS} tokens together")
+        graph = Graph(self.reaches)
+        return self.model.write(graph, prompt + answer - 1, answers=answer, keep=False).program()
+
+
+class _Family(msgspec.Struct):
+    model_type: str = ""
+
+
+def decoder(config: bytes) -> Decoder:
+    """Return the model that a `config.json` describes.
+
+    Raises:
+        MitaiError: It is malformed, or of another family.
+    """
+    code, message = "proof.model-unsupported", "the model's configuration is not usable"
+    family = parse_json(config, _Family, MAX_CONFIG_BYTES, code, message).model_type
+    if family == "gpt2":
+        return Gpt2(parse_config(config, Gpt2Config))
+    if family in {"llama", "qwen2"}:
+        return Llama(parse_config(config, LlamaConfig))
+    raise ProofError(code, "answers of models of this family are not proven", hint="gpt2, llama and qwen2 are")

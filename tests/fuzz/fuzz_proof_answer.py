@@ -1,0 +1,42 @@
+"""Fuzz: files with answers and their proofs, and cards of models, as they come from strangers.
+
+Run `python tests/fuzz/fuzz_proof_answer.py [libFuzzer options]` with atheris.
+"""
+
+import sys
+
+from mitai.errors import MitaiError
+from mitai.proof.answer import Answer, check_answer
+from mitai.proof.card import ModelCard
+
+CARD = ModelCard(
+    config='{"model_type": "llama", "vocab_size": 9, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, '
+    '"num_attention_heads": 1}',
+    reaches={"table.weight": 2, "logits": 3},
+    weights="5a" * 32,
+)
+SEEDS = (Answer(card=CARD.encode(), prompt=(1, 2), answer=(3,), proof=b"\1" * 64).encode(), CARD.encode())
+
+
+def one_input(data: bytes) -> None:
+    """Nothing but an error of the tree may come out, and nothing is accepted: nobody has proven anything."""
+    for parse in (Answer.parse, ModelCard.parse):
+        try:
+            read = parse(data)
+        except MitaiError:
+            continue
+        assert read.encode() == data
+        if isinstance(read, Answer) and len(read.prompt) + len(read.answer) < 8:
+            try:
+                check_answer(read, ModelCard.parse(read.card).identity)
+            except MitaiError:
+                continue
+            raise AssertionError
+
+
+if __name__ == "__main__":
+    import atheris
+
+    atheris.instrument_all()
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()

@@ -1,0 +1,153 @@
+"""A model is prepared, answers, and its answer's file proves itself: in Python and by `mitai proof`."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+
+import msgspec
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from mitai import demo_model
+from mitai.cli.commands import app
+from mitai.errors import MitaiError, ParseError, ProofError
+from mitai.mpc.models.config import LlamaConfig
+from mitai.proof.answer import Answer, check_answer, generate, prove_answer
+from mitai.proof.card import ModelCard
+from mitai.proof.prepared import CARD, CODE, Prepared, prepare
+
+CONFIG = {
+    "model_type": "llama", "vocab_size": 2560, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "eos_token_id": 2,
+}  # fmt: skip
+PROMPT = [5, 6, 7]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny Llama with the demo model's tokenizer."""
+    folder = tmp_path_factory.mktemp("llama")
+    random = np.random.default_rng(5)
+    config = LlamaConfig(**{name: value for name, value in CONFIG.items() if name != "eos_token_id"})
+    width, inner = config.hidden_size, config.intermediate_size
+    shapes = {"model.embed_tokens.weight": (2560, width), "lm_head.weight": (2560, width)}
+    layer = "model.layers.0"
+    shapes |= {f"{layer}.self_attn.{part}_proj.weight": (width, width) for part in "qkvo"}
+    shapes |= {f"{layer}.mlp.{part}_proj.weight": (inner, width) for part in ("gate", "up")}
+    shapes |= {f"{layer}.mlp.down_proj.weight": (width, inner)}
+    tensors = {name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    norms = (f"{layer}.input_layernorm.weight", f"{layer}.post_attention_layernorm.weight", "model.norm.weight")
+    tensors |= {name: np.ones(width, np.float32) for name in norms}
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(demo_model.path() / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared") / "model"
+    prepare(model, [PROMPT, list(range(40, 60))], out)
+    return Prepared.open(out)
+
+
+@pytest.fixture(scope="module")
+def answer(prepared):
+    said = generate(prepared, PROMPT, 3, lambda _: True)
+    assert len(said) == 3
+    return prove_answer(prepared, PROMPT, said)
+
+
+def test_an_answer_proves_itself(prepared, answer):
+    assert check_answer(Answer.parse(answer.encode()), prepared.card.identity) > 100
+
+
+@pytest.mark.parametrize("member", ["prompt", "answer", "proof", "card"])
+def test_nothing_of_it_can_be_changed(prepared, answer, member):
+    was = getattr(answer, member)
+    others = [was[:-1], (*was, was[0])] if isinstance(was, tuple) else [was[:-1], was + b"0"]
+    if isinstance(was, tuple):
+        others += [(*was[:i], (was[i] + 1) % 2560, *was[i + 1 :]) for i in range(len(was))]
+        others += [(*was[:-1], 2560)]
+    else:
+        draw = random.Random(3)
+        places = [draw.randrange(len(was)) for _ in range(8)]
+        others += [was[:place] + bytes([was[place] ^ 1]) + was[place + 1 :] for place in places]
+    for other in others:
+        with pytest.raises(MitaiError):
+            check_answer(msgspec.structs.replace(answer, **{member: other}), prepared.card.identity)
+
+
+def test_another_model_is_not_taken(prepared, answer):
+    with pytest.raises(ProofError) as refused:
+        check_answer(answer, "0" * 64)
+    assert refused.value.code == "proof.model-differs"
+    other = msgspec.structs.replace(prepared.card, weights="0" * 64)
+    with pytest.raises(ProofError):
+        check_answer(msgspec.structs.replace(answer, card=other.encode()), other.identity)
+
+
+def test_what_the_model_does_not_say_is_not_proven(prepared):
+    said = generate(prepared, PROMPT, 2, lambda _: True)
+    with pytest.raises(ProofError) as refused:
+        prove_answer(prepared, PROMPT, [said[0], (said[1] + 1) % 2560])
+    assert refused.value.code == "proof.answer-differs"
+
+
+def test_an_identity_is_the_same_each_time(model, prepared, tmp_path):
+    assert prepare(model, [PROMPT, list(range(40, 60))], tmp_path / "again").identity == prepared.card.identity
+
+
+def test_files_have_one_spelling(prepared, answer):
+    spelled = json.dumps(json.loads(prepared.card.encode()), indent=1).encode()
+    for data, parse in ((spelled, ModelCard.parse), (b"", ModelCard.parse), (answer.encode() + b"0", Answer.parse)):
+        with pytest.raises(ParseError):
+            parse(data)
+
+
+def test_damaged_folders_are_refused(prepared, tmp_path):
+    with pytest.raises(ProofError) as refused:
+        Prepared.open(tmp_path / "none")
+    assert refused.value.code == "proof.prepared-missing"
+    other = tmp_path / "other"
+    shutil.copytree(prepared.folder, other)
+    card = msgspec.structs.replace(prepared.card, weights="0" * 64)
+    (other / CARD).write_bytes(card.encode())
+    with pytest.raises(ProofError) as refused:
+        Prepared.open(other)
+    assert refused.value.code == "proof.prepared-damaged"
+    (other / CODE).write_bytes(b"nothing")
+    with pytest.raises(ProofError) as refused:
+        Prepared.open(other)
+    assert refused.value.code == "proof.prepared-damaged"
+    with pytest.raises(ProofError) as refused:
+        prepare(prepared.folder, [PROMPT], other)
+    assert refused.value.code == "proof.out-exists"
+
+
+def test_commands(model, tmp_path, capsys):
+    def run(*words: str) -> dict[str, object]:
+        app([*words, "--json"], result_action="return_value")
+        return json.loads(capsys.readouterr().out)
+
+    folder, file = str(tmp_path / "prepared"), str(tmp_path / "answer.proof")
+    identity = run("proof", "prepare", str(model), folder)["model"]
+    told = run("proof", "ask", folder, "What?", "--max-tokens", "2", "--out", file)
+    shown = run("proof", "inspect", file, "--tokenizer", folder)
+    assert (shown["model"], shown["checked"]) == (identity, False)
+    checked = run("proof", "verify", file, "--model", identity)
+    assert (checked["verdict"], checked["answer"]) == ("holds", told["tokens"])
+    with pytest.raises(ProofError) as refused:
+        run("proof", "verify", file, "--model", "0" * 64)
+    assert refused.value.code == "proof.model-differs"
+    with pytest.raises(ProofError) as refused:
+        run("proof", "verify", str(tmp_path / "none"), "--model", identity)
+    assert refused.value.code == "proof.no-file"
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ProofError) as refused:
+        run("proof", "inspect", file, "--tokenizer", str(tmp_path))
+    assert refused.value.code == "proof.tokenizer-differs"
