@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from mypyc.build import mypycify
-from setuptools import setup
+from setuptools import Extension, setup
 
 MODULES = ("bhttp", "frames", "hpke", "memory", "ohttp", "padding")
 CHANNEL = Path(__file__).parents[2] / "src/mitai/channel"
@@ -26,4 +26,8 @@ modules = mypycify(
 )
 for module in modules:  # mitai.channel.ohttp keeps this name, and lies in mitai_channel
     module.name = module.name.replace("mitai.channel.", "mitai_channel.")
-setup(packages=["mitai_channel"], package_dir={"mitai_channel": str(package)}, ext_modules=modules)
+setup(
+    packages=["mitai_channel"],
+    package_dir={"mitai_channel": str(package)},
+    ext_modules=[*modules, Extension("mitai_channel.hkdf", ["hkdf.c"])],
+)

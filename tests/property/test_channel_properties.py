@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mitai.channel import bhttp, ehbp, ohttp, problems
+from mitai.channel import bhttp, compiled, ehbp, hpke, ohttp, problems
 from mitai.channel.bhttp import Decoder, Limits, RequestHead, ResponseHead, Trailers
 from mitai.channel.keys import KeyRing
 from mitai.channel.ohttp import CHUNKED, ONE_SHOT, KeyConfig, RequestOpener, RequestSealer
@@ -211,3 +211,17 @@ def test_problem_documents_and_dates_parse_or_are_refused(data):
     assert isinstance(problems.decode(data), problems.Problem)
     with contextlib.suppress(ReplayError):
         parse_date(data)
+
+
+@pytest.mark.skipif(compiled.derive is None, reason="mitai-channel is not installed, or older than these sources")
+@given(st.binary(max_size=200), st.binary(max_size=200), st.lists(st.binary(max_size=200), max_size=5))
+def test_both_ways_to_derive_give_the_same_keys(salt, key_material, infos):
+    assert compiled.derive(salt, key_material, *infos) == hpke._derive(salt, key_material, *infos)
+
+
+@pytest.mark.skipif(compiled.derive is None, reason="mitai-channel is not installed, or older than these sources")
+@given(st.lists(st.one_of(st.binary(max_size=3), st.text(max_size=3), st.none(), st.integers()), max_size=5))
+def test_what_is_not_bytes_is_refused(arguments):
+    if len(arguments) < 2 or not all(isinstance(argument, bytes) for argument in arguments):
+        with pytest.raises(TypeError):
+            compiled.derive(*arguments)

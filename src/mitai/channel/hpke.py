@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
+from mitai.channel import compiled
 from mitai.errors import ChannelError, ParseError
 
 KDF_HKDF_SHA256: Final = 0x0001
@@ -96,6 +97,15 @@ def expand(pseudorandom_key: bytes, info: bytes, length: int) -> bytes:
     if length <= SHARED_BYTES:  # one block: HMAC, as HKDF-Extract is, without the object for more
         return HKDF.extract(_SHA256, pseudorandom_key, info + b"\x01")[:length]
     return HKDFExpand(_SHA256, length, info).derive(pseudorandom_key)
+
+
+def _derive(salt: bytes, key_material: bytes, *infos: bytes) -> list[bytes]:
+    """HKDF-Extract, then HKDF-Expand to one block of 32 bytes for each info."""
+    prk = extract(salt, key_material)
+    return [expand(prk, info, SHARED_BYTES) for info in infos]
+
+
+derive: Final = compiled.derive or _derive
 
 
 def _labeled_extract(suite_id: bytes, salt: bytes, label: bytes, key_material: bytes) -> bytes:
@@ -180,7 +190,7 @@ _recipient = lru_cache(maxsize=64)(X25519PublicKey.from_public_bytes)  # few, an
 def _dhkem_secret(shared: bytes, enc: bytes, public: bytes) -> bytes:
     """RFC 9180 section 4.1, ExtractAndExpand."""
     info = _labeled_info(_DHKEM_SUITE_ID, b"shared_secret", enc + public, SHARED_BYTES)
-    return HKDF(_SHA256, SHARED_BYTES, None, info).derive(_VERSION + _DHKEM_SUITE_ID + b"eae_prk" + shared)
+    return derive(b"", _VERSION + _DHKEM_SUITE_ID + b"eae_prk" + shared, info)[0]
 
 
 def _xwing_secret(mlkem_shared: bytes, x25519_shared: bytes, x25519_enc: bytes, x25519_public: bytes) -> bytes:
@@ -250,10 +260,10 @@ class Context(AeadSequence):
         self.enc = enc
         self._suite_id = _suite_id(kem, aead)
         schedule = _schedule(kem, aead, info)
-        secret = extract(shared, schedule.secret)
-        key = expand(secret, schedule.key, aead.key_bytes)
-        self._exporter_secret = expand(secret, schedule.exporter, SHARED_BYTES)
-        super().__init__(aead, key, expand(secret, schedule.base_nonce, NONCE_BYTES))
+        key, base_nonce, self._exporter_secret = derive(
+            shared, schedule.secret, schedule.key, schedule.base_nonce, schedule.exporter
+        )
+        super().__init__(aead, key[: aead.key_bytes], base_nonce[:NONCE_BYTES])
 
     def export(self, context: bytes, length: int) -> bytes:
         """Return a secret that both ends share, for `context` (RFC 9180 section 5.3)."""

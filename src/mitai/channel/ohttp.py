@@ -39,8 +39,7 @@ from mitai.channel.hpke import (
     Data,
     Kem,
     PrivateKey,
-    expand,
-    extract,
+    derive,
     setup_recipient,
     setup_sender,
 )
@@ -354,8 +353,8 @@ def keys_changed() -> KeysChangedError:
 
 def response_sequence(secret: bytes, enc: bytes, nonce: bytes, aead: Aead) -> AeadSequence:
     """Derive the keys of a response from the request's exported secret, its encapsulated key and the response nonce."""
-    prk = extract(enc + nonce, secret)
-    return AeadSequence(aead, expand(prk, b"key", aead.key_bytes), expand(prk, b"nonce", NONCE_BYTES))
+    key, base_nonce = derive(enc + nonce, secret, b"key", b"nonce")
+    return AeadSequence(aead, key[: aead.key_bytes], base_nonce[:NONCE_BYTES])
 
 
 def entropy_bytes(aead: Aead) -> int:

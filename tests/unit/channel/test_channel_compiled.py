@@ -65,3 +65,17 @@ def test_the_sources_pass_what_the_compiled_modules_pass():
         command, env={**os.environ, "MITAI_CHANNEL": "python"}, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout[-2000:]
+
+
+def test_hkdf_comes_with_the_compiled_modules_where_libcrypto_is(monkeypatch):
+    derive = compiled.derive or object()
+    native = ModuleType("mitai_channel.hkdf")
+    native.derive = derive
+    monkeypatch.setitem(sys.modules, "mitai_channel.hkdf", native)
+    monkeypatch.setitem(sys.modules, "mitai_channel", ModuleType("mitai_channel"))
+    monkeypatch.setattr(compiled, "FOLDER", "/somewhere/mitai_channel")
+    assert compiled._hkdf() is derive
+    monkeypatch.setitem(sys.modules, "mitai_channel.hkdf", None)
+    assert compiled._hkdf() is None
+    monkeypatch.setattr(compiled, "FOLDER", None)
+    assert compiled._hkdf() is None

@@ -131,3 +131,27 @@ def test_seeds(kem):
 def test_a_private_key_does_not_print_itself():
     private = PrivateKey.from_seed(Kem.X25519, b"s" * 32)
     assert repr(private) == "PrivateKey(X25519)"
+
+
+@pytest.mark.parametrize(
+    ("salt", "key_material", "info", "block"),
+    [
+        (
+            bytes(range(13)),
+            b"\x0b" * 22,
+            bytes(range(0xF0, 0xFA)),
+            "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf",
+        ),
+        (
+            bytes(range(0x60, 0xB0)),
+            bytes(range(0x50)),
+            bytes(range(0xB0, 0x100)),
+            "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c",
+        ),
+        (b"", b"\x0b" * 22, b"", "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d"),
+    ],
+)
+def test_hkdf_of_rfc_5869(salt, key_material, info, block):
+    """Appendices A.1 to A.3: the first block."""
+    assert hpke.derive(salt, key_material, info, info) == [bytes.fromhex(block)] * 2
+    assert hpke.expand(hpke.extract(salt, key_material), info, 64)[:32].hex() == block
