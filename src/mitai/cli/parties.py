@@ -88,11 +88,14 @@ def _cut(home: Home, model: Path, setting: Setting) -> None:
     before = {role: home.parties / role for role in setting.roles} | {CLIENT: home.mpc_client}
     keys = {role: folder / IDENTITY for role, folder in before.items()}
     kept = {role: path.read_bytes() for role, path in keys.items() if path.exists()}
-    shutil.rmtree(home.parties, ignore_errors=True)
+    fresh = home.parties.with_suffix(".new")
+    shutil.rmtree(fresh, ignore_errors=True)
     home.platform.mkdir(parents=True, exist_ok=True, mode=0o700)
-    split_model(model, home.parties, setting.name)
+    split_model(model, fresh, setting.name)
     for role, key in kept.items():
-        write_private(home.parties / role / IDENTITY, key)
+        write_private(fresh / role / IDENTITY, key)
+    shutil.rmtree(home.parties, ignore_errors=True)
+    fresh.rename(home.parties)
 
 
 def _policy(sim: SimPlatform) -> str:
@@ -133,6 +136,7 @@ def verify(out: Output, folder: Path, *, explain: bool) -> None:
         ("functions", side.offer.approximation),
         ("prompts", f"padded to {_or(offered['prompt_tokens'])} tokens"),
         ("answers", f"{_or(offered['new_tokens'])} tokens are computed, whatever is said"),
+        ("tokens", f"chosen {_or(offered['sampling'])}, by temperature and top_p"),
         ("they see", "your key, when you ask, which of these lengths, temperature and top_p"),
     ]
     out.table(("", ""), [(marked(f"[bold]{name}[/]"), value) for name, value in rows])

@@ -24,7 +24,7 @@ import contextlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import httpx2
@@ -57,7 +57,7 @@ BASE_URL = "http://parties.invalid"  # an address that does not exist: nothing l
 _TIMEOUT = httpx2.Timeout(None)  # `within_s` says how long to wait for parties
 _DAY_S = 86400.0
 _LISTENER = "mitai-mpc-answer"
-_KEEP = 64  # receipts, of some KiB each
+_KEEP, _WAITING = 64, 64  # receipts, of some KiB each; requests
 _STATUS = {"mpc.too-many": 429, "mpc.not-offered": 400, "mpc.prompt-too-long": 400}  # all else: 502
 
 
@@ -76,6 +76,7 @@ class SharedEngine:
         if side.role != "client":
             raise MpcError("mpc.config", f"{side.folder.path} is the folder of {side.role}, not a client's")
         self._side, self._within_s = side, within_s
+        self._places = asyncio.Semaphore(EACH)  # parties hold no more; who asks more waits here
         self._kept: OrderedDict[str, bytes] = OrderedDict()  # by the name of an exchange in this process
         self._credentials = side.credentials()
         self._tasks = [task for task in side.offer.tasks if isinstance(task, Generation)]
@@ -85,7 +86,7 @@ class SharedEngine:
         self._prompts, self._ends = Prompts(tokenizer, side.config.model), end_tokens(side.folder.path, tokenizer)
         longest = max(task.length for task in self._tasks), max(task.tokens for task in self._tasks)
         self.limits = Limits(
-            max_requests=EACH,
+            max_requests=_WAITING,
             max_choices=self._tasks[0].batch,
             max_prompt_tokens=longest[0],
             max_answer_tokens=longest[1],
@@ -128,7 +129,8 @@ class SharedEngine:
         ids = [prompt for prompt in request.prompts for _ in range(request.n)]
         question, side = Question(task, sampling), self._side
         answer = ask(self._credentials, side.peers, side.offer, question, task.values(ids), within_s=self._within_s)
-        run = _Run(answer)
+        await self._places.acquire()
+        run = _Run(answer, self._places.release)
         choices = {at: Telling(self._prompts.tokenizer, request.sampling, at) for at in range(len(ids))}
         while (numbers := await run.next()) is not None:
             if ((numbers < 0) | (numbers >= self._info.vocabulary - 0.5)).any():
@@ -176,10 +178,15 @@ class SharedEngine:
 
 
 class _Run:
-    """Tokens on their way here, in a thread that listens to the end, whoever still wants to hear them."""
+    """Tokens on their way here, in a thread that listens to the end, whoever still wants to hear them.
 
-    def __init__(self, numbers: Iterable[Real]) -> None:
-        self._numbers, self._loop = numbers, asyncio.get_running_loop()
+    Args:
+        numbers: As parties tell them.
+        ended: Is called after the end, in the event loop.
+    """
+
+    def __init__(self, numbers: Iterable[Real], ended: Callable[[], None]) -> None:
+        self._numbers, self._ended, self._loop = numbers, ended, asyncio.get_running_loop()
         self._told: asyncio.Queue[Real | MitaiError | None] = asyncio.Queue()
         # no daemon: a process that ends before the run would tell how long the answer is
         threading.Thread(target=self._listen, name=_LISTENER, daemon=False).start()
@@ -192,19 +199,21 @@ class _Run:
         return told
 
     def _listen(self) -> None:
+        last: MitaiError | None = None
         try:
             for number in self._numbers:
-                self._tell(number)
-            self._tell(None)
+                self._call(self._told.put_nowait, number)
         except MitaiError as error:
-            self._tell(error)
+            last = error
         except Exception as error:  # noqa: BLE001 - its text could hold the prompt
             log.error("answer failed", kind=type(error).__name__)
-            self._tell(ServeError("serve.internal", "the client failed while it listened to the parties"))
+            last = ServeError("serve.internal", "the client failed while it listened to the parties")
+        self._call(self._told.put_nowait, last)
+        self._call(self._ended)
 
-    def _tell(self, what: Real | MitaiError | None) -> None:
+    def _call(self, what: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._told.put_nowait, what)
+            self._loop.call_soon_threadsafe(what, *arguments)
 
 
 def stay() -> None:

@@ -241,6 +241,25 @@ def test_what_is_not_there(client, monkeypatch):
     assert not parties.asked
 
 
+async def test_more_questions_than_parties_hold_wait_for_each_other(cut, monkeypatch):
+    parties = Parties(monkeypatch, pause_s=0.01)
+    running, most, answer = 0, [], parties.answer
+
+    def counted(count):
+        nonlocal running
+        running += 1
+        most.append(running)
+        yield from answer(count)
+        running -= 1
+
+    monkeypatch.setattr(parties, "answer", counted)
+    async with async_http_client(cut / "client") as http:
+        asked = [http.post("/v1/chat/completions", json=CHAT) for _ in range(5)]
+        told = await asyncio.gather(*asked)
+    assert {answer.status_code for answer in told} == {200}
+    assert (max(most) <= 2, len(most)) == (True, 5)
+
+
 @pytest.mark.parametrize("fails_at", [0, 2, 5])
 def test_a_party_that_goes_away_ends_the_answer_with_an_error(client, monkeypatch, fails_at):
     Parties(monkeypatch, tokens=[64] * 6, fails_at=fails_at)
