@@ -19,6 +19,7 @@ SEVERAL = {
     "broker": ["broker", "broker_failover", "broker_rotation"],
     "channel": ["channel", "throughput"],
     "mpc": ["mpc_kernels", "mpc", "mpc_distill"],
+    "proof": ["proof", "proof_models"],
     "train": ["train", "transcript"],
     "serve": ["serve", "serve_adapter"],
 }  # groups whose rows come from several modules

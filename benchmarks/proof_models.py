@@ -1,0 +1,192 @@
+"""Proofs of whole models: time, memory and size, weights committed to before.
+
+Rows, in group `proof`; wall time on all cores, weights random with the true shapes, each model in a process of its own:
+
+- `proof-iris-ols`, `proof-iris-nn-500`, `proof-lenet`: seconds to prove one input, 500 inputs, one picture; beside EZKL
+  23.0.5, which does not run here, as it was recorded on a machine of this kind. `cpu_s` is the best run's processor
+  time, all cores together.
+- `proof-lenet-rss`: the process's largest memory, MB, beside the same.
+- `proof-llama15m-s`, `-verify-s`: 32 tokens through a Llama with 288 numbers, 6 layers, 6 heads and 32,000 words; the
+  next token comes out. `slowdown` is to the same integers without a proof.
+- `proof-llama15m-token-s`: one further token, with the cache as the proof before kept it.
+- `proof-gpt2-s`, `-verify-s`, `-token-s`: the same for GPT-2 small, where 16 GB of memory are free.
+- `proof-demo-argmax`: at how many places of 100 the demo model's integers choose the token of floating point.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness import progress, row, timed
+from mitai.mpc.models.config import Gpt2Config, LlamaConfig
+from mitai.proof.commitment import Commitment
+from mitai.proof.graph import Graph, Ints, Real
+from mitai.proof.models.calibration import calibrate, quantise, sample
+from mitai.proof.models.decoder import Decoder
+from mitai.proof.models.gpt2 import Gpt2
+from mitai.proof.models.llama import Llama
+from mitai.proof.models.nets import lenet, linear_model, perceptron
+from mitai.proof.program import Program
+from mitai.proof.proving import Proof, Weights, commit_weights, prove
+from mitai.proof.verify.program import verify
+
+RUNS = 3
+TOKENS = 32
+WORD = 12  # of the small networks
+GPT2_FREE_GB = 16
+EZKL = "EZKL 23.0.5, recorded"
+EZKL_S = {"proof-iris-ols": 0.068, "proof-iris-nn-500": 265.0, "proof-lenet": 71.0}
+EZKL_LENET_MB = 4900.0
+NETS: dict[str, tuple[Callable[[Graph], Graph], tuple[int, int]]] = {
+    "proof-iris-ols": (lambda graph: linear_model(graph, 4, 1), (1, 4)),
+    "proof-iris-nn-500": (lambda graph: perceptron(graph, (4, 20, 20, 3), 500), (500, 4)),
+    "proof-lenet": (lambda graph: lenet(graph, 1), (1, 784)),
+}
+LLAMA = LlamaConfig(
+    model_type="llama",
+    hidden_size=288,
+    intermediate_size=768,
+    num_hidden_layers=6,
+    num_attention_heads=6,
+    tie_word_embeddings=True,
+)
+RNG = np.random.default_rng(9)
+
+
+class Everywhere(dict[str, int]):
+    """One reach for all names: enough to know the shapes of weights."""
+
+    def __missing__(self, name: str) -> int:
+        return 3
+
+
+def main() -> None:
+    """Measure all rows, each model by itself."""
+    for name in (*NETS, "llama15m", "gpt2", "demo"):
+        if name == "gpt2" and free_gb() < GPT2_FREE_GB:
+            progress(f"gpt2 is left out: less than {GPT2_FREE_GB} GB of memory are free")
+            continue
+        subprocess.run([sys.executable, "-m", __spec__.name, name], check=True)
+
+
+def one(name: str) -> None:
+    if name in NETS:
+        network(name)
+    elif name == "demo":
+        demo()
+    else:
+        model = Llama(LLAMA) if name == "llama15m" else Gpt2(Gpt2Config(model_type="gpt2"))
+        decoder(f"proof-{name}", model)
+
+
+def network(name: str) -> None:
+    write, shape = NETS[name]
+    arrays = random_weights(write(Graph(Everywhere())).program())
+    x = RNG.integers(0, 4096, shape)
+    graph = write(Graph(calibrate(arrays, [(write, {"x": x})]), word=WORD))
+    weights = commit_weights(graph.program(), graph.quantised(arrays.items()))
+    samples, more, _ = proven(graph.program(), {"x": x}, weights)
+    row(name, samples, "s", peer=EZKL, peer_samples=[EZKL_S[name]], **more)
+    if name == "proof-lenet":
+        row("proof-lenet-rss", [memory_mb()], "MB", peer=EZKL, peer_samples=[EZKL_LENET_MB])
+
+
+def decoder(name: str, model: Decoder) -> None:
+    arrays = random_weights(model.write(Graph(Everywhere()), TOKENS).program())
+    tokens = RNG.integers(0, model.vocabulary, TOKENS)
+    reaches = calibrate(arrays, [sample(model, tokens)])
+    weights = quantise(model, reaches, arrays)
+    del arrays
+    program = model.write(Graph(reaches), TOKENS).program()
+    start = time.perf_counter()
+    committed = commit_weights(program, weights)
+    commit_s = time.perf_counter() - start
+    plain = min(timed(lambda: program.run({"tokens": tokens}, weights)) for _ in range(RUNS))
+    samples, more, proof = proven(program, {"tokens": tokens}, committed)
+    slowdown = round(min(samples) / plain)
+    row(f"{name}-s", samples, "s", slowdown=slowdown, commit_s=round(commit_s, 2), rss_mb=round(memory_mb()), **more)
+    row(f"{name}-verify-s", [more["verify_s"]], "s")
+    inputs = {"tokens": proof.run.outputs["token"], "cache": proof.run.outputs["cache"]}
+    step = model.write(Graph(reaches), 1, TOKENS).program()
+    samples, more, _ = proven(step, inputs, committed, proof.kept)
+    row(f"{name}-token-s", samples, "s", **more)
+
+
+def demo() -> None:
+    """Compare the demo model with itself in floating point, at all places of its answers."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from mitai import demo_model
+    from mitai.mpc.models.arrays import Tensors
+    from mitai.mpc.models.config import parse_config
+    from mitai.proof.models.accuracy import accuracy
+
+    folder = demo_model.path()
+    model = Llama(parse_config((folder / "config.json").read_bytes(), LlamaConfig))
+    arrays = dict(model.arrays(Tensors(folder)))
+    exact, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), None
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    answers = []
+    for question in demo_model.questions():
+        messages = [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        answers.append(exact.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)[0].tolist())
+    randoms = RNG.integers(0, model.vocabulary, (14, 64)).tolist()
+    reaches = calibrate(arrays, [sample(model, tokens) for tokens in answers[:6] + randoms[:4]])
+    weights = quantise(model, reaches, arrays)
+
+    def compared(tokens: list[int]) -> tuple[list[int], Real, Real]:
+        graph = model.write(Graph(reaches), len(tokens), reveal="all")
+        logits = graph.program().run({"tokens": np.array(tokens)}, weights).outputs["logits"]
+        with torch.no_grad():
+            right = exact(torch.tensor([tokens])).logits[0].double().numpy()
+        return tokens, right, logits * 0.5 ** graph.fractions["logits"]
+
+    found, other = accuracy(map(compared, answers[6:])), accuracy(map(compared, randoms[4:]))
+    more = {"places": found.places, "perplexity": found.perplexity, "exact_perplexity": found.exact_perplexity}
+    row("proof-demo-argmax", [100 * found.agreement], "%", **more, random_tokens=100 * other.agreement)
+
+
+def proven(
+    program: Program, inputs: dict[str, Ints], weights: Weights, given: Commitment | None = None
+) -> tuple[list[float], dict[str, float], Proof]:
+    """Return the seconds of each proof, what there is to say besides, and the last proof."""
+    samples, cpu, verified = [], [], []
+    for _ in range(RUNS):
+        start, cpu_start = time.perf_counter(), time.process_time()
+        proof = prove(program, inputs, weights, given)
+        samples.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - cpu_start)
+        verified.append(timed(lambda proof=proof: verify(proof.statement, proof.messages)))
+    more = {"cpu_s": round(min(cpu), 3), "verify_s": round(min(verified), 3), "bytes": len(proof.messages)}
+    return samples, more, proof
+
+
+def random_weights(program: Program) -> dict[str, Real]:
+    weights = {}
+    for name, weight in program.weights.items():
+        rows = weight.shape[-2] if len(weight.shape) > 1 else 1
+        rows = 4 if name in ("table.weight", "positions.weight") else rows  # of a few numbers that are not small
+        weights[name] = RNG.normal(size=weight.shape) / np.sqrt(rows)
+    return weights
+
+
+def memory_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def free_gb() -> float:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
+
+
+if __name__ == "__main__":
+    one(sys.argv[1]) if len(sys.argv) > 1 else main()
