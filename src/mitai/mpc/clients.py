@@ -19,6 +19,7 @@ Example:
 
 from __future__ import annotations
 
+import itertools
 import math
 import secrets
 import threading
@@ -48,6 +49,7 @@ from mitai.mpc.sockets import SLOWEST_BYTES_S, SocketLink, cut
 from mitai.mpc.tasks import QUESTION_BYTES, Offer, Question, Walk, agree, any_question, not_offered
 
 SESSION_BYTES = 16
+BLIND_BYTES = 32  # random, for each party: without them a receipt's digest lets another party try what was asked
 PLACES, EACH = 8, 2
 AT_THE_DOOR, EACH_AT_THE_DOOR = 32, 4  # who is at the door at once, those who wait for a place among them
 REACHED_S = 20.0  # how long a client waits until a party listens
@@ -112,9 +114,10 @@ class Answer:
             for number, role in enumerate(setting.parties):  # in this order: who has a place at p0 finds one at p1
                 links[role] = stack.enter_context(self._admitted(role, session))
                 self._told(f"sending shares to {role}")
-                for piece in (piece for array in arrays for piece in array[number]):
-                    transcripts[role].asked(piece.data.cast("B"))
-                    links[role].send(piece.data.cast("B"))
+                pieces = (piece.reshape(-1).view(np.uint8) for array in arrays for piece in array[number])
+                for data in itertools.chain([np.frombuffer(secrets.token_bytes(BLIND_BYTES), np.uint8)], pieces):
+                    transcripts[role].asked(data.data)
+                    links[role].send(data.data)
             del arrays
             self._told("waiting for the turn")
             for shape, fraction in walk.emitted:
@@ -410,6 +413,7 @@ class Door:
         self._until[end] = time.monotonic() + within_s
         link.be_patient(within_s)
         link.send(GO)
+        transcript.asked(bytes(link.receive(BLIND_BYTES)))
         return [tuple(_array(link, shape, transcript.asked) for _ in pieces) for shape in shapes]
 
     def _shapes_of(self, question: Question[Any]) -> list[Shape]:

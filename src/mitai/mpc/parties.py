@@ -18,6 +18,7 @@ Example:
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import struct
 import threading
@@ -31,6 +32,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from socket import socket
 from typing import Any, Generic, NoReturn, TypeVar
+
+import numpy as np
 
 from mitai.errors import MpcError
 from mitai.mpc.attested import Credentials
@@ -51,6 +54,8 @@ MEET_S, RUN_S, IDLE_S = 600.0, 600.0, 30 * 86400.0
 ORDER = struct.Struct("<16sQ")  # a tape that is to be made: of which task, and its number
 _LOAD = "load"
 ABSENT = b"\0"
+DIGEST_BYTES = 32
+_LABEL = b"mitai mpc guests v1\0"
 
 
 @dataclass(frozen=True)
@@ -443,6 +448,16 @@ class Work(Serving[L]):
             program = guest.question.program(self._loaded, partial(self._emit, guest))
             shares = [share for (share,) in guest.shares]
             self._party.run(program, self._plans[name], tape, {"client": shares})
+
+
+def seen(guest: Guest | None, piece: int = 0) -> bytes:
+    """Return a digest of what a client asks and of one of its shares of each array, for another who has the same."""
+    if guest is None:
+        return bytes(DIGEST_BYTES)
+    found = hashlib.sha256(_LABEL + guest.said)
+    for shares in guest.shares:
+        found.update(np.ascontiguousarray(shares[piece]).data.cast("B"))
+    return found.digest()
 
 
 def silent(_: Secret) -> None:

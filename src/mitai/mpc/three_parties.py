@@ -5,7 +5,8 @@ clients to all three. There are no tapes: party 2 deals while a run goes on.
 
 Invariants:
 
-- All three begin a run only when a client told all the same question, and gave all its shares.
+- All three begin a run only when a client told all the same question, and gave those who have the same share the same:
+  with others it could learn of the model what no answer tells.
 - What is emitted goes to the client; a task that would reveal something after noise was drawn does not run.
 - What goes wrong between the three ends all of them: a run is never taken up again.
 
@@ -23,7 +24,7 @@ from typing import Any, TypeVar
 
 from mitai.errors import MpcError
 from mitai.mpc.clients import GO, SESSION_BYTES, Door, Guest, Peer
-from mitai.mpc.parties import ABSENT, Meeting, Own, Serving, begin, silent
+from mitai.mpc.parties import ABSENT, DIGEST_BYTES, Meeting, Own, Serving, begin, seen, silent
 from mitai.mpc.settings import SETTINGS, Parts
 from mitai.mpc.sockets import SocketLink
 from mitai.mpc.tasks import QUESTION_BYTES, Offer, any_question
@@ -64,6 +65,7 @@ class _Work(Serving[L]):
 
     def __init__(self, own: Own, offer: Offer[L], links: Mapping[str, SocketLink]) -> None:
         super().__init__(own, offer, list(links.values()), list(links.values()))
+        self._others = links
         self._party = Three(ROLES.index(own.role), {ROLES.index(role): link for role, link in links.items()})
         self._plans: dict[str, Plan] = {}
         self._runs = 0
@@ -76,30 +78,44 @@ class _Work(Serving[L]):
 
     def _next(self, door: Door) -> Guest:
         while True:
-            guest, go = self._leading(door) if self._party.role == 0 else self._following(door)
-            if guest is not None and go:
+            guest = self._proposed(door)
+            same = self._same(guest)
+            go = self._agreed(same)
+            if guest is not None and same and go:
                 return guest
+            if go:
+                raise MpcError("mpc.link-mismatch", "a run was begun for a client who is not here")
             if guest is not None:
                 door.back(guest)
-            elif go:
-                raise MpcError("mpc.link-mismatch", "a run was begun for a client who is not here")
 
-    def _leading(self, door: Door) -> tuple[Guest, bool]:
-        """Propose a client to both others, and tell them whether both have its shares."""
+    def _proposed(self, door: Door) -> Guest | None:
+        """Return the client whose turn party 0 says it is, if it is here."""
+        if self._party.role:
+            return door.find(bytes(self._links[0].receive(SESSION_BYTES + QUESTION_BYTES)))
         guest = door.next(lambda _: True, self._check)
         for link in self._links:
             link.send(guest.said)
-        go = all([bytes(link.receive(1)) == GO for link in self._links])  # noqa: C419 - each says something
+        return guest
+
+    def _same(self, guest: Guest | None) -> bool:
+        """Tell whether both others have this client, each with the same shares where it has the same."""
+        following = (self._party.role + 1) % len(ROLES)
+        digests = {role: seen(guest, int(ROLES.index(role) == following)) for role in self._others}
+        for role, link in self._others.items():
+            link.send(digests[role])
+        its = {role: bytes(link.receive(DIGEST_BYTES)) for role, link in self._others.items()}
+        return guest is not None and its == digests
+
+    def _agreed(self, same: bool) -> bool:
+        """Tell whether all three are the same to the others: both tell party 0, and hear what it was told."""
+        if self._party.role:
+            self._links[0].send(GO if same else ABSENT)
+            return bytes(self._links[0].receive(1)) == GO
+        said = [bytes(link.receive(1)) for link in self._links]
+        go = same and said == [GO, GO]
         for link in self._links:
             link.send(GO if go else ABSENT)
-        return guest, go
-
-    def _following(self, door: Door) -> tuple[Guest | None, bool]:
-        """Say whether the client that party 0 proposes is here, and hear whether it is with all."""
-        first = self._links[0]
-        guest = door.find(bytes(first.receive(SESSION_BYTES + QUESTION_BYTES)))
-        first.send(GO if guest else ABSENT)
-        return guest, bytes(first.receive(1)) == GO
+        return go
 
     def _prepared(self, guest: Guest) -> int:
         task = guest.question.task

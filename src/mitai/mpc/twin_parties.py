@@ -18,7 +18,6 @@ Example:
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 import threading
@@ -28,12 +27,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from mitai.errors import MpcError
 from mitai.mpc.clients import GO, SESSION_BYTES, Door, Guest, Peer
 from mitai.mpc.engine import Secret
-from mitai.mpc.parties import ABSENT, IDLE_S, ROLES, Meeting, Own, Work, begin, deal_on, ordered
+from mitai.mpc.parties import ABSENT, IDLE_S, ROLES, Meeting, Own, Work, begin, deal_on, ordered, seen
 from mitai.mpc.ring import Ring
 from mitai.mpc.sockets import SocketLink
 from mitai.mpc.store import Store
@@ -42,9 +39,7 @@ from mitai.mpc.twins import TwinDealer, TwinParty
 
 L = TypeVar("L")
 TWIN = "-twin"
-_LABEL = b"mitai mpc twin guests v1\0"
 _LOOK_EVERY_S = 0.2
-_NOBODY = bytes(hashlib.sha256().digest_size)
 
 
 class _Half:
@@ -191,7 +186,7 @@ class _Work(Work[L]):
 
     def _same(self, guest: Guest | None) -> bool:
         """Tell whether the twin has the same client, with the same shares."""
-        mine = _NOBODY if guest is None else _digest(guest)
+        mine = seen(guest)
         self._runs.send(mine)
         return hmac.compare_digest(bytes(self._runs.receive(len(mine))), mine) and guest is not None
 
@@ -209,10 +204,3 @@ class _Work(Work[L]):
     def _emit(self, guest: Guest, x: Secret) -> None:
         self._twin.compare()
         guest.emit(x)
-
-
-def _digest(guest: Guest) -> bytes:
-    found = hashlib.sha256(_LABEL + guest.said)
-    for share in (share for shares in guest.shares for share in shares):
-        found.update(np.ascontiguousarray(share).data.cast("B"))
-    return found.digest()

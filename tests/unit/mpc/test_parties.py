@@ -14,7 +14,7 @@ from mitai.errors import MpcError
 from mitai.identity import Identity
 from mitai.ledger.receipt import PartyReceipt
 from mitai.mpc.attested import Credentials
-from mitai.mpc.clients import GO, Guest, Peer, ask, reach
+from mitai.mpc.clients import BLIND_BYTES, GO, Guest, Peer, ask, reach
 from mitai.mpc.meeting import Address, listening
 from mitai.mpc.models.arrays import Arrays
 from mitai.mpc.parties import ROLES, Own, deal, serve
@@ -258,6 +258,7 @@ def test_a_client_does_not_take_the_place_of_another(tmp_path):
         agree(links[-1], offered())
         links[-1].send(bytes(16) + Question(Positive()).encode())  # with the session
         assert bytes(links[-1].receive(1)) == GO
+        links[-1].send(bytes(BLIND_BYTES))
         links[-1].send(bytes(48))
         time.sleep(0.5)
     assert [link.ended() for link in links] == [False, True]

@@ -16,7 +16,7 @@ from mitai.errors import MpcError
 from mitai.identity import Identity
 from mitai.mpc import three_parties, twin_parties
 from mitai.mpc.attested import Credentials
-from mitai.mpc.clients import GO, Guest, Peer, ask, reach
+from mitai.mpc.clients import BLIND_BYTES, GO, Guest, Peer, ask, reach
 from mitai.mpc.link import pair
 from mitai.mpc.meeting import Address, listening
 from mitai.mpc.models.arrays import Arrays
@@ -171,14 +171,33 @@ def test_a_client_who_tells_twins_different_things_ends_nothing(tmp_path, monkey
     assert not sides.errors
 
 
+def test_a_client_who_tells_three_different_things_ends_nothing(tmp_path, monkeypatch):
+    """It could learn the model's shares: products of what does not add up."""
+    monkeypatch.setattr("mitai.mpc.clients.JOINING_S", 0.5)
+    sides = Sides("3pc", tmp_path)
+    sides.wait_for("the model is loaded")
+    for party, piece in ((0, 1), (1, 1), (2, 1)):  # a share of which the next party has another
+
+        def unlike(values, party=party, piece=piece):
+            parts = [list(pieces) for pieces in SETTINGS["3pc"].cut(values)]
+            parts[party][piece] = parts[party][piece] + np.uint64(1)
+            return tuple(map(tuple, parts))
+
+        lying = replace(sides.offer, setting=replace(SETTINGS["3pc"], cut=unlike))
+        answer = ask(Credentials(CLIENT), sides.peers, lying, Question(Positive()), [X], within_s=20)
+        assert code_of(lambda answer=answer: list(answer)) == "mpc.link-lost"
+    right(sides.ask())
+    assert not sides.errors
+
+
 def test_a_client_whom_one_party_does_not_hear_ends_nothing(sides, monkeypatch):
     monkeypatch.setattr("mitai.mpc.clients.JOINING_S", 0.5)
     first = reach(Credentials(CLIENT), sides.peers["p0"], time.monotonic() + 20, 20)
     agree(first, sides.offer)
     first.send(bytes(16) + Question(Positive()).encode())
     assert bytes(first.receive(1)) == GO
-    for _ in range(sides.setting.pieces):
-        first.send(bytes(48))
+    for size in [BLIND_BYTES] + sides.setting.pieces * [48]:
+        first.send(bytes(size))
     right(sides.ask())
     assert code_of(lambda: first.receive(1)) == "mpc.link-lost"  # it was let go
     first.abort()
