@@ -264,9 +264,14 @@ class _Words:
     tokens: list[int] = field(default_factory=list)
     told: str = ""
 
+    @property
+    def ended(self) -> bool:
+        """Whether what comes belongs to the answer no more."""
+        return bool(self.tokens) and (self.text.ends(self.tokens[-1]) or len(self.tokens) == self.longest)
+
     def add(self, token: int) -> str:
         """Return what is new with a token, if it belongs to the answer."""
-        if self.tokens and (self.text.ends(self.tokens[-1]) or len(self.tokens) == self.longest):
+        if self.ended:
             return ""
         self.tokens.append(token)
         whole = self.told if self.text.ends(token) else self.text.words(self.tokens)
@@ -282,11 +287,15 @@ def _generate(out: Output, asked: _Asked, task: Generation, answers: list[_Words
                 raise MpcError(
                     "mpc.answer-malformed", "the parties' shares add up to no word", hint="ask their operators"
                 )
-            new = answer.add(token)
+            before, new = answer.ended, answer.add(token)
             if len(answers) == 1:
                 out.console.print(printable(new), end="", markup=False, soft_wrap=True)
+                if answer.ended and not before:
+                    out.say()
+                    out.note("The run goes on to its end, so that nobody sees how long the answer is …")
     if len(answers) == 1:
-        out.say()
+        if not answers[0].ended:
+            out.say()
         return asked.result({"answer": answers[0].told, "tokens": answers[0].tokens})
     for answer in answers:
         out.say(data(answer.told) + "\n")

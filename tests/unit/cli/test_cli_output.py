@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 from rich.progress import Progress
 
 from mitai.cli.output import Output, _Bytes, data, marked, plural, printable, to_json
@@ -84,3 +86,17 @@ def test_a_simulated_platform_says_so_beside_the_result(capsys):
 
 def test_one_is_singular():
     assert [plural(n, "entry", "entries") for n in (0, 1, 2)] == ["0 entries", "1 entry", "2 entries"]
+
+
+def test_a_line_that_tells_how_things_stand(capsys):
+    out = Output(as_json=False)
+    with out.live(lambda: pytest.fail("there is no terminal")):
+        out.note("a note")
+    assert capsys.readouterr().err == "a note\n"
+    out.errors = Console(file=io.StringIO(), force_terminal=True, width=40)
+    with out.live(lambda: "3 runs\x1b[2J\n" + 40 * "x"):
+        out.note("a note")
+    written = out.errors.file.getvalue()
+    assert "3 runs" in written
+    assert "a note" in written
+    assert "\x1b[2J" not in written

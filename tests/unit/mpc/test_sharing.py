@@ -419,6 +419,12 @@ def test_the_command_that_cuts(gpt2, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["key"] == Side.open(tmp_path / "out" / "p0").identity.key_id
 
 
+def test_prompts_that_a_model_has_no_tokens_for(cut):
+    (task,) = offered(ShareFolder.open(cut / "client")).tasks
+    refused("mpc.prompt-empty", lambda: task.values([[]]))
+    refused("mpc.no-tokenizer", lambda: task.values([[1, 2560]]))  # which would be a position
+
+
 def test_several_prompts_in_one_run(gpt2, cut, monkeypatch, capsys):
     """Of which a client may have fewer than a run takes."""
     configure_here(cut, (7801, 7802), prompt_tokens=8, new_tokens=4, batch=3)
@@ -468,7 +474,9 @@ def test_a_client_stays_to_the_end_of_an_answer(cut, monkeypatch, capsys):
     monkeypatch.setattr("mitai.cli.mpc.forbid_core_dumps", lambda: None)
     mpc.ask(cut / "client", "x", json=True)
     assert taken == [5, 0, 7, 7]
-    assert json.loads(capsys.readouterr().out) == {"answer": "a", "tokens": [5, 0], "receipts": {}}
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"answer": "a", "tokens": [5, 0], "receipts": {}}
+    assert said.err.count("goes on to its end") == 1
     monkeypatch.setattr("mitai.mpc.clients.ask", lambda *_, **__: Told([np.array([1e6])]))
     refused("mpc.answer-malformed", lambda: mpc.ask(cut / "client", "x", json=True))
     refused("mpc.not-offered", lambda: mpc.ask(cut / "client", "x", "y"))  # parties here take one at a time
