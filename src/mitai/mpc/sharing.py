@@ -58,6 +58,7 @@ from mitai.mpc.ring import Real, Ring, encode
 from mitai.mpc.sampling import Kind, Sampling
 from mitai.mpc.settings import SETTINGS, Name, Parts
 from mitai.mpc.tasks import Emit, Offer, Task, Walk, not_offered
+from mitai.mpc.text import check_tokens
 from mitai.wire import parse_json
 
 CLIENT = "client"
@@ -71,10 +72,8 @@ _SUMMANDS: dict[Name, dict[str, tuple[int, ...]]] = {  # of which each party has
 }
 _UNUSABLE = ("mpc.model-unsupported", "the model's configuration is not usable")
 _CONFIG, _SHARE, _KEY, _NUMBERS = "config.json", "share.json", "share.key", "share.bin"
-_WORDS = (  # how a client turns words into tokens, and where answers end
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
-    *("chat_template.jinja", "generation_config.json"),
-)
+# How a client turns words into tokens, and where answers end.
+_WORDS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
 class ShareFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -186,7 +185,13 @@ class Generation:
             emit(number)
 
     def values(self, ids: Sequence[Sequence[int]]) -> Iterator[NDArray[np.generic]]:
-        """Return what a client shares of up to `batch` prompts; the first one again where there are fewer."""
+        """Return what a client shares of up to `batch` prompts; the first one again where there are fewer.
+
+        Raises:
+            MpcError: `mpc.prompt-empty`; `mpc.no-tokenizer`: these are tokens of another model.
+        """
+        for each in ids:
+            check_tokens(each, self.model.vocabulary)
         filled = [*ids, *[ids[0]] * (self.batch - len(ids))]
         return prompts(self.model, filled, self.length, self.tokens)
 

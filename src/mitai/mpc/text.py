@@ -7,16 +7,17 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from mitai.errors import MpcError
+from mitai.capsule.sources import FolderSource
+from mitai.errors import CapsuleError, MpcError, ServeError
 from mitai.mpc.models.config import MAX_CONFIG_BYTES
-from mitai.serve.prompts import Prompts
+from mitai.serve.prompts import Prompts, load_tokenizer
 from mitai.wire import parse_json
 
 if TYPE_CHECKING:
@@ -41,17 +42,10 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     Raises:
         MpcError: `mpc.no-tokenizer`.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
     try:
-        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, PreTrainedTokenizerFast):
-        raise MpcError(
-            "mpc.no-tokenizer", f"there is no tokenizer in {folder}", hint="put the model's tokenizer.json there"
-        )
-    return found
+        return load_tokenizer(FolderSource(folder))
+    except (CapsuleError, ServeError) as error:
+        raise MpcError("mpc.no-tokenizer", f"{folder}: {error.message}", hint=error.hint) from None
 
 
 def end_tokens(folder: Path, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
@@ -63,6 +57,18 @@ def end_tokens(folder: Path, tokenizer: PreTrainedTokenizerFast) -> frozenset[in
             found = parse_json(data, _Ends, MAX_CONFIG_BYTES, "mpc.config", f"{name} is malformed").eos_token_id
             ends |= set(found) if isinstance(found, list) else {found}
     return frozenset(ends - {None})
+
+
+def check_tokens(ids: Sequence[int], vocabulary: int) -> None:
+    """Check that there are tokens, and that a model has them: another number could be read as something else.
+
+    Raises:
+        MpcError: `mpc.prompt-empty`, `mpc.no-tokenizer`.
+    """
+    if not ids:
+        raise MpcError("mpc.prompt-empty", "there is no text to compute with", hint="give at least a word")
+    if max(ids) >= vocabulary:
+        raise MpcError("mpc.no-tokenizer", "the tokenizer in this folder is another model's")
 
 
 class Text:

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -40,12 +39,12 @@ from transformers import (
 from mitai.capsule.sources import FileSource
 from mitai.capsule.tensors import Tensor, parse_shard
 from mitai.errors import ServeError
+from mitai.serve.prompts import load_tokenizer
 from mitai.serve.weights import Progress, begin, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_TOKENIZER: Any = PreTrainedTokenizerFast  # its constructor has no types
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -105,7 +104,7 @@ def load(
         )
     weights = weights or begin(source, progress)  # read while Python imports the model's code and builds the tokenizer
     architecture = _architecture(config, classifiers=classifiers)
-    tokenizer = _tokenizer(source)
+    tokenizer = load_tokenizer(source)
     model = _model(source, config, architecture, _tensors(weights.result()))
     return LoadedModel(model, tokenizer)
 
@@ -168,34 +167,6 @@ def _config(source: FileSource) -> PretrainedConfig:
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise ServeError("serve.not-causal-lm", f"a model of type {kind!r} does not generate text")
     return config
-
-
-def _tokenizer(source: FileSource) -> PreTrainedTokenizerFast:
-    _require(source, "tokenizer.json", "save the tokenizer in its fast form (tokenizer.json)")
-    settings = read_json(source, "tokenizer_config.json") if "tokenizer_config.json" in source.names() else {}
-    for ignored in ("auto_map", "tokenizer_class", "tokenizer_file", "name_or_path", "backend", "is_local"):
-        settings.pop(ignored, None)
-    if "chat_template.jinja" in source.names():
-        settings["chat_template"] = source.read("chat_template.jinja").decode("utf-8", errors="strict")
-    _added_tokens(settings)
-    content = source.read("tokenizer.json")
-    try:
-        backend: Any = Tokenizer.from_str(content.decode())
-        tokenizer: PreTrainedTokenizerFast = _TOKENIZER(tokenizer_object=backend, **settings)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ServeError("serve.tokenizer-invalid", "the model folder's tokenizer does not load") from error
-    backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
-    return tokenizer
-
-
-def _added_tokens(settings: dict[str, Any]) -> None:
-    """Bring special tokens from JSON to what the constructor takes; `tokenizer.json` already holds the added ones."""
-    settings.pop("added_tokens_decoder", None)
-    for name, value in list(settings.items()):
-        if name.endswith("_token") and isinstance(value, dict):
-            settings[name] = value.get("content")
 
 
 def _tensors(weights: dict[str, memoryview]) -> dict[str, torch.Tensor]:

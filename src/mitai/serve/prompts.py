@@ -1,21 +1,61 @@
 """Texts and conversations as token ids: a model's tokenizer, its chat template, and its control marks.
 
 Example:
-    >>> prompts = Prompts(tokenizer, "tiny")
+    >>> prompts = Prompts(load_tokenizer(FolderSource(folder)), "tiny")
     >>> prompts.chat([{"role": "user", "content": "Who are you?"}])
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mitai.capsule.sources import FileSource
 from mitai.errors import ServeError
 from mitai.serve.marks import Marks
+from mitai.serve.weights import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+
+def load_tokenizer(source: FileSource) -> PreTrainedTokenizerFast:
+    """Read the tokenizer and the chat template of a model folder, sealed or plain; nothing of it is executed.
+
+    Raises:
+        ServeError: The folder has no tokenizer, or it does not load.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    if "tokenizer.json" not in source.names():
+        hint = "save the tokenizer in its fast form (tokenizer.json)"
+        raise ServeError("serve.model-file-missing", "the model folder has no tokenizer.json", hint=hint)
+    settings = read_json(source, "tokenizer_config.json") if "tokenizer_config.json" in source.names() else {}
+    for ignored in ("auto_map", "tokenizer_class", "tokenizer_file", "name_or_path", "backend", "is_local"):
+        settings.pop(ignored, None)
+    if "chat_template.jinja" in source.names():
+        settings["chat_template"] = source.read("chat_template.jinja").decode("utf-8", errors="strict")
+    _added_tokens(settings)
+    content = source.read("tokenizer.json")
+    kind: Any = PreTrainedTokenizerFast  # its constructor has no types
+    try:
+        tokenizer: PreTrainedTokenizerFast = kind(tokenizer_object=Tokenizer.from_str(content.decode()), **settings)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ServeError("serve.tokenizer-invalid", "the model folder's tokenizer does not load") from error
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    return tokenizer
+
+
+def _added_tokens(settings: dict[str, Any]) -> None:
+    """Bring special tokens from JSON to what the constructor takes; `tokenizer.json` already holds the added ones."""
+    settings.pop("added_tokens_decoder", None)
+    for name, value in list(settings.items()):
+        if name.endswith("_token") and isinstance(value, dict):
+            settings[name] = value.get("content")
 
 
 class Prompts:
