@@ -103,7 +103,10 @@ def _subtract_entries(alpha: K, beta: K, components: Sequence[Array], out: Array
 
 
 def prove_fractions(transcript: Prover, p: Array, q: Array) -> list[K]:
-    """Prove the sum of fractions p / q, which is sent; return the point at which the leaves are claimed."""
+    """Prove the sum of fractions p / q, which is sent; return the point at which the leaves are claimed.
+
+    Tables of K, which denominators are, are overwritten.
+    """
     layers = [(p, q)]
     while len(layers[-1][1]) > 1:
         layers.append(kernels.add_fractions(*layers[-1]))
@@ -114,8 +117,9 @@ def prove_fractions(transcript: Prover, p: Array, q: Array) -> list[K]:
         p, q = layers.pop()
         half = len(q) // 2
         by = transcript.challenge("layer")
-        pairs = [(p[:half], q[half:]), (q[:half], kernels.add_multiple(p[half:], by, q[half:]))]
-        left, [(p0, q1), (q0, mixed)] = prove_rounds(transcript, pairs, top + by * bottom, point)
+        upper = p[half:] if p.ndim == 2 else None
+        pairs = [(p[:half], q[half:]), (q[:half], kernels.add_multiple(p[half:], by, q[half:], upper))]
+        left, [(p0, q1), (q0, mixed)] = prove_rounds(transcript, pairs, top + by * bottom, point, own=True)
         p1 = mixed - by * q1
         transcript.send_elements("halves", p0, p1, q0, q1)
         r = transcript.challenge("half")

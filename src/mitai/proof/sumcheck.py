@@ -21,7 +21,7 @@ from mitai.proof.verify.sumcheck import HALF
 
 
 def prove_rounds(
-    transcript: Prover, pairs: Sequence[Pair], claim: K, weights: Sequence[K | None]
+    transcript: Prover, pairs: Sequence[Pair], claim: K, weights: Sequence[K | None], *, own: bool = False
 ) -> tuple[list[K], list[tuple[K, K]]]:
     """Prove Σ_x w(x) Σ_j a_j(x) b_j(x) = claim.
 
@@ -30,6 +30,7 @@ def prove_rounds(
         pairs: tables a_j and b_j of F or K, each of 2^len(weights) elements.
         claim: the sum.
         weights: for each variable z_i where w has the factor eq(z_i, x_i), or None where it has none.
+        own: whether tables of K may be overwritten; a table must not be there twice then.
 
     Returns:
         The point r and the tables' extensions there, a pair of values for each pair. They were not sent.
@@ -52,8 +53,8 @@ def prove_rounds(
         transcript.send_elements("round", linear, square)
         r = transcript.challenge("round")
         claim = constant + r * (linear + r * square)
-        own = index > 0  # tables that were made here
         pairs = [(kernels.fold(a, r, own=own), kernels.fold(b, r, own=own)) for a, b in pairs]
+        own = True  # these were made here
         if left is not None and index + 1 < len(weights):
             left = kernels.halves_sum(left)
             times = times * HALF if weights[index + 1] is None else times
@@ -62,10 +63,10 @@ def prove_rounds(
 
 
 def prove_product(
-    transcript: Prover, a: Array, b: Array, claim: K, weights: Sequence[K | None]
+    transcript: Prover, a: Array, b: Array, claim: K, weights: Sequence[K | None], *, own: bool = False
 ) -> tuple[list[K], K, K]:
-    """Prove Σ_x w(x) a(x) b(x) = claim; return the point r, ã(r) and b̃(r), which were sent."""
-    point, [(value_a, value_b)] = prove_rounds(transcript, [(a, b)], claim, weights)
+    """Prove Σ_x w(x) a(x) b(x) = claim; return the point r, ã(r) and b̃(r), which were sent (see `prove_rounds`)."""
+    point, [(value_a, value_b)] = prove_rounds(transcript, [(a, b)], claim, weights, own=own)
     transcript.send_elements("factors", value_a, value_b)
     return point, value_a, value_b
 
@@ -91,7 +92,7 @@ def prove_matmul(
     left = kernels.contract(a, kernels.equality(row)).reshape(-1, 2)
     right = kernels.contract(b.reshape(-1, b.shape[2], 1), kernels.equality(column)).reshape(-1, 2)
     weights = [*batch, *[None] * (inner.bit_length() - 1)]
-    point, value_a, value_b = prove_product(transcript, left, right, claim, weights)
+    point, value_a, value_b = prove_product(transcript, left, right, claim, weights, own=True)
     which, k = point[: len(batch)], point[len(batch) :]
     return ([*which, *row, *k], value_a), ([*which, *k, *column], value_b)
 
