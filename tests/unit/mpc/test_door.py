@@ -24,6 +24,11 @@ from mitai.mpc.tasks import Offer, Question, agree
 PARTY, CLIENT, OTHER = (Identity.generate() for _ in range(3))
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(clients, "_LOOK_EVERY_S", 0.02)
+
+
 class Doubled:
     """Two numbers, twice."""
 

@@ -27,6 +27,11 @@ WEIGHT = np.arange(12.0).reshape(3, 4) / 8 - 0.5
 CLIENT, STRANGER = Identity.generate(), Identity.generate()
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("mitai.mpc.clients._LOOK_EVERY_S", 0.02)
+
+
 class Positive:
     """x W, and which numbers of it are positive."""
 
