@@ -33,7 +33,7 @@ from mitai.mpc.ring import Real
 from mitai.mpc.sampling import Kind, Sampling
 from mitai.mpc.sharing import ShareFolder
 from mitai.mpc.tasks import Emit, Offer, not_offered
-from mitai.mpc.text import Tokens
+from mitai.mpc.text import Tokens, check_tokens
 
 
 class Reading:
@@ -61,12 +61,12 @@ class Reading:
         """Return what a client shares of up to `batch` texts.
 
         Raises:
-            MpcError: `mpc.no-tokenizer`: these are tokens of another model.
+            MpcError: `mpc.prompt-empty`; `mpc.no-tokenizer`: these are tokens of another model.
         """
         config = self.model.config
         for text in texts:
-            if max(text.ids) >= config.vocab_size or max(text.types, default=0) >= config.type_vocab_size:
-                raise MpcError("mpc.no-tokenizer", "the tokenizer in this folder is another model's")
+            check_tokens(text.ids, config.vocab_size)
+            check_tokens(text.types or (0,), config.type_vocab_size)
         filled = [*texts, *[texts[0]] * (self.batch - len(texts))]
         types = [text.types or (0,) * len(text.ids) for text in filled]
         return self.model.prompts([text.ids for text in filled], self.length, types)

@@ -143,6 +143,7 @@ def test_tokens_of_another_model_are_refused(bert):
     (task,) = offered(cut, (8,)).tasks
     for text in (Tokens((1, len(WORDS))), Tokens((1, 2), (0, 2))):
         refused("mpc.no-tokenizer", lambda text=text: task.values([text]))
+    refused("mpc.prompt-empty", lambda: task.values([Tokens((1,)), Tokens(())]))
 
 
 def test_scores_follow_the_kind_of_problem():

@@ -7,7 +7,7 @@ Invariants:
 
 - Arrays of integers are shared without fraction, all others with the engine's.
 - A folder's tensors are read one at a time; nothing of a file is executed.
-- A token is one column out of all: a product with the table of embeddings costs the same whichever it is.
+- A token is one column out of all, or one of some of all: its products with the table cost the same whichever it is.
 
 Example:
     >>> from mitai.mpc.clear import ClearEngine
