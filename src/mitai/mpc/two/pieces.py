@@ -144,9 +144,8 @@ def octaves_of(table: Octaves, fraction: int) -> tuple[tuple[int, ...], Pieces]:
     if table.low + coarse < LEAST_BITS or table.low >= table.high:
         raise ValueError(f"a power from 2^{table.low} to 2^{table.high} of numbers with {fraction} bits of fraction")
     ends = [*range(table.low, table.high, 2), table.high]
-    digits = Digits(
-        2, min(max((35 - table.low - coarse) // 2, DIGIT_BITS), WIDEST_BITS)
-    )  # an eighth of the first octave
+    wide = (35 - table.low - coarse) // 2  # a blur of an eighth of where the first octave begins
+    digits = Digits(2, min(max(wide, DIGIT_BITS), WIDEST_BITS))
     inner = _alike([_octaves(table, fractions, low, high, digits.blur) for low, high in itertools.pairwise(ends)])
     below = Piece(Line(int(table(2.0**table.low) * 2.0**table.fraction), 0))
     borders = tuple(1 << end + coarse for end in ends[:-1])
