@@ -9,7 +9,7 @@ from mitai.proof import field, kernels
 from mitai.proof.field import K, P
 
 each_path = pytest.mark.parametrize("path", [path for path in kernels.PATHS if path != "python"])
-few = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 logs, seeds, threads = st.integers(1, 9), st.integers(0, 1 << 32), st.integers(1, 3)
 EDGES = np.array([0, 1, P - 1, P - 2, 0xFFFFFFFF, 1 << 32, P >> 1], np.uint64)
 

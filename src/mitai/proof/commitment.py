@@ -6,23 +6,29 @@ Example:
     >>> prover = Prover()
     >>> bind_root(prover, committed.root, 10)
     >>> point = prover.challenges("point", 10)
-    >>> open_at(prover, committed, point)
+    >>> claim = Claim(point, field.evaluate(array, point))
+    >>> open_claims(prover, committed, [claim])
     >>> verifier = Verifier(prover.proof)
     >>> bind_root(verifier, committed.root, 10)
-    >>> check_opening(verifier, committed.root, verifier.challenges("point", 10), field.evaluate(array, point))
+    >>> verifier.challenges("point", 10) == point
+    True
+    >>> check_openings(verifier, committed.root, 10, [claim])
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field as member
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mitai.proof import kernels
-from mitai.proof.field import Array, Point
+from mitai.proof import field, kernels
+from mitai.proof.field import ONE, Array
+from mitai.proof.sumcheck import prove_batch
 from mitai.proof.transcript import HASH_BYTES, Prover
+from mitai.proof.verify.claims import Claim, bind_claims, powers_sum
 from mitai.proof.verify.commitment import LEAF, NODE, Shape
 from mitai.proof.verify.soundness import QUERIES
 
@@ -66,11 +72,28 @@ def tree(code: Array) -> list[NDArray[np.uint8]]:
     return levels
 
 
-def open_at(transcript: Prover, commitment: Commitment, point: Point) -> None:
-    """Show the array's multilinear extension at a point, whose last coordinates are challenges (`check_opening`)."""
+def open_claims(transcript: Prover, commitment: Commitment, claims: Sequence[Claim]) -> None:
+    """Show true claims on the array (`check_openings`)."""
     shape = Shape.of(commitment.log)
-    matrix = commitment.array.reshape(1 << shape.positions, 1 << shape.rows, 1)
-    transcript.send("combination", kernels.contract(matrix, kernels.equality(point[shape.positions :]))[:, 0])
+    size = 1 << shape.rows
+    matrix = commitment.array.reshape(1, 1 << shape.positions, size)
+    bind_claims(transcript, claims)
+    gamma = transcript.challenge("claims")
+    count = 1 << (len(claims) - 1).bit_length()
+    sums, weights = np.zeros((2, size, count, 2), np.uint64)
+    by = ONE
+    for i, claim in enumerate(claims):
+        point = claim.full_point(commitment.log)
+        own = max(len(claim.point) - shape.rows, 0)
+        first = claim.offset >> shape.rows
+        outer = kernels.equality(point[shape.positions - own : shape.positions])
+        sums[:, i] = kernels.contract(matrix[:, first : first + (1 << own)], outer)[0]
+        weights[:, i] = field.mul_k(kernels.equality(point[shape.positions :]), field.array([by]))
+        by = by * gamma
+    value = powers_sum(gamma, [claim.value for claim in claims])
+    rows = prove_batch(transcript, sums.reshape(-1, 2), weights.reshape(-1, 2), value, shape.rows)
+    columns = commitment.array.reshape(1 << shape.positions, size, 1)
+    transcript.send("combination", kernels.contract(columns, kernels.equality(rows))[:, 0])
     places = transcript.places("columns", QUERIES, shape.leaves)
     transcript.send("columns", commitment.code[places])
     for level in commitment.levels[:-1]:

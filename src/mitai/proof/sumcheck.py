@@ -62,6 +62,21 @@ def prove_rounds(
     return point, [(_only(a), _only(b)) for a, b in pairs]
 
 
+def prove_batch(transcript: Prover, a: Array, b: Array, claim: K, rounds: int) -> list[K]:
+    """Prove Σ_x Σ_j a_j(x) b_j(x) = claim for tables (2^rounds, pairs) of K, flat; return the point."""
+    transcript.bind_elements("claim", claim)
+    point: list[K] = []
+    for _ in range(rounds):
+        known, square = kernels.half_sums([(a, b)], None, upper=False)
+        linear = claim - known - known - square
+        transcript.send_elements("round", linear, square)
+        r = transcript.challenge("round")
+        claim = known + r * (linear + r * square)
+        a, b = (kernels.fold(table, r, own=True) for table in (a, b))
+        point.append(r)
+    return point
+
+
 def prove_product(
     transcript: Prover, a: Array, b: Array, claim: K, weights: Sequence[K | None], *, own: bool = False
 ) -> tuple[list[K], K, K]:

@@ -50,7 +50,7 @@ def test_whatever_is_changed_is_refused():
     expected = {"combination": "proof.value-refuted", "columns": "proof.column-refuted", "path": "proof.path-refuted"}
     assert {label for label, *_ in prover.messages} == set(expected)
     for label, start, end in prover.messages:
-        step = {"combination": 8, "columns": 64, "path": 32}[label]
+        step = {"combination": 24, "columns": 64, "path": 32}[label]
         for at in range(start, end, step):
             changed = bytearray(proof)
             changed[at + at // step % 8] ^= 1  # of elements, another byte each time

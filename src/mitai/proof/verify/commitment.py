@@ -1,11 +1,12 @@
 """Commitments to arrays, and openings at a point (docs/spec/proof.md, "Commitments").
 
-- Work and length of an opening follow from the array's size alone.
-- A point's last coordinates must be challenges that were drawn after the root was bound; `check_claims` leaves such.
+- Work and length of an opening follow from the array's size and the number of claims alone.
+- Rows are combined with challenges that were drawn after the root was bound.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -13,10 +14,12 @@ import numpy as np
 
 from mitai.errors import ProofError
 from mitai.proof import field
-from mitai.proof.field import Array, K, Point
+from mitai.proof.field import Array
 from mitai.proof.transcript import HASH_BYTES, Transcript, Verifier
 from mitai.proof.verify import soundness
+from mitai.proof.verify.claims import Claim, bind_claims, powers_sum
 from mitai.proof.verify.soundness import LOG_BLOWUP, QUERIES
+from mitai.proof.verify.sumcheck import check_rounds
 
 MAX_LOG = 34
 LEAF, NODE = b"\x00", b"\x01"  # first bytes of what is hashed
@@ -48,18 +51,41 @@ def bind_root(transcript: Transcript, root: bytes, log: int) -> None:
     transcript.bind("commitment", bytes([log]) + root)
 
 
-def check_opening(transcript: Verifier, root: bytes, point: Point, value: K) -> None:
-    """Check that the array behind a root has the value at a point; the root was bound before the point was drawn."""
-    shape = Shape.of(len(point))
-    outer, inner = point[: shape.positions], point[shape.positions :]
+def check_openings(transcript: Verifier, root: bytes, log: int, claims: Sequence[Claim]) -> None:
+    """Check claims on an array of 2^log elements behind a root, which was bound before anything of them was drawn.
+
+    1. A challenge γ combines the claims: Σ_i γ^i Σ_c eq(outer_i, c) Σ_r eq(inner_i, r) f(c, r) is known.
+    2. A sum-check over r leaves a point of challenges, at which the rows are combined.
+    3. The prover says the combination; with it the sum has the value that is left.
+    4. The combination is encoded, and compared with columns of the commitment.
+    """
+    if not claims:
+        raise ProofError("proof.statement-invalid", "there are no claims to open")
+    shape = Shape.of(log)
+    # 1. one claim
+    points = [claim.full_point(log) for claim in claims]
+    bind_claims(transcript, claims)
+    gamma = transcript.challenge("claims")
+    transcript.error += soundness.joined(len(claims))
+    # 2. one point
+    value = powers_sum(gamma, [claim.value for claim in claims])
+    rows, left = check_rounds(transcript, value, [None] * shape.rows)
+    # 3. what is left
     combined = transcript.receive_k("combination", 1 << shape.positions)
-    if field.evaluate(combined, outer) != value:
-        raise ProofError("proof.value-refuted", "a committed array has another value at this point", step="opening")
+    terms = []
+    for claim, point in zip(claims, points, strict=True):
+        outer, inner = point[: shape.positions], point[shape.positions :]
+        own = min(len(claim.point), log) - shape.rows  # bits of the position that are not fixed
+        first = claim.offset >> shape.rows
+        part = combined[first : first + (1 << max(own, 0))]
+        terms.append(field.equal(inner, rows) * field.evaluate(part, outer[shape.positions - max(own, 0) :]))
+    if powers_sum(gamma, terms) != left:
+        raise ProofError("proof.value-refuted", "a committed array has another value at a point", step="opening")
+    # 4. the combination
     places = transcript.places("columns", QUERIES, shape.leaves)
     columns = transcript.receive("columns", len(places) << shape.rows).reshape(len(places), 1 << shape.rows)
     expected = field.encode(combined)[places]
-    weights = field.equality(inner)
-    if not np.array_equal(field.total(field.scale(weights, columns), axis=1), expected):
+    if not np.array_equal(field.total(field.scale(field.equality(rows), columns), axis=1), expected):
         raise ProofError("proof.column-refuted", "an encoded column is not a part of the combination", step="opening")
     _check_leaves(transcript, root, shape.leaves, places, columns)
     transcript.error += soundness.opening(shape.positions, shape.rows)

@@ -93,7 +93,8 @@ def bind_statement(transcript: Transcript, shapes: Sequence[Sequence[int]], tabl
     if not shapes or log > MAX_LOG:
         raise ProofError("proof.statement-invalid", f"there are 1 to 2^{MAX_LOG} look-ups")
     transcript.bind("table", table.digest)
-    transcript.bind("columns", repr([tuple(shape) for shape in shapes]).encode())
+    for shape in shapes:
+        transcript.bind("column", b"".join(size.to_bytes(8, "little") for size in shape))
     return offsets, log
 
 

@@ -19,7 +19,7 @@ from mitai.proof.operation import Ints
 from mitai.proof.transcript import HASH_BYTES, Verifier
 from mitai.proof.verify import soundness
 from mitai.proof.verify.claims import Claim, check_claims
-from mitai.proof.verify.commitment import check_opening
+from mitai.proof.verify.commitment import check_openings
 from mitai.proof.verify.lookups import check_lookups
 from mitai.proof.verify.points import Axes, public_value
 from mitai.proof.verify.statement import Statement
@@ -78,6 +78,4 @@ class _Checking(Walk):
         self.require(public_value(array, axes) == value, "public")
 
     def opened(self, source: str, claims: Sequence[Claim], log: int) -> None:
-        claim = check_claims(self.transcript, log, claims)
-        root = self._hints if source == "hint" else self.roots[source]
-        check_opening(self.transcript, root, claim.point, claim.value)
+        check_openings(self.transcript, self._hints if source == "hint" else self.roots[source], log, claims)
