@@ -203,7 +203,7 @@ class Guest:
         question: What it asks.
         shares: This party's, array by array.
         transcript: Of all shares that have come and gone.
-        left: Is called once it is gone.
+        left: Gives its place back, once.
         since: When all of its shares were there.
         later: When to look again whether the other party has them, too.
     """
@@ -230,8 +230,13 @@ class Guest:
             self.link.send(data)
 
     def end(self, receipt: bytes | None = None) -> None:
-        """Let it go, with a receipt; a client that does not take the end of its answer keeps nobody waiting."""
+        """Let it go, with a receipt; a client that does not take the end of its answer keeps nobody waiting.
+
+        Its place is free by then: who has its receipts may ask again.
+        """
         self.shares = []
+        left, self.left = self.left, lambda: None
+        left()
         threading.Thread(target=self._leave, args=(receipt,), name="mitai-mpc-leave", daemon=True).start()
 
     def _leave(self, receipt: bytes | None) -> None:
@@ -241,7 +246,6 @@ class Guest:
                 self.link.send(len(receipt).to_bytes(_SIZE_BYTES, "big"))
                 self.link.send(receipt)
         self.link.close()
-        self.left()
 
 
 class Places:

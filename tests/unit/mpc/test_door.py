@@ -107,6 +107,9 @@ def test_a_question_and_its_shares(door):
         assert [array.tolist() for (array,) in guest.shares] == [[0, 1], [0, 1, 2]]
         assert guest.question.sampling == Sampling(0.5)
         guest.end(b"receipt")
+        assert not door._places._held[CLIENT.key_id]  # when it has its receipt, it may ask again
+        guest.end()
+        assert door._places._free == clients.PLACES
         assert bytes(link.receive(4)) == (7).to_bytes(4, "big")
         assert bytes(link.receive(7)) == b"receipt"
 
