@@ -211,8 +211,8 @@ class Serving(ABC, Generic[L]):
     Args:
         own: This process.
         offer: What is served.
-        links: The ways to the others; first the one whose traffic is told.
-        ways: Those of them that runs go over.
+        links: The ways to the others.
+        ways: Those of them that runs go over; first the one whose rounds are told.
     """
 
     def __init__(self, own: Own, offer: Offer[L], links: Sequence[SocketLink], ways: Sequence[SocketLink]) -> None:
@@ -226,13 +226,13 @@ class Serving(ABC, Generic[L]):
 
     def line(self) -> str:
         """Tell how things stand, in a line for people."""
-        running, traffic = self._running, self._links[0].traffic
+        running = self._running
         told = [f"answers: {self._done}"]
         if running is not None:
             name, began, sent, rounds = running
-            took, mb = time.monotonic() - began, (traffic.sent_bytes - sent) / 1e6
+            took, mb = time.monotonic() - began, (self._sent_bytes - sent) / 1e6
             speed = mb / max(took, 0.001)
-            told += [f"{name}: {took:.0f} s, {traffic.rounds - rounds} rounds, {mb:.1f} MB sent, {speed:.1f} MB/s"]
+            told += [f"{name}: {took:.0f} s, {self._rounds - rounds} rounds, {mb:.1f} MB sent, {speed:.1f} MB/s"]
         return " · ".join(told + self._stock())
 
     def _stock(self) -> list[str]:
@@ -275,8 +275,8 @@ class Serving(ABC, Generic[L]):
 
     def _answer(self, guest: Guest) -> None:
         number = self._prepared(guest)
-        traffic, began, started = self._links[0].traffic, time.monotonic(), datetime.now(UTC)
-        name, sent, rounds = guest.question.task.name, traffic.sent_bytes, traffic.rounds
+        began, started = time.monotonic(), datetime.now(UTC)
+        name, sent, rounds = guest.question.task.name, self._sent_bytes, self._rounds
         self._running = (name, began, sent, rounds)
         self._run(guest, number)
         self._running, self._done = None, self._done + 1
@@ -285,8 +285,16 @@ class Serving(ABC, Generic[L]):
         guest.end(receipt)
         if self._log is not None:
             self._log.put(fields["exchange"], receipt)
-        sent, rounds, took = traffic.sent_bytes - sent, traffic.rounds - rounds, time.monotonic() - began
+        sent, rounds, took = self._sent_bytes - sent, self._rounds - rounds, time.monotonic() - began
         self._own.note(f"run {number} of {name} took {took:.1f} s: {sent / 1e6:.1f} MB sent, {rounds} rounds")
+
+    @property
+    def _sent_bytes(self) -> int:
+        return sum(link.traffic.sent_bytes for link in self._ways)
+
+    @property
+    def _rounds(self) -> int:
+        return self._ways[0].traffic.rounds
 
     def _check(self) -> None:
         if self._failed is not None:

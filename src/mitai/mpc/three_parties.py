@@ -64,8 +64,8 @@ class _Work(Serving[L]):
     """What one of the three does."""
 
     def __init__(self, own: Own, offer: Offer[L], links: Mapping[str, SocketLink]) -> None:
-        super().__init__(own, offer, list(links.values()), list(links.values()))
-        self._others = links
+        self._others = {role: links[role] for role in ROLES if role in links}  # party 0 is first, or 1 with 0
+        super().__init__(own, offer, list(self._others.values()), list(self._others.values()))
         self._party = Three(ROLES.index(own.role), {ROLES.index(role): link for role, link in links.items()})
         self._plans: dict[str, Plan] = {}
         self._runs = 0
