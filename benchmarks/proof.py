@@ -27,13 +27,13 @@ import numpy as np
 from benchmarks.harness import interleave, progress, row
 from mitai.proof import field, kernels
 from mitai.proof.claims import prove_claims
-from mitai.proof.commitment import commit, open_at
+from mitai.proof.commitment import commit, open_claims
 from mitai.proof.field import K, P
 from mitai.proof.lookups import Column, count, prove_lookups
 from mitai.proof.sumcheck import prove_matmul
 from mitai.proof.transcript import Prover, Verifier
 from mitai.proof.verify.claims import Claim
-from mitai.proof.verify.commitment import Shape, check_opening
+from mitai.proof.verify.commitment import Shape, check_openings
 from mitai.proof.verify.lookups import Table, check_lookups
 
 RUNS = 5
@@ -135,16 +135,16 @@ def commitments(mul: float, proof: bytes, shapes: list[tuple[int, ...]], table: 
     claims = [Claim(POINT, K(1)), Claim(POINT[2:], K(1), 1 << (LOG - 2))]
     committed = commit(array)
     prover = Prover()
-    open_at(prover, committed, POINT)
-    value = field.evaluate(array, POINT)
+    claim = Claim(POINT, field.evaluate(array, POINT))
+    open_claims(prover, committed, [claim])
     data = np.zeros((1 << 12, 8 << Shape.of(LOG).rows), np.uint8)
     joining, committing, opening, hashing, checking = interleave(
         RUNS,
         nanoseconds(lambda: prove_claims(Prover(), array, claims), array.size),
         nanoseconds(lambda: commit(array), array.size),
-        nanoseconds(lambda: open_at(Prover(), committed, POINT), array.size),
+        nanoseconds(lambda: open_claims(Prover(), committed, [claim]), array.size),
         nanoseconds(lambda: kernels.hashes(b"\0", data), data.size),
-        lambda: checks(proof, shapes, table, prover.proof, committed.root, value),
+        lambda: checks(proof, shapes, table, prover.proof, committed.root, claim),
     )
     butterflies = 4 * (Shape.of(LOG).positions / 2 + 1)  # with one more product, for the coset
     floor = butterflies * mul + HASHED_BYTES * statistics.median(hashing)
@@ -154,11 +154,13 @@ def commitments(mul: float, proof: bytes, shapes: list[tuple[int, ...]], table: 
     row("proof-check-ms", checking, "ms", bytes=len(proof) + len(prover.proof))
 
 
-def checks(proof: bytes, shapes: list[tuple[int, ...]], table: Table, opened: bytes, root: bytes, value: K) -> float:
+def checks(
+    proof: bytes, shapes: list[tuple[int, ...]], table: Table, opened: bytes, root: bytes, claim: Claim
+) -> float:
     """Return the milliseconds of the verifier."""
     start = time.thread_time()
     check_lookups(Verifier(proof), shapes, table)
-    check_opening(Verifier(opened), root, POINT, value)
+    check_openings(Verifier(opened), root, LOG, [claim])
     return (time.thread_time() - start) * 1000
 
 

@@ -6,13 +6,13 @@ import numpy as np
 
 from mitai.proof import field
 from mitai.proof.claims import prove_claims
-from mitai.proof.commitment import Commitment, commit, open_at
+from mitai.proof.commitment import Commitment, commit, open_claims
 from mitai.proof.field import K
 from mitai.proof.lookups import Column, count, prove_lookups
 from mitai.proof.sumcheck import prove_matmul
 from mitai.proof.transcript import Prover, Transcript, Verifier
 from mitai.proof.verify.claims import Claim, check_claims, places
-from mitai.proof.verify.commitment import bind_root, check_opening
+from mitai.proof.verify.commitment import bind_root, check_openings
 from mitai.proof.verify.lookups import Table, check_lookups
 from mitai.proof.verify.sumcheck import check_matmul
 
@@ -60,7 +60,7 @@ def prove(x: np.ndarray, y: np.ndarray, product: np.ndarray, prover: Prover) -> 
     of_a, of_b = prove_matmul(prover, a, b.transpose(0, 2, 1), value, batch=[], row=point[:2], column=point[2:])
     of_columns, of_counts = prove_lookups(prover, [column], SQUARES, counts)
     left = prove_claims(prover, whole, _claims(of_a, of_b, of_columns, of_counts))
-    open_at(prover, committed, left.point)
+    open_claims(prover, committed, [left])
     return committed
 
 
@@ -71,7 +71,7 @@ def verify(proof: bytes, root: bytes, product: np.ndarray, table: Table = SQUARE
     of_a, of_b = check_matmul(verifier, value, batch=[], row=point[:2], column=point[2:], inner=3)
     of_columns, of_counts = check_lookups(verifier, [SHAPE], table)
     left = check_claims(verifier, LOG, _claims(of_a, of_b, of_columns, of_counts))
-    check_opening(verifier, root, left.point, left.value)
+    check_openings(verifier, root, LOG, [left])
     verifier.finish()
     return verifier
 

@@ -14,7 +14,7 @@ from mitai.errors import MitaiError
 from mitai.proof.field import ONE
 from mitai.proof.transcript import Prover, Verifier
 from mitai.proof.verify.claims import Claim, check_claims
-from mitai.proof.verify.commitment import check_opening
+from mitai.proof.verify.commitment import check_openings
 from mitai.proof.verify.lookups import check_lookups
 from proof_rig import SHAPE, SQUARES, example, prove, verify
 
@@ -33,7 +33,7 @@ def one_input(data: bytes) -> None:
     with contextlib.suppress(MitaiError):
         check_claims(Verifier(data), 3, [Claim([ONE] * 3, ONE)])
     with contextlib.suppress(MitaiError):
-        check_opening(Verifier(data), ROOT, [ONE] * 7, ONE)
+        check_openings(Verifier(data), ROOT, 8, [Claim([ONE] * 8, ONE), Claim([ONE] * 5, ONE, 32)])
 
 
 def main() -> None:

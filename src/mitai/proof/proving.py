@@ -17,31 +17,25 @@ from fractions import Fraction
 
 import numpy as np
 
-from mitai.errors import ProofError
 from mitai.proof import field, kernels
+from mitai.proof.arrays import Arrays
 from mitai.proof.claims import prove_claims
-from mitai.proof.commitment import Commitment, commit, open_at
+from mitai.proof.commitment import Commitment, commit, open_claims
 from mitai.proof.equations import (
-    Combination,
-    Committed,
     Joined,
-    Matrices,
-    Plan,
-    Product,
-    Total,
     Zero,
 )
 from mitai.proof.field import Array, K, Point
 from mitai.proof.lookups import Column, count, prove_lookups
-from mitai.proof.operation import Ints, exact_matmul, wide
-from mitai.proof.operations import Argmax, Gap
+from mitai.proof.operation import Ints, wide
+from mitai.proof.operations import Argmax
 from mitai.proof.program import Program, Run
 from mitai.proof.sumcheck import prove_product
 from mitai.proof.transcript import Prover
 from mitai.proof.verify.claims import Claim
 from mitai.proof.verify.layout import Layout
 from mitai.proof.verify.lookups import logs
-from mitai.proof.verify.points import Axes, flat, padded
+from mitai.proof.verify.points import Axes, padded
 from mitai.proof.verify.statement import Statement
 from mitai.proof.verify.walk import Factor, Walk
 
@@ -144,7 +138,9 @@ class _Proving(Walk):
     ) -> None:
         super().__init__(statement, transcript)
         self._commitments = dict(commitments)
-        self._arrays = _Arrays(self.plan, run, self.known)
+        held = ("weight", "input")
+        stored = {source: (commitments[source], self.sources[source]) for source in held if source in commitments}
+        self._arrays = Arrays(self.plan, run, self.known, stored)
         self._columns = [
             [
                 Column([self._arrays.ints(node) for node in entry.nodes], self.plan.shape(entry.nodes[0]))
@@ -197,7 +193,7 @@ class _Proving(Walk):
         return layers[::-1]
 
     def said(self, asked: Sequence[tuple[int, Axes]]) -> list[K]:
-        values = [kernels.evaluate(self._arrays.residues(node), flat(axes)) for node, axes in asked]
+        values = [self._arrays.value(node, axes) for node, axes in asked]
         self.transcript.send_elements("values", *values)
         return values
 
@@ -223,20 +219,17 @@ class _Proving(Walk):
         if factor.kind == "elements":
             return self._arrays.spread(factor.node, factor.shape)
         shape = self.plan.shape(factor.node)
-        table = self._arrays.residues(factor.node).reshape([1 << log for log in logs(shape)])
-        if factor.kind == "axis":
-            axes, kept = list(factor.axes), [factor.kept[0]]
-        else:
-            missing = len(factor.axes) - len(shape)
-            inner = len(shape) - (1 if factor.kind == "left" else 2)
-            axes = list(factor.axes[missing:])
-            axes[-2:] = [axes[-2], ()] if factor.kind == "left" else [(), axes[-1]]
-            kept = [*(axis - missing for axis in factor.kept), inner]
-        summed = [axis for axis in range(len(shape)) if axis not in kept and shape[axis] > 1]
-        order = [*kept, *summed, *(axis for axis in range(len(shape)) if axis not in kept and shape[axis] == 1)]
-        moved = table.transpose(order).reshape(int(np.prod([table.shape[axis] for axis in kept], dtype=int)), -1, 1)
-        point = [one for axis in summed for one in axes[axis]]
-        return kernels.contract(np.ascontiguousarray(moved), kernels.equality(point)).reshape(-1, 2)
+        missing = len(factor.axes) - len(shape)
+        kept = {axis - missing for axis in factor.kept}
+        if factor.kind != "axis":
+            kept.add(len(shape) - (1 if factor.kind == "left" else 2))
+        axes = dict(enumerate(factor.axes[missing:]))
+        weights = {
+            axis: kernels.equality(axes[axis] if size > 1 else ())
+            for axis, size in enumerate(shape)
+            if axis not in kept
+        }
+        return self._arrays.summed(factor.node, weights)
 
     def blocks(self, source: str, asked: Sequence[Claim]) -> list[K]:
         array = self._commitments[source].array
@@ -249,65 +242,7 @@ class _Proving(Walk):
         """Public: the verifier compares."""
 
     def opened(self, source: str, claims: Sequence[Claim], _log: int) -> None:
-        commitment = self._commitments[source]
-        claim = prove_claims(self.transcript, commitment.array, claims)
-        open_at(self.transcript, commitment, claim.point)
-
-
-class _Arrays:
-    """The arrays of all nodes, made when they are asked for."""
-
-    def __init__(self, plan: Plan, run: Run, known: Mapping[int, Ints]) -> None:
-        self._plan, self._run = plan, run
-        self._ints: dict[int, Ints] = dict(known)
-        self._of = {node: run.arrays[number] for number, node in enumerate(plan.results)}
-
-    def ints(self, number: int) -> Ints:
-        """Return a node's integers."""
-        if number not in self._ints:
-            done = self._of.get(number)
-            self._ints[number] = self._make(number) if done is None else wide(done)
-        return self._ints[number]
-
-    def residues(self, number: int) -> Array:
-        """Return a node as elements of F, padded and flat."""
-        return padded(self.ints(number))
-
-    def spread(self, number: int, shape: Sequence[int]) -> Array:
-        """Return a node's elements of F, broadcast to a shape and over the padding of axes that it does not have."""
-        own = self._plan.shape(number)
-        full = [1 << log for log in logs(shape)]
-        table = self.residues(number).reshape([1 << log for log in logs(own)])
-        return np.ascontiguousarray(np.broadcast_to(table, full)).reshape(-1)
-
-    def _make(self, number: int) -> Ints:
-        node = self._plan.nodes[number]
-        operands = [self.ints(operand) for operand in node.operands]
-        match node:
-            case Combination():
-                total = np.asarray(node.constant, np.int64)
-                for (_, factor), operand in zip(node.terms, operands, strict=True):
-                    total = total + operand * factor
-                return np.broadcast_to(total >> node.shift, node.shape)
-            case Product():
-                return operands[0] * operands[1]
-            case Matrices():
-                return exact_matmul(*operands)
-            case Total():
-                return np.asarray(operands[0].sum(node.axis, keepdims=True))
-            case Committed():
-                return self._hint(number, node)
-            case _:
-                raise ProofError("proof.program-invalid", "an array that no operation computes")
-
-    def _hint(self, number: int, node: Committed) -> Ints:
-        """Return the largest numbers of a gap, or a limb of what is checked."""
-        operation = self._plan.program.operations[node.operation]
-        if isinstance(operation, Gap) and node.role == "largest":
-            return np.asarray(self.ints(self._plan.results[operation.a]).max(operation.axis, keepdims=True))
-        limb = int(node.role.rpartition(".")[2])
-        whole = self._plan.limbs[number]
-        return (self.ints(whole) >> (16 * limb)) & 0xFFFF
+        open_claims(self.transcript, self._commitments[source], claims)
 
 
 def _placed(arrays: Sequence[Ints], layout: Layout) -> Array:

@@ -6,11 +6,11 @@ import pytest
 from mitai.errors import ProofError
 from mitai.proof import field
 from mitai.proof.claims import prove_claims
-from mitai.proof.commitment import Commitment, commit, open_at, tree
+from mitai.proof.commitment import Commitment, commit, open_claims, tree
 from mitai.proof.field import ONE, K, P
 from mitai.proof.transcript import Prover, Verifier
 from mitai.proof.verify.claims import Claim, check_claims, places
-from mitai.proof.verify.commitment import MAX_LOG, Shape, bind_root, check_opening
+from mitai.proof.verify.commitment import MAX_LOG, Shape, bind_root, check_openings
 from proof_rig import Recorder
 
 RNG = np.random.default_rng(4)
@@ -29,13 +29,14 @@ def opened(array, prover):
     """Return root, proof and value."""
     committed = commit(array)
     point = begin(prover, committed.root, committed.log)
-    open_at(prover, committed, point)
-    return committed.root, prover.proof, field.evaluate(array, point)
+    value = field.evaluate(array, point)
+    open_claims(prover, committed, [Claim(point, value)])
+    return committed.root, prover.proof, value
 
 
 def check(root, proof, value, log):
     verifier = Verifier(proof)
-    check_opening(verifier, root, begin(verifier, root, log), value)
+    check_openings(verifier, root, log, [Claim(begin(verifier, root, log), value)])
     verifier.finish()
 
 
@@ -47,10 +48,15 @@ def test_true_openings(log):
 def test_whatever_is_changed_is_refused():
     prover = Recorder()
     root, proof, value = opened(table(1 << 8), prover)
-    expected = {"combination": "proof.value-refuted", "columns": "proof.column-refuted", "path": "proof.path-refuted"}
+    expected = {
+        "round": "proof.value-refuted",
+        "combination": "proof.value-refuted",
+        "columns": "proof.column-refuted",
+        "path": "proof.path-refuted",
+    }
     assert {label for label, *_ in prover.messages} == set(expected)
     for label, start, end in prover.messages:
-        step = {"combination": 24, "columns": 64, "path": 32}[label]
+        step = {"round": 8, "combination": 24, "columns": 64, "path": 32}[label]
         for at in range(start, end, step):
             changed = bytearray(proof)
             changed[at + at // step % 8] ^= 1  # of elements, another byte each time
@@ -79,7 +85,7 @@ def test_another_combination_of_the_same_value_is_refused():
     prover = Liar()
     point = begin(prover, committed.root, 8)
     prover.outer = point[: shape.positions]
-    open_at(prover, committed, point)
+    open_claims(prover, committed, [Claim(point, field.evaluate(array, point))])
     with pytest.raises(ProofError) as caught:
         check(committed.root, prover.proof, field.evaluate(array, point), 8)
     assert caught.value.code == "proof.column-refuted"
@@ -102,8 +108,9 @@ def test_words_that_are_no_code_are_refused():
 def opened_from(committed):
     prover = Prover()
     point = begin(prover, committed.root, committed.log)
-    open_at(prover, committed, point)
-    return committed.root, prover.proof, field.evaluate(committed.array, point)
+    value = field.evaluate(committed.array, point)
+    open_claims(prover, committed, [Claim(point, value)])
+    return committed.root, prover.proof, value
 
 
 @pytest.mark.parametrize("log", [-1, MAX_LOG + 1])

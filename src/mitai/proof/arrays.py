@@ -1,0 +1,162 @@
+"""The arrays of a plan's nodes, as its prover needs them: integers, elements of F, and weighted sums over axes.
+
+- Arrays are made when they are asked for, and never padded before something is summed: large ones are read once.
+- What is committed to is read where it lies; an array in another order of axes is that of its operand.
+
+Example:
+    >>> arrays.summed(node, {0: equality(rows)}).shape  # the columns that are left, padded
+    (1024, 2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+
+import numpy as np
+
+from mitai.errors import ProofError
+from mitai.proof import field, kernels
+from mitai.proof.commitment import Commitment
+from mitai.proof.equations import Combination, Committed, Matrices, Permuted, Plan, Product, Same, Total
+from mitai.proof.field import Array, K
+from mitai.proof.operation import Ints, Shape, exact_matmul, wide
+from mitai.proof.operations import Gap
+from mitai.proof.program import Run
+from mitai.proof.verify.layout import Layout
+from mitai.proof.verify.lookups import logs
+from mitai.proof.verify.points import Axes, padded
+
+Weights = Mapping[int, Array]  # for each axis that is summed, a weight for each place, (2^log, 2)
+
+
+class Arrays:
+    """Of one run.
+
+    Args:
+        plan: The program's equations.
+        run: What was computed.
+        known: Public arrays, by node.
+        stored: What is behind a root already: commitment and layout, by source.
+    """
+
+    def __init__(
+        self, plan: Plan, run: Run, known: Mapping[int, Ints], stored: Mapping[str, tuple[Commitment, Layout]]
+    ) -> None:
+        self._plan, self._stored = plan, stored
+        self._ints: dict[int, Ints] = dict(known)
+        self._of = {node: run.arrays[number] for number, node in enumerate(plan.results)}
+        self._index = {node: (source, index) for source in stored for index, node in enumerate(plan.committed(source))}
+
+    def ints(self, number: int) -> Ints:
+        """Return a node's integers."""
+        if number not in self._ints:
+            done = self._of.get(number)
+            self._ints[number] = self._make(number) if done is None else wide(done)
+        return self._ints[number]
+
+    def residues(self, number: int) -> Array:
+        """Return a node as elements of F, padded and flat."""
+        return padded(self.ints(number))
+
+    def spread(self, number: int, shape: Shape) -> Array:
+        """Return a node's elements of F, broadcast to a shape and over the padding of axes that it does not have."""
+        own = self._plan.shape(number)
+        full = [1 << log for log in logs(shape)]
+        table = self.residues(number).reshape([1 << log for log in logs(own)])
+        return np.ascontiguousarray(np.broadcast_to(table, full)).reshape(-1)
+
+    def value(self, number: int, axes: Axes) -> K:
+        """Return a node's multilinear extension at a point."""
+        weights = {axis: kernels.equality(point) for axis, point in enumerate(axes)}
+        return field.elements(self.summed(number, weights))[0]
+
+    def summed(self, number: int, weights: Weights) -> Array:
+        """Return the weighted sum over some axes of a node, in K; the others are padded, flat, and in their order."""
+        node = self._plan.nodes[number]
+        if isinstance(node, Permuted):
+            kept = [axis for axis in range(len(node.shape)) if axis not in weights]
+            own = {node.axes[axis]: table for axis, table in weights.items()}
+            order = [sorted(node.axes[axis] for axis in kept).index(node.axes[axis]) for axis in kept]
+            sizes = [1 << logs([size])[0] for axis, size in enumerate(self._plan.shape(node.a)) if axis not in own]
+            table = self.summed(node.a, own).reshape(*sizes, 2)
+            return np.ascontiguousarray(table.transpose(*order, len(sizes))).reshape(-1, 2)
+        if isinstance(node, Same):
+            axes = [axis for axis, size in enumerate(self._plan.shape(node.a)) if size > 1]
+            longer = [axis for axis, size in enumerate(node.shape) if size > 1]
+            return self.summed(node.a, {axes[longer.index(axis)]: weights[axis] for axis in longer if axis in weights})
+        left = [1 << logs([size])[0] for axis, size in enumerate(node.shape) if axis not in weights]
+        out = np.zeros((*left, 2), np.uint64)
+        for within, part in self._parts(number):
+            own = {axis: table[within[axis]] for axis, table in weights.items()}
+            there = tuple(within[axis] for axis in range(len(node.shape)) if axis not in weights)
+            out[there] = field.add(out[there], _summed(part, own))
+        return out.reshape(-1, 2)
+
+    def _parts(self, number: int) -> Iterator[tuple[tuple[slice, ...], Array]]:
+        """Yield where a node's parts are in it, and the parts in F."""
+        if number not in self._index:
+            array = self.ints(number)
+            yield tuple(slice(size) for size in array.shape), field.signed(array)
+            return
+        source, index = self._index[number]
+        commitment, layout = self._stored[source]
+        for block in layout.blocks[index]:
+            part = commitment.array[block.offset : block.offset + (1 << block.log)]
+            yield block.within, part.reshape([1 << log for log in block.logs])
+
+    def _make(self, number: int) -> Ints:
+        node = self._plan.nodes[number]
+        operands = [self.ints(operand) for operand in node.operands]
+        match node:
+            case Combination():
+                total = np.asarray(node.constant, np.int64)
+                for (_, factor), operand in zip(node.terms, operands, strict=True):
+                    total = total + operand * factor
+                return np.broadcast_to(total >> node.shift, node.shape)
+            case Product():
+                return operands[0] * operands[1]
+            case Matrices():
+                return exact_matmul(*operands)
+            case Total():
+                return np.asarray(operands[0].sum(node.axis, keepdims=True))
+            case Committed():
+                return self._hint(number, node)
+            case _:
+                raise ProofError("proof.program-invalid", "an array that no operation computes")
+
+    def _hint(self, number: int, node: Committed) -> Ints:
+        """Return the largest numbers of a gap, or a limb of what is checked."""
+        operation = self._plan.program.operations[node.operation]
+        if isinstance(operation, Gap) and node.role == "largest":
+            return np.asarray(self.ints(self._plan.results[operation.a]).max(operation.axis, keepdims=True))
+        limb = int(node.role.rpartition(".")[2])
+        return (self.ints(self._plan.limbs[number]) >> (16 * limb)) & 0xFFFF
+
+
+def _summed(x: Array, weights: Weights) -> Array:
+    """Return the weighted sum of elements of F over some axes, in K: first over the largest run of neighbours."""
+    runs = _runs(weights)
+    first, last = max(runs, key=lambda run: prod(x.shape[slice(*run)]), default=(x.ndim, x.ndim))
+    merged = np.array([[1, 0]], np.uint64)
+    for axis in range(first, last):
+        merged = field.mul_k(merged[:, None], weights[axis][None]).reshape(-1, 2)
+    folded = x.reshape(prod(x.shape[:first]), len(merged), prod(x.shape[last:]))
+    out = kernels.contract(np.ascontiguousarray(folded), merged).reshape(*x.shape[:first], *x.shape[last:], 2)
+    for axis in sorted((axis for axis in weights if not first <= axis < last), reverse=True):
+        at = axis if axis < first else axis - (last - first)
+        shape = [1] * out.ndim
+        shape[at], shape[-1] = len(weights[axis]), 2
+        out = field.total(field.mul_k(out, weights[axis].reshape(shape)), axis=at)
+    return out
+
+
+def _runs(weights: Weights) -> list[tuple[int, int]]:
+    """Return the runs of neighbouring axes that are summed: first, and the one after the last."""
+    runs: list[tuple[int, int]] = []
+    for axis in sorted(weights):
+        if runs and runs[-1][1] == axis:
+            runs[-1] = (runs[-1][0], axis + 1)
+        else:
+            runs.append((axis, axis + 1))
+    return runs
