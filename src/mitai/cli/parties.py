@@ -207,6 +207,8 @@ class PartyTalk(Talk):
         receipts = Kept.decode(told.content).check(self._known)
         name = next(iter(receipts.values())).exchange
         write_private(self.home.receipts / f"{name}.json", told.content)
+        if answer.finish_reason == "length":
+            self.out.note(f"cut after {answer.completion_tokens} tokens: no more were asked for, or are offered there")
         self.out.note(f"receipt {name}, signed by {', '.join(receipts)} (check it: mitai receipt)")
         return {"receipt": name, "parties": list(receipts)}
 

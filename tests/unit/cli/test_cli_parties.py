@@ -171,13 +171,15 @@ def test_receipts_are_checked_offline(side, home, tmp_path, capsys):
 @pytest.fixture
 def talk(side, home, tmp_path, monkeypatch):
     """A conversation with parties whose API gives this answer and this receipt."""
-    api = {"receipt": kept()}
+    api = {"receipt": kept(), "finish": b"stop"}
 
     def answer(request):
         if request.url.path.startswith("/v1/receipts/"):
             return httpx2.Response(200 if api["receipt"] else 404, content=api["receipt"])
-        data = b'data: {"choices":[{"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-        return httpx2.Response(200, content=data, extensions={EXCHANGE_EXTENSION: SimpleNamespace(id="e" * 32)})
+        data = b'data: {"choices":[{"delta":{"content":"Hi"},"finish_reason":"%b"}]}\n\n' % api["finish"]
+        return httpx2.Response(
+            200, content=data + b"data: [DONE]\n\n", extensions={EXCHANGE_EXTENSION: SimpleNamespace(id="e" * 32)}
+        )
 
     http = httpx2.Client(transport=httpx2.MockTransport(answer), base_url="http://x.invalid")
     monkeypatch.setattr(parties, "http_client", lambda _: http)
@@ -193,6 +195,12 @@ def test_an_answer_comes_with_receipts(talk, home, capsys):
     assert (home.receipts / f"{'0' * 32}.json").read_bytes() == talk.api["receipt"]
     assert talk.verified == "p0: the key that you know; p1: the key that you know"
     assert not talk.simulated
+
+
+def test_an_answer_that_is_cut_is_said_to_be(talk, capsys):
+    talk.api["finish"] = b"length"
+    talk.ask("q", "demo")
+    assert "cut after" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("receipt", [b"", kept(shares="f" * 32)])
