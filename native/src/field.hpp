@@ -27,6 +27,8 @@ struct ScalarLanes {
     static V if_below(V x, V y, V value) { return (0 - V(x < y)) & value; }  // without a branch
     static V sub(V x, V y) { return x - y + if_below(x, y, prime); }
     static V add(V x, V y) { return sub(x, prime - y); }
+    static V sum(V x, V y) { return add(x, y); }
+    static V seven(V x) { return mul(x, 7); }
     static V mul(V x, V y) {
         __extension__ using Wide = unsigned __int128;
         const Wide product = Wide(x) * y;
@@ -63,9 +65,8 @@ struct Field {
     static E scale(const E& x, V by) { return {L::mul(x.a, by), L::mul(x.b, by)}; }
     static E mul(const E& x, const E& y) {
         const V first = L::mul(x.a, y.a), last = L::mul(x.b, y.b);
-        const V both = L::mul(L::add(x.a, x.b), L::add(y.a, y.b));
-        const V twice = L::add(last, last), four = L::add(twice, twice), eight = L::add(four, four);
-        return {L::add(first, L::sub(eight, last)), L::sub(L::sub(both, first), last)};
+        const V both = L::mul(L::sum(x.a, x.b), L::sum(y.a, y.b));
+        return {L::add(L::seven(last), first), L::sub(L::sub(both, first), last)};
     }
     static E product(const E& x, bool wide_x, const E& y, bool wide_y) {
         if (wide_x && wide_y) return mul(x, y);

@@ -31,6 +31,19 @@ struct Avx512Lanes {
                                      splat(prime));
     }
     static V add(V x, V y) { return sub(x, _mm512_sub_epi64(splat(prime), y)); }
+    // x + y modulo p, as any word: a factor of `mul` need be no less.
+    static V sum(V x, V y) {
+        const V s = _mm512_add_epi64(x, y);
+        return _mm512_mask_add_epi64(s, _mm512_cmplt_epu64_mask(s, x), s, splat(epsilon));
+    }
+    static V seven(V x) {
+        const V low = _mm512_mul_epu32(x, splat(7)), high = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), splat(7));
+        const V shifted = _mm512_slli_epi64(high, 32);
+        const V rest = _mm512_add_epi64(low, _mm512_mul_epu32(_mm512_srli_epi64(high, 32), splat(epsilon)));
+        const V s = _mm512_add_epi64(shifted, rest);
+        const V reduced = _mm512_mask_add_epi64(s, _mm512_cmplt_epu64_mask(s, rest), s, splat(epsilon));
+        return _mm512_min_epu64(reduced, _mm512_sub_epi64(reduced, splat(prime)));
+    }
     static V mul(V x, V y) {
         const V low_half = splat(epsilon), x1 = _mm512_srli_epi64(x, 32), y1 = _mm512_srli_epi64(y, 32);
         const V low = _mm512_mul_epu32(x, y), one = _mm512_mul_epu32(x, y1), other = _mm512_mul_epu32(x1, y);
@@ -71,6 +84,11 @@ struct Avx2Lanes {
         return _mm256_add_epi64(_mm256_sub_epi64(x, y), _mm256_and_si256(below(x, y), splat(prime)));
     }
     static V add(V x, V y) { return sub(x, _mm256_sub_epi64(splat(prime), y)); }
+    static V sum(V x, V y) { return add(x, y); }
+    static V seven(V x) {
+        const V two = add(x, x), four = add(two, two);
+        return add(four, add(two, x));
+    }
     static V mul(V x, V y) {
         const V low_half = splat(epsilon), x1 = _mm256_srli_epi64(x, 32), y1 = _mm256_srli_epi64(y, 32);
         const V low = _mm256_mul_epu32(x, y), one = _mm256_mul_epu32(x, y1), other = _mm256_mul_epu32(x1, y);
