@@ -139,7 +139,7 @@ def demo() -> None:
         messages = [{"role": "user", "content": question}]
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         answers.append(exact.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)[0].tolist())
-    randoms = RNG.integers(0, model.vocabulary, (14, 64)).tolist()
+    randoms = RNG.integers(0, model.vocabulary, (64, 64)).tolist()
     reaches = calibrate(arrays, [sample(model, tokens) for tokens in answers[:6] + randoms[:4]])
     weights = quantise(model, reaches, arrays)
 
@@ -152,7 +152,14 @@ def demo() -> None:
 
     found, other = accuracy(map(compared, answers[6:])), accuracy(map(compared, randoms[4:]))
     more = {"places": found.places, "perplexity": found.perplexity, "exact_perplexity": found.exact_perplexity}
-    row("proof-demo-argmax", [100 * found.agreement], "%", **more, random_tokens=100 * other.agreement)
+    row(
+        "proof-demo-argmax",
+        [100 * found.agreement],
+        "%",
+        **more,
+        random_tokens=100 * other.agreement,
+        random_places=other.places,
+    )
 
 
 def proven(

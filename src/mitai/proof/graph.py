@@ -62,7 +62,7 @@ class Graph:
         headroom: How many times, as a power of two, numbers may be larger than any in calibration.
     """
 
-    def __init__(self, reaches: Reaches, *, rough: bool = False, word: int = 16, headroom: int = 1) -> None:
+    def __init__(self, reaches: Reaches, *, rough: bool = False, word: int = 16, headroom: int = 2) -> None:
         self.rough = rough
         self.word = word
         self.operations: list[AnyOperation] = []
@@ -92,6 +92,7 @@ class Graph:
         *,
         most: int = MOST_FRACTION,
         least: int | None = None,
+        spare: int = 0,
         rough: tuple[int, int] = ROUGH,
     ) -> tuple[int, int]:
         """Return fraction and bits for signed numbers of this name.
@@ -101,12 +102,13 @@ class Graph:
             bits: As many as there shall be; a word unless said otherwise.
             most: The largest fraction of use.
             least: The smallest; there are more bits where it does not fit.
+            spare: Bits of headroom beyond the graph's.
             rough: What a rough graph has instead.
         """
         if self.rough:
             return rough
         bits = bits or self.word
-        reach = self.reach(name) + self._headroom
+        reach = self.reach(name) + self._headroom + spare
         fraction = min(most, bits - 1 - reach)
         if least is not None and fraction < least:
             return least, reach + least + 1

@@ -32,7 +32,7 @@ BIAS_BITS = 40
 GAIN_BITS = 14
 SHARE_FRACTION = 15  # of the numbers that a softmax adds up
 RECIPROCAL_FRACTION = 17  # of what they are divided by
-SCORE_BITS = 14
+SCORE_BITS = 15  # with headroom, so that those without are less than FAR / 2
 SCORE_FRACTION = 10
 FAR = 1 << 15  # what is hidden lies so far below, in steps of scores
 
@@ -80,9 +80,11 @@ def norm(x: Tensor, name: str, eps: float, *, centred: bool = False, affine: boo
         mean = x.sum(-1) * graph.constant(np.full(1, 1 / width), MEAN_BITS)
         x = x - mean.cut(x.fraction, x.value.reach.bit_length() + 1)
     square = (x * x).sum(-1) + eps * width
-    square = square.cut(*graph.place(f"{name}.square", SQUARE_BITS, most=square.fraction, rough=(7, 32)))
-    square = square.measure(f"{name}.square")
+    place = graph.place(f"{name}.square", SQUARE_BITS, most=square.fraction, spare=1, rough=(7, 32))
+    square = square.cut(*place).measure(f"{name}.square")
     fraction, bits = graph.place(name, most=NORM_FRACTION)
+    if not affine and not graph.rough:  # no number is above √width
+        fraction = max(fraction, graph.word - 1 - (width.bit_length() + 1) // 2)
     places, _ = graph.place(f"{name}.factor", FACTOR_BITS + 1, most=graph.word + fraction - x.fraction, rough=(8, 0))
     factor = square.reciprocal_root(places, 15 if graph.rough else FACTOR_BITS, width).measure(f"{name}.factor")
     result = x * factor
