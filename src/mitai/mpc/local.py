@@ -8,6 +8,7 @@ Invariants:
 - Whatever address a request names, it goes to the app and nowhere else.
 - A response that is closed early is a client that left: the app hears it.
 - An answer that the app did not end is an error, never a short answer.
+- What failed is not asked again by itself: a party that makes a run fail would see, by what follows, that it did.
 
 Example:
     >>> httpx2.Client(transport=Local(app), base_url="http://parties.invalid").get("/v1/models")
@@ -132,6 +133,8 @@ class _Call(httpx2.SyncByteStream, httpx2.AsyncByteStream):
         """Return the response that has begun."""
         extensions = {EXCHANGE_EXTENSION: self._exchange}
         headers = [*start["headers"], (EXCHANGE_HEADER.encode(), self._exchange.id.encode())]
+        if start["status"] >= 500:
+            headers.append((b"x-should-retry", b"false"))  # what the `openai` client obeys
         return httpx2.Response(start["status"], headers=headers, stream=self, extensions=extensions)
 
     def __iter__(self) -> Iterator[bytes]:

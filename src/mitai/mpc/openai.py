@@ -1,4 +1,4 @@
-"""The OpenAI API on the user's own device, answered by two parties of whom neither sees a word.
+"""The OpenAI API on the user's own device, answered by parties of whom none sees a word.
 
 The API is the one of a replica (`mitai.serve.api`), in this very process: prompts are cut into shares here, and the
 shares of the answer are added up here. Follows `docs/spec/mpc-links.md`, "Clients".
@@ -10,7 +10,8 @@ Invariants:
 - A question takes the shortest program that holds it: parties see which one, and how tokens are chosen.
 - After its end the answer is listened to until the parties' run ends, also when who asked has left: when a client goes
   tells how long an answer is.
-- An answer that a party did not end, or whose shares add up to no token, is an error.
+- An answer that a party did not end, or whose shares add up to no token, is an error, and is not asked for again by
+  itself.
 
 Example:
     >>> http = http_client("shares/client")
@@ -241,7 +242,7 @@ def greet(side: Side, within_s: float = REACHED_S) -> dict[str, Appraisal | None
 
 
 def http_client(folder: str | Path, *, within_s: float = HELD_S) -> httpx2.Client:
-    """Return a client for the stock `openai` client, or for use as it is, behind which two parties answer.
+    """Return a client for the stock `openai` client, or for use as it is, behind which parties answer.
 
     Args:
         folder: A client's, with its party.toml: where the parties are, and whose keys they have.

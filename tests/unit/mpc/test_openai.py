@@ -273,6 +273,15 @@ def test_a_party_that_goes_away_ends_the_answer_with_an_error(client, monkeypatc
     assert all(chunk.choices[0].finish_reason is None for chunk in seen)
 
 
+def test_what_failed_is_not_asked_again_by_itself(cut, monkeypatch):
+    parties = Parties(monkeypatch, fails_at=1)
+    with http_client(cut / "client") as http:
+        client = openai.OpenAI(base_url=f"{BASE_URL}/v1", api_key="unused", http_client=http)  # it would try again
+        with pytest.raises(openai.InternalServerError):
+            client.chat.completions.create(**CHAT)
+    assert len(parties.asked) == 1
+
+
 @pytest.mark.parametrize("token", [2560, -1, 1e300])
 def test_shares_that_add_up_to_no_token(client, monkeypatch, token):
     Parties(monkeypatch, tokens=[64, token, 65, 66, 67, 68])
