@@ -9,7 +9,7 @@ Rows, in group `proof`; wall time on all cores, weights random with the true sha
 - `proof-llama15m-s`, `-verify-s`: 32 tokens through a Llama with 288 numbers, 6 layers, 6 heads and 32,000 words; the
   next token comes out. `slowdown` is to the same integers without a proof.
 - `proof-llama15m-token-s`: one further token, with the cache as the proof before kept it.
-- `proof-gpt2-s`, `-verify-s`, `-token-s`: the same for GPT-2 small, where 16 GB of memory are free.
+- `proof-gpt2-s`, `-verify-s`, `-token-s`: the same for GPT-2 small, where 12 GB of memory are free.
 - `proof-demo-argmax`: at how many places of 100 the demo model's integers choose the token of floating point.
 """
 
@@ -40,7 +40,7 @@ from mitai.proof.verify.program import verify
 RUNS = 3
 TOKENS = 32
 WORD = 12  # of the small networks
-GPT2_FREE_GB = 16
+GPT2_FREE_GB = 12
 EZKL = "EZKL 23.0.5, recorded"
 EZKL_S = {"proof-iris-ols": 0.068, "proof-iris-nn-500": 265.0, "proof-lenet": 71.0}
 EZKL_LENET_MB = 4900.0
