@@ -1,9 +1,9 @@
-"""The channel alone, in memory and on one core: how near it is to the raw cipher, and what it adds to a small request.
+"""The channel alone, in memory, in processor time of one core: how near it is to the raw cipher, and what it adds to a small request.
 
 `channel-bulk`: whole exchanges of 1 MiB each way, sealed, opened and decoded, with key agreement, heads and padding, in
 MiB/s. The peer is AES-256-GCM of `cryptography` over the same bytes in one piece, into buffers that are there already
 (encrypt, then decrypt). `body_ratio` leaves out what an exchange costs once: it is the ratio for a further MiB of an
-exchange under way (`docs/adr/0024-a-whole-exchange-stays-below-half-of-raw-aes.md`). `agreement_us` is what an
+exchange under way (`docs/adr/0230-the-channel-may-be-compiled.md`). `agreement_us` is what an
 exchange's X25519 costs in `cryptography` alone, `sha256_mib_s` how fast SHA-256 is, which the receipts' digests cost on
 top.
 
@@ -17,13 +17,14 @@ import hashlib
 import os
 import secrets
 import statistics
+import time
 from collections.abc import Callable
 from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from benchmarks.harness import interleave, progress, row, timed
+from benchmarks.harness import interleave, progress, row
 from mitai.channel import bhttp, ohttp
 from mitai.channel.frames import MAX_CHUNK_BYTES
 from mitai.channel.keys import KeyRing
@@ -110,13 +111,15 @@ def clear_exchange(content: bytes) -> None:
 
 
 def seconds(rounds: int, work: Callable[[], object]) -> Callable[[], float]:
-    """Return a measure of the seconds that one call takes, over `rounds` calls."""
+    """Return a measure: the mean processor time of one call in seconds, over `rounds` calls; neighbours don't count."""
 
-    def repeat() -> None:
+    def measure() -> float:
+        start = time.process_time()
         for _ in range(rounds):
             work()
+        return (time.process_time() - start) / rounds
 
-    return lambda: timed(repeat) / rounds
+    return measure
 
 
 def bulk(ends: Ends) -> None:
