@@ -1,4 +1,6 @@
-"""The channel alone, in memory, in processor time of one core: how near it is to the raw cipher, and what it adds to a small request.
+"""The channel alone, in memory: how near it is to the raw cipher, and what it adds to a small request.
+
+All in processor time of one core.
 
 `channel-bulk`: whole exchanges of 1 MiB each way, sealed, opened and decoded, with key agreement, heads and padding, in
 MiB/s. The peer is AES-256-GCM of `cryptography` over the same bytes in one piece, into buffers that are there already
