@@ -223,6 +223,9 @@ def test_a_twin_that_tells_the_client_something_else_is_not_believed(tmp_path, m
     assert code_of(sides.ask) == "mpc.twin-mismatch"
 
 
+EACH = 0  # message
+
+
 class Ways(Credentials):
     """Credentials that remember all links, and may lie in a message: of all that this side sends, number `at`."""
 
@@ -249,7 +252,9 @@ class Liar(SocketLink):
         data = bytes(memoryview(data).cast("B"))
         with self.ways.lock:
             self.ways.sent += 1
-            how = self.ways.how if self.ways.sent == self.ways.at else ""
+            how = self.ways.how if self.ways.at in {self.ways.sent, EACH} else ""
+        if how == "late":
+            time.sleep(0.03)
         if how == "flip":
             data = bytes([data[0] ^ 1]) + data[1:]
         elif how == "replay":
@@ -259,6 +264,17 @@ class Liar(SocketLink):
         self.before = data
         if how != "drop":
             super().send(data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("setting", "role"), [("3pc", "p2"), ("3pc", "p1"), ("twins", "p0-twin"), ("twins", "dealer")])
+def test_a_side_that_is_slow_is_waited_for(tmp_path, setting, role):
+    sides = Sides(setting, tmp_path, lambda ways: ways[role].__dict__.update(how="late", at=EACH))
+    sides.wait_for("the model is loaded")
+    for _ in range(2):
+        right(sides.ask())
+    assert sides.ways[role].sent > 10
+    assert not sides.errors
 
 
 @pytest.mark.parametrize("role", [pytest.param("p1", marks=pytest.mark.slow), "p2"])
