@@ -125,7 +125,8 @@ def split(
     from mitai.mpc.sharing import CLIENT, split_model
 
     output, roles = Output(json), SETTINGS[setting].roles
-    split_model(model, out, setting, approx)
+    with output.bar(f"cutting {model.name}") as report:
+        split_model(model, out, setting, approx, progress=report)
     if local:
         ports = [free_port() for _ in SETTINGS[setting].listeners]
         configure_here(out, ports, prompt_tokens=prompt_tokens, new_tokens=new_tokens)

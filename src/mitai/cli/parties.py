@@ -27,7 +27,7 @@ from mitai.mpc.openai import greet, http_client, stay
 from mitai.mpc.sampling import Kind
 from mitai.mpc.settings import SETTINGS, Name, Setting
 from mitai.mpc.setup import IDENTITY, Side, configure_here
-from mitai.mpc.sharing import CLIENT, Generation, split_model
+from mitai.mpc.sharing import CLIENT, Generation, Progress, split_model
 from mitai.problem import error_from
 
 TOGETHER = (
@@ -65,7 +65,8 @@ def start(
     folder, name = found
     out.note(f"cutting {name} into shares …")
     roles = SETTINGS[setting]
-    _cut(home, folder, roles)
+    with out.bar(f"cutting {name}") as report:
+        _cut(home, folder, roles, report)
     configure_here(
         home.parties,
         [free_port() for _ in roles.listeners],
@@ -83,7 +84,7 @@ def start(
     return fleet.start(home, roles.roles, lambda: _ready(side), out.note)
 
 
-def _cut(home: Home, model: Path, setting: Setting) -> None:
+def _cut(home: Home, model: Path, setting: Setting, report: Progress) -> None:
     """Cut a model in place of the former one; sides keep their keys, by which receipts of theirs are checked."""
     before = {role: home.parties / role for role in setting.roles} | {CLIENT: home.mpc_client}
     keys = {role: folder / IDENTITY for role, folder in before.items()}
@@ -91,7 +92,7 @@ def _cut(home: Home, model: Path, setting: Setting) -> None:
     fresh = home.parties.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)
     home.platform.mkdir(parents=True, exist_ok=True, mode=0o700)
-    split_model(model, fresh, setting.name)
+    split_model(model, fresh, setting.name, progress=report)
     for role, key in kept.items():
         write_private(fresh / role / IDENTITY, key)
     shutil.rmtree(home.parties, ignore_errors=True)

@@ -39,6 +39,7 @@ def start(home: Home, sides: Sequence[str], ready: Callable[[], bool], say: Say 
             say(f"starting {side} …")
             arguments = ["mpc", "party", str(home.parties / side)]
             platform.processes[side] = start_process(side, "mitai.cli", arguments, "", home.logs)
+        say("waiting until the parties have the model …")
         while not ready():
             for process in platform.processes.values():
                 process.check()

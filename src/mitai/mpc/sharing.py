@@ -27,7 +27,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
@@ -62,6 +62,7 @@ from mitai.mpc.text import check_tokens
 from mitai.wire import parse_json
 
 CLIENT = "client"
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 KEY_BYTES = 16
 SIDES = (*SETTINGS["2+1"].roles, CLIENT)
 _NUMBERED = -1  # the summand that is no key's
@@ -278,7 +279,14 @@ def _family(config: bytes) -> _Family:
     return parse_json(config, _Family, MAX_CONFIG_BYTES, *_UNUSABLE)
 
 
-def split_model(model: Path, out: Path, setting: Name = "2+1", approx: Approximation | None = None) -> None:
+def split_model(
+    model: Path,
+    out: Path,
+    setting: Name = "2+1",
+    approx: Approximation | None = None,
+    *,
+    progress: Progress = lambda _done, _total: None,
+) -> None:
     """Cut a Hugging Face folder into a folder for each side below `out`: the setting's roles, and `client`.
 
     Args:
@@ -286,6 +294,7 @@ def split_model(model: Path, out: Path, setting: Name = "2+1", approx: Approxima
         out: Where; not there yet.
         setting: How parties compute.
         approx: What the model must have been trained for; None: anything.
+        progress: Is told how many bytes of shares are done, and how many there will be.
 
     Raises:
         MpcError: The model is not supported, or not of this approximation, or `out` is there already.
@@ -299,13 +308,15 @@ def split_model(model: Path, out: Path, setting: Name = "2+1", approx: Approxima
     if out.exists():
         raise MpcError("mpc.out-exists", f"there is something at {out}", hint="give a folder that is not there yet")
     try:
-        _cut(model, program, config, out, setting)
+        _cut(model, program, config, out, setting, progress=progress)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
 
 
-def _cut(model: Path, program: Decoder[Any] | Bert, config: bytes, out: Path, setting: Name) -> None:
+def _cut(
+    model: Path, program: Decoder[Any] | Bert, config: bytes, out: Path, setting: Name, *, progress: Progress
+) -> None:
     cut = secrets.token_hex(16)
     for role in (*SETTINGS[setting].roles, CLIENT):
         folder = out / role
@@ -324,16 +335,19 @@ def _cut(model: Path, program: Decoder[Any] | Bert, config: bytes, out: Path, se
                 stack.enter_context(_private(out / role / _KEY)).write(b"".join(drawn))
             if _NUMBERED in summands:
                 files.append(stack.enter_context(_private(out / role / _NUMBERS)))
-        cutter = _Cutter(keys, files)
+        walk = Walk()
+        walk.inputs(lambda engine: program.load(Arrays(engine, "model")))
+        total_bytes = 8 * sum(map(math.prod, walk.asked["model"]))
+        cutter = _Cutter(keys, files, lambda done_bytes: progress(done_bytes, total_bytes))
         cutter.plan(lambda engine: program.load(Arrays(engine, "model", program.arrays(Tensors(model)))))
 
 
 class _Cutter(Walk):
     """A walk of the model's owner that writes down what is left of its numbers without keys' words, as they come."""
 
-    def __init__(self, keys: list[bytes], files: list[BinaryIO]) -> None:
+    def __init__(self, keys: list[bytes], files: list[BinaryIO], progress: Callable[[int], None]) -> None:
         super().__init__()
-        self._keys, self._files = keys, files
+        self._keys, self._files, self._progress, self._done_bytes = keys, files, progress, 0
 
     def input(self, owner: str, shape: Shape, values: Real | None = None, fraction: int | None = None) -> Secret:
         number = len(self.asked[owner])
@@ -345,6 +359,8 @@ class _Cutter(Walk):
                 encoded -= _drawn(key, number, shape)
             for file in self._files:
                 file.write(np.ascontiguousarray(encoded, "<u8").data.cast("B"))
+            self._done_bytes += encoded.nbytes
+            self._progress(self._done_bytes)
         return super().input(owner, shape, None, fraction)
 
 

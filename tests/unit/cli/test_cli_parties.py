@@ -231,14 +231,14 @@ def test_who_interrupts_stays_or_insists(talk, monkeypatch, capsys, again):
 def test_sides_keep_their_keys_when_a_model_is_cut_anew(home, monkeypatch, tmp_path):
     made = []
 
-    def split(model, out, setting):
+    def split(model, out, setting, progress):
         made.append(model)
         for role in (*SETTINGS[setting].roles, "client"):
             (out / role).mkdir(parents=True)
 
     monkeypatch.setattr(parties, "split_model", split)
     for model in ("first", "second"):
-        parties._cut(home, model, SETTINGS["2+1"])
+        parties._cut(home, model, SETTINGS["2+1"], None)
         if model == "first":
             (home.parties / "p0" / "identity.pem").write_bytes(b"p0's")
             home.mpc_client.parent.mkdir()

@@ -32,6 +32,6 @@ def test_sides_are_recorded_once_they_are_ready(tmp_path, monkeypatch):
     platform = parties.start(home, ("p0", "p1"), lambda: next(answers), said.append)
     assert list(platform.processes) == ["p0", "p1"]
     assert checked == ["p0", "p1"] * 2
-    assert len(said) == 2
+    assert len(said) == 3
     record = home.read_platform()
     assert (record.trust, record.gateway, record.pids) == ("mpc", "", {"p0": 1, "p1": 2})

@@ -21,7 +21,7 @@ from mitai.fleet.processes import free_port
 from mitai.identity import Identity
 from mitai.mpc.kept import Kept
 from mitai.mpc.local import AsyncLocal, Local
-from mitai.mpc.openai import BASE_URL, async_http_client, http_client
+from mitai.mpc.openai import BASE_URL, async_http_client, greet, http_client
 from mitai.mpc.parties import deal, serve
 from mitai.mpc.setup import FILE, Side, configure_here
 from mitai.mpc.sharing import SIDES, split_model
@@ -160,6 +160,7 @@ def test_parties_answer_the_stock_client(three, client, llama, cut):
 
 
 async def test_parties_answer_the_asynchronous_client(three, cut):
+    assert greet(Side.open(cut / "client")) == {"p0": None, "p1": None}
     async with async_http_client(cut / "client") as http:
         client = openai.AsyncOpenAI(base_url=f"{BASE_URL}/v1", api_key="unused", http_client=http, max_retries=0)
         whole, stream = await asyncio.gather(

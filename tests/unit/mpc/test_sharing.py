@@ -134,6 +134,13 @@ def test_a_folder_of_a_side_that_its_setting_does_not_have_is_refused(cut):
     refused("mpc.shares-malformed", lambda: ShareFolder.open(cut / "p1"))
 
 
+def test_how_far_a_cut_is_is_told(gpt2, tmp_path):
+    told = []
+    split_model(gpt2, tmp_path / "cut", progress=lambda *numbers: told.append(numbers))
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert {total for _, total in told} == {told[-1][0], (tmp_path / "cut" / "p1" / "share.bin").stat().st_size}
+
+
 def test_a_partys_folder_says_nothing_of_the_model(gpt2, cut):
     assert sorted(path.name for path in (cut / "p0").iterdir()) == ["config.json", "share.json", "share.key"]
     data = np.frombuffer((cut / "p1" / "share.bin").read_bytes(), np.uint8)
