@@ -24,7 +24,7 @@ from dataclasses import field as member
 import numpy as np
 from numpy.typing import NDArray
 
-from mitai.proof import field, kernels
+from mitai.proof import kernels
 from mitai.proof.field import ONE, Array
 from mitai.proof.sumcheck import prove_batch
 from mitai.proof.transcript import HASH_BYTES, Prover
@@ -81,14 +81,14 @@ def open_claims(transcript: Prover, commitment: Commitment, claims: Sequence[Cla
     gamma = transcript.challenge("claims")
     count = 1 << (len(claims) - 1).bit_length()
     sums, weights = np.zeros((2, size, count, 2), np.uint64)
-    by = ONE
+    by, nothing = ONE, np.zeros(size, np.uint64)
     for i, claim in enumerate(claims):
         point = claim.full_point(commitment.log)
         own = max(len(claim.point) - shape.rows, 0)
         first = claim.offset >> shape.rows
         outer = kernels.equality(point[shape.positions - own : shape.positions])
         sums[:, i] = kernels.contract(matrix[:, first : first + (1 << own)], outer)[0]
-        weights[:, i] = field.mul_k(kernels.equality(point[shape.positions :]), field.array([by]))
+        weights[:, i] = kernels.add_multiple(nothing, by, kernels.equality(point[shape.positions :]))
         by = by * gamma
     value = powers_sum(gamma, [claim.value for claim in claims])
     rows = prove_batch(transcript, sums.reshape(-1, 2), weights.reshape(-1, 2), value, shape.rows)

@@ -190,10 +190,17 @@ def generator(log: int) -> int:
 
 def equality(point: Point) -> Array:
     """Return eq(point, x) for all x: 2^n elements of K for n coordinates."""
-    out = array([ONE])
-    for coordinate in reversed(point):
-        upper = mul_k(out, array([coordinate]))
-        out = np.concatenate([sub(out, upper), upper])
+    weights: Array = equalities([point])[0]
+    return weights
+
+
+def equalities(points: Sequence[Point]) -> Array:
+    """Return `equality` of m points of as many coordinates: (m, 2^n, 2)."""
+    coordinates = array(one for point in points for one in point).reshape(len(points), len(points[0]), 1, 2)
+    out = np.broadcast_to(array([ONE]), (len(points), 1, 2))
+    for place in reversed(range(coordinates.shape[1])):
+        upper = mul_k(out, coordinates[:, place])
+        out = np.concatenate([sub(out, upper), upper], axis=1)
     return out
 
 

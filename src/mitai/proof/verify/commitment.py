@@ -14,7 +14,7 @@ import numpy as np
 
 from mitai.errors import ProofError
 from mitai.proof import field
-from mitai.proof.field import Array
+from mitai.proof.field import ZERO, Array, K, Point
 from mitai.proof.transcript import HASH_BYTES, Transcript, Verifier
 from mitai.proof.verify import soundness
 from mitai.proof.verify.claims import Claim, bind_claims, powers_sum
@@ -72,14 +72,9 @@ def check_openings(transcript: Verifier, root: bytes, log: int, claims: Sequence
     rows, left = check_rounds(transcript, value, [None] * shape.rows)
     # 3. what is left
     combined = transcript.receive_k("combination", 1 << shape.positions)
-    terms = []
-    for claim, point in zip(claims, points, strict=True):
-        outer, inner = point[: shape.positions], point[shape.positions :]
-        own = min(len(claim.point), log) - shape.rows  # bits of the position that are not fixed
-        first = claim.offset >> shape.rows
-        part = combined[first : first + (1 << max(own, 0))]
-        terms.append(field.equal(inner, rows) * field.evaluate(part, outer[shape.positions - max(own, 0) :]))
-    if powers_sum(gamma, terms) != left:
+    weights = [field.equal(point[shape.positions :], rows) for point in points]
+    values = _values(combined, claims, points, shape)
+    if powers_sum(gamma, [weight * value for weight, value in zip(weights, values, strict=True)]) != left:
         raise ProofError("proof.value-refuted", "a committed array has another value at a point", step="opening")
     # 4. the combination
     places = transcript.places("columns", QUERIES, shape.leaves)
@@ -89,6 +84,20 @@ def check_openings(transcript: Verifier, root: bytes, log: int, claims: Sequence
         raise ProofError("proof.column-refuted", "an encoded column is not a part of the combination", step="opening")
     _check_leaves(transcript, root, shape.leaves, places, columns)
     transcript.error += soundness.opening(shape.positions, shape.rows)
+
+
+def _values(combined: Array, claims: Sequence[Claim], points: Sequence[Point], shape: Shape) -> list[K]:
+    """Return the combination's multilinear extension at each claim's position; all with as many free bits together."""
+    free = [max(len(claim.point) - shape.rows, 0) for claim in claims]
+    values = [ZERO] * len(claims)
+    for count in set(free):
+        chosen = [number for number, one in enumerate(free) if one == count]
+        starts = np.array([claims[number].offset >> shape.rows for number in chosen])
+        parts = combined[starts[:, None] + np.arange(1 << count)]
+        weights = field.equalities([points[number][shape.positions - count : shape.positions] for number in chosen])
+        for number, value in zip(chosen, field.elements(field.total(field.mul_k(weights, parts), axis=1)), strict=True):
+            values[number] = value
+    return values
 
 
 def _check_leaves(transcript: Verifier, root: bytes, log: int, places: list[int], columns: Array) -> None:
