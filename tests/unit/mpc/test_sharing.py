@@ -418,10 +418,13 @@ def test_processes_generate_as_transformers_does(gpt2, cut, processes, setting, 
         assert "What is" not in processes.logs[role].read_text()
 
 
-def test_the_command_that_cuts(gpt2, tmp_path, capsys):
-    app_result("split", gpt2, tmp_path / "out", "--local", "--json", "--prompt-tokens", 8, "--new-tokens", 4)
+@every_setting
+def test_the_command_that_cuts(gpt2, tmp_path, setting, capsys):
+    lengths = ("--prompt-tokens", 8, "--new-tokens", 4)
+    app_result("split", gpt2, tmp_path / "out", "--setting", setting.name, "--local", "--json", *lengths)
     made = json.loads(capsys.readouterr().out)
-    assert sorted(made) == sorted(SIDES)
+    assert list(made) == [*setting.roles, CLIENT]
+    assert {Side.open(tmp_path / "out" / role).folder.setting for role in made} == {setting}
     app_result("key", made["p0"], "--json")
     assert json.loads(capsys.readouterr().out)["key"] == Side.open(tmp_path / "out" / "p0").identity.key_id
 
