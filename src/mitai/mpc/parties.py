@@ -261,9 +261,30 @@ class Serving(ABC, Generic[L]):
             guest.end()
             raise
 
-    @abstractmethod
     def _next(self, door: Door) -> Guest:
-        """Return the next client of whom all parties have the shares; party 0 says whose turn it is."""
+        """Return the next client of whom all parties have the shares."""
+        while True:
+            guest = self._proposed(door)
+            same = self._same(guest)
+            go = self._agreed(same)
+            if guest is not None and same and go:
+                return guest
+            if go:
+                raise MpcError("mpc.link-mismatch", "a run was begun for a client who is not here")
+            if guest is not None:
+                door.back(guest)
+
+    @abstractmethod
+    def _proposed(self, door: Door) -> Guest | None:
+        """Return the client whose turn it is, as party 0 says, if it is here; pass on who it is."""
+
+    def _same(self, guest: Guest | None) -> bool:
+        """Tell whether this client is here, with the same shares as where they have to be the same."""
+        return guest is not None
+
+    @abstractmethod
+    def _agreed(self, same: bool) -> bool:
+        """Tell whether it is the same with all parties."""
 
     @abstractmethod
     def _prepared(self, guest: Guest) -> int:
@@ -431,19 +452,19 @@ class Work(Serving[L]):
 
     # --- answers ---
 
-    def _next(self, door: Door) -> Guest:
-        while True:
-            if self._party.role:
-                guest = door.find(bytes(self._other.receive(SESSION_BYTES + QUESTION_BYTES)))
-                self._other.send(GO if guest else ABSENT)
-                if guest:
-                    return guest
-            else:
-                guest = door.next(self._startable, self._check)
-                self._other.send(guest.said)
-                if bytes(self._other.receive(1)) == GO:
-                    return guest
-                door.back(guest)
+    def _proposed(self, door: Door) -> Guest | None:
+        if self._party.role:
+            return door.find(bytes(self._other.receive(SESSION_BYTES + QUESTION_BYTES)))
+        guest = door.next(self._startable, self._check)
+        self._other.send(guest.said)
+        return guest
+
+    def _agreed(self, same: bool) -> bool:
+        """Tell whether both parties have the client's shares: party 1 says it to party 0, who always has."""
+        if self._party.role == 0:
+            return bytes(self._other.receive(1)) == GO
+        self._other.send(GO if same else ABSENT)
+        return same
 
     def _emit(self, guest: Guest, x: Secret) -> None:
         guest.emit(x)

@@ -22,7 +22,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
-from mitai.errors import MpcError
 from mitai.mpc.clients import GO, SESSION_BYTES, Door, Guest, Peer
 from mitai.mpc.parties import ABSENT, DIGEST_BYTES, Meeting, Own, Serving, begin, seen, silent
 from mitai.mpc.settings import SETTINGS, Parts
@@ -75,18 +74,6 @@ class _Work(Serving[L]):
         began = time.monotonic()
         self._loaded = self._party.run(self._offer.load, {"model": model})
         self._own.note(f"the model is loaded in {time.monotonic() - began:.1f} s")
-
-    def _next(self, door: Door) -> Guest:
-        while True:
-            guest = self._proposed(door)
-            same = self._same(guest)
-            go = self._agreed(same)
-            if guest is not None and same and go:
-                return guest
-            if go:
-                raise MpcError("mpc.link-mismatch", "a run was begun for a client who is not here")
-            if guest is not None:
-                door.back(guest)
 
     def _proposed(self, door: Door) -> Guest | None:
         """Return the client whose turn party 0 says it is, if it is here."""

@@ -158,18 +158,6 @@ class _Work(Work[L]):
         self._dealer.send(ordered(task, number))
         return task, number
 
-    def _next(self, door: Door) -> Guest:
-        while True:
-            guest = self._proposed(door)
-            same = self._same(guest)
-            go = self._agreed(same)
-            if guest is not None and same and go:
-                return guest
-            if go:
-                raise MpcError("mpc.link-mismatch", "a run was begun for a client who is not here")
-            if guest is not None:
-                door.back(guest)
-
     def _proposed(self, door: Door) -> Guest | None:
         """Return the client whose turn party 0 says it is, if it is here."""
         guest: Guest | None

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from mitai.mpc.ring import encode
 from mitai.mpc.sampling import Sampling, choose, index
 from mitai.mpc.settings import SETTINGS
 from mitai.mpc.sockets import SocketLink
+from mitai.mpc.store import Store
 from mitai.mpc.tasks import Offer, Question, agree
 
 WEIGHT = np.arange(12.0).reshape(3, 4) / 8 - 0.5
@@ -350,3 +352,22 @@ def test_sides_of_different_settings_do_not_begin():
             pool.submit(agree, link, offered(name)) for link, name in zip(links, ("3pc", "twins"), strict=True)
         )
     assert {one.exception().code, other.exception().code} == {"mpc.tasks-differ"}
+
+
+@pytest.mark.parametrize("setting", ["3pc", "twins"])
+def test_a_run_for_a_client_who_is_not_here_is_not_begun(setting, tmp_path):
+    """Whatever party 0 says: with nobody's shares, a party has no part in a run."""
+    ours, theirs = zip(*(pair(5) for _ in range(4)), strict=True)
+    own, offer = Own("p1", Credentials(CLIENT)), offered(setting)
+    if setting == "3pc":
+        work = three_parties._Work(own, offer, {"p0": ours[0], "p2": ours[1]})
+    else:
+        work = twin_parties._Work(own, offer, ours[:2], Store(tmp_path, bytes(32), 1), ours[2:])
+    theirs[0].send(bytes(48))  # a session and a question
+    if setting == "3pc":
+        theirs[0].send(bytes(32))
+    for link in theirs[1:]:
+        link.send(bytes(32))  # a digest of nobody's shares
+    theirs[0].send(GO)
+    absent = SimpleNamespace(find=lambda said: None)
+    assert code_of(lambda: work._next(absent)) == "mpc.link-mismatch"
