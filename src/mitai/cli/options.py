@@ -63,7 +63,7 @@ def refuse_options(folder: Path, **options: object) -> None:
     if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value]:
         raise ClientError(
             "client.option-malformed",
-            f"{' and '.join(given)} are not for parties that compute together",
+            f"parties that compute together take no {' and no '.join(given)}",
             hint=f"whom to trust there is said in {folder / 'party.toml'}",
         )
 

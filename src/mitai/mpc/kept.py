@@ -95,5 +95,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def _wrong(role: str, why: str) -> MpcError:
     return MpcError(
-        "mpc.receipt-wrong", f"the receipt of {role} does not hold: {why}", hint="don't rely on what this file says"
+        "mpc.receipt-wrong",
+        f"the receipt of {role} does not hold: {why}",
+        hint="are the keys from the client who asked? if so, don't rely on what this file says",
     )

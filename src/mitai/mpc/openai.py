@@ -43,7 +43,7 @@ from mitai.mpc.local import EXCHANGE, AsyncLocal, Local
 from mitai.mpc.ring import Real
 from mitai.mpc.sampling import Sampling
 from mitai.mpc.setup import Side
-from mitai.mpc.sharing import Generation, fitting
+from mitai.mpc.sharing import CLIENT, Generation, fitting
 from mitai.mpc.tasks import Question, agree
 from mitai.mpc.text import end_tokens, read_tokenizer
 from mitai.serve.api import Limits, create_app, error_response
@@ -74,8 +74,7 @@ class SharedEngine:
     """
 
     def __init__(self, side: Side, within_s: float) -> None:
-        if side.role != "client":
-            raise MpcError("mpc.config", f"{side.folder.path} is the folder of {side.role}, not a client's")
+        _check_client(side)
         self._side, self._within_s = side, within_s
         self._places = asyncio.Semaphore(EACH)  # parties hold no more; who asks more waits here
         self._kept: OrderedDict[str, bytes] = OrderedDict()  # by the name of an exchange in this process
@@ -233,6 +232,7 @@ def greet(side: Side, within_s: float = REACHED_S) -> dict[str, Appraisal | None
     Raises:
         MpcError: A party is not there, not who it should be, or has another model.
     """
+    _check_client(side)
     credentials = side.credentials()
     for role in side.offer.setting.parties:
         link = reach(credentials, side.peers[role], time.monotonic() + within_s, within_s)
@@ -263,6 +263,11 @@ def _app(folder: str | Path, within_s: float) -> Starlette:
     engine = SharedEngine(Side.open(Path(folder).expanduser()), within_s)
     api = create_app(lambda: engine, engine.limits, check=engine.check)
     return Starlette(routes=[Route("/v1/receipts/{exchange}", engine.receipt), Mount("/", api)])
+
+
+def _check_client(side: Side) -> None:
+    if side.role != CLIENT:
+        raise MpcError("mpc.config", f"{side.folder.path} is the folder of {side.role}, not a client's")
 
 
 def _failed(error: MitaiError) -> RequestError:

@@ -383,9 +383,10 @@ def test_parties_that_are_not_there(changed, cut):
     with http_client(changed((port, ":1"), ("prompt_tokens", 'model = "other"\nprompt_tokens')), within_s=0.2) as http:
         answer = http.post("/v1/chat/completions", json=CHAT | {"model": "other"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "mpc.peer-absent")
-    with pytest.raises(MpcError) as refused:
-        http_client(cut / "p0")
-    assert refused.value.code == "mpc.config"
+    for wrong in (http_client, lambda folder: greet(Side.open(folder))):
+        with pytest.raises(MpcError) as refused:
+            wrong(cut / "p0")
+        assert refused.value.code == "mpc.config"
 
 
 # -- an app in this process ----------------------------------------------------------------------------------
