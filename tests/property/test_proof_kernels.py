@@ -88,6 +88,10 @@ def test_contractions(monkeypatch, path, seed, count, stacks, inner, columns):
     x, weights = source.words(stacks, inner, columns), source.words(inner, 2)
     same(monkeypatch, path, count, lambda: kernels.contract(x, weights))
     same(monkeypatch, path, count, lambda: kernels.contract(x[:, :, :1], weights))
+    wide = source.words(stacks, inner, 3, 2)
+    same(monkeypatch, path, count, lambda: kernels.contract(wide, weights))
+    expected = field.total(field.mul_k(wide, weights[:, None]), axis=1)
+    np.testing.assert_array_equal(kernels.contract(wide, weights), expected)
 
 
 @each_path

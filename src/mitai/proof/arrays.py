@@ -10,7 +10,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -28,6 +28,7 @@ from mitai.proof.verify.lookups import logs
 from mitai.proof.verify.points import Axes, padded
 
 Weights = Mapping[int, Array]  # for each axis that is summed, a weight for each place, (2^log, 2)
+MERGED = 1 << 10  # places of neighbouring axes whose weights are multiplied first
 
 
 class Arrays:
@@ -135,27 +136,23 @@ class Arrays:
 
 
 def _summed(x: Array, weights: Weights) -> Array:
-    """Return the weighted sum of elements of F over some axes, in K: first over the largest run of neighbours."""
-    runs = _runs(weights)
-    first, last = max(runs, key=lambda run: prod(x.shape[slice(*run)]), default=(x.ndim, x.ndim))
-    merged = np.array([[1, 0]], np.uint64)
-    for axis in range(first, last):
-        merged = field.mul_k(merged[:, None], weights[axis][None]).reshape(-1, 2)
-    folded = x.reshape(prod(x.shape[:first]), len(merged), prod(x.shape[last:]))
-    out = kernels.contract(np.ascontiguousarray(folded), merged).reshape(*x.shape[:first], *x.shape[last:], 2)
-    for axis in sorted((axis for axis in weights if not first <= axis < last), reverse=True):
-        at = axis if axis < first else axis - (last - first)
-        shape = [1] * out.ndim
-        shape[at], shape[-1] = len(weights[axis]), 2
-        out = field.total(field.mul_k(out, weights[axis].reshape(shape)), axis=at)
-    return out
+    """Return the weighted sum of elements of F over some axes, in K, the last ones first."""
+    out, shape, parts = x, list(x.shape), tuple[int, ...]()
+    for first, last in reversed(_runs(shape, weights)):
+        merged = weights[first]
+        for axis in range(first + 1, last):
+            merged = field.mul_k(merged[:, None], weights[axis][None]).reshape(-1, 2)
+        out = kernels.contract(out.reshape(prod(shape[:first]), len(merged), prod(shape[last:]), *parts), merged)
+        del shape[first:last]
+        parts = (2,)
+    return out.reshape(*shape, 2) if parts else field.lift(x)
 
 
-def _runs(weights: Weights) -> list[tuple[int, int]]:
-    """Return the runs of neighbouring axes that are summed: first, and the one after the last."""
+def _runs(shape: Sequence[int], weights: Weights) -> list[tuple[int, int]]:
+    """Return the axes that are summed, as runs of neighbours with few places: first, and the one after the last."""
     runs: list[tuple[int, int]] = []
     for axis in sorted(weights):
-        if runs and runs[-1][1] == axis:
+        if runs and runs[-1][1] == axis and prod(shape[runs[-1][0] : axis + 1]) <= MERGED:
             runs[-1] = (runs[-1][0], axis + 1)
         else:
             runs.append((axis, axis + 1))

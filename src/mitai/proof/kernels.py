@@ -149,7 +149,12 @@ def combine(constant: K, factors: Sequence[K], arrays: Sequence[Array], out: Arr
 
 
 def contract(x: Array, weights: Array) -> Array:
-    """Return Σ_i weights_i x[a, i, b] in K, (a, b, 2), for x of F (a, n, b) and weights (n, 2)."""
+    """Return Σ_i weights_i x[a, i, b] in K, (a, b, 2), for x of F (a, n, b) or K (a, n, b, 2), and weights (n, 2)."""
+    if x.ndim == 4 and x.shape[3] == 2:
+        a, n, b, _ = x.shape
+        parts = contract(x.reshape(a, n, 2 * b), weights).reshape(a, b, 2, 2)
+        first, second = (np.ascontiguousarray(parts[:, :, part]).reshape(-1, 2) for part in range(2))
+        return add_multiple(first, K(0, 1), second, first).reshape(a, b, 2)
     if x.ndim != 3 or weights.shape != (x.shape[1], 2):
         raise ValueError(f"{x.shape} has no middle axis for weights {weights.shape}")
     if PATH == "python":
@@ -204,8 +209,7 @@ def evaluate(table: Array, point: Point) -> K:
     """Return the multilinear extension of a table of F at a point."""
     rows = len(point) // 2
     inner = contract(table.reshape(1 << rows, -1, 1), equality(point[rows:]))
-    (a, b), (c, d) = contract(inner.reshape(1, -1, 2), equality(point[:rows]))[0].tolist()
-    return K(a, b) + K(0, 1) * K(c, d)  # the sums of both parts of inner elements
+    return field.elements(contract(inner[None], equality(point[:rows]))[0])[0]
 
 
 def _check(*tables: Array) -> None:
