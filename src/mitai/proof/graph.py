@@ -2,7 +2,7 @@
 
 A `Tensor` stands for an operation's result and knows how much of it is fraction: the program holds x · 2^fraction.
 How large each named result becomes is measured once, as the power of two that bounds it (`Reaches`); its fraction and
-its bits follow from that. A rough graph is one to measure with: wide ranges, few bits of fraction.
+its bits follow from that. A rough graph is one to measure with.
 
 Example:
     >>> graph = Graph({"y": 3, "w": 0})
@@ -48,7 +48,7 @@ Reaches = Mapping[str, int]  # a name's numbers are within ± 2^reach
 
 MOST_FRACTION = 12
 WEIGHT_BITS = 18
-ROUGH = (8, 20)  # fraction and bits
+ROUGH_FRACTION = 8
 
 
 class Graph:
@@ -85,6 +85,10 @@ class Graph:
         except KeyError:
             raise ProofError("proof.not-calibrated", f"the calibration says nothing of {name}") from None
 
+    def room(self, name: str) -> int:
+        """Return a name's reach with headroom."""
+        return self.reach(name) + self._headroom
+
     def place(
         self,
         name: str,
@@ -93,7 +97,6 @@ class Graph:
         most: int = MOST_FRACTION,
         least: int | None = None,
         spare: int = 0,
-        rough: tuple[int, int] = ROUGH,
     ) -> tuple[int, int]:
         """Return fraction and bits for signed numbers of this name.
 
@@ -103,12 +106,11 @@ class Graph:
             most: The largest fraction of use.
             least: The smallest; there are more bits where it does not fit.
             spare: Bits of headroom beyond the graph's.
-            rough: What a rough graph has instead.
         """
-        if self.rough:
-            return rough
         bits = bits or self.word
-        reach = self.reach(name) + self._headroom + spare
+        if self.rough:
+            return ROUGH_FRACTION, bits
+        reach = self.room(name) + spare
         fraction = min(most, bits - 1 - reach)
         if least is not None and fraction < least:
             return least, reach + least + 1
@@ -251,11 +253,9 @@ class Tensor:
         self.graph.measured[name] = self
         return self
 
-    def rescale(
-        self, name: str, bits: int | None = None, *, most: int = MOST_FRACTION, least: int | None = None
-    ) -> Tensor:
-        """Cut back to the fraction and bits that calibration found for this name."""
-        return self.cut(*self.graph.place(name, bits, most=most, least=least)).measure(name)
+    def rescale(self, name: str, most: int = MOST_FRACTION) -> Tensor:
+        """Cut back to the fraction, `most` at most, and the bits that calibration found for this name."""
+        return self.cut(*self.graph.place(name, most=most)).measure(name)
 
     def cut(self, fraction: int, bits: int) -> Tensor:
         """Cut back to a fraction, or to what there is but one bit, and to so many bits."""

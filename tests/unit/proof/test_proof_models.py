@@ -122,6 +122,23 @@ def test_bert(labels):
         assert choice == exact.argmax()
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_few_numbers_of_the_stream_may_be_huge(kind):
+    """Trained models have such; what is added up then has fewer bits of fraction, and more bits in all."""
+    model = random_model(*DECODERS[kind], {"": 0.15})
+    outer = model.transformer.h[0].mlp.c_proj if kind == "gpt2" else model.model.layers[0].mlp.down_proj
+    with torch.no_grad():
+        (outer.weight[:, 5] if kind == "gpt2" else outer.weight[5]).mul_(2000)
+    built, reaches, weights = ours(model)
+    assert max(reaches[name] for name in ("layers.0.outer", "layers.0.down") if name in reaches) > 9
+    tokens = np.random.default_rng(1).integers(0, 101, 12)
+    graph = built.write(Graph(reaches), 12, reveal="all")
+    logits = graph.program().run({"tokens": tokens}, weights).outputs["logits"] * 0.5 ** graph.fractions["logits"]
+    with torch.no_grad():
+        exact = model(torch.tensor(tokens)[None]).logits[0].numpy()
+    assert np.abs(logits - exact).max() < 0.05 * np.abs(exact).max()
+
+
 class Everywhere(dict):
     """One reach for all names."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from mitai.mpc.models.arrays import Tensors
 from mitai.mpc.models.config import BertConfig
 from mitai.proof.graph import Graph, Real, Tensor
-from mitai.proof.models.blocks import LOOKED_UP, activation, attention, biased, dense, heads, mix, norm, product
+from mitai.proof.models.blocks import activation, attention, biased, dense, heads, mix, norm, product
 from mitai.proof.models.decoder import WEIGHT_FRACTION, head_columns, head_rows
 
 CLASS_BITS = 48
@@ -69,7 +69,7 @@ class Bert:
         if not config.labels:
             return graph.output("states", x.sum(0))
         first = x.gather(graph.constant(np.zeros(1)), 0)
-        pooled = activation(dense(first, "pooler", config.hidden_size, bias=True, rough=LOOKED_UP), "tanh")
+        pooled = activation(dense(first, "pooler", config.hidden_size, bias=True), "tanh")
         logits = product(pooled, "classifier", (config.hidden_size, config.labels), LOGIT_FRACTION)
         logits = biased(logits, "classifier", (config.labels,))
         return graph.output("logits", logits) if reveal else graph.output("class", logits.argmax(CLASS_BITS))
@@ -96,7 +96,7 @@ class Bert:
             )
             y = mix(attention(queries, keys, values, layer), f"{layer}.mixed", width, bias=True)
             x = self._norm(x + y, f"{layer}.first")
-            y = dense(x, f"{layer}.inner", config.intermediate_size, bias=True, rough=LOOKED_UP)
+            y = dense(x, f"{layer}.inner", config.intermediate_size, bias=True)
             y = dense(activation(y, config.hidden_act), f"{layer}.outer", width, bias=True)
             x = self._norm(x + y, f"{layer}.second")
         return x

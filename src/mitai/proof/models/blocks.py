@@ -11,19 +11,18 @@ Names are those of weights and of measured results; both have a reach in the cal
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mitai.mpc import reproducible
-from mitai.proof.graph import ROUGH, Real, Tensor
+from mitai.proof.graph import MOST_FRACTION, Graph, Real, Tensor
 from mitai.proof.operation import Shape
 
 COARSE = 4  # how many bits of fraction less than a word weights may have
 FINE = 15  # of fraction of weights, where it costs nothing
-LOOKED_UP = (7, 16)  # fraction and bits of what a rough graph looks up
-RESIDUAL_FRACTION = 8  # at least, of what is added up from layer to layer
+STREAM_FRACTION = 8  # at least, of what is added up from layer to layer, if there is room
 NORM_FRACTION = 10  # of normalised numbers, at most
 FACTOR_BITS = 17
 MEAN_BITS = 16
@@ -52,11 +51,17 @@ def biased(x: Tensor, name: str, shape: Shape) -> Tensor:
     return x + x.graph.weight(f"{name}.bias", shape, x.fraction, BIAS_BITS)
 
 
-def dense(
-    x: Tensor, name: str, out: int, *, bias: bool = False, least: int | None = None, rough: tuple[int, int] = ROUGH
-) -> Tensor:
-    """Return a linear layer's result, with `out` numbers a row; see `Graph.place`."""
-    fraction, bits = x.graph.place(name, least=least, rough=rough)
+def stream(graph: Graph, names: Iterable[str], width: int) -> int:
+    """Return how much fraction numbers that are added up may have, so that a row's squares stay below 2^62."""
+    if graph.rough:
+        return MOST_FRACTION
+    bits = math.frexp(sum(math.ldexp(1, graph.room(name)) for name in names))[1] + 2  # of them, less their mean
+    return min(MOST_FRACTION, (61 - width.bit_length()) // 2 - bits)
+
+
+def dense(x: Tensor, name: str, out: int, *, bias: bool = False, stream: int | None = None) -> Tensor:
+    """Return a linear layer's result, with `out` numbers a row; what goes into a `stream` has its fraction at most."""
+    fraction, bits = _place(x, name, stream)
     result = product(x, name, (x.shape[-1], out), fraction)
     if bias:
         result = biased(result, name, (out,))
@@ -80,13 +85,13 @@ def norm(x: Tensor, name: str, eps: float, *, centred: bool = False, affine: boo
         mean = x.sum(-1) * graph.constant(np.full(1, 1 / width), MEAN_BITS)
         x = x - mean.cut(x.fraction, x.value.reach.bit_length() + 1)
     square = (x * x).sum(-1) + eps * width
-    place = graph.place(f"{name}.square", SQUARE_BITS, most=square.fraction, spare=1, rough=(7, 32))
+    place = graph.place(f"{name}.square", SQUARE_BITS, most=square.fraction, spare=1)
     square = square.cut(*place).measure(f"{name}.square")
     fraction, bits = graph.place(name, most=NORM_FRACTION)
-    if not affine and not graph.rough:  # no number is above √width
+    if not affine:  # no number is above √width
         fraction = max(fraction, graph.word - 1 - (width.bit_length() + 1) // 2)
-    places, _ = graph.place(f"{name}.factor", FACTOR_BITS + 1, most=graph.word + fraction - x.fraction, rough=(8, 0))
-    factor = square.reciprocal_root(places, 15 if graph.rough else FACTOR_BITS, width).measure(f"{name}.factor")
+    places, _ = graph.place(f"{name}.factor", FACTOR_BITS + 1, most=graph.word + fraction - x.fraction)
+    factor = square.reciprocal_root(places, FACTOR_BITS, width).measure(f"{name}.factor")
     result = x * factor
     if affine:
         result = result * graph.weight(f"{name}.weight", (width,), GAIN_BITS)
@@ -107,7 +112,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, name: str, visible:
     """
     graph = queries.graph
     scores = (queries @ keys.swap()).measure(f"{name}.scores")
-    fraction, _ = graph.place(f"{name}.scores", SCORE_BITS, most=SCORE_FRACTION, rough=(6, 0))
+    fraction, _ = graph.place(f"{name}.scores", SCORE_BITS, most=SCORE_FRACTION)
     if visible is not None and not visible.all():
         scores = scores + graph.constant(np.where(visible, 0.0, -FAR * 0.5**fraction), scores.fraction)
     shares = scores.gap(-1, fraction).function(lambda gap: reproducible.exp(-_middle(gap, fraction)), SHARE_FRACTION)
@@ -116,14 +121,20 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, name: str, visible:
     return ((shares @ values) * total).cut(fraction, bits)
 
 
-def mix(x: Tensor, name: str, width: int, *, bias: bool = False, least: int | None = None) -> Tensor:
+def mix(x: Tensor, name: str, width: int, *, bias: bool = False, stream: int | None = None) -> Tensor:
     """Return the layer after attention [n, width]: a sum over heads [groups, shared, n, size]."""
-    fraction, bits = x.graph.place(name, least=least)
+    fraction, bits = _place(x, name, stream)
     groups, shared, n, size = x.shape
     total = product(x, name, (groups, shared, size, width), fraction).sum(0).sum(1).reshape(n, width)
     if bias:
         total = biased(total, name, (width,))
     return total.cut(fraction, bits).measure(name)
+
+
+def _place(x: Tensor, name: str, stream: int | None) -> tuple[int, int]:
+    if stream is None:
+        return x.graph.place(name)
+    return x.graph.place(name, most=stream, least=min(stream, STREAM_FRACTION))
 
 
 def _middle(gap: Real, fraction: int) -> Real:

@@ -1,5 +1,7 @@
 """Measuring how large a model's numbers become, by its own rough program (docs/spec/proof-programs.md, "Calibration").
 
+A rough program is run in floating point, without roundings and without ranges.
+
 Example:
     >>> reaches = calibrate(arrays, [sample(model, [5, 6, 7]), sample(model, [8, 9])])
     >>> reaches["layers.0.scores"]
@@ -9,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -17,6 +20,26 @@ import numpy as np
 
 from mitai.proof.graph import Graph, Real
 from mitai.proof.operation import Ints
+from mitai.proof.operations import (
+    AnyOperation,
+    Argmax,
+    Concat,
+    Constant,
+    Divide,
+    Gap,
+    Gather,
+    Input,
+    Linear,
+    Lookup,
+    MatMul,
+    Multiply,
+    Permute,
+    Rescale,
+    Reshape,
+    RSqrt,
+    Sum,
+    Weight,
+)
 
 Write = Callable[[Graph], Graph]
 
@@ -49,21 +72,69 @@ def calibrate(arrays: Mapping[str, Real], samples: Iterable[tuple[Write, Mapping
     Args:
         arrays: The model's weights.
         samples: How a sample's program is written into a graph, and its inputs.
-
-    Raises:
-        ProofError: `proof.out-of-range`: numbers are too large even for a rough program.
     """
     reaches = weight_reaches(arrays)
     found: dict[str, int] = {}
-    weights: dict[str, Ints] = {}
     for write, inputs in samples:
         graph = write(Graph(reaches, rough=True))
-        weights = weights or graph.quantised(arrays.items())
-        run = graph.program().run(inputs, weights)
+        results = estimate(graph, inputs, arrays)
         for name, tensor in graph.measured.items():
-            peak = math.ldexp(float(np.abs(run.arrays[tensor.number]).max()), -tensor.fraction)
+            peak = math.ldexp(float(np.abs(results[tensor.number]).max()), -tensor.fraction)
             found[name] = max(found.get(name, -64), _reach(peak))
     return reaches | found
+
+
+def estimate(graph: Graph, inputs: Mapping[str, Ints], arrays: Mapping[str, Real]) -> list[Real]:
+    """Return each operation's result in floating point: what a program of unlimited precision would have."""
+    results: list[Real] = []
+    for operation in graph.operations:
+        match operation:
+            case Input(name=name):
+                results.append(inputs[name].astype(np.float64))
+            case Weight(name=name):
+                results.append(np.ldexp(arrays[name], graph.fractions[name]))
+            case _:
+                operands = [results[operand] for operand in operation.operands]
+                results.append(np.asarray(_estimate(operation, *operands), np.float64))
+    return results
+
+
+def _estimate(operation: AnyOperation, *operands: Real) -> Real | Ints:  # noqa: PLR0912 - one case for each operation
+    match operation:
+        case Constant():
+            return operation.execute()
+        case MatMul():
+            return operands[0] @ operands[1]
+        case Linear(terms=terms, constant=constant):
+            factors = [factor for _, factor in terms]
+            return functools.reduce(np.add, map(np.multiply, operands, factors)) + constant
+        case Multiply():
+            return operands[0] * operands[1]
+        case Sum(axis=axis):
+            return np.asarray(operands[0].sum(axis, keepdims=True))
+        case Rescale(shift=shift):
+            return operands[0] * 0.5**shift
+        case Lookup(first=first):
+            x, table = operands
+            return table[np.clip(np.rint(x - first), 0, len(table) - 1).astype(np.int64)]
+        case Divide():
+            return operands[0] / operands[1]
+        case RSqrt(numerator=numerator):
+            return np.asarray(np.sqrt(numerator / operands[0]))
+        case Gap(axis=axis, shift=shift):
+            return np.asarray((operands[0].max(axis, keepdims=True) - operands[0]) * 0.5**shift)
+        case Argmax():
+            return np.asarray(operands[0].argmax(-1))
+        case Gather(axis=axis):
+            return np.take(operands[0], operands[1].astype(np.int64), axis)
+        case Permute(axes=axes):
+            return operands[0].transpose(axes)
+        case Reshape(shape=shape):
+            return operands[0].reshape(shape)
+        case Concat(axis=axis):
+            return np.concatenate(operands, axis)
+        case _:
+            raise TypeError(type(operation))
 
 
 def _reach(peak: float) -> int:

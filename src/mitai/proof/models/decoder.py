@@ -20,13 +20,13 @@ from typing import Literal
 import numpy as np
 
 from mitai.mpc.models.arrays import Tensors
-from mitai.proof.graph import ROUGH, Graph, Real, Tensor
+from mitai.proof.graph import Graph, Real, Tensor
 from mitai.proof.models.blocks import NORM_FRACTION, attention, causal
 
 Reveal = Literal["token", "logits", "all"]
 
 LOGIT_BITS = 32
-ROUGH_LOGIT_FRACTION = 24
+ROUGH_FRACTION = 24
 WEIGHT_FRACTION = 16
 PLACES_AXIS = 2  # of keys and values
 CACHE_BITS = 16
@@ -49,8 +49,7 @@ class Places:
         self._new: list[Tensor] = []
         self._old = None
         if past:
-            bits = ROUGH[1] if graph.rough else CACHE_BITS
-            self._old = graph.input("cache", (rows, 1, past, size), 0, bits=bits, public=False)
+            self._old = graph.input("cache", (rows, 1, past, size), 0, bits=CACHE_BITS, public=False)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, layer: str) -> Tensor:
         """Attend to new keys and values [groups, 1, n, size] and to those before, and keep the new."""
@@ -94,7 +93,7 @@ class Decoder(ABC):
             keep: Whether keys and values are kept, for a program of more tokens.
         """
         tokens = graph.tokens("tokens", n, self.vocabulary)
-        fraction, _ = graph.place("logits", LOGIT_BITS, most=26, rough=(ROUGH_LOGIT_FRACTION, 0))
+        fraction = ROUGH_FRACTION if graph.rough else graph.place("logits", LOGIT_BITS, most=26)[0]
         shape = (self.vocabulary, self.width)
         table = graph.weight("table.weight", shape, fraction - NORM_FRACTION if self.tied else WEIGHT_FRACTION)
         places = Places(graph, n, past, self.cache_rows, self.head_size)

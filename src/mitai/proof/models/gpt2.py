@@ -9,7 +9,7 @@ import numpy as np
 from mitai.mpc.models.arrays import Tensors
 from mitai.mpc.models.config import Gpt2Config
 from mitai.proof.graph import Real, Tensor
-from mitai.proof.models.blocks import LOOKED_UP, RESIDUAL_FRACTION, activation, dense, heads, mix, norm
+from mitai.proof.models.blocks import activation, dense, heads, mix, norm, stream
 from mitai.proof.models.decoder import Decoder, Places, head_columns, head_rows
 
 
@@ -62,8 +62,10 @@ class Gpt2(Decoder):
         config, width, graph = self.config, self.width, table.graph
         eps, one = config.layer_norm_epsilon, (config.n_head, 1, self.head_size)
         positions = graph.weight("positions.weight", (config.n_positions, width), table.fraction)
+        added = [f"layers.{i}.{part}" for i in range(config.n_layer) for part in ("mixed", "outer")]
+        most = stream(graph, ["embedding", *added], width)
         at = graph.constant(np.arange(places.past, places.past + places.n))
-        x = (table.gather(tokens, 0) + positions.gather(at, 0)).rescale("embedding")
+        x = (table.gather(tokens, 0) + positions.gather(at, 0)).rescale("embedding", most)
         for i in range(config.n_layer):
             layer = f"layers.{i}"
             y = norm(x, f"{layer}.first", eps, centred=True)
@@ -74,11 +76,11 @@ class Gpt2(Decoder):
                 for part in ("query", "keys", "values")
             )
             y = places.attend(queries, keys, values, layer)
-            x = x + mix(y, f"{layer}.mixed", width, bias=True, least=RESIDUAL_FRACTION)
+            x = x + mix(y, f"{layer}.mixed", width, bias=True, stream=most)
             y = norm(x, f"{layer}.second", eps, centred=True)
-            y = dense(y, f"{layer}.inner", self._inner, bias=True, rough=LOOKED_UP)
+            y = dense(y, f"{layer}.inner", self._inner, bias=True)
             y = activation(y, config.activation_function)
-            x = x + dense(y, f"{layer}.outer", width, bias=True, least=RESIDUAL_FRACTION)
+            x = x + dense(y, f"{layer}.outer", width, bias=True, stream=most)
         return x
 
     def last(self, x: Tensor) -> Tensor:

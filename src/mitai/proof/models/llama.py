@@ -14,7 +14,7 @@ from mitai.mpc.models.arrays import Tensors
 from mitai.mpc.models.config import LlamaConfig
 from mitai.mpc.models.llama import turns_of
 from mitai.proof.graph import Real, Tensor
-from mitai.proof.models.blocks import LOOKED_UP, RESIDUAL_FRACTION, activation, dense, heads, mix, norm
+from mitai.proof.models.blocks import activation, dense, heads, mix, norm, stream
 from mitai.proof.models.decoder import Decoder, Places, head_columns, head_rows
 
 ANGLE_BITS = 14
@@ -60,16 +60,18 @@ class Llama(Decoder):
     def states(self, table: Tensor, tokens: Tensor, places: Places) -> Tensor:
         """See `Decoder.states`."""
         config, inner = self.config, self.config.intermediate_size
-        x = table.gather(tokens, 0).rescale("embedding")
+        added = [f"layers.{i}.{part}" for i in range(config.num_hidden_layers) for part in ("mixed", "down")]
+        most = stream(table.graph, ["embedding", *added], self.width)
+        x = table.gather(tokens, 0).rescale("embedding", most)
         turns = turns_of(config.rope, config.head_size, places.past, places.n)
         for i in range(config.num_hidden_layers):
             layer = f"layers.{i}"
             y = self._attended(norm(x, f"{layer}.first", config.rms_norm_eps), layer, places, turns)
-            x = x + mix(y, f"{layer}.mixed", self.width, least=RESIDUAL_FRACTION)
+            x = x + mix(y, f"{layer}.mixed", self.width, stream=most)
             y = norm(x, f"{layer}.second", config.rms_norm_eps)
-            gate = activation(dense(y, f"{layer}.gate", inner, rough=LOOKED_UP), config.hidden_act)
+            gate = activation(dense(y, f"{layer}.gate", inner), config.hidden_act)
             y = gate * dense(y, f"{layer}.up", inner)
-            x = x + dense(y, f"{layer}.down", self.width, least=RESIDUAL_FRACTION)
+            x = x + dense(y, f"{layer}.down", self.width, stream=most)
         return x
 
     def last(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from mitai.proof.graph import Graph, Tensor
-from mitai.proof.models.blocks import LOOKED_UP, activation, biased, product
+from mitai.proof.models.blocks import activation, biased, product
 from mitai.proof.operation import Ints
 
 INPUT_FRACTION = 10
@@ -81,7 +81,7 @@ def _pooled(sums: Tensor, layer: int) -> Tensor:
 
 
 def _place(graph: Graph, layer: int) -> tuple[int, int]:
-    return graph.place(f"layers.{layer}", rough=LOOKED_UP)
+    return graph.place(f"layers.{layer}")
 
 
 def _activated(sums: Tensor, layer: int) -> Tensor:
