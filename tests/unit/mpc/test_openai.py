@@ -35,7 +35,7 @@ LENGTHS = {"prompt_tokens": [8, 24], "new_tokens": [3, 6], "sampling": ["greedy"
 def llama(tmp_path_factory):
     """A tiny Llama with the demo model's tokenizer and template."""
     folder = tmp_path_factory.mktemp("llama")
-    torch.manual_seed(7)
+    torch.manual_seed(58)  # whose answers are clear: 0.3 between the best logits
     config = transformers.LlamaConfig(
         vocab_size=2560,
         hidden_size=32,
@@ -82,6 +82,7 @@ class Parties:
         return Fake(self.answer(question.task.tokens))
 
     def answer(self, count):
+        self.daemon = threading.current_thread().daemon
         try:
             for number in range(count):
                 time.sleep(self.pause_s)
@@ -323,12 +324,10 @@ def test_a_process_stays_until_the_run_has_ended(cut, monkeypatch):
     parties = Parties(monkeypatch, pause_s=0.05)
     wish = CHAT | {"stream": True}
     with http_client(cut / "client") as http, http.stream("POST", "/v1/chat/completions", json=wish) as answer:
-        assert answer.status_code == 200
-        while not (threads := [each for each in threading.enumerate() if each.name == "mitai-mpc-answer"]):
-            time.sleep(0.001)
-    assert not any(thread.daemon for thread in threads)  # the interpreter waits for it
+        next(answer.iter_raw())
     assert parties.ended.wait(20)
     assert parties.told == len(WORDS)
+    assert not parties.daemon  # the interpreter waits for it
 
 
 @pytest.fixture
