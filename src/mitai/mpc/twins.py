@@ -76,7 +76,7 @@ class Witnessed:
         if not secrets.compare_digest(bytes(twin.receive(len(mine))), mine):
             raise MpcError(
                 "mpc.twin-mismatch",
-                "this party and its twin received different messages: somebody cheats, or machines fail, or differ",
+                "this party and its twin received different messages: somebody cheats, or a machine fails",
                 hint="no wrong result was handed out; find out who, by the logs of both, before a new run",
             )
 
