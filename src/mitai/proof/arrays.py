@@ -18,7 +18,7 @@ import numpy as np
 from mitai.errors import ProofError
 from mitai.proof import field, kernels
 from mitai.proof.commitment import Commitment
-from mitai.proof.equations import Combination, Committed, Matrices, Permuted, Plan, Product, Same, Total
+from mitai.proof.equations import Combination, Committed, Known, Matrices, Permuted, Plan, Product, Same, Total
 from mitai.proof.field import Array, K
 from mitai.proof.operation import Ints, Shape, exact_matmul, wide
 from mitai.proof.operations import Gap
@@ -123,6 +123,9 @@ class Arrays:
                 return np.asarray(operands[0].sum(node.axis, keepdims=True))
             case Committed():
                 return self._hint(number, node)
+            case Known():  # a mask; all else was given
+                places, chosen = np.arange(node.shape[-1]), self.ints(self._plan.results[node.operation])[..., None]
+                return (places == chosen if node.role == "chosen" else places < chosen).astype(np.int64)
             case _:
                 raise ProofError("proof.program-invalid", "an array that no operation computes")
 

@@ -170,6 +170,12 @@ def total_at(places: NDArray[np.int64], x: Array, size: int) -> Array:
     return _from_halves(low, high)
 
 
+def running(x: Array) -> Array:
+    """Return for each place along axis 0 the sum up to it, of fewer than 2^32 elements."""
+    low, high = (np.cumsum(half, 0, np.uint64) for half in (x & _LOW, x >> _HALF))
+    return _from_halves(low, high)
+
+
 def _from_halves(low: Array, high: Array) -> Array:
     """Return low + 2^32 · high, for any words."""
     return add(reduce(high >> _HALF, high << _HALF), reduce(np.zeros_like(low), low))

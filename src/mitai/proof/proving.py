@@ -23,6 +23,7 @@ from mitai.proof.claims import prove_claims
 from mitai.proof.commitment import Commitment, commit, open_claims
 from mitai.proof.equations import (
     Joined,
+    Known,
     Zero,
 )
 from mitai.proof.field import Array, K, Point
@@ -238,7 +239,7 @@ class _Proving(Walk):
         self.transcript.send_elements("blocks", *values)
         return values
 
-    def compare(self, array: Ints, axes: Axes, value: K) -> None:
+    def compare(self, node: Known, axes: Axes, value: K) -> None:
         """Public: the verifier compares."""
 
     def opened(self, source: str, claims: Sequence[Claim], _log: int) -> None:

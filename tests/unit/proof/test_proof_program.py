@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +31,10 @@ from mitai.proof.operations import (
 )
 from mitai.proof.program import Output, Program
 from mitai.proof.proving import commit_weights, prove
+from mitai.proof.verify.lookups import logs
+from mitai.proof.verify.points import by_axis, mask_value, public_value
 from mitai.proof.verify.program import verify
+from mitai.proof.verify.statement import Statement
 from proof_rig import Recorder
 
 RANDOM = np.random.default_rng(11)
@@ -241,3 +245,29 @@ def test_statements_fit_their_program(change: dict[str, object]) -> None:
     with pytest.raises(ProofError) as refused:
         verify(replace(statement, **change), proof)
     assert refused.value.code == "proof.statement-invalid"
+
+
+@pytest.mark.parametrize(("shape", "size"), [((), 5), ((3,), 8), ((2, 3), 7), ((4,), 1)])
+def test_masks_have_the_values_of_arrays_that_nobody_makes(shape: tuple[int, ...], size: int) -> None:
+    chosen = RANDOM.integers(0, size, shape)
+    full = (*shape, size)
+    point = [field.K(*pair) for pair in RANDOM.integers(0, 1 << 62, (sum(logs(full)), 2)).tolist()]
+    axes, places = by_axis(point, full), np.arange(size)
+    for before, mask in ((False, places == chosen[..., None]), (True, places < chosen[..., None])):
+        assert mask_value(chosen, axes, size, before=before) == public_value(mask.astype(np.int64), axes)
+
+
+def test_a_choice_costs_a_verifier_no_more_than_its_numbers() -> None:
+    """A few bytes that say they are a proof may not make it write down where nothing was chosen."""
+    program = Program(
+        (model("a", 512, 1), model("b", 1, 8192), MatMul(a=0, b=1), Argmax(a=2, bits=17)),
+        (Output(name="y", operand=3, public=True),),
+    )
+    said = np.zeros(512, np.int64)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProofError):
+            verify(Statement(program, bytes(32), {}, {"y": said}, {3: said}), b"")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23  # the whole has 2^22 numbers
+    finally:
+        tracemalloc.stop()

@@ -58,6 +58,17 @@ def public_value(array: Ints, axes: Axes) -> K:
     return field.evaluate(table, point)
 
 
+def mask_value(chosen: Ints, axes: Axes, size: int, *, before: bool) -> K:
+    """Return the multilinear extension of 1 at the chosen place of each row of `size`, or at all places before it.
+
+    Never makes that array: its rows' weights go to the places that they chose.
+    """
+    weights = scattered(chosen, axes[:-1], size)
+    if before:
+        weights = field.sub(field.running(weights[::-1])[::-1], weights)
+    return field.evaluate(weights, axes[-1])
+
+
 def scattered(indices: Ints, where: Axes, size: int) -> Array:
     """Return for each place j of an axis Σ eq(where, i) over the i with indices_i = j, in K."""
     weights = field.equality(flat(where)).reshape(*(1 << log for log in logs(indices.shape)), 2)

@@ -13,15 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from mitai.proof.equations import Joined, Zero
+from mitai.proof.equations import Joined, Known, Zero
 from mitai.proof.field import Array, K, Point
-from mitai.proof.operation import Ints
 from mitai.proof.transcript import HASH_BYTES, Verifier
 from mitai.proof.verify import soundness
 from mitai.proof.verify.claims import Claim, check_claims
 from mitai.proof.verify.commitment import check_openings
 from mitai.proof.verify.lookups import check_lookups
-from mitai.proof.verify.points import Axes, public_value
+from mitai.proof.verify.points import Axes, mask_value, public_value
 from mitai.proof.verify.statement import Statement
 from mitai.proof.verify.sumcheck import check_product
 from mitai.proof.verify.walk import Factor, Walk
@@ -74,8 +73,13 @@ class _Checking(Walk):
     def blocks(self, _source: str, asked: Sequence[Claim]) -> list[K]:
         return self.transcript.receive_elements("blocks", len(asked))
 
-    def compare(self, array: Ints, axes: Axes, value: K) -> None:
-        self.require(public_value(array, axes) == value, "public")
+    def compare(self, node: Known, axes: Axes, value: K) -> None:
+        array = self.known[self.plan.results[node.operation]]
+        if node.role == "result":
+            own = public_value(array, axes)
+        else:
+            own = mask_value(array, axes, node.shape[-1], before=node.role == "before")
+        self.require(own == value, "public")
 
     def opened(self, source: str, claims: Sequence[Claim], log: int) -> None:
         check_openings(self.transcript, self._hints if source == "hint" else self.roots[source], log, claims)

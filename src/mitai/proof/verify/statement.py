@@ -40,7 +40,7 @@ class Statement:
 
 
 def known_arrays(statement: Statement, plan: Plan) -> dict[int, Ints]:
-    """Return all public arrays by node; refuse a statement that does not fit its program."""
+    """Return all public arrays but masks by node; refuse a statement that does not fit its program."""
     program = statement.program
     private = {name for name, entry in program.inputs.items() if not entry.public}
     told = {output.name for output in program.outputs if output.public}
@@ -64,7 +64,7 @@ def known_arrays(statement: Statement, plan: Plan) -> dict[int, Ints]:
             _fitting(statement.outputs[output.name], program, output.operand)
     known = {}
     for number, node in enumerate(plan.nodes):
-        if isinstance(node, Known):
+        if isinstance(node, Known) and node.role == "result":
             known[number] = _public(statement, node)
     return known
 
@@ -75,11 +75,7 @@ def _public(statement: Statement, node: Known) -> Ints:
         return operation.execute()
     if isinstance(operation, Input):
         return _fitting(statement.inputs[operation.name], statement.program, node.operation)
-    chosen = _fitting(statement.choices[node.operation], statement.program, node.operation)
-    if node.role == "result":
-        return chosen
-    places, chosen = np.arange(node.shape[-1]), chosen[..., None]
-    return (places == chosen if node.role == "chosen" else places < chosen).astype(np.int64)
+    return _fitting(statement.choices[node.operation], statement.program, node.operation)
 
 
 def _fitting(array: Ints, program: Program, operation: int) -> Ints:

@@ -218,7 +218,7 @@ class Walk(ABC):
             return
         if isinstance(node, Known):
             for axes, value in claims:
-                self.compare(self.known[number], axes, value)
+                self.compare(node, axes, value)
             return
         if len(claims) > 1:
             joined = self.join(number, [Claim(flat(axes), value) for axes, value in claims])
@@ -389,7 +389,7 @@ class Walk(ABC):
         """Values of blocks at points: those of the claims."""
 
     @abstractmethod
-    def compare(self, array: Ints, axes: Axes, value: K) -> None:
+    def compare(self, node: Known, axes: Axes, value: K) -> None:
         """A public array has a value."""
 
     @abstractmethod
