@@ -11,8 +11,8 @@ Invariants (at most one of the six machines is dishonest, in any way):
 - Privacy is that of `2+1`: a machine sees what its side sees there. What honest sides send is masked, whatever they
   were sent before, so a lie that is found out late has told nothing.
 - No wrong result is handed out: of each side that received a lie, one twin received the truth.
-- Twins compute the same bits on any processor (`mitai.mpc.reproducible`); a difference ends the run, it is never settled
-  by a vote.
+- Twins compute the same bits on any processor (`mitai.mpc.reproducible`); a difference ends the run, it is never
+  settled by a vote.
 
 Example:
     >>> from mitai.mpc.twins_local import run
