@@ -10,6 +10,8 @@ import pytest
 
 from mitai.errors import ProofError
 from mitai.proof import field, proving
+from mitai.proof.arrays import Arrays
+from mitai.proof.equations import Combination
 from mitai.proof.operations import (
     Argmax,
     Concat,
@@ -31,6 +33,7 @@ from mitai.proof.operations import (
 )
 from mitai.proof.program import Output, Program
 from mitai.proof.proving import commit_weights, prove
+from mitai.proof.verify import walk
 from mitai.proof.verify.lookups import logs
 from mitai.proof.verify.points import by_axis, mask_value, public_value
 from mitai.proof.verify.program import verify
@@ -271,3 +274,48 @@ def test_a_choice_costs_a_verifier_no_more_than_its_numbers() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 23  # the whole has 2^22 numbers
     finally:
         tracemalloc.stop()
+
+
+WRAPS = {
+    "checked": ((X, Rescale(a=0, shift=4, bits=8), Linear(terms=((1, 16),))), 1),
+    "covered": (
+        (X, SQUARES, Rescale(a=0, shift=4, bits=6), Lookup(a=2, table=1, first=-10), Linear(terms=((2, 16),))),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("without", [False, True])
+@pytest.mark.parametrize("name", WRAPS)
+def test_hints_that_wrap_are_refused(name: str, without: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hints are elements of F: y + (p − 1) / 16 has a remainder that is larger by one, and only a look-up sees it."""
+    operations, cut = WRAPS[name]
+    program = Program(operations, (Output(name="y", operand=len(operations) - 1, public=True),))
+    numbers = RANDOM.integers(-5, 6, (3, 5)) * 16 - 8 + RANDOM.integers(0, 15, (3, 5))
+    honest = program.run({"x": numbers}, {}).arrays
+    arrays = [*honest[:cut], honest[cut] + (field.P - 1) // 16, *honest[cut + 1 : -1], honest[-1] - 1]
+
+    def make(arrays, number, exact=Arrays._make):
+        node = arrays._plan.nodes[number]
+        if not isinstance(node, Combination):
+            return exact(arrays, number)
+        total = sum(arrays.ints(term).astype(object) * factor for term, factor in node.terms) + node.constant
+        return field.values((total * pow(2, -node.shift, field.P) % field.P).astype(np.uint64))
+
+    def lowered(program, exact=walk.lower):
+        plan = exact(program)
+        del plan.listed[1 if name == "covered" else 0]  # what keeps y in its range
+        return plan
+
+    monkeypatch.setattr(Program, "run", lambda *_: proving.Run(tuple(arrays), {"y": arrays[-1]}))
+    monkeypatch.setattr(Arrays, "_make", make)
+    monkeypatch.setattr(proving, "count", counted)
+    if without:
+        monkeypatch.setattr(walk, "lower", lowered)
+    proof = prove(program, {"x": numbers}, commit_weights(program, {}))
+    if without:
+        verify(proof.statement, proof.messages)
+        return
+    with pytest.raises(ProofError) as refused:
+        verify(proof.statement, proof.messages)
+    assert refused.value.code == "proof.lookup-refuted"
