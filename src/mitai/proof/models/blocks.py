@@ -113,9 +113,14 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, name: str, visible:
     graph = queries.graph
     scores = (queries @ keys.swap()).measure(f"{name}.scores")
     fraction, _ = graph.place(f"{name}.scores", SCORE_BITS, most=SCORE_FRACTION)
+    seen = None
     if visible is not None and not visible.all():
-        scores = scores + graph.constant(np.where(visible, 0.0, -FAR * 0.5**fraction), scores.fraction)
+        seen = graph.constant(visible.astype(np.int64))
+        far = graph.constant(np.where(visible, 0.0, -FAR * 0.5**fraction), scores.fraction)
+        scores = scores * seen + far  # what is hidden is one number, whatever it was
     shares = scores.gap(-1, fraction).function(lambda gap: reproducible.exp(-_middle(gap, fraction)), SHARE_FRACTION)
+    if seen is not None:
+        shares = shares * seen
     total = shares.sum(-1).reciprocal(RECIPROCAL_FRACTION, RECIPROCAL_FRACTION + 1)
     fraction, bits = values.fraction, values.value.high.bit_length() + 1  # a mean is no larger than what it is of
     return ((shares @ values) * total).cut(fraction, bits)
