@@ -41,7 +41,7 @@ from mitai.proof.operations import (
     Weight,
     constant_of,
 )
-from mitai.proof.program import Output, Program, inferred
+from mitai.proof.program import MAX_OPERATIONS, Output, Program, inferred
 
 Real = NDArray[np.float64]
 Reaches = Mapping[str, int]  # a name's numbers are within ± 2^reach
@@ -122,6 +122,8 @@ class Graph:
         Raises:
             ProofError: `proof.program-invalid`.
         """
+        if len(self.operations) == MAX_OPERATIONS:
+            raise ProofError("proof.program-invalid", f"the model is more than {MAX_OPERATIONS} operations")
         self.values.append(inferred(operation, self.values))
         self.operations.append(operation)
         return Tensor(self, len(self.values) - 1, fraction)
