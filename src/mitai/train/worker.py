@@ -30,7 +30,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import structlog
 
@@ -207,7 +206,9 @@ class Jobs:
                 self.cancel(run)
         self._waiting.put(None)
         self._thread.join(30.0)
-        self._held.close()
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
 
     def _keep(self) -> None:
         """Write down what the host is shown; whoever calls this has the lock."""
@@ -430,20 +431,20 @@ class Jobs:
             return Failed.of(error)
 
 
-def _hold(scratch: Path) -> IO[bytes]:
-    """Keep other workers away from a folder, until the file is closed or this process ends."""
+def _hold(scratch: Path) -> int:
+    """Keep other workers away from a folder, until the descriptor is closed or this process ends."""
     scratch.mkdir(parents=True, exist_ok=True)
-    file = (scratch / ".lock").open("ab")
+    descriptor = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
+        os.close(descriptor)
         raise TrainError(
             "train.scratch-taken",
             f"another training worker uses {scratch}",
             hint="give each worker a scratch folder of its own",
         ) from None
-    return file
+    return descriptor
 
 
 def _go_on(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -37,6 +38,12 @@ def start(tmp_path: Path):
         jobs.close()
 
 
+def killed(jobs: Jobs) -> None:
+    """Let go of the folder, as the kernel does when a worker is killed."""
+    os.close(jobs._held)
+    jobs._held = -1
+
+
 def until(jobs: Jobs, run: str, state: str) -> None:
     ends = time.monotonic() + 30
     while jobs.find(run).state != state:
@@ -53,7 +60,7 @@ def test_a_restarted_worker_shows_what_ended_and_what_was_cut_off(start, tmp_pat
     running = jobs.submit(REQUEST).id
     until(jobs, running, "running")
     waiting = jobs.submit(REQUEST).id
-    jobs._held.close()  # as the kernel does when a worker is killed: the first one wrote nothing more
+    killed(jobs)  # which wrote nothing more
     again = start()
     try:
         assert [each.id for each in again.all()] == [failed, running, waiting]
@@ -90,7 +97,7 @@ def test_what_was_cancelled_stays_cancelled(start, monkeypatch):
     runs = [jobs.submit(REQUEST) for _ in range(2)]
     until(jobs, runs[0].id, "running")
     jobs.cancel(runs[1])
-    jobs._held.close()
+    killed(jobs)
     assert start().find(runs[1].id).state == "cancelled"
 
 
