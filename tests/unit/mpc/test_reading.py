@@ -175,7 +175,7 @@ def model_of(config):
 def test_three_processes_read(bert, capsys):
     _, model, cut = bert
     configure_here(cut, (free_port(), free_port()), prompt_tokens=8)
-    processes = Processes(cut)
+    processes = Processes(cut, SIDES[:3])
     try:
         for role in SIDES[:2]:
             processes.wait_for(role, "the model is loaded")
