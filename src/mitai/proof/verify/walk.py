@@ -3,10 +3,10 @@
 1. What both sides know is bound; the prover commits to its hints.
 2. Look-ups, zeros and results become claims on nodes of the plan.
 3. Nodes are visited from the last to the first; each turns its claims into claims on what it is computed from.
-4. Claims on public arrays are compared; those on committed arrays are joined, and opened.
+4. Claims on public arrays are compared; those on committed arrays are opened.
 
 `Walk` says what happens in which order (docs/spec/proof-statement.md); its abstract methods are what a side does for
-itself: `program.Checking` is all that the verifier has beside this, `mitai.proof.proving` the prover.
+itself: `program._Checking` is all that the verifier has beside this, `mitai.proof.proving` the prover.
 """
 
 from __future__ import annotations
