@@ -1,6 +1,6 @@
 """The prover: a program is run, and its results are proven (docs/spec/proof-statement.md).
 
-Goes the same way as the verifier (`verify.program.Walk`) and says at each step what the verifier hears there.
+Goes the same way as the verifier (`verify.walk.Walk`) and says at each step what the verifier hears there.
 
 Example:
     >>> weights = commit_weights(program, arrays)
