@@ -35,7 +35,7 @@ def prove_rounds(
     Returns:
         The point r and the tables' extensions there, a pair of values for each pair. They were not sent.
     """
-    transcript.bind_elements("claim", claim, *(one for one in weights if one is not None))
+    transcript.bind_claim(claim, (one for one in weights if one is not None))
     point: list[K] = []
     left, times = _weights(weights[1:])
     for index, weight in enumerate(weights):
@@ -64,7 +64,7 @@ def prove_rounds(
 
 def prove_batch(transcript: Prover, a: Array, b: Array, claim: K, rounds: int) -> list[K]:
     """Prove Σ_x Σ_j a_j(x) b_j(x) = claim for tables (2^rounds, pairs) of K, flat; return the point."""
-    transcript.bind_elements("claim", claim)
+    transcript.bind_claim(claim, [])
     point: list[K] = []
     for _ in range(rounds):
         known, square = kernels.half_sums([(a, b)], None, upper=False)

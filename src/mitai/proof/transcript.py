@@ -17,6 +17,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 from hashlib import sha256, shake_256
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from mitai.errors import ProofError
 from mitai.proof import field
-from mitai.proof.field import Array, K, P
+from mitai.proof.field import ZERO, Array, K, P
 
 START = sha256(b"mitai proof transcript v1\x00").digest()
 CHALLENGES = b"mitai proof challenges v1\x00"
@@ -45,6 +46,20 @@ class Transcript:
     def bind_elements(self, label: str, *elements: K) -> None:
         """Take in elements of K."""
         self.bind(label, b"".join([part.to_bytes(8, "little") for one in elements for part in (one.a, one.b)]))
+
+    def bind_claim(self, value: K, point: Iterable[K]) -> None:
+        """Take in a claim, before anything is drawn that depends on it."""
+        self.bind_elements("claim", value, *point)
+
+    def require_zero(self, value: K, error: ProofError) -> None:
+        """Refuse what the prover said unless this is zero."""
+        if value != ZERO:
+            raise error
+
+    def require_not_zero(self, value: K, error: ProofError) -> None:
+        """Refuse what the prover said if this is zero."""
+        if value == ZERO:
+            raise error
 
     def challenge(self, label: str) -> K:
         """Draw one element of K."""

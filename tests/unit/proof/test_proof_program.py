@@ -196,7 +196,7 @@ def test_another_hint_is_refused(name: str, by: int, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Program, "run", run)
     monkeypatch.setattr(proving, "count", counted)
-    monkeypatch.setattr(proving._Proving, "require", lambda *_: None)
+    monkeypatch.setattr(proving._Proving, "require_zero", lambda *_: None)
     with pytest.raises(ProofError) as refused:  # at once where the result is beyond its declared range
         verify(*one.proven())
     assert refused.value.code in {"proof.lookup-refuted", "proof.equation-refuted", "proof.statement-invalid"}

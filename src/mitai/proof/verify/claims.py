@@ -54,8 +54,8 @@ def check_claims(transcript: Verifier, log: int, claims: Sequence[Claim]) -> Cla
     transcript.error += soundness.joined(len(claims))
     value = powers_sum(gamma, [claim.value for claim in claims])
     point, f, e = check_product(transcript, value, [None] * log)
-    if e != powers_sum(gamma, [equal(one, point) for one in points]):
-        raise ProofError("proof.claims-refuted", "claims on one array were not combined as drawn", step="claims")
+    error = ProofError("proof.claims-refuted", "claims on one array were not combined as drawn", step="claims")
+    transcript.require_zero(e - powers_sum(gamma, [equal(one, point) for one in points]), error)
     return Claim(point, f)
 
 
@@ -63,7 +63,7 @@ def bind_claims(transcript: Transcript, claims: Sequence[Claim]) -> None:
     """Bind claims, before anything is drawn to combine them."""
     for claim in claims:
         transcript.bind("offset", claim.offset.to_bytes(8, "little"))
-        transcript.bind_elements("claim", claim.value, *claim.point)
+        transcript.bind_claim(claim.value, claim.point)
 
 
 def powers_sum(base: K, terms: Sequence[K]) -> K:

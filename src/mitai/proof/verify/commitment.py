@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from operator import mul
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mitai.errors import ProofError
 from mitai.proof import field
-from mitai.proof.field import ZERO, Array, K, Point
+from mitai.proof.field import ONE, ZERO, Array, K
 from mitai.proof.transcript import HASH_BYTES, Transcript, Verifier
 from mitai.proof.verify import soundness
 from mitai.proof.verify.claims import Claim, bind_claims, powers_sum
@@ -59,22 +61,13 @@ def check_openings(transcript: Verifier, root: bytes, log: int, claims: Sequence
     3. The prover says the combination; with it the sum has the value that is left.
     4. The combination is encoded, and compared with columns of the commitment.
     """
-    if not claims:
-        raise ProofError("proof.statement-invalid", "there are no claims to open")
     shape = Shape.of(log)
-    # 1. one claim
-    points = [claim.full_point(log) for claim in claims]
-    bind_claims(transcript, claims)
-    gamma = transcript.challenge("claims")
-    transcript.error += soundness.joined(len(claims))
-    # 2. one point
-    value = powers_sum(gamma, [claim.value for claim in claims])
-    rows, left = check_rounds(transcript, value, [None] * shape.rows)
+    # 1. and 2. one claim, and one point
+    rows, left, factors = check_fold(transcript, log, shape.positions, claims)
     # 3. what is left
     combined = transcript.receive_k("combination", 1 << shape.positions)
-    weights = [field.equal(point[shape.positions :], rows) for point in points]
-    values = _values(combined, claims, points, shape)
-    if powers_sum(gamma, [weight * value for weight, value in zip(weights, values, strict=True)]) != left:
+    values = _values(combined, claims, log, shape.positions)
+    if sum(map(mul, factors, values), ZERO) != left:
         raise ProofError("proof.value-refuted", "a committed array has another value at a point", step="opening")
     # 4. the combination
     places = transcript.places("columns", QUERIES, shape.leaves)
@@ -86,26 +79,71 @@ def check_openings(transcript: Verifier, root: bytes, log: int, claims: Sequence
     transcript.error += soundness.opening(shape.positions, shape.rows)
 
 
-def _values(combined: Array, claims: Sequence[Claim], points: Sequence[Point], shape: Shape) -> list[K]:
-    """Return the combination's multilinear extension at each claim's position; all with as many free bits together."""
-    free = [max(len(claim.point) - shape.rows, 0) for claim in claims]
+def check_fold(transcript: Verifier, log: int, positions: int, claims: Sequence[Claim]) -> tuple[list[K], K, list[K]]:
+    """Check claims on a matrix of 2^positions by 2^(log − positions), whose rows are folded.
+
+    Returns:
+        A point of challenges at which rows are combined; then a value, and for each claim a factor: what is left to
+        show is that the combination's values at the claims' positions, each times its factor, add up to the value.
+    """
+    if not claims:
+        raise ProofError("proof.statement-invalid", "there are no claims to open")
+    points = [claim.full_point(log)[positions:] for claim in claims]
+    bind_claims(transcript, claims)
+    gamma = transcript.challenge("claims")
+    transcript.error += soundness.joined(len(claims))
+    value = powers_sum(gamma, [claim.value for claim in claims])
+    rows, left = check_rounds(transcript, value, [None] * (log - positions))
+    factors, by = [], ONE
+    for point in points:
+        factors.append(by * field.equal(point, rows))
+        by = by * gamma
+    return rows, left, factors
+
+
+def functional(claims: Sequence[Claim], factors: Sequence[K], log: int, positions: int) -> Array:
+    """Return what the combination is multiplied with for the sum of its values, each times its factor."""
+    out = np.zeros((1 << positions, 2), np.uint64)
+    for chosen, places, weights in _parts(claims, log, positions):
+        scaled = field.mul_k(weights, field.array([factors[number] for number in chosen])[:, None])
+        part = field.total_at(places.reshape(-1), scaled.reshape(-1, 2), len(out))
+        out = field.add(out, part)
+    return out
+
+
+def _values(combined: Array, claims: Sequence[Claim], log: int, positions: int) -> list[K]:
+    """Return the combination's multilinear extension at each claim's position."""
     values = [ZERO] * len(claims)
-    for count in set(free):
-        chosen = [number for number, one in enumerate(free) if one == count]
-        starts = np.array([claims[number].offset >> shape.rows for number in chosen])
-        parts = combined[starts[:, None] + np.arange(1 << count)]
-        weights = field.equalities([points[number][shape.positions - count : shape.positions] for number in chosen])
-        for number, value in zip(chosen, field.elements(field.total(field.mul_k(weights, parts), axis=1)), strict=True):
+    for chosen, places, weights in _parts(claims, log, positions):
+        found = field.elements(field.total(field.mul_k(weights, combined[places]), axis=1))
+        for number, value in zip(chosen, found, strict=True):
             values[number] = value
     return values
 
 
+def _parts(claims: Sequence[Claim], log: int, positions: int) -> Iterator[tuple[list[int], NDArray[np.int64], Array]]:
+    """Return positions and their weights for each claim, those with as many free bits of a position together."""
+    rows = log - positions
+    free = [max(len(claim.point) - rows, 0) for claim in claims]
+    for count in set(free):
+        chosen = [number for number, one in enumerate(free) if one == count]
+        starts = np.array([claims[number].offset >> rows for number in chosen])
+        points = [claims[number].full_point(log)[positions - count : positions] for number in chosen]
+        yield chosen, starts[:, None] + np.arange(1 << count), field.equalities(points)
+
+
 def _check_leaves(transcript: Verifier, root: bytes, log: int, places: list[int], columns: Array) -> None:
     """Check that columns are leaves of the tree, at the given places in order."""
-    known = {
-        place: sha256(LEAF + column.astype("<u8").tobytes()).digest()
-        for place, column in zip(places, columns, strict=True)
-    }
+    check_paths(transcript, root, log, dict(zip(places, leaf_hashes(columns), strict=True)))
+
+
+def leaf_hashes(columns: Array) -> list[bytes]:
+    """Return the hash of each of some columns (n, rows)."""
+    return [sha256(LEAF + column.astype("<u8").tobytes()).digest() for column in columns]
+
+
+def check_paths(transcript: Verifier, root: bytes, log: int, known: dict[int, bytes]) -> None:
+    """Check hashes of leaves, by their places in order, against the root of a tree of 2^log leaves."""
     for _ in range(log):
         missing = [place ^ 1 for place in known if place ^ 1 not in known]
         said = transcript.receive_bytes("path", len(missing) * HASH_BYTES)

@@ -127,14 +127,17 @@ def check_lookups(
         p = p - chosen * inside(shape, own)
         q = q + chosen * powers_sum(beta, components)
         claims.append([Claim(own, component) for component in components])
-    if p != ZERO or q != alpha:
-        raise ProofError("proof.lookup-refuted", "columns are not what was looked up", step="columns")
+    for zero in (p, q - alpha):
+        error = ProofError("proof.lookup-refuted", "columns are not what was looked up", step="columns")
+        transcript.require_zero(zero, error)
 
     table_top, table_bottom, point, p, q = check_fractions(transcript, table.log)
-    if q != alpha - powers_sum(beta, table.evaluate(point)):
-        raise ProofError("proof.lookup-refuted", "the table is not the one that was looked up in", step="table")
-    if top * table_bottom != table_top * bottom or ZERO in (bottom, table_bottom):
-        raise ProofError("proof.lookup-refuted", "an entry of a column is not in the table", step="sums")
+    error = ProofError("proof.lookup-refuted", "the table is not the one that was looked up in", step="table")
+    transcript.require_zero(q - (alpha - powers_sum(beta, table.evaluate(point))), error)
+    error = ProofError("proof.lookup-refuted", "an entry of a column is not in the table", step="sums")
+    transcript.require_zero(top * table_bottom - table_top * bottom, error)
+    transcript.require_not_zero(bottom, error)
+    transcript.require_not_zero(table_bottom, error)
     return claims, Claim(point, p)
 
 
@@ -151,8 +154,8 @@ def check_fractions(transcript: Verifier, log: int) -> tuple[K, K, list[K], K, K
         by = transcript.challenge("layer")
         left, value = check_rounds(transcript, p + by * q, point)
         p0, p1, q0, q1 = transcript.receive_elements("halves", 4)
-        if p0 * q1 + q0 * (p1 + by * q1) != value:
-            raise ProofError("proof.fractions-refuted", "fractions do not add up", step=f"layer {layer}")
+        error = ProofError("proof.fractions-refuted", "fractions do not add up", step=f"layer {layer}")
+        transcript.require_zero(p0 * q1 + q0 * p1 + by * (q0 * q1) - value, error)
         half = transcript.challenge("half")
         point = [half, *left]
         p, q = p0 + half * (p1 - p0), q0 + half * (q1 - q0)

@@ -79,7 +79,7 @@ class _Checking(Walk):
             own = public_value(array, axes)
         else:
             own = mask_value(array, axes, node.shape[-1], before=node.role == "before")
-        self.require(own == value, "public")
+        self.require_zero(value - own, "public")
 
     def opened(self, source: str, claims: Sequence[Claim], log: int) -> None:
         check_openings(self.transcript, self._hints if source == "hint" else self.roots[source], log, claims)

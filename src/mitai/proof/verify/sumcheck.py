@@ -27,7 +27,7 @@ def check_rounds(transcript: Verifier, claim: K, weights: Sequence[K | None]) ->
     Returns:
         The point r, and the value that g(r) has if the claim is true.
     """
-    transcript.bind_elements("claim", claim, *(one for one in weights if one is not None))
+    transcript.bind_claim(claim, (one for one in weights if one is not None))
     point: list[K] = []
     for weight in weights:
         linear, square = transcript.receive_elements("round", 2)
@@ -48,8 +48,8 @@ def check_product(transcript: Verifier, claim: K, weights: Sequence[K | None]) -
     """
     point, value = check_rounds(transcript, claim, weights)
     a, b = transcript.receive_elements("factors", 2)
-    if a * b != value:
-        raise ProofError("proof.product-refuted", "a sum of products is not what was claimed", step="sum-check")
+    error = ProofError("proof.product-refuted", "a sum of products is not what was claimed", step="sum-check")
+    transcript.require_zero(a * b - value, error)
     return point, a, b
 
 

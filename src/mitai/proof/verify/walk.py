@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import mul
 
 import numpy as np
 
@@ -252,7 +253,7 @@ class Walk(ABC):
             spread = outer_inside(node.shape, self.plan.shape(term), axes)
             total = total + K(factor % P) * spread * one
             self.claims[term].append((own, one))
-        self.require(total == value * K(1 << node.shift), "combination")
+        self.require_zero(total - value * K(1 << node.shift), "combination")
 
     def product_of(self, node: Product, axes: Axes, value: K) -> None:
         """A sum-check over all elements; a factor that is broadcast is so over the padding, too."""
@@ -310,7 +311,7 @@ class Walk(ABC):
         everywhere = field.equality(axes[node.axis])
         starts = np.cumsum([0, *(self.plan.shape(part)[node.axis] for part in node.parts)]).tolist()
         shares = self.shares(node, rest, everywhere, starts)
-        self.require(sum(shares, ZERO) == value, "joined")
+        self.require_zero(sum(shares, ZERO) - value, "joined")
         for part, start, end, share in zip(node.parts, starts, starts[1:], shares, strict=False):
             size = 1 << logs([end - start])[0]
             weights = np.zeros((size, 2), np.uint64)
@@ -322,7 +323,7 @@ class Walk(ABC):
         factor = Factor(number, self.plan.shape(number), "axis", (*rest[0], (), *rest[1]), (axis,))
         rounds: list[K | None] = [None] * logs([self.plan.shape(number)[axis]])[0]
         point, public, one = self.product(weights, factor, value, rounds)
-        self.require(public == field.evaluate(weights, point), "public")
+        self.require_zero(public - field.evaluate(weights, point), "public")
         self.claims[number].append(((*rest[0], tuple(point), *rest[1]), one))
 
     # --- 4. what is committed ---
@@ -344,17 +345,17 @@ class Walk(ABC):
                 weights, parts = zip(*(block.part(axes) for block in blocks), strict=True)
                 asked = [Claim(point, ZERO, block.offset) for block, point in zip(blocks, parts, strict=True)]
                 said = self.blocks(source, asked) if len(blocks) > 1 else [value]
-                self.require(sum(map(K.__mul__, weights, said), ZERO) == value, "blocks")
+                self.require_zero(sum(map(mul, weights, said), ZERO) - value, "blocks")
                 placed += [Claim(one.point, value, one.offset) for one, value in zip(asked, said, strict=True)]
         if placed:
             self.opened(source, placed, layout.log)
 
     # --- what each side does ---
 
-    def require(self, holds: bool, step: str) -> None:
-        """Refuse unless this holds."""
-        if not holds:
-            raise ProofError("proof.equation-refuted", "values that the prover says do not fit together", step=step)
+    def require_zero(self, value: K, step: str) -> None:
+        """Refuse what was said unless this is zero."""
+        error = ProofError("proof.equation-refuted", "values that the prover says do not fit together", step=step)
+        self.transcript.require_zero(value, error)
 
     @abstractmethod
     def add_error(self, error: Fraction) -> None:
