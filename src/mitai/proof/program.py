@@ -18,7 +18,7 @@ Example:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
@@ -127,16 +127,27 @@ class Program:
             ProofError: `proof.input-mismatch`: an array is missing, left over, of another shape or out of its range.
                 `proof.out-of-range`: numbers are larger than the program has room for.
         """
+        arrays = tuple(self.results(inputs, weights))
+        return Run(arrays, {output.name: arrays[output.operand] for output in self.outputs})
+
+    def results(self, inputs: Mapping[str, Ints], weights: Mapping[str, Ints]) -> Iterator[Ints]:
+        """Compute as `run`, and yield each operation's result; what no later operation takes is not kept."""
         _require_all(inputs, self.inputs, "input")
         _require_all(weights, self.weights, "weight")
-        arrays: list[Ints] = []
-        for operation, value in zip(self.operations, self.values, strict=True):
+        last = {operand: number for number, one in enumerate(self.operations) for operand in one.operands}
+        arrays: dict[int, Ints] = {}
+        for number, (operation, value) in enumerate(zip(self.operations, self.values, strict=True)):
             if isinstance(operation, Input | Weight):
                 given = inputs if isinstance(operation, Input) else weights
-                arrays.append(_declared(given[operation.name], value, operation.name))
+                result = _declared(given[operation.name], value, operation.name)
             else:
-                arrays.append(operation.execute(*(arrays[operand] for operand in operation.operands)))
-        return Run(tuple(arrays), {output.name: arrays[output.operand] for output in self.outputs})
+                result = operation.execute(*(arrays[operand] for operand in operation.operands))
+            for operand in set(operation.operands):
+                if last[operand] == number:
+                    del arrays[operand]
+            if number in last:
+                arrays[number] = result
+            yield result
 
 
 def inferred(operation: AnyOperation, values: Sequence[Value]) -> Value:
