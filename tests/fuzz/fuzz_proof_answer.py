@@ -5,9 +5,12 @@ Run `python tests/fuzz/fuzz_proof_answer.py [libFuzzer options]` with atheris.
 
 import sys
 
+import msgspec
+
 from mitai.errors import MitaiError
 from mitai.proof.answer import Answer, check_answer
 from mitai.proof.card import ModelCard
+from mitai.proof.sampling import Agreed, Sampling
 
 CARD = ModelCard(
     config='{"model_type": "llama", "vocab_size": 9, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, '
@@ -15,7 +18,9 @@ CARD = ModelCard(
     reaches={"table.weight": 2, "logits": 3},
     weights="5a" * 32,
 )
-SEEDS = (Answer(card=CARD.encode(), prompt=(1, 2), answer=(3,), proof=b"\1" * 64).encode(), CARD.encode())
+SAMPLING = Sampling(temperature=700, seed=b"s" * 32, nonce=b"n" * 32)
+ANSWER = Answer(card=CARD.encode(), prompt=(1, 2), answer=(3,), proof=b"\1" * 64)
+SEEDS = (ANSWER.encode(), CARD.encode(), msgspec.structs.replace(ANSWER, sampling=SAMPLING).encode())
 
 
 def one_input(data: bytes) -> None:
@@ -28,7 +33,8 @@ def one_input(data: bytes) -> None:
         assert read.encode() == data
         if isinstance(read, Answer) and len(read.prompt) + len(read.answer) < 8:
             try:
-                check_answer(read, ModelCard.parse(read.card).identity)
+                agreed = Agreed(read.sampling.temperature) if read.sampling else None
+                check_answer(read, ModelCard.parse(read.card).identity, agreed)
             except MitaiError:
                 continue
             raise AssertionError

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+import re
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -17,6 +21,7 @@ from mitai.errors import ProofError
 if TYPE_CHECKING:
     from mitai.proof.answer import Answer
     from mitai.proof.card import ModelCard
+    from mitai.proof.sampling import Agreed, Sampling
 
 app = App(
     name="proof",
@@ -75,10 +80,15 @@ def ask(
     *,
     out: Annotated[Path, Parameter(help="Where the answer and its proof go.")] = Path("answer.proof"),
     max_tokens: Annotated[Positive, Parameter(help="How long the answer may be.")] = 32,
+    temperature: Annotated[
+        float, Parameter(help="0 takes the likeliest tokens; above it, to 2, they are drawn.")
+    ] = 0,
+    seed: Annotated[Path | None, Parameter(help="A fresh seed of `mitai proof seed`; it is used up.")] = None,
+    nonce: Annotated[str | None, Parameter(help="Of who asks, 64 hexadecimal digits; random by default.")] = None,
     plain: Annotated[bool, Parameter(negative="", help="Go on with the text as it is, without chat template.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Ask a model, and prove the answer: the likeliest token after the other.
+    """Ask a model, and prove the answer: the likeliest token after the other, or one that was drawn.
 
     The answer comes first, and the proof after it. Whoever has the file sees prompt and answer.
     """
@@ -89,6 +99,7 @@ def ask(
     output = Output(json)
     prepared, words = Prepared.open(folder), Text.load(folder)
     tokens = words.tokens(sys.stdin.read() if prompt == "-" else prompt, plain=plain)
+    sampling = _sampling(temperature, seed, nonce)
     said: list[int] = []
     told = ""
 
@@ -100,16 +111,40 @@ def ask(
         told = whole
         return not words.ends(token)
 
-    generate(prepared, tokens, max_tokens, emit)
+    generate(prepared, tokens, max_tokens, emit, sampling)
     output.say()
     began = time.monotonic()
     output.note("Proving …")
-    encoded = prove_answer(prepared, tokens, said).encode()
+    encoded = prove_answer(prepared, tokens, said, sampling).encode()
     out.write_bytes(encoded)
     took = time.monotonic() - began
     output.say(f"[green]✔[/] proven in {took:.1f} s: {data(out)}, {len(encoded) / 1e6:.1f} MB")
-    output.say(f"  next: mitai proof verify {data(out)} --model {prepared.card.identity}")
+    drawn = f" --temperature {temperature:g} --nonce {sampling.nonce.hex()}" if sampling else ""
+    output.say(f"  next: mitai proof verify {data(out)} --model {prepared.card.identity}{drawn}")
     output.result({"answer": told, "tokens": said, "file": str(out), "bytes": len(encoded), "seconds": round(took, 2)})
+
+
+@app.command
+def seed(
+    out: Annotated[Path, Parameter(help="A file that is not there yet.")],
+    *,
+    json: JsonFlag = False,
+) -> None:
+    """Make a secret seed for one answer that is drawn, and show the commitment to it.
+
+    Whoever asks gets the commitment first, and gives prompt and nonce then; so neither side chooses what is drawn.
+    """
+    from mitai.proof.sampling import SEED_BYTES, commitment
+
+    output = Output(json)
+    fresh = secrets.token_bytes(SEED_BYTES)
+    try:
+        with open(out, "x", opener=lambda path, flags: os.open(path, flags, 0o600), encoding="ascii") as file:
+            file.write(fresh.hex())
+    except FileExistsError:
+        raise ProofError("proof.out-exists", f"there is something at {out}", hint="each answer has its own") from None
+    output.say(f"The commitment, for whoever asks, before the prompt is known:\n\n  [bold]{commitment(fresh)}[/]")
+    output.result({"commitment": commitment(fresh), "file": str(out)})
 
 
 @app.command
@@ -117,6 +152,9 @@ def verify(
     file: _FILE,
     *,
     model: Annotated[str, Parameter(help="The identity of the model, as its publisher told you.")],
+    temperature: Annotated[float, Parameter(help="At which the answer was to be drawn; 0: not drawn.")] = 0,
+    nonce: Annotated[str | None, Parameter(help="That you gave with the prompt.")] = None,
+    commitment: Annotated[str | None, Parameter(help="To the seed, that you had before you gave the prompt.")] = None,
     tokenizer: Annotated[
         Path | None, Parameter(help="The model's folder or a copy of its tokenizer's files, to show words.")
     ] = None,
@@ -128,12 +166,14 @@ def verify(
     output = Output(json)
     answer, card = _read(file)
     began = time.monotonic()
-    bits = check_answer(answer, model)
+    bits = check_answer(answer, model, _agreed(temperature, nonce, commitment))
     took = time.monotonic() - began
     output.say(f"[green]✔[/] this model answers so; checked in {took:.1f} s, with {bits:.0f} bits of security\n")
     shown = _shown(answer, card, tokenizer)
     for name, value in shown.items():
         output.say(f"{name}: {data(printable(str(value)))}")
+    if temperature and not (nonce and commitment):
+        output.say("[yellow]Not known[/]: that nobody chose what was drawn; give --nonce and --commitment")
     output.result({"verdict": "holds", "bits": round(bits, 1), "model": card.identity, **shown})
 
 
@@ -182,11 +222,60 @@ def _read(file: Path) -> tuple[Answer, ModelCard]:
     return answer, ModelCard.parse(answer.card)
 
 
+def _sampling(temperature: float, seed: Path | None, nonce: str | None) -> Sampling | None:
+    from mitai.proof.sampling import SEED_BYTES, Sampling
+
+    agreed = _agreed(temperature, nonce, None)
+    if agreed is None:
+        if seed:
+            raise _unusable("a seed is for answers that are drawn", "give a --temperature above 0")
+        return None
+    return Sampling(
+        temperature=agreed.temperature,
+        seed=_spent(seed) if seed else secrets.token_bytes(SEED_BYTES),
+        nonce=agreed.nonce or secrets.token_bytes(SEED_BYTES),
+    )
+
+
+def _agreed(temperature: float, nonce: str | None, commitment: str | None) -> Agreed | None:
+    """Return what was agreed on; nothing at temperature 0."""
+    from mitai.proof.sampling import MOST_TEMPERATURE, Agreed
+
+    thousandths = round(temperature * 1000) if math.isfinite(temperature) else -1
+    if not 0 <= thousandths <= MOST_TEMPERATURE or (temperature and not thousandths):
+        raise _unusable("a temperature is 0, or from 0.001 to 2", "thousandths are the finest step")
+    if not thousandths:
+        if nonce or commitment:
+            raise _unusable("nonce and commitment are for answers that are drawn", "give the --temperature, too")
+        return None
+    for name, value in (("nonce", nonce), ("commitment", commitment)):
+        if value is not None and not re.fullmatch("[0-9a-f]{64}", value):
+            raise _unusable(f"the {name} is not 64 hexadecimal digits", "in lower case")
+    return Agreed(thousandths, bytes.fromhex(nonce) if nonce else None, commitment)
+
+
+def _spent(file: Path) -> bytes:
+    """Return a seed, and see to it that it is used once."""
+    try:
+        text = file.read_text(encoding="ascii")
+        file.unlink()
+    except (OSError, UnicodeError) as error:
+        raise ProofError("proof.no-file", f"{file} can't be read ({type(error).__name__})") from None
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise _unusable(f"{file} is no seed", "mitai proof seed makes one")
+    return bytes.fromhex(text)
+
+
+def _unusable(message: str, hint: str) -> ProofError:
+    return ProofError("proof.sampling-unusable", message, hint=hint)
+
+
 def _shown(answer: Answer, card: ModelCard, tokenizer: Path | None) -> dict[str, object]:
-    """Return prompt and answer, in words where the model's own tokenizer is at hand."""
+    """Return prompt and answer, in words where the model's own tokenizer is at hand, and how it was drawn."""
     tokens = {"prompt": list(answer.prompt), "answer": list(answer.answer)}
+    drawn = _drawn(answer)
     if tokenizer is None:
-        return dict(tokens)
+        return {**tokens, **drawn}
     from mitai.mpc.text import Text
 
     folder = tokenizer if tokenizer.is_dir() else tokenizer.parent
@@ -194,7 +283,19 @@ def _shown(answer: Answer, card: ModelCard, tokenizer: Path | None) -> dict[str,
     if not own.exists() or hashlib.sha256(own.read_bytes()).hexdigest() != card.tokenizer:
         raise ProofError("proof.tokenizer-differs", f"the tokenizer in {folder} is not the one that the card names")
     words = Text.load(folder)
-    return {name: words.words(ids) for name, ids in tokens.items()}
+    return {**{name: words.words(ids) for name, ids in tokens.items()}, **drawn}
+
+
+def _drawn(answer: Answer) -> dict[str, object]:
+    from mitai.proof.sampling import commitment
+
+    if not (sampling := answer.sampling):
+        return {}
+    return {
+        "temperature": sampling.temperature / 1000,
+        "nonce": sampling.nonce.hex(),
+        "commitment": commitment(sampling.seed),
+    }
 
 
 def _anything(samples: list[list[int]]) -> list[list[int]]:

@@ -1,12 +1,13 @@
-"""Answers with a proof: the likeliest token after the other, and one proof for all of them.
+"""Answers with a proof: the likeliest token after the other, or one that was drawn, and one proof for all of them.
 
 Follows `docs/spec/proof-answer.md`. An answer is proven at once: the program reads prompt and answer, and says the
-likeliest token after each place of the answer; those are the answer itself, one place later.
+token that follows after each place of the answer; those are the answer itself, one place later.
 
 Invariants:
 
 - What is checked follows from the card that the verifier trusts and the tokens that it sees, never from the file alone.
 - A file that is accepted says nothing beyond: this model answers this prompt so.
+- An answer that was drawn is no answer for somebody who did not agree to that.
 
 Example:
     >>> answer = prove_answer(prepared, prompt, count=16)
@@ -16,7 +17,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -25,10 +26,12 @@ import numpy as np
 from mitai.errors import ParseError, ProofError
 from mitai.proof.card import MAX_CARD_BYTES, MAX_TOKENS, ModelCard
 from mitai.proof.models.generate import Generation
+from mitai.proof.operation import Ints
 from mitai.proof.operations import Argmax
 from mitai.proof.prepared import Prepared
 from mitai.proof.program import Program
 from mitai.proof.proving import prove
+from mitai.proof.sampling import Agreed, Sampling, differs
 from mitai.proof.verify.program import verify
 from mitai.proof.verify.statement import Statement
 
@@ -47,6 +50,7 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         prompt: Tokens.
         answer: Tokens.
         proof: All messages.
+        sampling: How tokens were drawn; absent where they are the likeliest.
     """
 
     v: Literal["mitai proof answer v1"] = "mitai proof answer v1"
@@ -54,6 +58,7 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     prompt: Tokens
     answer: Tokens
     proof: bytes
+    sampling: Sampling | msgspec.UnsetType = msgspec.UNSET
 
     def encode(self) -> bytes:
         """Return the one encoding."""
@@ -77,13 +82,18 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return answer
 
 
-def generate(prepared: Prepared, prompt: list[int], count: int, emit: Callable[[int], bool]) -> list[int]:
+def generate(
+    prepared: Prepared, prompt: list[int], count: int, emit: Callable[[int], bool], sampling: Sampling | None = None
+) -> list[int]:
     """Return up to so many tokens of an answer; `emit` gets each, and says whether there shall be more."""
-    generation = Generation(prepared.card.model, prepared.card.reaches, prepared.weights.arrays)
+    card = prepared.card
+    generation = Generation(card.model, card.reaches, prepared.weights.arrays)
+    noise = sampling.noise(card.identity, prompt, card.model.vocabulary) if sampling else None
     answer: list[int] = []
     following = prompt
     while len(answer) < count:
-        token = generation.step(following).token
+        place = len(answer)
+        token = generation.step(following, noise.rows(place, place + 1) if noise else None).token
         answer.append(token)
         following = [token]
         if not emit(token):
@@ -91,25 +101,37 @@ def generate(prepared: Prepared, prompt: list[int], count: int, emit: Callable[[
     return answer
 
 
-def prove_answer(prepared: Prepared, prompt: list[int], answer: list[int]) -> Answer:
+def prove_answer(prepared: Prepared, prompt: list[int], answer: list[int], sampling: Sampling | None = None) -> Answer:
     """Prove an answer that `generate` gave.
 
     Raises:
         ProofError: `proof.answer-differs`: the model answers otherwise. `proof.out-of-range`: see `prove`.
     """
-    program = prepared.card.program(len(prompt), len(answer))
-    tokens = np.array([*prompt, *answer[:-1]], np.int64)
-    proof = prove(program, {"tokens": tokens}, prepared.weights)
+    card = prepared.card
+    program = card.program(len(prompt), len(answer), drawn=sampling is not None)
+    proof = prove(program, _inputs(card, prompt, answer, sampling), prepared.weights)
     if proof.statement.outputs["token"].tolist() != answer:
         raise ProofError("proof.answer-differs", "the model gives another answer, so this one can't be proven")
-    return Answer(card=prepared.card.encode(), prompt=tuple(prompt), answer=tuple(answer), proof=proof.messages)
+    return Answer(
+        card=card.encode(),
+        prompt=tuple(prompt),
+        answer=tuple(answer),
+        proof=proof.messages,
+        sampling=sampling or msgspec.UNSET,
+    )
 
 
-def check_answer(answer: Answer, model: str) -> float:
+def check_answer(answer: Answer, model: str, agreed: Agreed | None = None) -> float:
     """Check that the model of this identity answers this prompt so; return the security in bits.
 
+    Args:
+        answer: With its proof.
+        model: The identity.
+        agreed: How it was to be drawn; None if its tokens have to be the likeliest.
+
     Raises:
-        ProofError: `proof.model-differs`: it is another model's. Or the first check of the proof that does not hold.
+        ProofError: `proof.model-differs`: it is another model's. `proof.sampling-differs`: its tokens were chosen in
+            another way than agreed. Or the first check of the proof that does not hold.
         ParseError: The card is malformed.
     """
     card = ModelCard.parse(answer.card)
@@ -120,22 +142,37 @@ def check_answer(answer: Answer, model: str) -> float:
             step="model",
             hint="ask whoever publishes the model for its identity",
         )
+    sampling = answer.sampling or None
+    if (sampling is None) != (agreed is None):
+        raise differs("the answer was drawn" if sampling else "the answer was not drawn, its tokens are the likeliest")
+    if sampling and agreed:
+        agreed.require(sampling)
     return verify(statement(answer, card), answer.proof)
 
 
 def statement(answer: Answer, card: ModelCard) -> Statement:
     """Return what an answer's proof has to prove."""
-    program = card.program(len(answer.prompt), len(answer.answer))
+    sampling = answer.sampling or None
+    program = card.program(len(answer.prompt), len(answer.answer), drawn=sampling is not None)
     if max(*answer.prompt, *answer.answer) >= card.model.vocabulary:
         raise ProofError("proof.statement-invalid", "a token is not in the model's vocabulary")
     said = np.array(answer.answer, np.int64)
     return Statement(
         program,
         bytes.fromhex(card.weights),
-        {"tokens": np.array([*answer.prompt, *answer.answer[:-1]], np.int64)},
+        _inputs(card, answer.prompt, answer.answer, sampling),
         {"token": said},
         {_choice(program): said},
     )
+
+
+def _inputs(
+    card: ModelCard, prompt: Sequence[int], answer: Sequence[int], sampling: Sampling | None
+) -> dict[str, Ints]:
+    inputs: dict[str, Ints] = {"tokens": np.array([*prompt, *answer[:-1]], np.int64)}
+    if sampling:
+        inputs["noise"] = sampling.noise(card.identity, prompt, card.model.vocabulary).rows(0, len(answer))
+    return inputs
 
 
 def _choice(program: Program) -> int:

@@ -79,8 +79,13 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         """
         return decoder(self.config.encode())
 
-    def program(self, prompt: int, answer: int) -> Program:
+    def program(self, prompt: int, answer: int, *, drawn: bool = False) -> Program:
         """Return the program in which an answer of so many tokens follows a prompt of so many.
+
+        Args:
+            prompt: How many tokens.
+            answer: The same.
+            drawn: Whether tokens are drawn with noise, and not the likeliest.
 
         Raises:
             ProofError: There are too few or too many of them, or the calibration is of another model.
@@ -88,7 +93,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         if prompt < 1 or answer < 1 or prompt + answer > MAX_TOKENS:
             raise ProofError("proof.statement-invalid", f"prompt and answer have 2 to {MAX_TOKENS} tokens together")
         graph = Graph(self.reaches)
-        return self.model.write(graph, prompt + answer - 1, answers=answer, keep=False).program()
+        return self.model.write(graph, prompt + answer - 1, answers=answer, keep=False, drawn=drawn).program()
 
 
 class _Family(msgspec.Struct):

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 P = 2**64 - 2**32 + 1
 NON_RESIDUE = 7  # generates F*, and so is no square
+_CACHED = 14  # the log of how many elements are worked on at once
 MAX_LOG_GROUP = 32  # F* has groups of order 2^k up to here
 
 Array = NDArray[np.uint64]
@@ -214,8 +215,9 @@ def evaluate(table: Array, point: Point) -> K:
     """Return the multilinear extension at a point, of 2^n elements of F (2^n,) or of K (2^n, 2)."""
     times = mul_k if table.ndim == 2 else scale
     half = len(point) // 2  # the last coordinates first, for all of the first ones: less weights
-    rows = table.reshape(1 << half, -1, *table.shape[1:])
-    inner = total(times(equality(point[half:])[None], rows), axis=1)
+    weights = equality(point[half:])[None]
+    rows = np.array_split(table.reshape(1 << half, -1, *table.shape[1:]), 1 << max(0, len(point) - _CACHED))
+    inner = np.concatenate([total(times(weights, part), axis=1) for part in rows])
     return elements(total(mul_k(equality(point[:half]), inner))[None])[0]
 
 
@@ -251,10 +253,17 @@ def transform(x: Array) -> Array:
     return x
 
 
-def encode(x: Array) -> Array:
-    """Return the Reed–Solomon code of rate 1/4 along axis 0, in the order of leaves (docs/spec/proof.md)."""
-    size = x.shape[0]
-    shift = generator(size.bit_length() + 1)
+def encode(x: Array, size: int | None = None) -> Array:
+    """Return the Reed–Solomon code of 4 · size places along axis 0, in the order of leaves (docs/spec/proof.md).
+
+    Its size is the number of coefficients (rate 1/4) unless it is said: a power of two, for any number of them.
+    """
+    size = size or x.shape[0]
     one = [1] * (x.ndim - 1)
-    cosets = (mul(x, power(pow(shift, s, P), size).reshape(size, *one)) for s in range(4))
-    return np.concatenate([transform(coset) for coset in cosets])
+    cut = np.zeros((-(-x.shape[0] // size), size, *x.shape[1:]), np.uint64)
+    out = []
+    for s in range(4):
+        shifts = power(pow(generator(size.bit_length() + 1), s, P), x.shape[0])[: x.shape[0]]
+        cut.reshape(-1, *x.shape[1:])[: x.shape[0]] = mul(x, shifts.reshape(-1, *one))
+        out.append(transform(total(cut) if len(cut) > 1 else cut[0]))  # X^size is the same at all places of a coset
+    return np.concatenate(out)

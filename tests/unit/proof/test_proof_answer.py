@@ -18,12 +18,15 @@ from mitai.mpc.models.config import LlamaConfig
 from mitai.proof.answer import Answer, check_answer, generate, prove_answer
 from mitai.proof.card import ModelCard
 from mitai.proof.prepared import CARD, CODE, Prepared, prepare
+from mitai.proof.sampling import Agreed, Sampling, commitment
 
 CONFIG = {
     "model_type": "llama", "vocab_size": 2560, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
     "num_attention_heads": 2, "eos_token_id": 2,
 }  # fmt: skip
 PROMPT = [5, 6, 7]
+SAMPLING = Sampling(temperature=1500, seed=b"s" * 32, nonce=b"n" * 32)
+AGREED = Agreed(1500, b"n" * 32, commitment(b"s" * 32))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,46 @@ def test_nothing_of_it_can_be_changed(prepared, answer, member):
     for other in others:
         with pytest.raises(MitaiError):
             check_answer(msgspec.structs.replace(answer, **{member: other}), prepared.card.identity)
+
+
+@pytest.fixture(scope="module")
+def drawn(prepared):
+    said = generate(prepared, PROMPT, 3, lambda _: True, SAMPLING)
+    return prove_answer(prepared, PROMPT, said, SAMPLING)
+
+
+def test_a_drawn_answer_proves_itself(prepared, answer, drawn):
+    assert check_answer(Answer.parse(drawn.encode()), prepared.card.identity, AGREED) > 100
+    assert drawn.answer != answer.answer
+
+
+def test_answers_that_are_not_drawn_keep_their_bytes(answer):
+    assert list(msgspec.msgpack.decode(answer.encode())) == ["v", "card", "prompt", "answer", "proof"]
+
+
+@pytest.mark.parametrize("other", [{"temperature": 1499}, {"seed": b"t" * 32}, {"nonce": b"m" * 32}])
+def test_another_draw_is_refused(prepared, drawn, other):
+    sampling = msgspec.structs.replace(SAMPLING, **other)
+    claimed = msgspec.structs.replace(drawn, sampling=sampling)
+    with pytest.raises(ProofError) as refused:
+        check_answer(claimed, prepared.card.identity, AGREED)
+    assert refused.value.code == "proof.sampling-differs"
+    own = Agreed(sampling.temperature, sampling.nonce, commitment(sampling.seed))
+    with pytest.raises(ProofError) as refused:
+        check_answer(claimed, prepared.card.identity, own)
+    assert refused.value.code != "proof.sampling-differs"
+
+
+def test_drawn_or_not_is_agreed_on(prepared, answer, drawn):
+    plain = msgspec.structs.replace(drawn, sampling=msgspec.UNSET)
+    for one, agreed in ((drawn, None), (answer, AGREED), (plain, AGREED)):
+        with pytest.raises(ProofError) as refused:
+            check_answer(one, prepared.card.identity, agreed)
+        assert refused.value.code == "proof.sampling-differs"
+    with pytest.raises(MitaiError):
+        check_answer(plain, prepared.card.identity)
+    with pytest.raises(MitaiError):
+        check_answer(msgspec.structs.replace(answer, sampling=SAMPLING), prepared.card.identity, AGREED)
 
 
 def test_another_model_is_not_taken(prepared, answer):
@@ -141,6 +184,23 @@ def test_commands(model, tmp_path, capsys):
     assert (shown["model"], shown["checked"]) == (identity, False)
     checked = run("proof", "verify", file, "--model", identity)
     assert (checked["verdict"], checked["answer"]) == ("holds", told["tokens"])
+    nonce, drawn = "5a" * 32, ("--temperature", "0.8")
+    promised = run("proof", "seed", str(tmp_path / "seed"))["commitment"]
+    ask = ("proof", "ask", folder, "What?", "--max-tokens", "2", "--out", file, *drawn, "--nonce", nonce)
+    told = run(*ask, "--seed", str(tmp_path / "seed"))
+    agreed = ("--nonce", nonce, "--commitment", promised)
+    checked = run("proof", "verify", file, "--model", identity, *drawn, *agreed)
+    assert (checked["answer"], checked["commitment"]) == (told["tokens"], promised)
+    for words, code in (
+        ((*ask, "--seed", str(tmp_path / "seed")), "proof.no-file"),
+        (("proof", "verify", file, "--model", identity), "proof.sampling-differs"),
+        (("proof", "verify", file, "--model", identity, *drawn, "--nonce", "00" * 32), "proof.sampling-differs"),
+        (("proof", "verify", file, "--model", identity, *agreed), "proof.sampling-unusable"),
+        (("proof", "verify", file, "--model", identity, "--temperature", "3"), "proof.sampling-unusable"),
+    ):
+        with pytest.raises(ProofError) as refused:
+            run(*words)
+        assert refused.value.code == code
     with pytest.raises(ProofError) as refused:
         run("proof", "verify", file, "--model", "0" * 64)
     assert refused.value.code == "proof.model-differs"

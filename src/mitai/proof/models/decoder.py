@@ -22,10 +22,12 @@ import numpy as np
 from mitai.mpc.models.arrays import Tensors
 from mitai.proof.graph import Graph, Real, Tensor
 from mitai.proof.models.blocks import NORM_FRACTION, attention, causal
+from mitai.proof.sampling import NOISE_BITS, NOISE_FRACTION
 
 Reveal = Literal["token", "logits", "all"]
 
 LOGIT_BITS = 32
+DRAWN_BITS = 8  # at least, of whole numbers: how far the least may lie below the one that is drawn
 ROUGH_FRACTION = 24
 WEIGHT_FRACTION = 16
 PLACES_AXIS = 2  # of keys and values
@@ -80,7 +82,15 @@ class Decoder(ABC):
     head_size: int
 
     def write(
-        self, graph: Graph, n: int, past: int = 0, reveal: Reveal = "token", *, answers: int = 1, keep: bool = True
+        self,
+        graph: Graph,
+        n: int,
+        past: int = 0,
+        reveal: Reveal = "token",
+        *,
+        answers: int = 1,
+        keep: bool = True,
+        drawn: bool = False,
     ) -> Graph:
         """Write the program of n tokens after `past` others.
 
@@ -91,6 +101,7 @@ class Decoder(ABC):
             reveal: The next `token`, the most likely one; its `logits`; or `all` places' logits.
             answers: After how many of the last places the next token, or its logits, come out.
             keep: Whether keys and values are kept, for a program of more tokens.
+            drawn: Whether a token is the one with the largest sum of logit and public `noise`.
         """
         tokens = graph.tokens("tokens", n, self.vocabulary)
         fraction = ROUGH_FRACTION if graph.rough else graph.place("logits", LOGIT_BITS, most=26)[0]
@@ -104,7 +115,7 @@ class Decoder(ABC):
         head = table if self.tied else graph.weight("head.weight", shape, fraction - NORM_FRACTION)
         logits = (x @ head.swap()).measure("logits")
         if reveal == "token":
-            graph.output("token", logits.argmax(LOGIT_BITS))
+            graph.output("token", self._drawn(logits) if drawn else logits.argmax(LOGIT_BITS))
         else:
             graph.output("logits", logits)
         return graph.output("cache", places.cache(), public=False) if keep else graph
@@ -112,6 +123,13 @@ class Decoder(ABC):
     def measure(self, graph: Graph, n: int) -> Graph:
         """Write the program of n tokens with the logits of all places."""
         return self.write(graph, n, reveal="all")
+
+    @staticmethod
+    def _drawn(logits: Tensor) -> Tensor:
+        graph = logits.graph
+        noise = graph.input("noise", logits.shape, NOISE_FRACTION, bits=NOISE_BITS)
+        total = logits + noise
+        return total.argmax(total.fraction + max(graph.room("logits") + 1, DRAWN_BITS))
 
     @abstractmethod
     def arrays(self, tensors: Tensors) -> Iterator[tuple[str, Real]]:

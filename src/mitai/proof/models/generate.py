@@ -47,10 +47,11 @@ class Generation:
         self._cache: dict[str, Ints] = {}
         self.length = 0
 
-    def step(self, tokens: Sequence[int]) -> Step:
-        """Go on by these tokens, after all before."""
-        program = self._model.write(Graph(self._reaches), len(tokens), self.length).program()
-        inputs = {"tokens": np.array(tokens, np.int64), **self._cache}
+    def step(self, tokens: Sequence[int], noise: Ints | None = None) -> Step:
+        """Go on by these tokens, after all before; with noise [1, vocabulary] the next one is drawn."""
+        drawn = {} if noise is None else {"noise": noise}
+        program = self._model.write(Graph(self._reaches), len(tokens), self.length, drawn=bool(drawn)).program()
+        inputs = {"tokens": np.array(tokens, np.int64), **self._cache, **drawn}
         run = program.run(inputs, self._weights)
         self._cache = {"cache": run.outputs["cache"]}
         self.length += len(tokens)
