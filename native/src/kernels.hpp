@@ -75,6 +75,8 @@ struct Kernels {
     FieldKernels field;
     // SHA-256 of prefix || message, for messages of `length` bytes one after the other.
     void (*sha256)(uint8_t prefix, const uint8_t* data, size_t length, size_t count, uint8_t* out);
+    // The same in parts: 9 words for each of `count` hashes, and what they go on with, a multiple of 64 bytes each.
+    void (*sha256_more)(uint32_t* hashes, const uint8_t* data, size_t length, size_t count);
 };
 
 extern const Kernels generic;

@@ -226,6 +226,26 @@ void bind_field(nb::module_& m) {
                          out.data() + coset * size * rows + first);
         });
     });
+    m.def("field_residues", [](Dense<int32_t> x, Out<uint64_t> out, size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        constexpr uint64_t prime = 0xffffffff00000001;
+        const int32_t* of = x.data();
+        uint64_t* to_words = out.data();
+        in_ranges(out.size(), threads, [=](size_t, size_t from, size_t to) {
+            for (size_t i = from; i < to; i++) to_words[i] = uint64_t(int64_t(of[i])) + (of[i] < 0 ? prime : 0);
+        });
+    });
+    m.def("sha256_more", [](const std::string& path, Out<uint32_t> hashes, Dense<uint8_t> messages, size_t threads) {
+        const nb::gil_scoped_release unlocked;
+        const auto& kernels = path_named(path);
+        const size_t count = messages.shape(0), length = messages.shape(1), together = 64;
+        const size_t used = count * length < worth_a_thread ? 1 : threads;
+        in_parallel((count + together - 1) / together, used, [&](size_t job) {
+            const size_t first = job * together;
+            kernels.sha256_more(hashes.data() + 9 * first, messages.data() + first * length, length,
+                                std::min(together, count - first));
+        });
+    });
     m.def("sha256", [](const std::string& path, uint8_t prefix, Dense<uint8_t> messages, Out<uint8_t> out,
                        size_t threads) {
         const nb::gil_scoped_release unlocked;

@@ -79,6 +79,7 @@ constexpr Kernels with(const char* name) {
         turn_waves,
         FieldPath<Avx512Lanes>::all,
         Sha256<Words16>::many,
+        Sha256<Words16>::more,
     };
 }
 

@@ -68,4 +68,5 @@ const mitai::Kernels mitai::avx2 = {
     turn_waves,
     FieldPath<Avx2Lanes>::all,
     Sha256<Words8>::many,
+    Sha256<Words8>::more,
 };

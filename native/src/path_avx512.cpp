@@ -11,4 +11,5 @@ const mitai::Kernels mitai::avx512 = {
     turn_waves,
     FieldPath<Avx512Lanes>::all,
     Sha256<Words16>::many,
+    Sha256<Words16>::more,
 };

@@ -34,4 +34,5 @@ const mitai::Kernels mitai::generic = {
     turn_waves,
     FieldPath<ScalarLanes>::all,
     Sha256<Words4>::many,
+    Sha256<Words4>::more,
 };

@@ -57,6 +57,37 @@ struct Sha256 {
         for (int i = 0; i < 8; i++) state[i] += s[i];
     }
 
+    // Goes on with `count` hashes by a message each of `length` bytes, a multiple of 64. A hash is 9 words: its state, and
+    // the one byte before the message that is in no block yet.
+    static void more(uint32_t* hashes, const uint8_t* data, size_t length, size_t count) {
+        for (size_t start = 0; start < count; start += lanes) {
+            const size_t used = count - start < lanes ? count - start : lanes;
+            V state[8] = {};
+            for (size_t lane = 0; lane < used; lane++)
+                for (int i = 0; i < 8; i++) state[i][lane] = hashes[9 * (start + lane) + i];
+            for (size_t b = 0; b < length / 64; b++) {
+                alignas(64) uint32_t words[16][lanes] = {};
+                for (size_t lane = 0; lane < used; lane++) {
+                    const uint8_t* message = data + (start + lane) * length;
+                    const uint32_t before = b ? message[64 * b - 1] : hashes[9 * (start + lane) + 8];
+                    words[0][lane] = before << 24 | big_endian(message + 64 * b) >> 8;
+                    for (int i = 1; i < 16; i++) words[i][lane] = big_endian(message + 64 * b + 4 * i - 1);
+                }
+                V w[16];
+                for (int i = 0; i < 16; i++) __builtin_memcpy(&w[i], words[i], sizeof w[i]);
+                block(state, w);
+            }
+            for (size_t lane = 0; lane < used; lane++) {
+                for (int i = 0; i < 8; i++) hashes[9 * (start + lane) + i] = state[i][lane];
+                hashes[9 * (start + lane) + 8] = data[(start + lane + 1) * length - 1];
+            }
+        }
+    }
+
+    static uint32_t big_endian(const uint8_t* from) {
+        return uint32_t(from[0]) << 24 | uint32_t(from[1]) << 16 | uint32_t(from[2]) << 8 | from[3];
+    }
+
     // Hashes prefix || message for `count` messages, one after the other, of `length` bytes each.
     static void many(uint8_t prefix, const uint8_t* data, size_t length, size_t count, uint8_t* out) {
         const size_t blocks = (1 + length + 8) / 64 + 1;
@@ -79,9 +110,7 @@ struct Sha256 {
                             for (size_t i = 0; i < 8; i++) edge[63 - i] = uint8_t(8 * (length + 1) >> 8 * i);
                         from = edge;
                     }
-                    for (int i = 0; i < 16; i++)
-                        words[i][lane] = uint32_t(from[4 * i]) << 24 | uint32_t(from[4 * i + 1]) << 16 |
-                                         uint32_t(from[4 * i + 2]) << 8 | from[4 * i + 3];
+                    for (int i = 0; i < 16; i++) words[i][lane] = big_endian(from + 4 * i);
                 }
                 V w[16];
                 for (int i = 0; i < 16; i++) __builtin_memcpy(&w[i], words[i], sizeof w[i]);
