@@ -59,6 +59,11 @@ def receipt(data: bytes) -> None:
     raise AssertionError("a receipt was forged")
 
 
+def receipt_payload(data: bytes) -> None:
+    signed = KEY.sign(data, Receipt.payload_type).encode()
+    assert Receipt.open(signed, KEY.public).sign(KEY) == signed
+
+
 def receipt_bundle(data: bytes) -> None:
     parsed = ReceiptBundle.decode(data)
     assert parsed.encode() == data
@@ -102,6 +107,7 @@ PARSERS = (
     witness_request,
     witness_answer,
     proofs,
+    receipt_payload,
 )
 
 

@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,10 +14,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
 import fuzz_ledger_parsers as fuzz
 
 from mitai.identity import Identity
+from mitai.ledger.assurance import CommitAndAudit, Fingerprint, Proof, ReExecution, Sample
 from mitai.ledger.entry import PartyRegistered, ReceiptEntry
 from mitai.ledger.log import Log
 from mitai.ledger.note import sign_checkpoint, vkey
-from mitai.ledger.receipt import Receipt, ReceiptBundle, Usage, receipt_sha256
+from mitai.ledger.receipt import ASSURED_LABEL, Receipt, ReceiptBundle, Usage, receipt_sha256
 from mitai.ledger.store import MemoryStore
 from mitai.ledger.tiles import encode_bundle
 from mitai.ledger.witness import AddCheckpoint
@@ -23,7 +26,7 @@ from mitai.ledger.witness import AddCheckpoint
 OTHER = Identity.from_seed(b"o" * 32)
 TIME = "2026-01-02T03:04:05Z"
 CHECKPOINT = sign_checkpoint("log.example", 3, bytes(32), OTHER)
-RECEIPT = Receipt(
+STATEMENT = Receipt(
     exchange="x",
     request_sha256="a" * 64,
     response_sha256="a" * 64,
@@ -34,7 +37,20 @@ RECEIPT = Receipt(
     evidence_sha256="a" * 64,
     started=TIME,
     finished=TIME,
-).sign(OTHER)
+)
+RECEIPT = STATEMENT.sign(OTHER)
+SAMPLE = Sample(one_in=20, commitment="c" * 64)
+ASSURED = msgspec.structs.replace(
+    STATEMENT,
+    v=ASSURED_LABEL,
+    evidence_sha256=None,
+    assurances=(
+        CommitAndAudit(identity="a" * 64, trace="b" * 64, scheme=1),
+        Fingerprint(digest="a" * 64, block_tokens=32, top_k=128),
+        Proof(identity="b" * 64, promise="sampled", sample=SAMPLE),
+        ReExecution(sample=SAMPLE),
+    ),
+)
 ENTRY = ReceiptEntry(time=TIME, exchange="x", receipt_sha256=receipt_sha256(RECEIPT)).encode()
 LOG = Log(MemoryStore(), OTHER, "log.example")
 LOG.append([ENTRY, b"x"])
@@ -57,6 +73,7 @@ SEEDS = {
     "witness_request": AddCheckpoint(1, (bytes(32),), CHECKPOINT).encode(),
     "witness_answer": b"\xff12\n",
     "proofs": bytes(100),
+    "receipt_payload": rfc8785.dumps(msgspec.to_builtins(ASSURED)),
 }
 
 

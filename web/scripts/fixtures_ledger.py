@@ -10,15 +10,34 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import rfc8785
 from fixtures_lab import Fixtures
 
 from mitai.identity import Identity, PublicKey
 from mitai.ledger import Log, MemoryStore, TileReader, leaf_hash, verify_checkpoint, verify_log, vkey
+from mitai.ledger import assurance as tiers
 from mitai.ledger import entry as entries
 from mitai.ledger.note import COSIGNATURE, ED25519, Note, NoteSignature, VerifierKey, cosign, parse_note
-from mitai.ledger.receipt import CapsuleRef, Receipt, ReceiptBundle, Usage, receipt_sha256, verify_receipt
+from mitai.ledger.receipt import (
+    ASSURED_LABEL,
+    CapsuleRef,
+    Receipt,
+    ReceiptBundle,
+    Usage,
+    receipt_sha256,
+    verify_assured,
+    verify_receipt,
+)
 from mitai.ledger.tiles import tile_path
 from mitai.ledger.tree import tile_width
+
+_SAMPLE = tiers.Sample(one_in=20, commitment="05" * 32)
+_ASSURANCES = (
+    tiers.CommitAndAudit(identity="06" * 32, trace="07" * 32, scheme=1),
+    tiers.Fingerprint(digest="08" * 32, block_tokens=32, top_k=128),
+    tiers.Proof(identity="09" * 32, promise="sampled", sample=_SAMPLE),
+    tiers.ReExecution(sample=_SAMPLE),
+)
 
 
 def ledger() -> None:
@@ -39,24 +58,40 @@ def ledger() -> None:
         started="2026-06-01T12:00:00Z",
         finished="2026-06-01T12:00:01Z",
     )
-    envelope = receipt.sign(replica)
-    logged = entries.ReceiptEntry(
-        time="2026-06-01T12:00:02Z", exchange="exchange-1", receipt_sha256=receipt_sha256(envelope)
-    ).encode()
-    log.append([logged])
-    note = parse_note(log.checkpoint())
-    lines = (cosign(note.text, "w.example", witness, 7), cosign(note.text, "o.example", other, 8))
-    checkpoint = fixtures.base("note", Note(note.text, (*note.signatures, *lines)).encode())
-    bundle = ReceiptBundle(
-        envelope=envelope, entry=logged, index=300, proof=log.inclusion_proof(300), checkpoint=checkpoint.decode()
-    )
+    checkpoint, bundle = _kept(log, receipt, replica, (witness, other))
+    fixtures.base("note", checkpoint)
     fixtures.base("bundle", bundle.encode())
+    assured = msgspec.structs.replace(receipt, v=ASSURED_LABEL, assurances=_ASSURANCES)
+    unattested = msgspec.structs.replace(assured, evidence_sha256=None)
+    for name, newer in (("assured", assured), ("unattested", unattested)):
+        _, kept = _kept(Log(MemoryStore(), operator, "log.example/é"), newer, replica, (witness, other))
+        fixtures.base(f"bundle {name}", kept.encode())
     witnesses = [vkey("w.example", witness.public, kind=COSIGNATURE), vkey("o.example", other.public, kind=COSIGNATURE)]
     _notes(fixtures, log, operator, witnesses)
-    _entries(fixtures, logged)
+    _entries(fixtures, bundle.entry)
     _receipts(fixtures, log, replica, witnesses, bundle)
+    _assured(fixtures, replica, unattested)
     _tiles(fixtures, log, checkpoint)
     fixtures.write("ledger.json")
+
+
+def _kept(
+    log: Log, receipt: Receipt, replica: Identity, witnesses: tuple[Identity, Identity]
+) -> tuple[bytes, ReceiptBundle]:
+    """Log a receipt; return the cosigned checkpoint, and what a client keeps."""
+    envelope = receipt.sign(replica)
+    entry = entries.ReceiptEntry(
+        time="2026-06-01T12:00:02Z", exchange=receipt.exchange, receipt_sha256=receipt_sha256(envelope)
+    ).encode()
+    (index,) = log.append([entry])
+    note = parse_note(log.checkpoint())
+    first, second = witnesses
+    lines = (cosign(note.text, "w.example", first, 7), cosign(note.text, "o.example", second, 8))
+    checkpoint = Note(note.text, (*note.signatures, *lines)).encode()
+    proof = log.inclusion_proof(index)
+    return checkpoint, ReceiptBundle(
+        envelope=envelope, entry=entry, index=index, proof=proof, checkpoint=checkpoint.decode()
+    )
 
 
 def _notes(fixtures: Fixtures, log: Log, operator: Identity, witnesses: Sequence[str]) -> None:
@@ -222,6 +257,8 @@ def _receipts(fixtures: Fixtures, log: Log, replica: Identity, witnesses: Sequen
         ("of many witnesses", {"threshold": 3}),
     ):
         fixtures.add("receipt", "bundle", f"receipt {name}", [], setting(name, **changes))
+    for name in ("assured", "unattested"):
+        fixtures.add("receipt", f"bundle {name}", "receipt plain", [], plain)
     change = msgspec.structs.replace
     for name, changed in (
         ("index", change(bundle, index=299)),
@@ -236,6 +273,72 @@ def _receipts(fixtures: Fixtures, log: Log, replica: Identity, witnesses: Sequen
     ):
         fixtures.base(f"bundle {name}", changed.encode())
         fixtures.add("receipt", f"bundle {name}", "receipt plain", [], plain)
+
+
+def _assured(fixtures: Fixtures, replica: Identity, receipt: Receipt) -> None:
+    """Receipts of a service without hardware."""
+
+    def setting(tier: type[tiers.Assurance], **changes: str) -> tuple[str, Callable[[bytes], str]]:
+        name = f"assured {tier.__struct_config__.tag} {' '.join(changes)}".strip()
+        options: dict[str, Any] = {
+            "receipt_key": replica.public.raw.hex(),
+            "tier": tier.__struct_config__.tag,
+        } | changes
+        fixtures.settings[name] = options
+
+        def check(data: bytes) -> str:
+            options_here = changes | {"receipt_key": PublicKey(bytes.fromhex(options["receipt_key"]))}
+            found, assurance = verify_assured(data, tier, **options_here)
+            return json.dumps([found.exchange, found.evidence_sha256, tiers.tier(assurance)], separators=(",", ":"))
+
+        return name, check
+
+    base = "an unattested receipt"
+    fixtures.base(base, receipt.sign(replica))
+    name, check = setting(tiers.Proof)
+    fixtures.mutate("assured", base, name, 250, check)
+    for tier in (tiers.CommitAndAudit, tiers.Fingerprint, tiers.ReExecution):
+        other, opened = setting(tier)
+        fixtures.add("assured", base, other, [], opened)
+    for changes in (
+        {"request_sha256": "01" * 32, "response_sha256": "02" * 32},
+        {"request_sha256": "00" * 32},
+        {"response_sha256": "00" * 32},
+        {"receipt_key": Identity.generate().public.raw.hex()},
+    ):
+        other, opened = setting(tiers.Proof, **changes)
+        fixtures.add("assured", base, other, [], opened)
+    payload = rfc8785.dumps(msgspec.to_builtins(receipt))
+    for number, (old, new) in enumerate(_SPELLINGS):
+        at = payload.index(old)
+        spelled = payload[:at] + new + payload[at + len(old) :]
+        fixtures.base(f"{base} {number}", replica.sign(spelled, receipt.payload_type).encode())
+        fixtures.add("assured", f"{base} {number}", name, [], check)
+
+
+_PROOF = b'{"identity":"' + b"09" * 32 + b'","promise":"sampled","sample":{"commitment":"' + b"05" * 32
+_SPELLINGS = (
+    (b"receipt v2", b"receipt v1"),
+    (b"receipt v2", b"receipt v3"),
+    (b'"evidence_sha256":null,', b""),
+    (b'"evidence_sha256":null', b'"evidence_sha256":""'),
+    (b'"v":"mitai receipt v2"', b'"v":"mitai receipt v2","w":1'),
+    (b"commit-and-audit", b"hardware"),
+    (b"commit-and-audit", b"constructor"),
+    (b"commit-and-audit", b"fingerprint"),
+    (b'"tier":"commit-and-audit",', b""),
+    (b'"sampled"', b'"follows"'),
+    (b'"sampled"', b'"sometimes"'),
+    (b'"one_in":20', b'"one_in":0'),
+    (b'"one_in":20', b'"one_in":4294967296'),
+    (b'"one_in":20', b'"one_in":4294967297'),
+    (b'"one_in":20', b'"one_in":20.0'),
+    (b'"scheme":1', b'"scheme":65536'),
+    (b'"top_k":128', b'"top_k":0'),
+    (b'"block_tokens":32', b'"block_tokens":true'),
+    (_PROOF + b'","one_in":20}', _PROOF[: -len(b'{"commitment":"' + b"05" * 32)] + b"null"),
+    (_PROOF, b'{"identity":"' + b"0A" * 32 + _PROOF[len(b'{"identity":"') + 64 :]),
+)
 
 
 def _tiles(fixtures: Fixtures, log: Log, checkpoint: bytes) -> None:

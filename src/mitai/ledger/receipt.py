@@ -2,13 +2,15 @@
 
 A receipt is canonical JSON in a DSSE envelope, signed by the receipt key of the replica's attested claims, or by the
 key of a party that computes on shares (`PartyReceipt`). The ledger's entry holds SHA-256("mitai receipt digest v1" ‖
-0x00 ‖ envelope). `docs/spec/receipt.md` has the format.
+0x00 ‖ envelope). `docs/spec/receipt.md` has the format. A receipt of version 2 lists assurances of other tiers as
+well, and may be of a service without hardware.
 
 Invariants:
 
 - Request and answer are named by the SHA-256 of their ciphertext as it was on the wire; nothing in the clear is hashed.
 - A bundle is checked offline: envelope, entry, inclusion proof and checkpoint travel together.
 - A receipt does not say whether the machine was simulated: that is for the verifier of its evidence to say.
+- A receipt of a service without hardware says so (`evidence_sha256` is null), and `verify_receipt` refuses it.
 
 Example:
     >>> key = Identity.generate()
@@ -21,12 +23,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self, TypeVar
 
 import msgspec
 
 from mitai.errors import LedgerError, ParseError
 from mitai.identity import Envelope, Identity, PublicKey
+from mitai.ledger.assurance import Assurance, Assurances, check_order
 from mitai.ledger.entry import (
     Count,
     Digest,
@@ -44,11 +47,13 @@ from mitai.ledger.proof import MAX_PROOF_HASHES, verify_inclusion
 from mitai.ledger.tree import leaf_hash
 
 RECEIPT_LABEL: Final = "mitai receipt v1"
+ASSURED_LABEL: Final = "mitai receipt v2"
 PARTY_LABEL: Final = "mitai party receipt v1"
 DIGEST_LABEL: Final = "mitai receipt digest v1"
 BUNDLE_LABEL: Final = "mitai receipt bundle v1"
 MAX_RECEIPT_BYTES = 64 << 10
 MAX_BUNDLE_BYTES = 1 << 20
+A = TypeVar("A", bound=Assurance)
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,17 +103,35 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Receipt(Statement, frozen=True, kw_only=True):
-    """What a replica says about one exchange; digests are of the ciphertext on the wire."""
+    """What a replica says about one exchange; digests are of the bytes on the wire, as a rule of ciphertext.
+
+    Version 1 is for evidence and nothing else. Version 2 names assurances, and evidence where there is hardware.
+    """
 
     payload_type = "application/vnd.mitai.receipt+json"
 
-    v: Literal["mitai receipt v1"] = RECEIPT_LABEL
+    v: Literal["mitai receipt v1", "mitai receipt v2"] = RECEIPT_LABEL
     model: Name
     capsules: CapsuleRefs
     adapters: CapsuleRefs = ()
     policies: Digests
     usage: Usage
-    evidence_sha256: Digest
+    evidence_sha256: Digest | None
+    assurances: Assurances | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.assurances is not msgspec.UNSET:
+            check_order(self.assurances)
+        if (self.v == ASSURED_LABEL) != (self.assurances is not msgspec.UNSET):
+            raise ValueError("assurances are for version 2, and all that it is for")
+        if self.v == RECEIPT_LABEL and self.evidence_sha256 is None:
+            raise ValueError("a receipt is about evidence, or says what else there is")
+
+    def assurance(self, kind: type[A]) -> A | None:
+        """Return what this receipt says of a tier, or `None`."""
+        assurances = () if self.assurances is msgspec.UNSET else self.assurances
+        return next((one for one in assurances if isinstance(one, kind)), None)
 
 
 class PartyReceipt(Statement, frozen=True, kw_only=True):
@@ -192,9 +215,9 @@ def verify_receipt(
     witnesses: Sequence[str] = (),
     threshold: int = 0,
 ) -> Receipt:
-    """Return the receipt when all of these hold.
+    """Return the receipt of a machine with evidence when all of these hold.
 
-    1. The envelope is signed by the receipt key of the attested claims, and is a receipt.
+    1. The envelope is signed by the receipt key of the attested claims, and is a receipt that names evidence.
     2. It is about this request and this answer, where the caller knows them.
     3. The ledger's entry is about this receipt.
     4. The checkpoint is signed by the ledger, and cosigned by enough witnesses.
@@ -214,9 +237,54 @@ def verify_receipt(
     """
     # 1. the envelope
     receipt = Receipt.open(bundle.envelope, receipt_key)
+    if receipt.evidence_sha256 is None:
+        raise LedgerError(
+            "ledger.receipt-unattested",
+            "this receipt is of a service without hardware: it names no evidence",
+            hint="check the assurances that it names (docs/tiers.md)",
+            step="envelope",
+        )
     check_bytes(receipt, request_sha256, response_sha256)
     check_logged(receipt, bundle, ledger_vkey, witnesses, threshold)
     return receipt
+
+
+def verify_assured(
+    envelope: bytes,
+    kind: type[A],
+    *,
+    receipt_key: PublicKey,
+    request_sha256: str | None = None,
+    response_sha256: str | None = None,
+) -> tuple[Receipt, A]:
+    """Return a receipt and its assurance of one tier when all of these hold; hardware is none of them.
+
+    1. The envelope is signed by the service's key, and is a receipt.
+    2. It is about this request and this answer, where the caller knows them.
+    3. It names an assurance of this tier.
+
+    An assurance is a promise: what it names is checked by the tier's own means. Where the receipt is logged,
+    `check_logged` checks that as well.
+
+    Args:
+        envelope: The signed receipt.
+        kind: The tier that the caller relies on.
+        receipt_key: Pinned by the caller, or from verified claims; never from what came with the receipt.
+        request_sha256: Digest of the request on the wire, hex.
+        response_sha256: Digest of the answer on the wire, hex.
+
+    Raises:
+        MitaiError: One of the steps failed.
+    """
+    # 1. the envelope
+    receipt = Receipt.open(envelope, receipt_key)
+    # 2. the exchange
+    check_bytes(receipt, request_sha256, response_sha256)
+    # 3. the tier
+    if (assurance := receipt.assurance(kind)) is None:
+        tier = kind.__struct_config__.tag
+        raise LedgerError("ledger.receipt-assurance", f"this receipt says nothing of {tier}", step="tier")
+    return receipt, assurance
 
 
 def check_bytes(receipt: Statement, request_sha256: str | None, response_sha256: str | None) -> None:

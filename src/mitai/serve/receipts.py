@@ -26,13 +26,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import anyio.to_thread
+import msgspec
 import structlog
 
 from mitai.broker import protocol
 from mitai.channel.exchange import Exchange
 from mitai.errors import MitaiError, ServeError
 from mitai.identity import Identity
-from mitai.ledger.receipt import CapsuleRef, Receipt, ReceiptBundle, Usage, receipt_sha256
+from mitai.ledger.assurance import AnyAssurance
+from mitai.ledger.receipt import (
+    ASSURED_LABEL,
+    RECEIPT_LABEL,
+    CapsuleRef,
+    Receipt,
+    ReceiptBundle,
+    Usage,
+    receipt_sha256,
+)
 
 log = structlog.get_logger(__name__)
 BATCH = 256
@@ -44,12 +54,15 @@ Send = Callable[[bytes], bytes]  # a ReceiptsRequest in, a ReceiptsAnswer out
 
 @dataclass(frozen=True)
 class Served:
-    """What all receipts of one deployment say; `adapters` by the model's name in the API that uses each."""
+    """What all receipts of one deployment say; `adapters` by the model's name in the API that uses each.
+
+    Without hardware there is no evidence: `evidence_sha256` is `None`, and each exchange is noted with assurances.
+    """
 
     capsules: tuple[CapsuleRef, ...]
     adapters: Mapping[str, CapsuleRef]
     policies: tuple[str, ...]
-    evidence_sha256: str
+    evidence_sha256: str | None
 
 
 @dataclass
@@ -60,6 +73,7 @@ class _Noted:
     started: str
     usage: Usage
     served: Served
+    assurances: tuple[AnyAssurance, ...]
 
 
 @dataclass
@@ -94,12 +108,21 @@ class ReceiptBook:
         self._served, self._send = served, send
         self._wake.set()
 
-    def note(self, exchange: str, model: str, started: datetime, prompt_tokens: int, completion_tokens: int) -> None:
-        """Remember what an exchange used, before its answer's end is sent."""
+    def note(
+        self,
+        exchange: str,
+        model: str,
+        started: datetime,
+        prompt_tokens: int,
+        completion_tokens: int,
+        *,
+        assurances: tuple[AnyAssurance, ...] = (),
+    ) -> None:
+        """Remember what an exchange used, and what is promised about it, before its answer's end is sent."""
         if self._served is None:
             return
         usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
-        self._noted[exchange] = _Noted(model, _rfc3339(started), usage, self._served)
+        self._noted[exchange] = _Noted(model, _rfc3339(started), usage, self._served, assurances)
         while len(self._noted) > self._keep:
             self._noted.popitem(last=False)
 
@@ -110,6 +133,7 @@ class ReceiptBook:
             return
         served = noted.served
         receipt = Receipt(
+            v=ASSURED_LABEL if noted.assurances else RECEIPT_LABEL,
             exchange=exchange.name,
             request_sha256=exchange.request_sha256,
             response_sha256=exchange.response_sha256,
@@ -121,6 +145,7 @@ class ReceiptBook:
             evidence_sha256=served.evidence_sha256,
             started=noted.started,
             finished=max(noted.started, _rfc3339(datetime.now(UTC))),
+            assurances=noted.assurances or msgspec.UNSET,
         )
         entry = _Entry(exchange.id, receipt.sign(self._key))
         self._entries[exchange.id] = entry

@@ -10,7 +10,7 @@ import { compare, KINDS } from "./verdicts.ts";
 const [EVIDENCE, LEDGER] = [load("evidence"), load("ledger")];
 const CASES = [
   ...["claims", "policy", "evidence", "release", "log"].map((kind) => ({ kind, fixtures: EVIDENCE })),
-  ...["note", "entry", "receipt"].map((kind) => ({ kind, fixtures: LEDGER })),
+  ...["note", "entry", "receipt", "assured"].map((kind) => ({ kind, fixtures: LEDGER })),
 ];
 const CHROMIUM = process.env.MITAI_CHROMIUM ?? "/usr/bin/chromium";
 

@@ -6,9 +6,10 @@ import { PublicKey } from "../src/dsse.ts";
 import { MitaiError } from "../src/errors.ts";
 import { checkRtmrLog } from "../src/eventlog.ts";
 import { Claims, Evidence } from "../src/evidence.ts";
+import type { Tier } from "../src/ledger/assurance.ts";
 import { decodeEntry } from "../src/ledger/entry.ts";
 import { verifyCheckpoint } from "../src/ledger/note.ts";
-import { ReceiptBundle, verifyReceipt } from "../src/ledger/receipt.ts";
+import { ReceiptBundle, verifyAssured, verifyReceipt } from "../src/ledger/receipt.ts";
 import { Policy } from "../src/policy.ts";
 import { withReleases } from "../src/release.ts";
 import { verify } from "../src/verify.ts";
@@ -55,6 +56,14 @@ const CHECKS: Readonly<Record<string, (data: Bytes, setting: Setting) => string 
       threshold: setting.threshold,
     });
     return receipt.exchange;
+  },
+  assured: async (data, setting) => {
+    const { receipt, assurance } = await verifyAssured(data, setting.tier as Tier, {
+      receiptKey: new PublicKey(fromHex(setting.receipt_key)),
+      requestSha256: setting.request_sha256,
+      responseSha256: setting.response_sha256,
+    });
+    return JSON.stringify([receipt.exchange, receipt.evidenceSha256, assurance.tier]);
   },
 };
 

@@ -3,12 +3,14 @@
  *
  * A receipt is canonical JSON in a DSSE envelope, signed by the receipt key of the replica's attested claims. The
  * ledger's entry holds SHA-256("mitai receipt digest v1" ‖ 0x00 ‖ envelope). `docs/spec/receipt.md` has the format. Port
- * of the checking half of `mitai/ledger/receipt.py`.
+ * of the checking half of `mitai/ledger/receipt.py`. A receipt of version 2 also lists assurances of other tiers, and may
+ * be of a service without hardware.
  *
  * Invariants:
  * - Request and answer are named by the SHA-256 of their ciphertext as it was on the wire.
  * - A bundle is checked offline: envelope, entry, inclusion proof and checkpoint travel together.
  * - A receipt does not say whether the machine was simulated: that is for the verifier of its evidence to say.
+ * - A receipt of a service without hardware says so (`evidence_sha256` is null), and `verifyReceipt` refuses it.
  *
  * Example: `await verifyReceipt(ReceiptBundle.decode(bytes), { receiptKey, ledgerVkey, requestSha256, responseSha256 });`
  */
@@ -16,7 +18,19 @@
 import { type Bytes, fromBase64, hex, sha256, utf8 } from "../bytes.ts";
 import { decodeEnvelope, openEnvelope, type PublicKey } from "../dsse.ts";
 import { MitaiError } from "../errors.ts";
-import { array, type Decoded, decodeCanonical, integer, type Json, oneOf, string, struct } from "../json.ts";
+import {
+  array,
+  type Decoded,
+  decodeCanonical,
+  integer,
+  type Json,
+  JsonObject,
+  nullable,
+  oneOf,
+  string,
+  struct,
+} from "../json.ts";
+import { type AssuranceOf, type Assurances, assurances, type Tier } from "./assurance.ts";
 import { count, decodeEntry, digest, digests, id, name, time } from "./entry.ts";
 import { verifyCheckpoint } from "./note.ts";
 import { MAX_PROOF_HASHES, verifyInclusion } from "./proof.ts";
@@ -28,8 +42,7 @@ const MAX_BUNDLE_BYTES = 1 << 20;
 
 const capsules = array(struct({ id, manifest_sha256: digest }), 0, 64);
 
-const receipt = struct({
-  v: oneOf("mitai receipt v1"),
+const members = {
   exchange: id,
   request_sha256: digest, // of the ciphertext on the wire
   response_sha256: digest, // of the ciphertext on the wire
@@ -38,13 +51,34 @@ const receipt = struct({
   adapters: capsules,
   policies: digests,
   usage: struct({ prompt_tokens: count, completion_tokens: count }),
-  evidence_sha256: digest,
   started: time,
   finished: time,
-});
+};
+
+const versions = {
+  /** Of evidence, and nothing else. */
+  "mitai receipt v1": struct({ v: oneOf("mitai receipt v1"), ...members, evidence_sha256: digest }),
+  /** Of other tiers, and of evidence where there is hardware. */
+  "mitai receipt v2": struct({
+    v: oneOf("mitai receipt v2"),
+    ...members,
+    evidence_sha256: nullable(digest),
+    assurances,
+  }),
+};
 
 /** What a replica says about one exchange. */
-export type Receipt = Decoded<typeof receipt>;
+export interface Receipt extends Omit<Decoded<(typeof versions)["mitai receipt v2"]>, "v"> {
+  readonly v: keyof typeof versions;
+  /** What it promises beside evidence, or in its place. */
+  readonly assurances: Assurances;
+}
+
+function receipt(value: Json): Receipt {
+  const named = value instanceof JsonObject && value.members.find(([name]) => name === "v")?.[1];
+  const v = oneOf("mitai receipt v1", "mitai receipt v2")(named || null);
+  return Object.freeze({ assurances: [], ...versions[v](value) });
+}
 
 const bundle = struct({
   v: oneOf("mitai receipt bundle v1"),
@@ -111,9 +145,9 @@ export interface ReceiptOptions {
 }
 
 /**
- * Return the receipt when all of these hold; throw at the first that does not.
+ * Return the receipt of a machine with evidence when all of these hold; throw at the first that does not.
  *
- * 1. The envelope is signed by the receipt key of the attested claims, and is a receipt.
+ * 1. The envelope is signed by the receipt key of the attested claims, and is a receipt that names evidence.
  * 2. It is about this request and this answer, where the caller knows them.
  * 3. The ledger's entry is about this receipt.
  * 4. The checkpoint is signed by the ledger, and cosigned by enough witnesses.
@@ -125,13 +159,11 @@ export async function verifyReceipt(
 ): Promise<Receipt> {
   // 1. the envelope
   const opened = await openReceipt(envelope, receiptKey);
+  if (opened.evidenceSha256 === null) {
+    throw refused("ledger.receipt-unattested", "this receipt is of a service without hardware", "envelope");
+  }
   // 2. the exchange
-  if (requestSha256 !== undefined && opened.requestSha256 !== requestSha256) {
-    throw refused("ledger.receipt-request", "this receipt is about another request", "exchange");
-  }
-  if (responseSha256 !== undefined && opened.responseSha256 !== responseSha256) {
-    throw refused("ledger.receipt-response", "this receipt is about another answer", "exchange");
-  }
+  checkBytes(opened, requestSha256, responseSha256);
   // 3. the entry
   const logged = decodeEntry(entry);
   if (logged.type !== "receipt" || logged.exchange !== opened.exchange) {
@@ -145,6 +177,42 @@ export async function verifyReceipt(
   // 5. inclusion
   await verifyInclusion(await leafHash(entry), BigInt(index), size, proof, root);
   return opened;
+}
+
+export interface AssuredOptions extends Pick<ReceiptOptions, "requestSha256" | "responseSha256"> {
+  /** Pinned by the caller, or from verified claims; never from what came with the receipt. */
+  readonly receiptKey: PublicKey;
+}
+
+/**
+ * Return a receipt and its assurance of one tier when all of these hold; hardware is none of them.
+ *
+ * 1. The envelope is signed by the service's key, and is a receipt.
+ * 2. It is about this request and this answer, where the caller knows them.
+ * 3. It names an assurance of this tier, which is a promise: what it names is checked by the tier's own means.
+ */
+export async function verifyAssured<T extends Tier>(
+  envelope: Bytes,
+  tier: T,
+  { receiptKey, requestSha256, responseSha256 }: AssuredOptions,
+): Promise<{ receipt: Receipt; assurance: AssuranceOf<T> }> {
+  // 1. the envelope
+  const receipt = await openReceipt(envelope, receiptKey);
+  // 2. the exchange
+  checkBytes(receipt, requestSha256, responseSha256);
+  // 3. the tier
+  const assurance = receipt.assurances.find((one): one is AssuranceOf<T> => one.tier === tier);
+  if (!assurance) throw refused("ledger.receipt-assurance", `this receipt says nothing of ${tier}`, "tier");
+  return { receipt, assurance };
+}
+
+function checkBytes(receipt: Receipt, requestSha256?: string, responseSha256?: string): void {
+  if (requestSha256 !== undefined && receipt.requestSha256 !== requestSha256) {
+    throw refused("ledger.receipt-request", "this receipt is about another request", "exchange");
+  }
+  if (responseSha256 !== undefined && receipt.responseSha256 !== responseSha256) {
+    throw refused("ledger.receipt-response", "this receipt is about another answer", "exchange");
+  }
 }
 
 function refused(code: string, why: string, step: string): MitaiError {
