@@ -65,8 +65,17 @@ def commit(array: Array) -> Commitment:
 
 def tree(code: Array) -> list[NDArray[np.uint8]]:
     """Return the hashes of a tree over encoded columns (leaves, rows), from the leaves up to the root, (n, 32) each."""
-    columns = np.ascontiguousarray(code.astype("<u8", copy=False))
-    levels = [kernels.hashes(LEAF, columns.view(np.uint8))]
+    return tree_over(column_hashes(code))
+
+
+def column_hashes(code: Array) -> NDArray[np.uint8]:
+    """Return the hashes of encoded columns (leaves, rows), as (leaves, 32)."""
+    return kernels.hashes(LEAF, np.ascontiguousarray(code.astype("<u8", copy=False)).view(np.uint8))
+
+
+def tree_over(leaves: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Return the levels of a tree over hashes (2^n, 32)."""
+    levels = [leaves]
     while len(levels[-1]) > 1:
         levels.append(kernels.hashes(NODE, levels[-1].reshape(-1, 2 * HASH_BYTES)))
     return levels
@@ -96,7 +105,12 @@ def open_claims(transcript: Prover, commitment: Commitment, claims: Sequence[Cla
     transcript.send("combination", kernels.contract(columns, kernels.equality(rows))[:, 0])
     places = transcript.places("columns", QUERIES, shape.leaves)
     transcript.send("columns", commitment.code[places])
-    for level in commitment.levels[:-1]:
+    send_paths(transcript, commitment.levels, places)
+
+
+def send_paths(transcript: Prover, levels: Sequence[NDArray[np.uint8]], places: Sequence[int]) -> None:
+    """Say what is missing for the root of a tree, beside its leaves at some places."""
+    for level in levels[:-1]:
         missing = sorted({place ^ 1 for place in places} - set(places))
         transcript.send_bytes("path", level[missing].tobytes())
         places = sorted({place >> 1 for place in places})

@@ -164,12 +164,21 @@ def contract(x: Array, weights: Array) -> Array:
     return out
 
 
-def encode(x: Array) -> Array:
-    """Return the code of a matrix's rows: (2^b, rows) of F to (2^(b + 2), rows), as `field.encode`; 2^k rows."""
-    if x.ndim != 2 or any(size < 1 or size & (size - 1) for size in x.shape):
-        raise ValueError(f"a matrix of powers of two can be encoded, not {x.shape}")
-    if PATH == "python":
-        return field.encode(x)
+def encode(x: Array, more: Array | None = None, size: int | None = None) -> Array:
+    """Return the code of a matrix's rows: (n, rows) of F to (4 · size, rows), as `field.encode`; 2^k rows.
+
+    Args:
+        x: Coefficients of each row's polynomial.
+        more: The coefficients that follow, (m, rows).
+        size: A power of two; n, if it is not said.
+    """
+    size = len(x) if size is None else size
+    if x.ndim != 2 or any(one < 1 or one & (one - 1) for one in (size, x.shape[1])):
+        raise ValueError(f"2^k rows can be encoded to four times a power of two places, not {x.shape} to {size}")
+    if more is not None and more.shape[1:] != x.shape[1:]:
+        raise ValueError(f"{more.shape} are no coefficients that follow those of {x.shape}")
+    if PATH == "python" or more is not None or size != len(x):
+        return field.encode(x if more is None else np.concatenate([x, more]), size)
     out = np.empty((4 * x.shape[0], x.shape[1]), np.uint64)
     log = x.shape[0].bit_length() - 1
     native.field_encode(PATH, _plain(x), _shifts(log), _twiddles(log), field.generator(2), out, THREADS)

@@ -15,6 +15,7 @@ from mitai.proof.field import P
 CHALLENGES = P**2  # elements of K
 LOG_BLOWUP = 2  # rate 1/4
 QUERIES = 152
+HIDING_QUERIES = 172  # of codes of rate up to 5/16: 21/32 each
 
 
 def rounds(count: int) -> Fraction:
@@ -36,6 +37,18 @@ def opening(positions: int, rows: int) -> Fraction:
     """Return the error of an opening: 2^rows rows of 2^positions, encoded."""
     misses = (1 + Fraction(1, 1 << LOG_BLOWUP)) / 2  # one query, at half the code's distance
     return Fraction(2 * rows << positions + LOG_BLOWUP, CHALLENGES) + misses**QUERIES
+
+
+def hidden_opening(coefficients: int, leaves: int, rows: int) -> Fraction:
+    """Return the error of a masked opening: a code of 2^leaves places, 2^rows rows and their mask."""
+    misses = (1 + Fraction(coefficients, 1 << leaves)) / 2
+    return Fraction(2 * (rows + 1) << leaves, CHALLENGES) + misses**HIDING_QUERIES
+
+
+def hidden(coefficients: int, leaves: int, rows: int, products: int) -> Fraction:
+    """Return the error of the equation of pads: a wrong sum is not seen after β, after δ; pads' rows, and products."""
+    drawn = Fraction(2 * products + 1, CHALLENGES) + Fraction((rows + 1) << leaves, CHALLENGES)
+    return drawn + hidden_opening(2 * coefficients, leaves, rows)
 
 
 def bits(error: Fraction) -> float:

@@ -1,0 +1,283 @@
+"""The prover's half of hiding commitments and of the last argument (docs/spec/proof-zk.md, "Last argument").
+
+- Random numbers come from the operating system; each mask is drawn where it is used, and used once.
+- A commitment can be opened `uses` times, and pads once: then `ProofError`. Whoever keeps a commitment on a disk has
+  to count its uses there, before anything of a proof leaves (`HidingCommitment.spent`).
+
+Example:
+    >>> prover = Prover()
+    >>> pads = commit_pads(prover, 3)
+    >>> [x, y, z] = [one + pad for one, pad in zip(hidden, field.elements(pads.values))]  # what is said
+    >>> equation = Equation(linear, [(0, 1)], field.array([ONE]), constant)
+    >>> prove_hidden(prover, pads, equation, [(commitment, point, weights)])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field as member
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mitai.errors import ProofError
+from mitai.proof import field, kernels
+from mitai.proof.commitment import column_hashes, send_paths, tree_over
+from mitai.proof.field import Array, P, Point
+from mitai.proof.transcript import HASH_BYTES, Prover
+from mitai.proof.verify.hiding import (
+    SALTED,
+    Equation,
+    HidingShape,
+    Opening,
+    bind_equation,
+    draw,
+    inner,
+    polynomials,
+)
+from mitai.proof.verify.soundness import HIDING_QUERIES
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """An encoded matrix under a tree of salted leaves.
+
+    Attributes:
+        code: Encoded columns (leaves, rows).
+        salts: One for each leaf (leaves, 32).
+        levels: Hashes of the tree, from the leaves up to the root.
+    """
+
+    code: Array = member(repr=False)
+    salts: NDArray[np.uint8] = member(repr=False)
+    levels: list[NDArray[np.uint8]] = member(repr=False)
+
+    @property
+    def root(self) -> bytes:
+        """The commitment."""
+        return self.levels[-1].tobytes()
+
+    def show(self, transcript: Prover, places: Sequence[int]) -> None:
+        """Say columns."""
+        transcript.send("columns", self.code[places])
+        transcript.send_bytes("salts", self.salts[places].tobytes())
+        send_paths(transcript, self.levels, places)
+
+
+@dataclass
+class HidingCommitment:
+    """What its prover keeps of a hiding commitment to 2^log elements of F.
+
+    Attributes:
+        array: The elements.
+        margin: The random coefficients of each row (margin, rows).
+        leaves: The code and its tree.
+        uses: How often it may be opened.
+        spent: How often it was.
+    """
+
+    array: Array = member(repr=False)
+    margin: Array = member(repr=False)
+    leaves: Leaves = member(repr=False)
+    uses: int
+    spent: int = 0
+
+    @property
+    def root(self) -> bytes:
+        """What the verifier gets."""
+        return self.leaves.root
+
+    @property
+    def log(self) -> int:
+        """The log of the array's size."""
+        return len(self.array).bit_length() - 1
+
+    @property
+    def shape(self) -> HidingShape:
+        """The matrix's shape."""
+        return HidingShape.of(self.log, self.uses)
+
+    def spend(self) -> None:
+        """Count a use.
+
+        Raises:
+            ProofError: `proof.uses-spent`.
+        """
+        self.spent = _counted(self.spent, self.uses)
+
+    def folded(self, point: Point) -> Array:
+        """Return the combination of the rows' polynomials at a point (coefficients, 2)."""
+        weights = kernels.equality(point)
+        rows = self.array.reshape(-1, len(weights), 1), self.margin.reshape(-1, len(weights), 1)
+        return np.concatenate([kernels.contract(one, weights)[:, 0] for one in rows])
+
+
+@dataclass
+class Pads:
+    """Random elements of K that were committed to, of which each hides one message.
+
+    Attributes:
+        count: How many there are.
+        matrix: The pads, and as many random numbers as fill it (2^positions, 2 · rows).
+        margin: The random coefficients of each row (margin, 2 · rows).
+        leaves: The code and its tree.
+        spent: How often an equation about them was shown.
+    """
+
+    count: int
+    matrix: Array = member(repr=False)
+    margin: Array = member(repr=False)
+    leaves: Leaves = member(repr=False)
+    spent: int = 0
+
+    @property
+    def values(self) -> Array:
+        """The pads (count, 2)."""
+        return self.matrix.reshape(-1, 2)[: self.count]
+
+
+def uniform(*shape: int) -> Array:
+    """Return random elements of F."""
+    out = np.frombuffer(bytearray(os.urandom(8 * int(np.prod(shape)))), np.uint64)
+    while len(again := np.flatnonzero(out >= np.uint64(P))):
+        out[again] = np.frombuffer(os.urandom(8 * len(again)), np.uint64)
+    return out.reshape(shape)
+
+
+def commit_hiding(array: Array, uses: int = 1) -> HidingCommitment:
+    """Commit to an array of 2^n elements of F, which is opened at most so often."""
+    shape = HidingShape.of(len(array).bit_length() - 1, uses)
+    _, margin, leaves = _committed(shape, array.reshape(1 << shape.positions, 1 << shape.rows))
+    return HidingCommitment(array, margin, leaves, uses)
+
+
+def commit_pads(transcript: Prover, count: int) -> Pads:
+    """Draw pads, and say the root of a commitment to them (`receive_pads`)."""
+    shape = HidingShape.of_pads(count)
+    transcript.bind("pads", count.to_bytes(8, "little"))
+    matrix, margin, leaves = _committed(shape, uniform(1 << shape.positions, 2 << shape.rows))
+    transcript.send_bytes("pads", leaves.root)
+    return Pads(count, matrix, margin, leaves)
+
+
+def prove_hidden(
+    transcript: Prover, pads: Pads, equation: Equation, openings: Sequence[tuple[HidingCommitment, Point, Array]]
+) -> None:
+    """Show a true equation (`check_hidden`).
+
+    Args:
+        transcript: Where messages go, as they are.
+        pads: What the equation is about.
+        equation: It must hold.
+        openings: What arrays add to it: the array, the point at which its rows are combined, and weights.
+
+    Raises:
+        ProofError: `proof.uses-spent`.
+    """
+    pads.spent = _counted(pads.spent, 1)
+    for commitment, _, _ in openings:
+        commitment.spend()
+    shape = HidingShape.of_pads(pads.count)
+    asked = [Opening(one.root, one.log, one.uses, point, weights) for one, point, weights in openings]
+    bind_equation(transcript, equation, asked)
+    # 1. what is fixed
+    matrix, margin, factors = _committed(shape, _factors(pads, equation, shape))
+    transcript.send_bytes("products", factors.root)
+    mask = uniform(2 * shape.coefficients - 1, 4)  # two words of the combination, then two of the polynomial
+    mask[shape.coefficients :, :2] = 0
+    masks = [mask, *(uniform(opening.shape.coefficients, 2) for opening in asked)]
+    shapes = [shape, *(opening.shape for opening in asked)]
+    trees = [_leaves(kernels.encode(one, None, own.size)) for one, own in zip(masks, shapes, strict=True)]
+    for tree in trees:
+        transcript.send_bytes("mask", tree.root)
+    masked_sum = field.elements(mask[:, 2:])[(1 << shape.positions) - 1]
+    for own, opening in zip(masks[1:], asked, strict=True):
+        masked_sum = masked_sum + inner(opening.weights, own[: len(opening.weights)])
+    transcript.send("sum", field.array([masked_sum]))
+    # 2. what is drawn
+    beta, delta, fold = draw(transcript, shape, equation)
+    # 3. what is masked
+    rows = np.concatenate([pads.matrix, matrix], axis=1), np.concatenate([pads.margin, margin], axis=1)
+    weights = kernels.equality(fold)[: rows[0].shape[1]]
+    folded = np.concatenate([kernels.contract(one[:, :, None], weights)[:, 0] for one in rows])
+    polynomial = _polynomial(polynomials(equation, shape, beta), pads.leaves.code, factors.code, shape)
+    transcript.send("combination", kernels.add_multiple(mask[: shape.coefficients, :2], delta, folded))
+    transcript.send("polynomial", kernels.add_multiple(mask[:, 2:], delta, polynomial))
+    for own, (commitment, point, _) in zip(masks[1:], openings, strict=True):
+        transcript.send("combination", kernels.add_multiple(own, delta, commitment.folded(point)))
+    # 5. the columns
+    shown = [[pads.leaves, factors], *([commitment.leaves] for commitment, _, _ in openings)]
+    for one, committed, tree in zip(shapes, shown, trees, strict=True):
+        places = transcript.places("columns", HIDING_QUERIES, one.leaves)
+        for leaves in (*committed, tree):
+            leaves.show(transcript, places)
+
+
+def _factors(pads: Pads, equation: Equation, shape: HidingShape) -> Array:
+    """Return the rows of both factors of each product, the right ones in the order of positions reversed."""
+    size, count = 1 << shape.positions, len(equation.products)
+    x, y = np.zeros((2, size * shape.factor_rows(count), 2), np.uint64)
+    if count:
+        left, right = np.array(equation.products, np.int64).T
+        x[:count], y[:count] = pads.values[left], field.mul_k(pads.values[right], equation.factors)
+    return np.concatenate([x.reshape(size, -1), y.reshape(size, -1)[::-1]], axis=1)
+
+
+def _polynomial(by: Array, pads: Array, factors: Array, shape: HidingShape) -> Array:
+    """Return the polynomial Σ by_r · row_r + Σ X_r · Y_r, from codes of rows (leaves, words)."""
+    sums = np.zeros((len(pads), 2), np.uint64)
+    rows = 1 << shape.rows
+    for own, code in ((by[:, :rows], pads), (by[:, rows:], factors)):
+        encoded = kernels.encode(own.reshape(len(own), -1), None, shape.size)
+        sums = field.add(sums, _row_products(encoded, code))
+    half = factors.shape[1] // 2
+    sums = field.add(sums, _row_products(factors[:, :half], factors[:, half:]))
+    return interpolate(sums)[: 2 * shape.coefficients - 1]
+
+
+def _row_products(a: Array, b: Array) -> Array:
+    """Return Σ_r a_r b_r in K at each place, for codes (leaves, 2 · rows)."""
+    return field.total(field.mul_k(*(one.reshape(len(one), -1, 2) for one in (a, b))), axis=1)
+
+
+def interpolate(code: Array) -> Array:
+    """Return the coefficients of the polynomials that were encoded: the inverse of `field.encode`."""
+    length = len(code)
+    natural = np.empty_like(code)
+    natural[np.concatenate([4 * _reversed(length // 4) + s for s in range(4)])] = code  # by powers of the generator
+    sums = field.transform(natural)  # at g^m: Σ_j code_j g^(jm)
+    coefficients = sums[_reversed(length)][-np.arange(length) % length]
+    return field.mul(coefficients, np.array([pow(length, P - 2, P)], np.uint64))
+
+
+def _reversed(size: int) -> NDArray[np.int64]:
+    """Return numbers below a power of two with their bits reversed."""
+    out = np.zeros(1, np.int64)
+    while len(out) < size:
+        out = np.concatenate([2 * out, 2 * out + 1])
+    return out
+
+
+def _committed(shape: HidingShape, matrix: Array) -> tuple[Array, Array, Leaves]:
+    """Return a matrix (2^positions, rows), random coefficients that follow those of each row, and the tree."""
+    margin = uniform(shape.margin, matrix.shape[1])
+    return matrix, margin, _leaves(kernels.encode(matrix, margin, shape.size))
+
+
+def _leaves(code: Array) -> Leaves:
+    salts = np.frombuffer(os.urandom(len(code) * HASH_BYTES), np.uint8).reshape(-1, HASH_BYTES)
+    hashes = kernels.hashes(SALTED, np.concatenate([column_hashes(code), salts], axis=1))
+    return Leaves(code, salts, tree_over(hashes))
+
+
+def _counted(spent: int, uses: int) -> int:
+    """Return the number of uses after one more."""
+    if spent >= uses:
+        raise ProofError(
+            "proof.uses-spent",
+            "what hides a commitment is used up: one more opening would tell of what is in it",
+            hint="commit again",
+        )
+    return spent + 1
