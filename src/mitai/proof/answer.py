@@ -134,6 +134,11 @@ def check_answer(answer: Answer, model: str, agreed: Agreed | None = None) -> fl
             another way than agreed. Or the first check of the proof that does not hold.
         ParseError: The card is malformed.
     """
+    return verify(claimed(answer, model, agreed), answer.proof)
+
+
+def claimed(answer: Answer, model: str, agreed: Agreed | None = None) -> Statement:
+    """Return what an answer's proof has to prove, if it is the model's and was drawn as agreed; raise otherwise."""
     card = ModelCard.parse(answer.card)
     if card.identity != model:
         raise ProofError(
@@ -147,7 +152,7 @@ def check_answer(answer: Answer, model: str, agreed: Agreed | None = None) -> fl
         raise differs("the answer was drawn" if sampling else "the answer was not drawn, its tokens are the likeliest")
     if sampling and agreed:
         agreed.require(sampling)
-    return verify(statement(answer, card), answer.proof)
+    return statement(answer, card)
 
 
 def statement(answer: Answer, card: ModelCard) -> Statement:

@@ -1,0 +1,57 @@
+"""How a step's numbers are written down: signed, little-endian, each with as many bytes as its range needs.
+
+The range is that of the program, so both sides know the length before anything is read; what is outside is refused.
+
+Example:
+    >>> value = Value((3,), -200, 200)
+    >>> b"".join(pieces(np.array([1, -2, 200]), value)).hex(), size(value)
+    ('0100feffc800', 6)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from mitai.errors import ProofError
+from mitai.proof.operation import Ints, Value
+
+WORD = 8
+PIECE = 1 << 18  # numbers
+
+
+def width(value: Value) -> int:
+    """Return how many bytes a number of this range takes."""
+    return next(n for n in range(1, WORD + 1) if -(1 << 8 * n - 1) <= value.low and value.high < 1 << 8 * n - 1)
+
+
+def size(value: Value) -> int:
+    """Return how many bytes an array takes."""
+    return value.size * width(value)
+
+
+def pieces(array: Ints, value: Value) -> Iterator[bytes]:
+    """Yield an array's bytes, some at a time."""
+    flat, wide = np.ascontiguousarray(array).reshape(-1), width(value)
+    for at in range(0, len(flat), PIECE):
+        words = flat[at : at + PIECE].astype("<i8", copy=False).view(np.uint8).reshape(-1, WORD)
+        yield words[:, :wide].tobytes()
+
+
+def numbers(data: Iterable[bytes], value: Value) -> Ints:
+    """Return the array whose bytes come in pieces of `PIECE` numbers.
+
+    Raises:
+        ProofError: `proof.step-refuted`: a number is outside of the range.
+    """
+    out, wide, at = np.empty(value.size, np.int64), width(value), 0
+    for piece in data:
+        words = np.zeros((len(piece) // wide, WORD), np.uint8)
+        words[:, WORD - wide :] = np.frombuffer(piece, np.uint8).reshape(-1, wide)
+        part = words.view("<i8")[:, 0] >> 8 * (WORD - wide)
+        if part.min() < value.low or part.max() > value.high:
+            raise ProofError("proof.step-refuted", "a number of the trace is outside of its range")
+        out[at : at + len(part)] = part
+        at += len(part)
+    return out.reshape(value.shape)

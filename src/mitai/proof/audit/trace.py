@@ -1,0 +1,136 @@
+"""The prover's half: committing to an answer's trace, and showing steps of it on demand (docs/spec/audit.md).
+
+- Nothing has to be kept but the answer's file: the trace follows from its tokens, and is computed again.
+- No more of it is in memory than what later operations take.
+
+Example:
+    >>> committed = commit(prepared, prompt, answer)
+    >>> committed.root == trace_root(prepared, prompt, answer, committed.salt)
+    True
+    >>> stream = respond(prepared, committed, Challenge(steps=(3, 70)))
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+
+import msgspec
+import numpy as np
+
+from mitai.errors import ProofError
+from mitai.proof.answer import statement
+from mitai.proof.audit import tree
+from mitai.proof.audit.files import MAGIC, SALT_BYTES, Challenge, Committed, root_of
+from mitai.proof.audit.numbers import pieces
+from mitai.proof.audit.plan import Plan
+from mitai.proof.operation import Ints
+from mitai.proof.prepared import Prepared
+from mitai.proof.sampling import Sampling
+from mitai.proof.verify.statement import Statement
+
+
+def commit(
+    prepared: Prepared, prompt: Sequence[int], answer: Sequence[int], sampling: Sampling | None = None
+) -> Committed:
+    """Commit to the trace of an answer that `mitai.proof.answer.generate` gave.
+
+    Raises:
+        ProofError: `proof.answer-differs`: the model answers otherwise.
+    """
+    return _commit(prepared, prompt, answer, secrets.token_bytes(SALT_BYTES), sampling)
+
+
+def trace_root(
+    prepared: Prepared,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    salt: bytes = bytes(SALT_BYTES),
+    sampling: Sampling | None = None,
+) -> bytes:
+    """Return the root over an answer's trace, 32 bytes.
+
+    Args:
+        prepared: The model.
+        prompt: Tokens.
+        answer: The tokens that it gave.
+        salt: What hides the answer from whoever has the root alone, and guesses; zeros hide nothing.
+        sampling: How tokens were drawn, if they are not the likeliest.
+
+    Raises:
+        ProofError: `proof.answer-differs`: the model answers otherwise.
+    """
+    return _commit(prepared, prompt, answer, salt, sampling).root
+
+
+def respond(prepared: Prepared, committed: Committed, challenge: Challenge) -> Iterator[bytes]:
+    """Yield what an auditor gets who asks for these steps.
+
+    Raises:
+        ProofError: `proof.model-differs`. `proof.challenge-invalid`: there are no such steps. `proof.answer-differs`:
+            the root is of another trace than this model's, which is known at the end.
+    """
+    if committed.card != prepared.card.encode():
+        raise ProofError("proof.model-differs", "the answer is of another model than this one", step="model")
+    claim = statement(committed.unproven, prepared.card)
+    plan = Plan.of(claim.program)
+    challenge.require(len(plan.steps))
+    return response(plan, claim, prepared.weights.arrays, committed, challenge)
+
+
+def response(
+    plan: Plan, claim: Statement, weights: Mapping[str, Ints], committed: Committed, challenge: Challenge
+) -> Iterator[bytes]:
+    """Yield the same, for whoever has no prepared folder."""
+    shown, leaves = plan.shown(challenge.steps), list[bytes]()
+    yield MAGIC
+    yield from steps(plan, claim, weights, shown, leaves)
+    yield from tree.siblings(leaves, shown)
+    if root_of(claim, committed.salt, tree.root(leaves)) != committed.root:
+        raise ProofError("proof.answer-differs", "the root is of another trace than this model's")
+
+
+def steps(
+    plan: Plan, claim: Statement, weights: Mapping[str, Ints], shown: set[int], leaves: list[bytes]
+) -> Iterator[bytes]:
+    """Run a program; yield the bytes of the steps at these places, and append the leaf of each step to a list.
+
+    Raises:
+        ProofError: `proof.answer-differs`: something else comes out than is claimed.
+    """
+    for number, result in enumerate(plan.program.results(claim.inputs, weights)):
+        if number in claim.choices and not np.array_equal(result, claim.choices[number]):
+            raise ProofError("proof.answer-differs", "the model gives another answer, so its trace is of another one")
+        if number not in plan.places:
+            continue
+        hashed = sha256(tree.LEAF)
+        for piece in pieces(result, plan.value(number)):
+            hashed.update(piece)
+            if plan.places[number] in shown:
+                yield piece
+        leaves.append(hashed.digest())
+
+
+def _commit(
+    prepared: Prepared, prompt: Sequence[int], answer: Sequence[int], salt: bytes, sampling: Sampling | None
+) -> Committed:
+    draft = Committed(
+        card=prepared.card.encode(),
+        prompt=tuple(prompt),
+        answer=tuple(answer),
+        salt=salt,
+        root=tree.EMPTY,
+        sampling=sampling or msgspec.UNSET,
+    )
+    claim = statement(draft.unproven, prepared.card)
+    root = root_of(claim, salt, steps_root(Plan.of(claim.program), claim, prepared.weights.arrays))
+    return msgspec.structs.replace(draft, root=root)
+
+
+def steps_root(plan: Plan, claim: Statement, weights: Mapping[str, Ints]) -> bytes:
+    """Run a program; return the root over its steps."""
+    leaves = list[bytes]()
+    for _ in steps(plan, claim, weights, set(), leaves):
+        pass
+    return tree.root(leaves)
