@@ -215,7 +215,7 @@ class _Api:
             "owned_by": "mitai",
             "max_model_len": info.context_length,
         }
-        return shown | ({"parent": info.name} if name != info.name else {})
+        return {**info.about, **shown, **({"parent": info.name} if name != info.name else {})}
 
     # ------------------------------------------------------------------ generating
 
@@ -231,9 +231,9 @@ class _Api:
             self._check_prompt(engine, prompt, kind.prompt_field, room=1)
         room = min(engine.info.context_length - max(map(len, prompts)), self._limits.max_answer_tokens)
         sampling = wanted.sampling(engine.info, room)
-        work = GenerationRequest(prompts, sampling, n, _adapter(engine, wanted.model))
-        self._check(work)
         renderer = kind(wanted.model, sum(map(len, prompts)), n * len(prompts), sampling)
+        work = GenerationRequest(prompts, sampling, n, _adapter(engine, wanted.model), renderer.id)
+        self._check(work)
         place = self._place()
         if wanted.stream:
             with_usage = wanted.stream_options is not None and wanted.stream_options.include_usage

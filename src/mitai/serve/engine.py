@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from mitai.errors import ServeError
+from mitai.serve.fingerprints import Choice
 
 FinishReason = Literal["stop", "length"]
 
@@ -39,6 +40,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
         temperature: What the model's own generation config asks for; used where a request says nothing.
         top_p: As `temperature`.
         adapters: Names in the API under which the model answers with an adapter.
+        about: What else clients are told of it.
     """
 
     name: str
@@ -50,6 +52,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     temperature: float = 1.0
     top_p: float = 1.0
     adapters: tuple[str, ...] = ()
+    about: Mapping[str, object] = {}
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -79,13 +82,14 @@ class Sampling(msgspec.Struct, frozen=True):
 class GenerationRequest(msgspec.Struct, frozen=True):
     """Prompts and how to continue each of them `n` times; choice `p × n + i` is the i-th answer to prompt `p`.
 
-    `adapter` is one of `ModelInfo.adapters`, or empty for the model itself.
+    `adapter` is one of `ModelInfo.adapters`, or empty for the model itself; `id` is the answer's, as clients see it.
     """
 
     prompts: Sequence[Sequence[int]]
     sampling: Sampling
     n: int = 1
     adapter: str = ""
+    id: str = ""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -106,6 +110,7 @@ class Step(msgspec.Struct, frozen=True):
         tokens: Tokens generated so far for this choice.
         finish: Why the choice ended, on its last step.
         logprobs: One entry per token whose text is in `text`, where the request asked for them.
+        prints: On the choice's last step its tokens and fingerprints, where the engine takes them.
     """
 
     choice: int
@@ -113,6 +118,7 @@ class Step(msgspec.Struct, frozen=True):
     tokens: int
     finish: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    prints: Choice | None = None
 
 
 class Engine(Protocol):

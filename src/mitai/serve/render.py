@@ -26,6 +26,9 @@ class Renderer:
         prompt_tokens: Of all prompts together.
         choices: How many choices there are.
         sampling: Tells whether log probabilities are wanted.
+
+    Attributes:
+        id: The answer's: 96 random bits.
     """
 
     prompt_field: ClassVar[str]
@@ -36,7 +39,7 @@ class Renderer:
     def __init__(self, model: str, prompt_tokens: int, choices: int, sampling: Sampling) -> None:
         self._model, self.prompt_tokens, self._choices = model, prompt_tokens, choices
         self._with_logprobs = sampling.logprobs is not None
-        self._id = f"{self.prefix}-{secrets.token_hex(12)}"
+        self.id = f"{self.prefix}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._offsets = dict.fromkeys(range(choices), 0)  # of plain completions' text_offset
 
@@ -72,7 +75,7 @@ class Renderer:
         return b"data: " + _encode(content) + b"\n\n"
 
     def _head(self, kind: str) -> dict[str, object]:
-        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+        return {"id": self.id, "object": kind, "created": self._created, "model": self._model}
 
     def _usage(self, completion_tokens: int) -> dict[str, int]:
         return {

@@ -1,0 +1,153 @@
+"""What a service signs for each answer before anybody knows whether it will be proven, and how a client checks it.
+
+Follows `docs/spec/proof-service.md`, "Receipt".
+
+Invariants:
+
+- Digests are of tokens, under the answer's secret id: a proof can be compared with them, guesses of words can't.
+- A receipt has one encoding and one signature: who could write it in other bytes could choose whether it is drawn.
+- A receipt alone proves nothing. It says who answered what, and which proof is owed.
+
+Example:
+    >>> envelope = made(answer, terms, started, finished).sign(key)
+    >>> opened(envelope, key.public, answer, terms).usage.completion_tokens
+    24
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from mitai.channel.exchange import Exchange
+from mitai.errors import ProofError
+from mitai.identity import Envelope, PublicKey
+from mitai.ledger.assurance import Proof, Sample
+from mitai.ledger.receipt import ASSURED_LABEL, Receipt, Usage, verify_assured
+from mitai.proof.answer import Answer
+from mitai.proof.sampling import Agreed
+
+PROMPT_LABEL, DRAWN_LABEL = b"mitai proof prompt v1\0", b"mitai proof drawn prompt v1\0"
+ANSWER_LABEL = b"mitai proof tokens v1\0"
+
+Promise = Literal["follows", "on-demand", "sampled"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is promised of an answer: by whom, and which proof.
+
+    Attributes:
+        model: Its name in the API.
+        identity: The model's.
+        promise: When the proof comes.
+        sample: Where it is for a sample.
+    """
+
+    model: str
+    identity: str
+    promise: Promise = "on-demand"
+    sample: Sample | None = None
+
+    @property
+    def assurance(self) -> Proof:
+        """As receipts have it."""
+        return Proof(identity=self.identity, promise=self.promise, sample=self.sample)
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer, in tokens, and how it was to be drawn; its id is a secret of the service and its client."""
+
+    id: str = field(repr=False)
+    prompt: Sequence[int] = field(repr=False)
+    answer: Sequence[int] = field(repr=False)
+    agreed: Agreed | None = None
+
+    @property
+    def exchange(self) -> str:
+        """Its public name."""
+        return exchange_of(self.id)
+
+    @property
+    def digests(self) -> tuple[str, str]:
+        """Of prompt and answer, as a receipt names them."""
+        label, drawn = PROMPT_LABEL, b""
+        if self.agreed is not None:
+            label, drawn = DRAWN_LABEL, self.agreed.temperature.to_bytes(8, "little")
+            drawn += bytes.fromhex(self.agreed.commitment or "") + (self.agreed.nonce or b"")
+        return _digest(label, self.id, self.prompt, drawn), _digest(ANSWER_LABEL, self.id, self.answer)
+
+
+def exchange_of(answer_id: str) -> str:
+    """Return the public name of an answer."""
+    return Exchange("proof", answer_id).name
+
+
+def made(said: Said, terms: Terms, started: str, finished: str) -> Receipt:
+    """Return the receipt of an answer, to be signed; times are UTC, `YYYY-MM-DDThh:mm:ssZ`."""
+    request_sha256, response_sha256 = said.digests
+    return Receipt(
+        v=ASSURED_LABEL,
+        exchange=said.exchange,
+        request_sha256=request_sha256,
+        response_sha256=response_sha256,
+        model=terms.model,
+        capsules=(),
+        policies=(),
+        usage=Usage(prompt_tokens=len(said.prompt), completion_tokens=len(said.answer)),
+        evidence_sha256=None,
+        started=started,
+        finished=finished,
+        assurances=(terms.assurance,),
+    )
+
+
+def opened(envelope: bytes, key: PublicKey, said: Said | None, terms: Terms) -> Receipt:
+    """Return a receipt when it is this service's, about this answer (where it is known), on these terms.
+
+    Raises:
+        MitaiError: It is not signed by this key, or is no receipt.
+        ProofError: `proof.receipt-differs`: it says something else.
+    """
+    receipt, assurance = verify_assured(envelope, Proof, receipt_key=key)
+    decoded = Envelope.decode(envelope)
+    if decoded.encode() != envelope or [one.keyid for one in decoded.signatures] != [key.key_id]:
+        raise _differs("it is not in its one encoding")
+    if said is not None and (receipt.exchange, (receipt.request_sha256, receipt.response_sha256)) != (
+        said.exchange,
+        said.digests,
+    ):
+        raise _differs("it is about another answer")
+    if receipt.model != terms.model or assurance.identity != terms.identity:
+        raise _differs("it is about another model")
+    if assurance != terms.assurance:
+        raise _differs("it promises something else")
+    return receipt
+
+
+def check_same(said: Said, proven: Answer) -> None:
+    """Check that a proof is about the very answer that a receipt is about.
+
+    Raises:
+        ProofError: `proof.receipt-differs`.
+    """
+    if (tuple(said.prompt), tuple(said.answer)) != (proven.prompt, proven.answer):
+        raise _differs("the proof is about another answer")
+
+
+def _digest(label: bytes, answer_id: str, tokens: Sequence[int], drawn: bytes = b"") -> str:
+    return hashlib.sha256(label + answer_id.encode() + b"\0" + drawn + np.array(tokens, "<u4").tobytes()).hexdigest()
+
+
+def _differs(why: str) -> ProofError:
+    return ProofError(
+        "proof.receipt-differs",
+        f"the receipt does not fit: {why}",
+        step="receipt",
+        hint="don't rely on this answer; ask the service's operator",
+    )

@@ -1,0 +1,99 @@
+"""The proving process of a service: takes the answer that was asked for first, proves it, and so on.
+
+`python -m mitai.proof.service.worker --config service.toml`. It may be killed at any moment: what it had begun is begun
+anew by the next one, up to five times.
+
+Invariants:
+
+- One process proves for a folder, so that what is marked as being proven is, or was left by a dead one.
+- An answer that can't be proven is marked so and ends nothing else.
+- It runs at a lower priority than answers do.
+
+Example:
+    >>> work(config, threading.Event())
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import resource
+import signal
+import threading
+import time
+from pathlib import Path
+
+import structlog
+
+from mitai.errors import MitaiError
+from mitai.process import forbid_core_dumps, log_to_stderr
+from mitai.proof.answer import prove_answer
+from mitai.proof.prepared import Prepared
+from mitai.proof.sampling import Sampling
+from mitai.proof.service.config import ServiceConfig
+from mitai.proof.service.receipts import Said
+from mitai.proof.service.store import Store
+
+log = structlog.get_logger("mitai.proof.service.worker")
+_LOOK_EVERY_S, _PURGE_EVERY_S = 0.1, 60.0
+_NICE = 5
+
+
+def work(config: ServiceConfig, stop: threading.Event) -> None:
+    """Prove what is asked for until told to stop.
+
+    Raises:
+        MitaiError: There is no prepared model where the configuration says.
+    """
+    prepared = Prepared.open(Path(config.prepared))
+    store = Store(Path(config.state), config)
+    with (Path(config.state) / "worker.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel opens it when this process ends, however it does
+        store.again()
+        purge_at = 0.0
+        while not stop.is_set():
+            if time.monotonic() >= purge_at:
+                store.purge()
+                purge_at = time.monotonic() + _PURGE_EVERY_S
+            if (job := store.take()) is None:
+                stop.wait(_LOOK_EVERY_S)
+            else:
+                _prove(prepared, store, *job)
+    store.close()
+
+
+def _prove(prepared: Prepared, store: Store, said: Said, sampling: Sampling | None) -> None:
+    began = time.monotonic()
+    try:
+        proof = prove_answer(prepared, list(said.prompt), list(said.answer), sampling).encode()
+    except (MitaiError, MemoryError) as error:
+        log.error("not proven", exchange=said.exchange, kind=getattr(error, "code", type(error).__name__))
+        store.failed(said.id)
+        return
+    store.done(said.id, proof)
+    log.info("proven", exchange=said.exchange, seconds=round(time.monotonic() - began, 2), size_bytes=len(proof))
+
+
+def main() -> None:
+    """Prove until told to stop; exit 1 with the reason when it can't begin."""
+    parser = argparse.ArgumentParser(prog="python -m mitai.proof.service.worker", description="Answers' proofs.")
+    parser.add_argument("--config", type=Path, required=True, help="a TOML file; see docs/configuration.md")
+    arguments = parser.parse_args()
+    log_to_stderr()
+    forbid_core_dumps()
+    os.nice(_NICE)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # what is in the making is begun anew later
+    try:
+        config = ServiceConfig.read(arguments.config)
+        if config.memory_gib:
+            limit = int(config.memory_gib * (1 << 30))
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        work(config, stop)
+    except (MitaiError, OSError) as error:
+        raise SystemExit(error.diagnostics() if isinstance(error, MitaiError) else str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
