@@ -31,6 +31,7 @@ MANIFEST = {
     b"files": b"[]",
     b"parents": b"[]",
     b"labels": b"{}",
+    b"proof_identity": b'"%b"' % (b"5" * 64),
 }
 
 

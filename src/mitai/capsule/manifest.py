@@ -76,6 +76,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[FileEntry, ...]
     parents: tuple[str, ...] = ()
     labels: dict[str, str] = {}
+    proof_identity: str | msgspec.UnsetType = msgspec.UNSET
 
     def encode(self) -> bytes:
         """Return the bytes to sign."""
@@ -190,6 +191,8 @@ def _check(manifest: Manifest) -> None:
     _demand(len(set(manifest.parents)) == len(manifest.parents), "parents")
     _demand(len(manifest.labels) <= MAX_LABELS, "labels")
     _demand(all(0 < len(k) <= 64 and len(v) <= MAX_LABEL_BYTES for k, v in manifest.labels.items()), "labels")
+    identity = manifest.proof_identity
+    _demand(identity is msgspec.UNSET or (manifest.kind == "model" and _HEX32.match(identity)), "proof_identity")
     _demand(len(manifest.files) <= MAX_FILES, "files")
     for file in manifest.files:
         _check_file(file)

@@ -85,11 +85,13 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digests: bool
     wrapped_key: bytes
     files: tuple[PlannedFile, ...]
+    proof_identity: str | msgspec.UnsetType = msgspec.UNSET
 
     def request(self) -> tuple[object, ...]:
         """Return what has to be the same for a seal to be resumed."""
         files = tuple((file.name, file.size) for file in self.files)
-        return self.name, self.kind, self.owner, self.parents, self.labels, self.digests, files
+        said = self.name, self.kind, self.owner, self.parents, self.labels, self.digests, self.proof_identity
+        return *said, files
 
 
 def seal(
@@ -104,6 +106,7 @@ def seal(
     parents: tuple[str, ...] = (),
     labels: Mapping[str, str] | None = None,
     digests: bool = False,
+    proof_identity: str | msgspec.UnsetType = msgspec.UNSET,
     workers: int | None = None,
     progress: Progress | None = None,
     now: datetime | None = None,
@@ -124,6 +127,7 @@ def seal(
         digests: Put SHA-256 of the ciphertext into the manifest: anyone can then check stored objects bit by bit
             without a key, and one manifest can't stand for two contents, not even by its owner's doing. Costs
             hashing on sealing and on each opening.
+        proof_identity: Of the model in these files, where its answers are proven: the same that their verifiers know.
         workers: Threads; as many as processors when not given.
         progress: Called with (done, total) plaintext bytes.
         now: The time of creation; the clock's when not given.
@@ -147,6 +151,7 @@ def seal(
         digests=digests,
         wrapped_key=b"",
         files=tuple(PlannedFile(file, source.size(file), secrets.token_hex(16)) for file in source.names()),
+        proof_identity=proof_identity,
     )
     try:
         with _locked(dest_dir):
@@ -362,6 +367,7 @@ def _manifest(journal: Journal, key: bytes, made: Mapping[tuple[str, int], tuple
         ),
         parents=journal.parents,
         labels=journal.labels,
+        proof_identity=journal.proof_identity,
     )
 
 

@@ -18,6 +18,7 @@ from mitai import __version__
 from mitai.cli import (
     attest,
     broker,
+    capsule,
     chat,
     collateral,
     demo,
@@ -71,8 +72,9 @@ for group, commands in {
     for command in commands:
         app.command(command, group=group, help_epilogue="")
 ledger.app.group = web.app.group = (_PROVE,)
-policy.app.group = export.app.group = (_OWN,)
+policy.app.group = export.app.group = capsule.app.group = (_OWN,)
 app.command(policy.app)
+app.command(capsule.app)
 app.command(export.app)
 train.app.group = (_OWN,)
 transcript.add_to(train.app)

@@ -49,6 +49,10 @@ def seal(
     kind: Annotated[
         str, Parameter(help="`model`: can be served; any other word, such as `data`: any folder.")
     ] = "model",
+    proof: Annotated[
+        Path | None,
+        Parameter(help="What `mitai proof prepare` made of it: the manifest names the identity that proofs have, too."),
+    ] = None,
     digests: Annotated[
         bool, Parameter(negative="", help="Name every byte in the manifest: a host can check all it stores. Slower.")
     ] = False,
@@ -64,9 +68,13 @@ def seal(
     output, home = Output(json), Home.default()
     name = name or folder.resolve().name
     dest = out or Path(f"{name}.capsule")
-    sealed = _seal(output, home, folder, dest, name, kind=kind, digests=digests)
+    identity = _proof_identity(folder, proof, kind) if proof else None
+    sealed = _seal(output, home, folder, dest, name, kind=kind, digests=digests, identity=identity)
     output.say(f"[green]✔[/] capsule {sealed.capsule_id} in {data(dest)}")
     output.say(f"  its key: {data(home.data_key_path(sealed.capsule_id))} (never upload this)")
+    if identity:
+        output.say(f"  proofs name this model: {identity}")
+        output.say(f"  your public key, for whoever verifies with the manifest: {home.owner().public.raw.hex()}")
     output.say(f"  next: mitai publish {data(shlex.quote(str(dest)))}")
     output.result(
         {
@@ -75,6 +83,7 @@ def seal(
             "manifest_sha256": sealed.manifest_sha256,
             "name": name,
             "kind": kind,
+            "proof_identity": identity,
         }
     )
 
@@ -225,8 +234,28 @@ def inference_policy(policy: Policy, until: datetime) -> str:
     return "\n".join(rules)
 
 
+def _proof_identity(folder: Path, prepared: Path, kind: str) -> str:
+    """Return the identity of what was prepared, if that is the model in the folder."""
+    from mitai.proof.prepared import Prepared, check_prepared
+
+    if kind != "model":
+        raise ClientError("client.option-malformed", "--proof is for models", hint="leave --kind out")
+    check_model(folder)
+    found = Prepared.open(prepared)
+    check_prepared(found, folder)
+    return found.card.identity
+
+
 def _seal(
-    output: Output, home: Home, folder: Path, dest: Path, name: str, *, kind: str = "model", digests: bool = False
+    output: Output,
+    home: Home,
+    folder: Path,
+    dest: Path,
+    name: str,
+    *,
+    kind: str = "model",
+    digests: bool = False,
+    identity: str | None = None,
 ) -> Sealed:
     """Seal under a key that is on disk before anything is sealed with it, so that no crash can lose it."""
     if kind == "model":
@@ -248,6 +277,7 @@ def _seal(
                 kind=kind,
                 data_key=pending.read_bytes() if pending.exists() else None,
                 digests=digests,
+                proof_identity=identity or msgspec.UNSET,
                 progress=report,
             )
     except CapsuleError as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from mitai.cli.capsule import CapsuleOption, OwnerOption, read_manifest
 from mitai.cli.options import JsonFlag, Positive
 from mitai.cli.output import Output, data, printable
 from mitai.errors import ProofError
@@ -80,9 +81,7 @@ def ask(
     *,
     out: Annotated[Path, Parameter(help="Where the answer and its proof go.")] = Path("answer.proof"),
     max_tokens: Annotated[Positive, Parameter(help="How long the answer may be.")] = 32,
-    temperature: Annotated[
-        float, Parameter(help="0 takes the likeliest tokens; above it, to 2, they are drawn.")
-    ] = 0,
+    temperature: Annotated[float, Parameter(help="0 takes the likeliest tokens; above it, to 2, they are drawn.")] = 0,
     seed: Annotated[Path | None, Parameter(help="A fresh seed of `mitai proof seed`; it is used up.")] = None,
     nonce: Annotated[str | None, Parameter(help="Of who asks, 64 hexadecimal digits; random by default.")] = None,
     plain: Annotated[bool, Parameter(negative="", help="Go on with the text as it is, without chat template.")] = False,
@@ -151,7 +150,9 @@ def seed(
 def verify(
     file: _FILE,
     *,
-    model: Annotated[str, Parameter(help="The identity of the model, as its publisher told you.")],
+    model: Annotated[str | None, Parameter(help="The identity of the model, as its publisher told you.")] = None,
+    capsule: CapsuleOption = None,
+    owner: OwnerOption = None,
     temperature: Annotated[float, Parameter(help="At which the answer was to be drawn; 0: not drawn.")] = 0,
     nonce: Annotated[str | None, Parameter(help="That you gave with the prompt.")] = None,
     commitment: Annotated[str | None, Parameter(help="To the seed, that you had before you gave the prompt.")] = None,
@@ -160,13 +161,19 @@ def verify(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Check that the model of this identity gave this answer to this prompt, without weights and without trust."""
+    """Check that the model of this identity gave this answer to this prompt, without weights and without trust.
+
+    The identity comes from whoever publishes the model, or out of the manifest that the owner of a capsule signed.
+    """
     from mitai.proof.answer import check_answer
 
     output = Output(json)
+    if (model is None) == (capsule is None):
+        raise ProofError("proof.model-unnamed", "the model is named by --model, or by --capsule", hint="give one")
+    identity = model or _of_capsule(capsule, owner)
     answer, card = _read(file)
     began = time.monotonic()
-    bits = check_answer(answer, model, _agreed(temperature, nonce, commitment))
+    bits = check_answer(answer, identity, _agreed(temperature, nonce, commitment))
     took = time.monotonic() - began
     output.say(f"[green]✔[/] this model answers so; checked in {took:.1f} s, with {bits:.0f} bits of security\n")
     shown = _shown(answer, card, tokenizer)
@@ -220,6 +227,15 @@ def _read(file: Path) -> tuple[Answer, ModelCard]:
         raise ProofError("proof.no-file", f"{file} can't be read ({type(error).__name__})") from None
     answer = Answer.parse(encoded)
     return answer, ModelCard.parse(answer.card)
+
+
+def _of_capsule(capsule: Path | None, owner: str | None) -> str:
+    manifest, _ = read_manifest(capsule or Path(), owner)
+    if not manifest.proof_identity:
+        raise ProofError(
+            "proof.model-unnamed", "the capsule's manifest names no identity for proofs", hint="mitai seal --proof"
+        )
+    return manifest.proof_identity
 
 
 def _sampling(temperature: float, seed: Path | None, nonce: str | None) -> Sampling | None:

@@ -104,5 +104,6 @@ def _seal(output: Output, home: Home, capsule: Path, folder: Path, former: Manif
             parents=former.parents,
             labels=former.labels,
             digests=any(file.digests for file in former.files),
+            proof_identity=former.proof_identity,
             progress=report,
         )

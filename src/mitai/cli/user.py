@@ -9,12 +9,14 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
+from mitai.cli.capsule import CapsuleOption, OwnerOption, read_manifest
 from mitai.cli.options import JsonFlag, PolicyOption, read_policy, refuse_options
 from mitai.cli.output import SIMULATED, Output
 from mitai.cli.verify import brief, machine_of
 from mitai.client import Proof, receipts
 from mitai.errors import ClientError
 from mitai.fleet.home import Home
+from mitai.ledger.receipt import Receipt
 
 
 def receipt(
@@ -25,12 +27,15 @@ def receipt(
     client: Annotated[
         Path | None, Parameter(help="Whose folder says which keys parties have; by default `$MITAI_HOME/user/mpc`.")
     ] = None,
+    capsule: CapsuleOption = None,
+    owner: OwnerOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Check the receipt of an answer, offline: the machine, its signature, its place in the ledger.
 
     Receipts are kept in `$MITAI_HOME/user/receipts`. Such a file can be given to anybody; it holds digests, no words.
     One of parties that computed together is checked by their keys: each has signed, and all say the same.
+    With the manifest of the capsule that answered, and its owner's key, it shows by which identity proofs name it.
 
     Example: `mitai receipt 4579`, the kept one whose id begins so
     """
@@ -44,7 +49,7 @@ def receipt(
     if _of_parties(content):
         from mitai.cli import parties
 
-        refuse_options(client or home.mpc_client, policy=policy)
+        refuse_options(client or home.mpc_client, policy=policy, capsule=capsule)
         parties.receipt(out, content, client or home.mpc_client)
         return
     proof = Proof.decode(content)
@@ -52,11 +57,13 @@ def receipt(
     origin = appraisal.claims.ledger.origin if appraisal.claims.ledger else ""
     capsules = [capsule.id for capsule in checked.capsules]
     adapters = [capsule.id for capsule in checked.adapters]
+    identity = proof_identity(checked, capsule, owner) if capsule else None
     rows = [
         ("exchange", checked.exchange),
         ("model", checked.model),
         ("capsules", ", ".join(capsules) or "none"),
         *([("adapters", ", ".join(adapters))] if adapters else []),
+        *([("proof identity", identity or "none")] if capsule else []),
         ("tokens", f"{checked.usage.prompt_tokens} in, {checked.usage.completion_tokens} out"),
         ("time", f"{checked.started} to {checked.finished}"),
         ("request (ciphertext)", checked.request_sha256),
@@ -77,6 +84,7 @@ def receipt(
             "model": checked.model,
             "capsules": capsules,
             "adapters": adapters,
+            "proof_identity": identity,
             "usage": usage,
             "started": checked.started,
             "finished": checked.finished,
@@ -86,6 +94,18 @@ def receipt(
             "machine": machine_of(appraisal),
         }
     )
+
+
+def proof_identity(checked: Receipt, capsule: Path, owner: str | None) -> str | None:
+    """Return by which identity proofs name the model whose manifest this is, if it is one that answered."""
+    manifest, digest = read_manifest(capsule, owner)
+    if digest not in {used.manifest_sha256 for used in checked.capsules}:
+        raise ClientError(
+            "client.capsule-differs",
+            "the answer came from another capsule, or another revision of it",
+            hint="see: capsules",
+        )
+    return manifest.proof_identity or None
 
 
 class _Kind(msgspec.Struct):

@@ -123,6 +123,10 @@ class Home:
         """Return the owner's identity; make it on first use."""
         return _identity(self.root / "owner" / "identity.pem")
 
+    def has_owner(self) -> bool:
+        """Return whether there is an owner's identity already."""
+        return (self.root / "owner" / "identity.pem").exists()
+
     def export_seed(self) -> bytes:
         """Return the secret of the key that exports to this owner are sealed to; make it on first use."""
         path = self.root / "owner" / "export.key"

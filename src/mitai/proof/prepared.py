@@ -99,12 +99,11 @@ def prepare(
     commitment = commit_weights(program.measure(Graph(reaches), 1).program(), weights).commitment
     if commitment is None:
         raise ProofError("proof.model-unsupported", "the model has no weights")
-    tokenizer = model / "tokenizer.json"
     card = ModelCard(
         config=config.decode(),
         reaches=reaches,
         weights=commitment.root.hex(),
-        tokenizer=hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer.exists() else "",
+        tokenizer=_tokenizer(model),
     )
     try:
         _write(out, model, card, commitment)
@@ -112,6 +111,33 @@ def prepare(
         shutil.rmtree(out, ignore_errors=True)
         raise
     return card
+
+
+def check_prepared(prepared: Prepared, model: Path) -> None:
+    """Check that what was prepared is the model in a Hugging Face folder: configuration, tokenizer, all weights.
+
+    Raises:
+        ProofError: `proof.prepared-differs`.
+        MitaiError: The folder can't be read.
+    """
+    card = prepared.card
+    same = (model / "config.json").read_bytes() == card.config.encode() and _tokenizer(model) == card.tokenizer
+    graph, left = card.model.measure(Graph(card.reaches), 1), set(prepared.weights.arrays)
+    for name, array in card.model.arrays(Tensors(model)) if same else ():
+        [whole] = graph.quantised([(name, array)]).values()
+        same = same and np.array_equal(whole, prepared.weights.arrays[name])
+        left.discard(name)
+    if not same or left:
+        raise ProofError(
+            "proof.prepared-differs",
+            f"what was prepared in {prepared.folder} is another model than {model}",
+            hint="prepare this one: mitai proof prepare",
+        )
+
+
+def _tokenizer(model: Path) -> str:
+    file = model / "tokenizer.json"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
 
 def _write(out: Path, model: Path, card: ModelCard, commitment: Commitment) -> None:

@@ -42,6 +42,9 @@ def test_a_good_one():
     manifest = Manifest.decode(encoded())
     assert manifest.files[0].digests == b""
     assert Manifest.decode(manifest.encode()) == manifest
+    assert b"proof" not in manifest.encode()
+    proven = Manifest.decode(encoded(proof_identity="5a" * 32))
+    assert (proven.proof_identity, Manifest.decode(proven.encode())) == ("5a" * 32, proven)
     Manifest.decode(encoded(files=[]))
     Manifest.decode(encoded(files=[entry(digests=bytes(32))], parents=[ID], labels={"a": "b"}))
 
@@ -61,7 +64,7 @@ def test_unknown_versions(changes):
         b"[" * 100_000, encoded(v="1"), encoded(v=None), encoded(files=None), encoded(unknown=1),
         encoded(files=[entry(unknown=1)]), encoded(files={}), encoded(files=[entry(size="5")]),
         encoded(files=[entry(size=5.0)]), encoded(name=7), encoded(key_check="?"),
-        encoded().replace(b'"n"', b'"\\ud800"'),
+        encoded().replace(b'"n"', b'"\\ud800"'), encoded(proof_identity=5),
     ],
 )  # fmt: skip
 def test_malformed(data):
@@ -93,6 +96,9 @@ def test_malformed(data):
         {"parents": [f"{number:032x}" for number in range(257)]},
         {"labels": {str(number): "" for number in range(65)}},
         {"labels": {"": ""}},
+        {"proof_identity": ""},
+        {"proof_identity": "5A" * 32},
+        {"proof_identity": "5a" * 32, "kind": "data"},
         {"labels": {"k" * 65: ""}},
         {"labels": {"k": "v" * 4097}},
         {"files": [entry(object="1" * 31)]},

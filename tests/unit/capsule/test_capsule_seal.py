@@ -431,7 +431,13 @@ def test_resuming_something_else_is_refused(unfinished, plain, tmp_path, alice):
     def attempt(**changes):
         return lambda: seal(plain, unfinished, **{"owner": alice, "name": "n", **changes})
 
-    for changes in ({"name": "other"}, {"kind": "data"}, {"digests": True}, {"labels": {"a": "b"}}):
+    for changes in (
+        {"name": "other"},
+        {"kind": "data"},
+        {"digests": True},
+        {"labels": {"a": "b"}},
+        {"proof_identity": "5a" * 32},
+    ):
         refused("capsule.resume-mismatch", attempt(**changes))
     refused("capsule.resume-mismatch", attempt(owner=Identity.generate()))
     refused("capsule.resume-mismatch", attempt(data_key=bytes(32)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import types
 
 import msgspec
 import numpy as np
@@ -13,11 +14,14 @@ import safetensors.numpy
 
 from mitai import demo_model
 from mitai.cli.commands import app
-from mitai.errors import MitaiError, ParseError, ProofError
+from mitai.cli.user import proof_identity
+from mitai.errors import CapsuleError, ClientError, MitaiError, ParseError, ProofError
+from mitai.fleet.home import Home
+from mitai.ledger.receipt import CapsuleRef
 from mitai.mpc.models.config import LlamaConfig
 from mitai.proof.answer import Answer, check_answer, generate, prove_answer
 from mitai.proof.card import ModelCard
-from mitai.proof.prepared import CARD, CODE, Prepared, prepare
+from mitai.proof.prepared import CARD, CODE, Prepared, check_prepared, prepare
 from mitai.proof.sampling import Agreed, Sampling, commitment
 
 CONFIG = {
@@ -172,11 +176,71 @@ def test_damaged_folders_are_refused(prepared, tmp_path):
     assert refused.value.code == "proof.out-exists"
 
 
-def test_commands(model, tmp_path, capsys):
+def test_what_was_prepared_is_the_model(model, prepared, tmp_path):
+    check_prepared(prepared, model)
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    tensors = safetensors.numpy.load_file(other / "model.safetensors")
+    tensors["lm_head.weight"][0, 0] += 0.01
+    safetensors.numpy.save_file(tensors, other / "model.safetensors")
+    for name, text in (("model.safetensors", None), ("config.json", " "), ("tokenizer.json", " ")):
+        if text is not None:
+            shutil.copyfile(model / "model.safetensors", other / "model.safetensors")
+            (other / name).write_text((other / name).read_text() + text)
+        with pytest.raises(ProofError) as refused:
+            check_prepared(prepared, other)
+        assert refused.value.code == "proof.prepared-differs"
+        if text is not None:
+            shutil.copyfile(model / name, other / name)
+
+
+def test_receipts_and_proofs_name_the_same_model(model, prepared, answer, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("MITAI_HOME", str(tmp_path / "home"))
+    capsule, file, identity = tmp_path / "capsule", tmp_path / "answer.proof", prepared.card.identity
+    with pytest.raises(ClientError) as refused:  # nobody's key is made up
+        run("capsule", "inspect", str(capsule))
+    assert refused.value.code == "client.owner-unnamed"
+    sealed = run("seal", str(model), str(capsule), "--proof", str(prepared.folder))
+    assert (sealed["proof_identity"], run("capsule", "inspect", str(capsule))["proof_identity"]) == (identity, identity)
+    manifest, owner = str(capsule / "manifest.json"), Home.default().owner().public.raw.hex()
+    file.write_bytes(answer.encode())
+    verify = ("proof", "verify", str(file))
+    assert run(*verify, "--capsule", manifest, "--owner", owner)["model"] == identity
+    used = types.SimpleNamespace(
+        capsules=(CapsuleRef(id=sealed["capsule"], manifest_sha256=sealed["manifest_sha256"]),)
+    )
+    assert proof_identity(used, capsule, owner) == identity
+
+    plain = run("seal", str(model), str(tmp_path / "plain"))
+    assert plain["proof_identity"] is run("capsule", "inspect", str(tmp_path / "plain"))["proof_identity"] is None
+    for refusal, words in (
+        ("proof.model-unnamed", [*verify, "--capsule", str(tmp_path / "plain")]),
+        ("proof.model-unnamed", [*verify, "--capsule", manifest, "--model", identity]),
+        ("proof.model-unnamed", list(verify)),
+        ("capsule.signature-invalid", [*verify, "--capsule", manifest, "--owner", "5a" * 32]),
+        ("proof.prepared-missing", ["seal", str(model), str(tmp_path / "more"), "--proof", str(model)]),
+    ):
+        with pytest.raises((ProofError, CapsuleError)) as refused:
+            run(*words)
+        assert refused.value.code == refusal
+    with pytest.raises(ClientError) as refused:
+        run("seal", str(model), str(tmp_path / "more"), "--proof", str(prepared.folder), "--kind", "data")
+    assert refused.value.code == "client.option-malformed"
+    with pytest.raises(ClientError) as refused:
+        proof_identity(used, tmp_path / "plain", owner)
+    assert refused.value.code == "client.capsule-differs"
+
+
+@pytest.fixture
+def run(capsys):
     def run(*words: str) -> dict[str, object]:
         app([*words, "--json"], result_action="return_value")
         return json.loads(capsys.readouterr().out)
 
+    return run
+
+
+def test_commands(model, tmp_path, run):
     folder, file = str(tmp_path / "prepared"), str(tmp_path / "answer.proof")
     identity = run("proof", "prepare", str(model), folder)["model"]
     told = run("proof", "ask", folder, "What?", "--max-tokens", "2", "--out", file)
