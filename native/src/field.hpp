@@ -204,15 +204,22 @@ struct Field {
                 }
     }
 
-    // One coset of the code of `block` rows: x and out have positions `rows` words apart; shifts are its powers.
+    // One coset of the code of `block` rows: x, more and out have positions `rows` words apart; shifts are its powers.
+    // X^size is the same number at all of its places, so that later coefficients are added to earlier ones.
     template <size_t block>
-    static void encode(const uint64_t* x, size_t size, size_t rows, const uint64_t* shifts, const uint64_t* twiddles,
-                       uint64_t root, uint64_t* buffer, uint64_t* out) {
-        for (size_t c = 0; c < size; c++) {
+    static void encode(const uint64_t* x, size_t first, const uint64_t* more, size_t count, size_t size, size_t rows,
+                       const uint64_t* shifts, const uint64_t* twiddles, uint64_t root, uint64_t* buffer,
+                       uint64_t* out) {
+        for (size_t c = 0; c < count; c++) {
+            const uint64_t* from = c < first ? x + c * rows : more + (c - first) * rows;
+            uint64_t* to = buffer + (c & (size - 1)) * block;
             const V shift = L::splat(shifts[c]);
-            for (size_t lane = 0; lane < block; lane += L::lanes)
-                L::store(buffer + c * block + lane, L::mul(L::load(x + c * rows + lane), shift));
+            for (size_t lane = 0; lane < block; lane += L::lanes) {
+                const V shifted = L::mul(L::load(from + lane), shift);
+                L::store(to + lane, c < size ? shifted : L::add(L::load(to + lane), shifted));
+            }
         }
+        for (size_t i = count * block; i < size * block; i++) buffer[i] = 0;
         transform<block>(buffer, size, twiddles, L::splat(root));
         for (size_t c = 0; c < size; c++)
             for (size_t lane = 0; lane < block; lane += L::lanes)
@@ -274,14 +281,14 @@ struct FieldPath {
         Vector::contract(x, columns, n, weights, out, from, middle);
         Single::contract(x, columns, n, weights, out, middle, to);
     }
-    static void encode(const uint64_t* x, size_t size, size_t rows, const uint64_t* shifts, const uint64_t* twiddles,
-                       uint64_t root, uint64_t* buffer, uint64_t* out) {
-        switch (rows) {
-            case 1: return Single::template encode<1>(x, size, rows, shifts, twiddles, root, buffer, out);
-            case 2: return Single::template encode<2>(x, size, rows, shifts, twiddles, root, buffer, out);
-            case 4: return Single::template encode<4>(x, size, rows, shifts, twiddles, root, buffer, out);
-            default: return Vector::template encode<8>(x, size, rows, shifts, twiddles, root, buffer, out);
-        }
+    static void encode(const uint64_t* x, size_t first, const uint64_t* more, size_t count, size_t size, size_t rows,
+                       const uint64_t* shifts, const uint64_t* twiddles, uint64_t root, uint64_t* buffer,
+                       uint64_t* out) {
+        const auto block = rows == 1   ? Single::template encode<1>
+                           : rows == 2 ? Single::template encode<2>
+                           : rows == 4 ? Single::template encode<4>
+                                       : Vector::template encode<8>;
+        block(x, first, more, count, size, rows, shifts, twiddles, root, buffer, out);
     }
 
     static constexpr FieldKernels all{fold,          half_sums, double_weights, add_words, add_multiple,

@@ -18,6 +18,7 @@
 
 namespace nb = nanobind;
 using namespace mitai;
+using namespace nb::literals;
 
 namespace {
 
@@ -212,20 +213,23 @@ void bind_field(nb::module_& m) {
         });
     });
     m.def("field_encode", [](const std::string& path, Dense<uint64_t> x, Dense<uint64_t> shifts,
-                             Dense<uint64_t> twiddles, uint64_t root, Out<uint64_t> out, size_t threads) {
+                             Dense<uint64_t> twiddles, uint64_t root, Out<uint64_t> out, size_t threads,
+                             std::optional<Dense<uint64_t>> more) {
         const nb::gil_scoped_release unlocked;
         const auto& field = path_named(path).field;
-        const size_t size = x.shape(0), rows = x.shape(1), block = std::min<size_t>(8, rows);
-        const size_t cosets = shifts.shape(0), used = x.size() < worth_a_thread ? 1 : threads;
+        const size_t coefficients = x.shape(0), rows = x.shape(1), block = std::min<size_t>(8, rows);
+        const size_t cosets = shifts.shape(0), count = shifts.shape(1), size = out.shape(0) / cosets;
+        const size_t used = out.size() < 4 * worth_a_thread ? 1 : threads;
         in_parallel(rows / block * cosets, used, [&](size_t job) {
             static thread_local std::vector<uint64_t> kept;
             kept.resize(size * block + 8);
             uint64_t* buffer = kept.data() + (64 - reinterpret_cast<uintptr_t>(kept.data()) % 64) % 64 / 8;
             const size_t first = job / cosets * block, coset = job % cosets;
-            field.encode(x.data() + first, size, rows, shifts.data() + coset * size, twiddles.data(), root, buffer,
+            field.encode(x.data() + first, coefficients, more ? more->data() + first : nullptr, count, size, rows,
+                         shifts.data() + coset * count, twiddles.data(), root, buffer,
                          out.data() + coset * size * rows + first);
         });
-    });
+    }, "path"_a, "x"_a, "shifts"_a, "twiddles"_a, "root"_a, "out"_a, "threads"_a, "more"_a.none() = nb::none());
     m.def("field_residues", [](Dense<int32_t> x, Out<uint64_t> out, size_t threads) {
         const nb::gil_scoped_release unlocked;
         constexpr uint64_t prime = 0xffffffff00000001;

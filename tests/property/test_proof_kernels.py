@@ -107,6 +107,23 @@ def test_codes(monkeypatch, path, seed, count, log, rows):
 @given(
     seed=seeds,
     count=threads,
+    log=st.integers(0, 8),
+    rows=st.integers(0, 4),
+    first=st.integers(1, 700),
+    more=st.integers(0, 300),
+)
+def test_codes_of_any_number_of_coefficients(monkeypatch, path, seed, count, log, rows, first, more):
+    source = Source(seed)
+    x, rest = source.words(first, 1 << rows), source.words(more, 1 << rows)
+    same(monkeypatch, path, count, lambda: kernels.encode(x, rest, 1 << log))
+    same(monkeypatch, path, count, lambda: kernels.encode(x, None, 1 << log))
+
+
+@each_path
+@few
+@given(
+    seed=seeds,
+    count=threads,
     messages=st.integers(1, 130),
     length=st.integers(0, 200),
     prefix=st.binary(min_size=1, max_size=1),
@@ -144,6 +161,8 @@ def test_what_does_not_fit_is_refused():
         lambda: kernels.combine(K(1), [K(1)], [two], wide.T[:, :1]),
         lambda: kernels.contract(two, wide),
         lambda: kernels.encode(np.zeros((3, 2), np.uint64)),
+        lambda: kernels.encode(np.zeros((2, 2), np.uint64), np.zeros((1, 4), np.uint64)),
+        lambda: kernels.encode(np.zeros((2, 2), np.uint64), None, 3),
         lambda: kernels.halves_sum(one),
         lambda: kernels.hashes(b"", np.zeros((1, 1), np.uint8)),
         lambda: kernels.hashes(b"a", two.reshape(1, 2)),

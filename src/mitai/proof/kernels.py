@@ -177,18 +177,19 @@ def encode(x: Array, more: Array | None = None, size: int | None = None) -> Arra
         raise ValueError(f"2^k rows can be encoded to four times a power of two places, not {x.shape} to {size}")
     if more is not None and more.shape[1:] != x.shape[1:]:
         raise ValueError(f"{more.shape} are no coefficients that follow those of {x.shape}")
-    if PATH == "python" or more is not None or size != len(x):
+    if PATH == "python":
         return field.encode(x if more is None else np.concatenate([x, more]), size)
-    out = np.empty((4 * x.shape[0], x.shape[1]), np.uint64)
-    log = x.shape[0].bit_length() - 1
-    native.field_encode(PATH, _plain(x), _shifts(log), _twiddles(log), field.generator(2), out, THREADS)
+    out = np.empty((4 * size, x.shape[1]), np.uint64)
+    log, count = size.bit_length() - 1, len(x) + (0 if more is None else len(more))
+    tables, rest = (_shifts(log, count), _twiddles(log)), None if more is None else _plain(more)
+    native.field_encode(PATH, _plain(x), *tables, field.generator(2), out, THREADS, rest)
     return out
 
 
 @lru_cache(maxsize=4)
-def _shifts(log: int) -> Array:
-    """Return the powers by which the coefficients of the four cosets of a code are multiplied."""
-    return np.stack([field.power(pow(field.generator(log + 2), s, P), 1 << log) for s in range(4)])
+def _shifts(log: int, count: int) -> Array:
+    """Return the powers by which so many coefficients are multiplied for each of the four cosets of a code."""
+    return np.stack([field.power(pow(field.generator(log + 2), s, P), count)[:count] for s in range(4)])
 
 
 @lru_cache(maxsize=4)
