@@ -179,9 +179,8 @@ def check_hidden(transcript: Verifier, pads: bytes, equation: Equation, openings
     x, y = words[:, -2 * rows : -rows], words[:, -rows:]
     sums = field.add(sums, field.total(field.mul_k(x, y), axis=1))
     _compare(mask[:, 2:], delta, sums, field.encode(polynomial, shape.size)[places])
-    transcript.error += soundness.hidden(
-        shape.coefficients, shape.leaves, fold_bits(shape, equation), len(equation.products)
-    )
+    joined = (rows << shape.positions) + len(equation.products)
+    transcript.error += soundness.hidden(shape.coefficients, shape.leaves, fold_bits(shape, equation), joined)
     for opening, root, combination in zip(openings, masks[1:], combinations, strict=True):
         _check_opening(transcript, opening, root, delta, combination)
 
@@ -219,24 +218,25 @@ def polynomials(equation: Equation, shape: HidingShape, beta: K) -> Array:
     """Return what each row of K is multiplied with: (2^positions, rows, 2), coefficients of polynomials.
 
     Rows are those of pads, of left factors X_t = pad_left, and of right ones Y_t = factor · pad_right, which stand in
-    the order of positions reversed. In a product of two polynomials, Σ_c a_c b_c is a coefficient if one of them is
-    reversed: that of X^(2^positions − 1).
+    the order of positions reversed. X_t is zero where there is no product, so that Y_t does not count there.
+    In a product of two polynomials, Σ_c a_c b_c is a coefficient if one of them is reversed: that of
+    X^(2^positions − 1).
     """
     size, count = 1 << shape.positions, len(equation.products)
-    rows = shape.factor_rows(count)
+    places = size * shape.factor_rows(count)
     powers, by = [], ONE
-    for _ in range(2 * count):
+    for _ in range(places + count):
         by = by * beta
         powers.append(by)
-    joined = np.zeros((2, size * rows, 2), np.uint64)
-    joined[0, :count], joined[1, :count] = field.array(powers[:count]), field.array(powers[count:])
+    x, y = field.array(powers[:places]), np.zeros((places, 2), np.uint64)
+    y[:count] = field.array(powers[places:])
     linear = np.zeros((size << shape.rows, 2), np.uint64)
     linear[: len(equation.linear)] = equation.linear
     if count:
         pads = np.array(equation.products, np.int64).T.reshape(-1)
-        parts = np.concatenate([joined[0, :count], field.mul_k(joined[1, :count], equation.factors)])
+        parts = np.concatenate([x[:count], field.mul_k(y[:count], equation.factors)])
         linear = field.sub(linear, field.total_at(pads, parts, len(linear)))
-    own, x, y = (table.reshape(size, -1, 2) for table in (linear, *joined))
+    own, x, y = (table.reshape(size, -1, 2) for table in (linear, x, y))
     return np.concatenate([own[::-1], x[::-1], y], axis=1)
 
 

@@ -45,9 +45,9 @@ def hidden_opening(coefficients: int, leaves: int, rows: int) -> Fraction:
     return Fraction(2 * (rows + 1) << leaves, CHALLENGES) + misses**HIDING_QUERIES
 
 
-def hidden(coefficients: int, leaves: int, rows: int, products: int) -> Fraction:
-    """Return the error of the equation of pads: a wrong sum is not seen after β, after δ; pads' rows, and products."""
-    drawn = Fraction(2 * products + 1, CHALLENGES) + Fraction((rows + 1) << leaves, CHALLENGES)
+def hidden(coefficients: int, leaves: int, rows: int, joined: int) -> Fraction:
+    """Return the error of the equation of pads: a wrong one is not seen after β, or after δ; rows of pads."""
+    drawn = Fraction(joined + 1, CHALLENGES) + Fraction((rows + 1) << leaves, CHALLENGES)
     return drawn + hidden_opening(2 * coefficients, leaves, rows)
 
 
