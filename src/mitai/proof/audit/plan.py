@@ -14,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,7 +93,7 @@ class Plan:
         for number, (name, _) in orders.items():
             if not set(users[number]) <= multiplied | orders.keys():
                 plain.add(name)
-        if any(weight.size > MAX_PLAIN for name, weight in _sizes(program) if name in plain):
+        if any(math.prod(program.weights[name].shape) > MAX_PLAIN for name in plain):
             raise ProofError("proof.audit-unsupported", "a large weight is used in another way than in products")
         names = tuple(name for name in program.weights if name in plain)
         return Plan(program, tuple(sorted(steps)), products, _taken(program, steps, products), names)
@@ -114,10 +115,6 @@ class Plan:
     def places(self) -> dict[int, int]:
         """The place of each step among all."""
         return {step: place for place, step in enumerate(self.steps)}
-
-
-def _sizes(program: Program) -> list[tuple[str, Value]]:
-    return [(one.name, program.values[n]) for n, one in enumerate(program.operations) if isinstance(one, Weight)]
 
 
 def _orders(program: Program) -> dict[int, tuple[str, tuple[int, ...]]]:
