@@ -51,6 +51,13 @@ class Transcript:
         """Take in a claim, before anything is drawn that depends on it."""
         self.bind_elements("claim", value, *point)
 
+    def weighted(self, *terms: tuple[K, K]) -> K:
+        """Return the sum of factors times numbers that were said."""
+        out = ZERO
+        for factor, number in terms:
+            out = out + factor * number
+        return out
+
     def require_zero(self, value: K, error: ProofError) -> None:
         """Refuse what the prover said unless this is zero."""
         if value != ZERO:
@@ -112,6 +119,9 @@ class Prover(Transcript):
         """Say bytes, which are hashes."""
         self._step(MESSAGE, label, data)
         self._said.append(data)
+
+    def finish(self) -> None:
+        """End the proof: all is said."""
 
 
 class Verifier(Transcript):

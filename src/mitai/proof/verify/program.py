@@ -18,8 +18,10 @@ from mitai.proof.field import Array, K, Point
 from mitai.proof.transcript import HASH_BYTES, Verifier
 from mitai.proof.verify import soundness
 from mitai.proof.verify.claims import Claim, check_claims
-from mitai.proof.verify.commitment import check_openings
+from mitai.proof.verify.commitment import check_fold, check_openings, functional
+from mitai.proof.verify.hiding import HidingShape, Opening
 from mitai.proof.verify.lookups import check_lookups
+from mitai.proof.verify.masked import MaskedVerifier
 from mitai.proof.verify.points import Axes, mask_value, public_value
 from mitai.proof.verify.statement import Statement
 from mitai.proof.verify.sumcheck import check_product
@@ -32,11 +34,16 @@ def verify(statement: Statement, proof: bytes) -> float:
     Raises:
         ProofError: The first thing that does not hold.
     """
-    verifier = Verifier(proof)
-    walk = _Checking(statement, verifier)
-    walk.run()
+    verifier = MaskedVerifier(proof, statement.uses) if statement.uses else Verifier(proof)
+    hear(statement, verifier)
     verifier.finish()
     return soundness.bits(verifier.error)
+
+
+def hear(statement: Statement, verifier: Verifier) -> None:
+    """Go all the way with a verifier, but for what is left to its end."""
+    walk = _MaskedChecking if isinstance(verifier, MaskedVerifier) else _Checking
+    walk(statement, verifier).run()
 
 
 class _Checking(Walk):
@@ -82,4 +89,24 @@ class _Checking(Walk):
         self.require_zero(value - own, "public")
 
     def opened(self, source: str, claims: Sequence[Claim], log: int) -> None:
-        check_openings(self.transcript, self._hints if source == "hint" else self.roots[source], log, claims)
+        check_openings(self.transcript, self.root(source), log, claims)
+
+    def root(self, source: str) -> bytes:
+        return self._hints if source == "hint" else self.roots[source]
+
+
+class _MaskedChecking(_Checking):
+    """The verifier of masked messages."""
+
+    transcript: MaskedVerifier
+
+    def opened(self, source: str, claims: Sequence[Claim], log: int) -> None:
+        uses = self.statement.uses_of(source)
+        positions = HidingShape.of(log, uses).positions
+        rows, left, factors = check_fold(self.transcript, log, positions, claims)
+
+        def times(by: K) -> Opening:
+            weights = functional(claims, [by * factor for factor in factors], log, positions)
+            return Opening(self.root(source), log, uses, rows, weights)
+
+        self.transcript.equations.require_opened(left, times)

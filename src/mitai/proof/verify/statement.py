@@ -15,6 +15,8 @@ from mitai.proof.operations import Argmax, Constant, Input
 from mitai.proof.program import Program
 from mitai.proof.transcript import HASH_BYTES
 
+HIDDEN_USES = {"hint": 1, "input": 2, "result": 2}  # what is kept is opened again when it is given
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -28,6 +30,8 @@ class Statement:
         choices: Results of `Argmax` operations, by the operation's number.
         given: Root of the commitment to all inputs that are not public, in the program's order; None if it has none.
         kept: Root of the commitment to all results that are not public, likewise.
+        uses: 0: the proof is a succinct one, which hides nothing. Else it is masked, and all commitments are hiding
+            ones; that to weights serves so many proofs (docs/spec/proof-zk.md).
     """
 
     program: Program
@@ -37,6 +41,11 @@ class Statement:
     choices: Mapping[int, Ints] = member(default_factory=dict)
     given: bytes | None = None
     kept: bytes | None = None
+    uses: int = 0
+
+    def uses_of(self, source: str) -> int:
+        """Return how often a hiding commitment may be opened."""
+        return self.uses if source == "weight" else HIDDEN_USES[source]
 
 
 def known_arrays(statement: Statement, plan: Plan) -> dict[int, Ints]:

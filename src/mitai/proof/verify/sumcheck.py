@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mitai.errors import ProofError
-from mitai.proof.field import K, P, Point
+from mitai.proof.field import ONE, K, P, Point
 from mitai.proof.transcript import Verifier
 from mitai.proof.verify import soundness
 
@@ -31,10 +31,9 @@ def check_rounds(transcript: Verifier, claim: K, weights: Sequence[K | None]) ->
     point: list[K] = []
     for weight in weights:
         linear, square = transcript.receive_elements("round", 2)
-        rest = linear + square  # t(1) − t(0)
-        constant = (claim - rest) * HALF if weight is None else claim - weight * rest
         r = transcript.challenge("round")
-        claim = constant + r * (linear + r * square)
+        share, z = (HALF, HALF) if weight is None else (ONE, weight)  # t(0) = share · claim − z · (t(1) − t(0))
+        claim = transcript.weighted((share, claim), (r - z, linear), (r * r - z, square))
         point.append(r)
     transcript.error += soundness.rounds(len(weights))
     return point, claim
