@@ -228,16 +228,16 @@ def polynomials(equation: Equation, shape: HidingShape, beta: K) -> Array:
     for _ in range(places + count):
         by = by * beta
         powers.append(by)
-    x, y = field.array(powers[:places]), np.zeros((places, 2), np.uint64)
-    y[:count] = field.array(powers[places:])
+    x, y = np.zeros((2, places, 2), np.uint64)
+    x[:], y[:count] = field.array(powers[:places]), field.array(powers[places:])
     linear = np.zeros((size << shape.rows, 2), np.uint64)
     linear[: len(equation.linear)] = equation.linear
     if count:
         pads = np.array(equation.products, np.int64).T.reshape(-1)
         parts = np.concatenate([x[:count], field.mul_k(y[:count], equation.factors)])
         linear = field.sub(linear, field.total_at(pads, parts, len(linear)))
-    own, x, y = (table.reshape(size, -1, 2) for table in (linear, x, y))
-    return np.concatenate([own[::-1], x[::-1], y], axis=1)
+    own, left, right = (table.reshape(size, -1, 2) for table in (linear, x, y))
+    return np.concatenate([own[::-1], left[::-1], right], axis=1)
 
 
 def inner(a: Array, b: Array) -> K:
