@@ -1,7 +1,7 @@
 """The arrays of a plan's nodes, as its prover needs them: integers, elements of F, and weighted sums over axes.
 
 - Arrays are made when they are asked for, and never padded before something is summed: large ones are read once.
-- What is committed to is read where it lies; an array in another order of axes is that of its operand.
+- Weights are read where they lie, as small as they are; an array in another order of axes is that of its operand.
 
 Example:
     >>> arrays.summed(node, {0: equality(rows)}).shape  # the columns that are left, padded
@@ -17,17 +17,16 @@ import numpy as np
 
 from mitai.errors import ProofError
 from mitai.proof import field, kernels
-from mitai.proof.commitment import Commitment
 from mitai.proof.equations import Combination, Committed, Known, Matrices, Permuted, Plan, Product, Same, Total
 from mitai.proof.field import Array, K
 from mitai.proof.operation import Ints, Shape, exact_matmul, wide
 from mitai.proof.operations import Gap
 from mitai.proof.program import Run
-from mitai.proof.verify.layout import Layout
 from mitai.proof.verify.lookups import logs
 from mitai.proof.verify.points import Axes, padded
 
 Weights = Mapping[int, Array]  # for each axis that is summed, a weight for each place, (2^log, 2)
+PART = 1 << 20  # elements that are summed at a time
 MERGED = 1 << 10  # places of neighbouring axes whose weights are multiplied first
 
 
@@ -38,16 +37,12 @@ class Arrays:
         plan: The program's equations.
         run: What was computed.
         known: Public arrays, by node.
-        stored: What is behind a root already: commitment and layout, by source.
     """
 
-    def __init__(
-        self, plan: Plan, run: Run, known: Mapping[int, Ints], stored: Mapping[str, tuple[Commitment, Layout]]
-    ) -> None:
-        self._plan, self._stored = plan, stored
+    def __init__(self, plan: Plan, run: Run, known: Mapping[int, Ints]) -> None:
+        self._plan = plan
         self._ints: dict[int, Ints] = dict(known)
         self._of = {node: run.arrays[number] for number, node in enumerate(plan.results)}
-        self._index = {node: (source, index) for source in stored for index, node in enumerate(plan.committed(source))}
 
     def ints(self, number: int) -> Ints:
         """Return a node's integers."""
@@ -95,16 +90,15 @@ class Arrays:
         return out.reshape(-1, 2)
 
     def _parts(self, number: int) -> Iterator[tuple[tuple[slice, ...], Array]]:
-        """Yield where a node's parts are in it, and the parts in F."""
-        if number not in self._index:
-            array = self.ints(number)
-            yield tuple(slice(size) for size in array.shape), field.signed(array)
+        """Yield where a node's parts are in it, and the parts in F: weights are large, and lie in few bytes."""
+        array = self._of[number] if number in self._of else self.ints(number)
+        if not array.ndim:
+            yield (), kernels.residues(array)
             return
-        source, index = self._index[number]
-        commitment, layout = self._stored[source]
-        for block in layout.blocks[index]:
-            part = commitment.array[block.offset : block.offset + (1 << block.log)]
-            yield block.within, part.reshape([1 << log for log in block.logs])
+        step = max(len(array) * PART // array.size, 1)
+        for start in range(0, len(array), step):
+            part = array[start : start + step]
+            yield (slice(start, start + len(part)), *map(slice, part.shape[1:])), kernels.residues(part)
 
     def _make(self, number: int) -> Ints:
         node = self._plan.nodes[number]

@@ -17,50 +17,121 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as member
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mitai.proof import kernels
-from mitai.proof.field import ONE, Array
+from mitai.proof import field, kernels
+from mitai.proof.elements import Elements
+from mitai.proof.field import ONE, Array, K
 from mitai.proof.sumcheck import prove_batch
 from mitai.proof.transcript import HASH_BYTES, Prover
 from mitai.proof.verify.claims import Claim, bind_claims, powers_sum
 from mitai.proof.verify.commitment import LEAF, NODE, Shape
-from mitai.proof.verify.soundness import QUERIES
+from mitai.proof.verify.soundness import LOG_BLOWUP, QUERIES
+
+Progress = Callable[[int, int], object]  # how much is done, and of how much
+
+KEPT_LOG = 22  # of elements whose code stays in memory: 128 MiB
+WORK_ELEMENTS = 1 << 25  # of code at a time
+HASHED_ROWS = 8  # at least together, as they are a block of SHA-256
+INNER_LOG, LOG_STEP = 6, 12  # see `encoded_at`
 
 
 @dataclass(frozen=True)
 class Commitment:
-    """A root, and what its prover keeps: four times the array, and the tree.
+    """A root, and what its prover keeps.
 
     Attributes:
         root: what the verifier gets.
-        array: the 2^log elements of F.
-        code: the encoded columns (leaves, rows).
+        elements: the 2^log elements of F.
         levels: hashes of the tree, from the leaves up to the root.
+        code: the encoded columns (groups of rows, leaves, rows of a group), or None: they are computed again when they
+            are asked for.
     """
 
     root: bytes
-    array: Array = member(repr=False)
-    code: Array = member(repr=False)
+    elements: Elements = member(repr=False)
     levels: list[NDArray[np.uint8]] = member(repr=False)
+    code: Array | None = member(repr=False, default=None)
 
     @property
     def log(self) -> int:
         """The log of the array's size."""
-        return len(self.array).bit_length() - 1
+        return self.elements.log
+
+    def columns(self, places: Sequence[int]) -> Array:
+        """Return the encoded columns at some places, (places, rows)."""
+        if self.code is None:
+            return encoded_at(self.elements, places)
+        return np.moveaxis(self.code[:, places], 0, 1).reshape(len(places), -1)
 
 
-def commit(array: Array) -> Commitment:
-    """Commit to an array of 2^n elements of F."""
-    shape = Shape.of(len(array).bit_length() - 1)
-    code = kernels.encode(array.reshape(1 << shape.positions, 1 << shape.rows))
-    levels = tree(code)
-    return Commitment(levels[-1].tobytes(), array, code, levels)
+def commit(
+    array: Array | Elements, keep: Callable[[Array], object] | None = None, say: Progress = lambda *_: None
+) -> Commitment:
+    """Commit to an array of 2^n elements of F, some rows after the other.
+
+    Args:
+        array: The elements.
+        keep: Gets the code of each group of rows (`code_shape`), in order; a small one is kept in memory by default.
+        say: Told how many groups are done, and of how many.
+    """
+    elements = array if isinstance(array, Elements) else Elements(array)
+    groups, leaves, width = code_shape(elements.shape)
+    hashes = kernels.Hashes(LEAF, leaves) if groups > 1 else None
+    kept = None
+    for group in range(groups):
+        code = kernels.encode(elements.rows(group * width, (group + 1) * width))
+        if keep:
+            keep(code)
+        if hashes:
+            hashes.update(code.astype("<u8", copy=False).view(np.uint8))
+        elif not keep and elements.log <= KEPT_LOG:
+            kept = code[None]
+        say(group + 1, groups)
+    levels = tree_over(hashes.digests() if hashes else column_hashes(code))
+    return Commitment(levels[-1].tobytes(), elements, levels, kept)
+
+
+def code_shape(shape: Shape) -> tuple[int, int, int]:
+    """Return a code's shape: groups of rows that are encoded together, leaves, rows of a group."""
+    width = 1 << shape.rows
+    while width > HASHED_ROWS and width << shape.leaves > WORK_ELEMENTS:
+        width //= 2
+    return (1 << shape.rows) // width, 1 << shape.leaves, width
+
+
+def encoded_at(elements: Elements, places: Sequence[int]) -> Array:
+    """Return a code's columns at some places, (places, rows), from the numbers alone.
+
+    Coefficients c · 2^m + d are put together by c first, for all that x^(2^m) can be, and by d at the places alone.
+    """
+    shape = elements.shape
+    inner = min(INNER_LOG, shape.positions)
+    outer, rows = shape.positions - inner, 1 << shape.rows
+    powers = np.stack([field.power(_point(place, shape.positions), 1 << outer) for place in places])
+    found = np.zeros((len(places), rows), np.uint64)
+    step = min(max(1 << LOG_STEP >> shape.rows, 1), 1 << outer)
+    for start in range(0, 1 << outer, step):
+        firsts = (((c << outer) + start) * rows for c in range(1 << inner))
+        part = np.stack([elements.part(first, first + step * rows) for first in firsts])
+        code = kernels.encode(part).reshape(-1, step, rows)
+        for number, place in enumerate(places):
+            weights = field.lift(powers[number, start : start + step])
+            more = kernels.contract(code[None, place >> outer], weights)[0, :, 0]
+            found[number] = field.add(found[number], more)
+    return found
+
+
+def _point(place: int, positions: int) -> int:
+    """Return where the polynomials are evaluated for a leaf."""
+    coset, k = place >> positions, place & ((1 << positions) - 1)
+    reverse = int(f"{k:0{positions}b}"[::-1], 2) if positions else 0
+    return pow(field.generator(positions + LOG_BLOWUP), coset + (reverse << LOG_BLOWUP), field.P)
 
 
 def tree(code: Array) -> list[NDArray[np.uint8]]:
@@ -83,29 +154,32 @@ def tree_over(leaves: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 
 def open_claims(transcript: Prover, commitment: Commitment, claims: Sequence[Claim]) -> None:
     """Show true claims on the array (`check_openings`)."""
-    shape = Shape.of(commitment.log)
-    size = 1 << shape.rows
-    matrix = commitment.array.reshape(1, 1 << shape.positions, size)
+    elements, shape = commitment.elements, commitment.elements.shape
+    rows = fold_claims(transcript, elements, shape.positions, claims)
+    transcript.send("combination", elements.combined(kernels.equality(rows)))
+    places = transcript.places("columns", QUERIES, shape.leaves)
+    transcript.send("columns", commitment.columns(places))
+    send_paths(transcript, commitment.levels, places)
+
+
+def fold_claims(transcript: Prover, array: Array | Elements, positions: int, claims: Sequence[Claim]) -> list[K]:
+    """Show true claims on an array as far as rows go; return the point at which rows are combined."""
+    elements = array if isinstance(array, Elements) else Elements(array, positions=positions)
+    size = 1 << elements.shape.rows
     bind_claims(transcript, claims)
     gamma = transcript.challenge("claims")
     count = 1 << (len(claims) - 1).bit_length()
     sums, weights = np.zeros((2, size, count, 2), np.uint64)
     by, nothing = ONE, np.zeros(size, np.uint64)
     for i, claim in enumerate(claims):
-        point = claim.full_point(commitment.log)
-        own = max(len(claim.point) - shape.rows, 0)
-        first = claim.offset >> shape.rows
-        outer = kernels.equality(point[shape.positions - own : shape.positions])
-        sums[:, i] = kernels.contract(matrix[:, first : first + (1 << own)], outer)[0]
-        weights[:, i] = kernels.add_multiple(nothing, by, kernels.equality(point[shape.positions :]))
+        point = claim.full_point(elements.log)
+        own = max(len(claim.point) - elements.shape.rows, 0)
+        outer = kernels.equality(point[positions - own : positions])
+        sums[:, i] = elements.summed(claim.offset >> elements.shape.rows, outer)
+        weights[:, i] = kernels.add_multiple(nothing, by, kernels.equality(point[positions:]))
         by = by * gamma
     value = powers_sum(gamma, [claim.value for claim in claims])
-    rows = prove_batch(transcript, sums.reshape(-1, 2), weights.reshape(-1, 2), value, shape.rows)
-    columns = commitment.array.reshape(1 << shape.positions, size, 1)
-    transcript.send("combination", kernels.contract(columns, kernels.equality(rows))[:, 0])
-    places = transcript.places("columns", QUERIES, shape.leaves)
-    transcript.send("columns", commitment.code[places])
-    send_paths(transcript, commitment.levels, places)
+    return prove_batch(transcript, sums.reshape(-1, 2), weights.reshape(-1, 2), value, elements.shape.rows)
 
 
 def send_paths(transcript: Prover, levels: Sequence[NDArray[np.uint8]], places: Sequence[int]) -> None:

@@ -14,7 +14,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,7 @@ Reaches = Mapping[str, int]  # a name's numbers are within ± 2^reach
 MOST_FRACTION = 12
 WEIGHT_BITS = 18
 ROUGH_FRACTION = 8
+LOG_QUANTISED = 20  # numbers at a time
 
 
 class Graph:
@@ -64,6 +66,7 @@ class Graph:
 
     def __init__(self, reaches: Reaches, *, rough: bool = False, word: int = 16, headroom: int = 2) -> None:
         self.rough = rough
+        self.rough_fraction = ROUGH_FRACTION
         self.word = word
         self.operations: list[AnyOperation] = []
         self.values: list[Value] = []
@@ -109,7 +112,7 @@ class Graph:
         """
         bits = bits or self.word
         if self.rough:
-            return ROUGH_FRACTION, bits
+            return self.rough_fraction, bits
         reach = self.room(name) + spare
         fraction = min(most, bits - 1 - reach)
         if least is not None and fraction < least:
@@ -175,14 +178,25 @@ class Graph:
         Raises:
             ProofError: `proof.out-of-range`: a weight is larger than calibration found.
         """
-        declared = {entry.name: entry for entry in self.operations if isinstance(entry, Weight)}
-        weights: dict[str, Ints] = {}
-        for name, array in arrays:
-            whole = np.rint(np.ldexp(array, self.fractions[name]))
-            if not np.all(np.abs(whole) < 1 << (declared[name].bits - 1)):
+        return {name: np.concatenate([*self.integers(name, array)]) for name, array in arrays}
+
+    def integers(self, name: str, array: Real) -> Iterator[Ints]:
+        """Yield a weight as integers, some of its rows at a time.
+
+        Raises:
+            ProofError: See `quantised`.
+        """
+        bits = self._declared[name]
+        step = max((len(array) << LOG_QUANTISED) // array.size, 1)
+        for start in range(0, len(array), step):
+            whole = np.rint(np.ldexp(array[start : start + step], self.fractions[name]))
+            if not np.all(np.abs(whole) < 1 << (bits - 1)):
                 raise ProofError("proof.out-of-range", f"weight {name} is larger than in the model that was calibrated")
-            weights[name] = whole.astype(np.int32 if declared[name].bits <= 32 else np.int64)
-        return weights
+            yield whole.astype(np.int32 if bits <= 32 else np.int64)
+
+    @cached_property
+    def _declared(self) -> dict[str, int]:
+        return {entry.name: entry.bits for entry in self.operations if isinstance(entry, Weight)}
 
 
 class Tensor:

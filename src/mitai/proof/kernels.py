@@ -32,12 +32,16 @@ try:
 except ImportError:
     PATHS: tuple[str, ...] = ("python",)
 else:  # an older build knows nothing of proofs
-    PATHS = (*(native.paths() if hasattr(native, "sha256") else ()), "python")
+    PATHS = (*(native.paths() if hasattr(native, "sha256_more") else ()), "python")
 
 PATH = os.environ.get("MITAI_PROOF_KERNELS") or PATHS[0]
 if PATH not in PATHS:
     raise ValueError(f"MITAI_PROOF_KERNELS: {PATH} is not one of {', '.join(PATHS)}")
 THREADS = os.cpu_count() or 1
+
+_SHA256 = (
+    0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19,
+)  # fmt: skip
 
 Pair = tuple[Array, Array]
 
@@ -212,6 +216,54 @@ def hashes(prefix: bytes, messages: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.frombuffer(digests, np.uint8).reshape(-1, 32)
     out = np.empty((len(messages), 32), np.uint8)
     native.sha256(PATH, prefix[0], np.require(messages, np.uint8, ["C"]), out, THREADS)
+    return out
+
+
+class Hashes:
+    """SHA-256 of many messages that come in parts, all of one length at a time, a multiple of 64 bytes.
+
+    Args:
+        prefix: one byte, before each message.
+        count: how many messages.
+    """
+
+    def __init__(self, prefix: bytes, count: int) -> None:
+        self._path, self._length = PATH, len(prefix)
+        if PATH == "python":
+            self._plain = [sha256(prefix) for _ in range(count)]
+        else:  # of each its state, and the byte that is in no block of 64 yet
+            self._states = np.tile(np.array([*_SHA256, prefix[0]], np.uint32), (count, 1))
+
+    def update(self, messages: NDArray[np.uint8]) -> None:
+        """Go on with a part (count, length)."""
+        if messages.ndim != 2 or messages.dtype != np.uint8 or messages.shape[1] % 64:
+            raise ValueError("parts of messages (n, length) of bytes, in blocks of 64")
+        self._length += messages.shape[1]
+        if self._path == "python":
+            for one, message in zip(self._plain, messages, strict=True):
+                one.update(message.tobytes())
+        elif len(messages) != len(self._states):
+            raise ValueError(f"{len(messages)} parts of {len(self._states)} messages")
+        else:
+            native.sha256_more(self._path, self._states, np.require(messages, np.uint8, ["C"]), THREADS)
+
+    def digests(self) -> NDArray[np.uint8]:
+        """End all messages; return (count, 32)."""
+        if self._path == "python":
+            return np.frombuffer(b"".join(one.digest() for one in self._plain), np.uint8).reshape(-1, 32)
+        last = b"\x80" + bytes(54) + (8 * self._length).to_bytes(8, "big") + bytes(1)  # FIPS 180-4, 5.1.1
+        self.update(np.broadcast_to(np.frombuffer(last, np.uint8), (len(self._states), 64)))
+        return self._states[:, :8].astype(">u4").view(np.uint8)
+
+
+def residues(x: NDArray[np.integer]) -> Array:
+    """Return the residues of signed integers of at most 2^62 in magnitude; residues are what they are."""
+    if x.dtype == np.uint64:
+        return np.ascontiguousarray(x, np.uint64)
+    if PATH == "python" or x.dtype != np.int32:
+        return field.signed(x.astype(np.int64, copy=False))
+    out = np.empty(x.shape, np.uint64)
+    native.field_residues(np.require(x, np.int32, ["C", "A"]).reshape(-1), out.reshape(-1), THREADS)
     return out
 
 

@@ -1,6 +1,9 @@
 """A model made ready for proofs, once: its integers, the commitment to them, and its card, in a folder.
 
-The folder is the prover's: it holds the weights. Large files are mapped, not read.
+The folder is the prover's: it holds the weights (`mitai.proof.stored`).
+
+- It gets its name last: what was interrupted looks like no model that was prepared.
+- No more than the largest of the weights is in memory, and what a commitment works on at a time.
 
 Example:
     >>> prepare(Path("gpt2"), [[464, 3290], [318]], Path("prepared"))
@@ -12,8 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +27,16 @@ import numpy as np
 from mitai.errors import MpcError, ProofError
 from mitai.mpc.models.arrays import Tensors
 from mitai.proof.card import ModelCard, decoder
-from mitai.proof.commitment import Commitment
-from mitai.proof.graph import Graph
-from mitai.proof.models.calibration import calibrate, quantise, sample
-from mitai.proof.proving import Weights, commit_weights, weights_of
+from mitai.proof.graph import Graph, Real
+from mitai.proof.models.calibration import calibrate, sample
+from mitai.proof.models.decoder import Decoder
+from mitai.proof.program import Program
+from mitai.proof.proving import Weights
+from mitai.proof.stored import Sizes, array_file, disk, disk_full, mapped, read, write_commitment, write_weights
 
-CARD, ARRAY, CODE, TREE = "card.json", "array.npy", "code.npy", "tree.npy"
+CARD = "card.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+_FLOAT_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class Prepared:
         """
         try:
             card = ModelCard.parse((folder / CARD).read_bytes())
-            array, code, hashes = (np.load(folder / name, mmap_mode="r") for name in (ARRAY, CODE, TREE))
+            weights = read(folder, card.program(1, 1))
         except FileNotFoundError:
             raise ProofError(
                 "proof.prepared-missing",
@@ -56,19 +65,21 @@ class Prepared:
                 hint="see: mitai proof prepare --help",
             ) from None
         except ValueError:
-            raise _damaged(folder) from None
-        levels, at, size = [], 0, len(code)
-        while size:
-            levels.append(hashes[at : at + size])
-            at, size = at + size, size // 2
-        if at != len(hashes) or levels[-1].tobytes().hex() != card.weights:
-            raise _damaged(folder)
-        commitment = Commitment(levels[-1].tobytes(), array, code, levels)
-        return Prepared(folder, card, weights_of(card.program(1, 1), commitment))
+            weights = None
+        if weights is None or weights.root is None or weights.root.hex() != card.weights:
+            raise ProofError(
+                "proof.prepared-damaged", f"the files in {folder} do not belong together", hint="prepare it again"
+            )
+        return Prepared(folder, card, weights)
 
 
 def prepare(
-    model: Path, samples: Sequence[Sequence[int]], out: Path, say: Callable[[str], None] = lambda _: None
+    model: Path,
+    samples: Sequence[Sequence[int]],
+    out: Path,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    code: bool = True,
 ) -> ModelCard:
     """Make a Hugging Face folder ready, in a new folder.
 
@@ -77,9 +88,10 @@ def prepare(
         samples: Tokens of texts like those that the model will see, to measure how large its numbers become.
         out: A folder that is not there yet.
         say: Told what happens.
+        code: Whether the encoded weights are kept, which take most of the folder and make proofs quicker.
 
     Raises:
-        MitaiError: The model is not supported, or `out` is there already.
+        MitaiError: The model is not supported, `out` is there already, or there is no room for it.
     """
     if not (model / "config.json").is_file():
         raise MpcError(
@@ -89,26 +101,16 @@ def prepare(
         raise ProofError("proof.out-exists", f"there is something at {out}", hint="give a folder that is not there yet")
     config = (model / "config.json").read_bytes()
     program = decoder(config)
-    say("reading the model …")
-    arrays = dict(program.arrays(Tensors(model)))
-    say(f"measuring how large its numbers become, with {len(samples)} texts …")
-    reaches = calibrate(arrays, [sample(program, tokens) for tokens in samples])
-    weights = quantise(program, reaches, arrays)
-    del arrays
-    say("committing to the weights …")
-    commitment = commit_weights(program.measure(Graph(reaches), 1).program(), weights).commitment
-    if commitment is None:
-        raise ProofError("proof.model-unsupported", "the model has no weights")
-    card = ModelCard(
-        config=config.decode(),
-        reaches=reaches,
-        weights=commitment.root.hex(),
-        tokenizer=_tokenizer(model),
-    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _say_sizes(program, out.parent, say, code=code)
+    partial = Path(tempfile.mkdtemp(prefix=f"{out.name}.unfinished-", dir=out.parent))
     try:
-        _write(out, model, card, commitment)
+        whole, reaches = _quantised(program, model, samples, partial, say)
+        root = write_commitment(partial, whole, code=code, say=_percent("committing to the weights", say))
+        card = _write_card(partial, model, config, reaches, root)
+        partial.rename(out)
     except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     return card
 
@@ -140,19 +142,64 @@ def _tokenizer(model: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
 
-def _write(out: Path, model: Path, card: ModelCard, commitment: Commitment) -> None:
-    out.mkdir(mode=0o700, parents=True)
-    np.save(out / ARRAY, commitment.array)
-    np.save(out / CODE, commitment.code)
-    np.save(out / TREE, np.concatenate(commitment.levels))
-    for name in _TOKENIZER:
-        if (model / name).is_file():
-            shutil.copyfile(model / name, out / name)
-    (out / "config.json").write_text(card.config, encoding="utf-8")
-    (out / CARD).write_bytes(card.encode())
+def _quantised(
+    program: Decoder, model: Path, samples: Sequence[Sequence[int]], folder: Path, say: Callable[[str], None]
+) -> tuple[Program, dict[str, int]]:
+    """Write the weights as integers into a folder; return a program that declares them, and the calibration."""
+    say("reading the model …")
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        arrays = _floats(program, model, Path(scratch))
+        say(f"measuring how large its numbers become, with {len(samples)} texts …")
+        reaches = calibrate(arrays, [sample(program, tokens) for tokens in samples])
+        graph = program.measure(Graph(reaches), 1)
+        whole = graph.program()
+        write_weights(folder, whole, lambda name: graph.integers(name, arrays[name]))
+    return whole, reaches
 
 
-def _damaged(folder: Path) -> ProofError:
-    return ProofError(
-        "proof.prepared-damaged", f"the files in {folder} do not belong together", hint="prepare it again"
-    )
+def _write_card(folder: Path, model: Path, config: bytes, reaches: dict[str, int], root: bytes) -> ModelCard:
+    card = ModelCard(config=config.decode(), reaches=reaches, weights=root.hex(), tokenizer=_tokenizer(model))
+    with disk():
+        for name in _TOKENIZER:
+            if (model / name).is_file():
+                shutil.copyfile(model / name, folder / name)
+        (folder / "config.json").write_text(card.config, encoding="utf-8")
+        (folder / CARD).write_bytes(card.encode())
+    return card
+
+
+def _floats(program: Decoder, model: Path, folder: Path) -> dict[str, Real]:
+    """Return the model's weights, as files in a folder."""
+    arrays: dict[str, Real] = {}
+    with disk():
+        for name, array in program.arrays(Tensors(model)):
+            with array_file(folder / f"{name}.npy", array.shape, "<f8") as put:
+                put(array)
+            arrays[name] = mapped(folder / f"{name}.npy", np.float64)
+    return arrays
+
+
+def _say_sizes(program: Decoder, where: Path, say: Callable[[str], None], *, code: bool) -> None:
+    """Say how much room is needed, and refuse if there is less."""
+    rough = program.measure(Graph(defaultdict(int)), 1).program()
+    sizes = Sizes.of(rough)
+    kept = sizes.code if code else 0
+    say(f"the prepared model takes {_gigabytes(sizes.weights + kept)}, {_gigabytes(kept)} of them its weights' code")
+    scratch = sum(_FLOAT_BYTES * prod(weight.shape) for weight in rough.weights.values())
+    needed, free = sizes.weights + max(scratch, kept), shutil.disk_usage(where).free
+    if free < needed:
+        raise disk_full(f"{_gigabytes(needed)} are needed and {_gigabytes(free)} are free")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def _percent(what: str, say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Return what says how much is done, at each tenth."""
+
+    def progress(done: int, of: int) -> None:
+        if done * 10 // of > (done - 1) * 10 // of:
+            say(f"{what}: {100 * done // of} %")
+
+    return progress

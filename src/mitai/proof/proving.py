@@ -21,6 +21,7 @@ from mitai.proof import field, kernels
 from mitai.proof.arrays import Arrays
 from mitai.proof.claims import prove_claims
 from mitai.proof.commitment import Commitment, commit, open_claims
+from mitai.proof.elements import placed
 from mitai.proof.equations import (
     Joined,
     Known,
@@ -28,7 +29,7 @@ from mitai.proof.equations import (
 )
 from mitai.proof.field import Array, K, Point
 from mitai.proof.lookups import Column, count, prove_lookups
-from mitai.proof.operation import Ints, wide
+from mitai.proof.operation import Ints
 from mitai.proof.operations import Argmax
 from mitai.proof.program import Program, Run
 from mitai.proof.sumcheck import prove_product
@@ -39,8 +40,6 @@ from mitai.proof.verify.lookups import logs
 from mitai.proof.verify.points import Axes, padded
 from mitai.proof.verify.statement import Statement
 from mitai.proof.verify.walk import Factor, Walk
-
-INT32_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -61,22 +60,9 @@ def commit_weights(program: Program, arrays: Mapping[str, Ints]) -> Weights:
     return Weights(arrays, commit_arrays([arrays[name] for name in program.weights]))
 
 
-def weights_of(program: Program, commitment: Commitment) -> Weights:
-    """Return the weights behind a commitment, for a program that has them in the same order."""
-    layout = Layout.of([weight.shape for weight in program.weights.values()])
-    arrays = {}
-    for weight, blocks in zip(program.weights.values(), layout.blocks, strict=True):
-        array = np.empty(weight.shape, np.int32 if weight.bits <= INT32_BITS else np.int64)
-        for block in blocks:
-            part = commitment.array[block.offset : block.offset + (1 << block.log)]
-            array[block.within] = field.values(part).reshape([1 << log for log in block.logs])
-        arrays[weight.name] = array
-    return Weights(arrays, commitment)
-
-
 def commit_arrays(arrays: Sequence[Ints]) -> Commitment | None:
     """Commit to arrays together, the largest first; None if there are none."""
-    return commit(_placed(arrays, Layout.of([array.shape for array in arrays]))) if arrays else None
+    return commit(placed(arrays, Layout.of([array.shape for array in arrays]))) if arrays else None
 
 
 @dataclass(frozen=True)
@@ -139,9 +125,7 @@ class _Proving(Walk):
     ) -> None:
         super().__init__(statement, transcript)
         self._commitments = dict(commitments)
-        held = ("weight", "input")
-        stored = {source: (commitments[source], self.sources[source]) for source in held if source in commitments}
-        self._arrays = Arrays(self.plan, run, self.known, stored)
+        self._arrays = Arrays(self.plan, run, self.known)
         self._columns = [
             [
                 Column([self._arrays.ints(node) for node in entry.nodes], self.plan.shape(entry.nodes[0]))
@@ -154,11 +138,8 @@ class _Proving(Walk):
         self._counts = [
             count(columns, self.table(*key)) for columns, key in zip(self._columns, self.tables, strict=True)
         ]
-        whole = _placed([self._arrays.ints(node) for node in self.plan.committed("hint")], self.hints)
-        own = len(self.plan.committed("hint"))
-        for (block,), counts in zip(self.hints.blocks[own:], self._counts, strict=True):
-            whole[block.offset : block.offset + len(counts)] = counts
-        self._commitments["hint"] = commit(whole)
+        hints = [self._arrays.ints(node) for node in self.plan.committed("hint")]
+        self._commitments["hint"] = commit(placed([*hints, *(one.view(np.int64) for one in self._counts)], self.hints))
         self._trees: dict[Zero, list[Array]] = {}
 
     def add_error(self, error: Fraction) -> None:
@@ -233,9 +214,8 @@ class _Proving(Walk):
         return self._arrays.summed(factor.node, weights)
 
     def blocks(self, source: str, asked: Sequence[Claim]) -> list[K]:
-        array = self._commitments[source].array
-        parts = (array[one.offset : one.offset + (1 << len(one.point))] for one in asked)
-        values = [kernels.evaluate(part, one.point) for part, one in zip(parts, asked, strict=True)]
+        elements = self._commitments[source].elements
+        values = [elements.evaluate(one.offset, one.point) for one in asked]
         self.transcript.send_elements("blocks", *values)
         return values
 
@@ -244,11 +224,3 @@ class _Proving(Walk):
 
     def opened(self, source: str, claims: Sequence[Claim], _log: int) -> None:
         open_claims(self.transcript, self._commitments[source], claims)
-
-
-def _placed(arrays: Sequence[Ints], layout: Layout) -> Array:
-    whole = np.zeros(1 << layout.log, np.uint64)
-    for array, blocks in zip(arrays, layout.blocks, strict=False):
-        for block in blocks:
-            whole[block.offset : block.offset + (1 << block.log)] = field.signed(wide(array[block.within])).reshape(-1)
-    return whole

@@ -21,7 +21,8 @@ from mitai.ledger.receipt import CapsuleRef
 from mitai.mpc.models.config import LlamaConfig
 from mitai.proof.answer import Answer, check_answer, generate, prove_answer
 from mitai.proof.card import ModelCard
-from mitai.proof.prepared import CARD, CODE, Prepared, check_prepared, prepare
+from mitai.proof.prepared import CARD, Prepared, check_prepared, prepare
+from mitai.proof.stored import CODE
 from mitai.proof.sampling import Agreed, Sampling, commitment
 
 CONFIG = {

@@ -7,6 +7,7 @@ from mitai.errors import ProofError
 from mitai.proof import field
 from mitai.proof.claims import prove_claims
 from mitai.proof.commitment import Commitment, commit, open_claims, tree
+from mitai.proof.elements import Elements
 from mitai.proof.field import ONE, K, P
 from mitai.proof.transcript import Prover, Verifier
 from mitai.proof.verify.claims import Claim, check_claims, places
@@ -95,11 +96,11 @@ def test_words_that_are_no_code_are_refused():
     array = table(1 << 9)
     committed = commit(array)
     rng = np.random.default_rng(5)
-    spoiled = committed.code.copy()
+    spoiled = committed.code[0].copy()
     places_of = rng.permutation(len(spoiled))[: len(spoiled) * 3 // 8]  # just half of the code's distance
     spoiled[places_of, 0] = field.add(spoiled[places_of, 0], np.uint64(1))
     levels = tree(spoiled)
-    root, proof, value = opened_from(Commitment(levels[-1].tobytes(), array, spoiled, levels))
+    root, proof, value = opened_from(Commitment(levels[-1].tobytes(), Elements(array), levels, spoiled[None]))
     with pytest.raises(ProofError) as caught:
         check(root, proof, value, 9)
     assert caught.value.code == "proof.column-refuted"
@@ -108,7 +109,7 @@ def test_words_that_are_no_code_are_refused():
 def opened_from(committed):
     prover = Prover()
     point = begin(prover, committed.root, committed.log)
-    value = field.evaluate(committed.array, point)
+    value = committed.elements.evaluate(0, point)
     open_claims(prover, committed, [Claim(point, value)])
     return committed.root, prover.proof, value
 

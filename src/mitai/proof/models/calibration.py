@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -63,7 +63,7 @@ def quantise(model: Model, reaches: Mapping[str, int], arrays: Mapping[str, Real
 
 def weight_reaches(arrays: Mapping[str, Real]) -> dict[str, int]:
     """Return the reach of each weight."""
-    return {name: _reach(float(np.abs(array).max())) for name, array in arrays.items()}
+    return {name: _reach(_peak(array)) for name, array in arrays.items()}
 
 
 def calibrate(arrays: Mapping[str, Real], samples: Iterable[tuple[Write, Mapping[str, Ints]]]) -> dict[str, int]:
@@ -77,26 +77,33 @@ def calibrate(arrays: Mapping[str, Real], samples: Iterable[tuple[Write, Mapping
     found: dict[str, int] = {}
     for write, inputs in samples:
         graph = write(Graph(reaches, rough=True))
-        results = estimate(graph, inputs, arrays)
+        wanted = {tensor.number for tensor in graph.measured.values()}
+        results = enumerate(estimate(graph, inputs, arrays))
+        peaks = {number: _peak(result) for number, result in results if number in wanted}
         for name, tensor in graph.measured.items():
-            peak = math.ldexp(float(np.abs(results[tensor.number]).max()), -tensor.fraction)
+            peak = math.ldexp(peaks[tensor.number], -tensor.fraction)
             found[name] = max(found.get(name, -64), _reach(peak))
     return reaches | found
 
 
-def estimate(graph: Graph, inputs: Mapping[str, Ints], arrays: Mapping[str, Real]) -> list[Real]:
-    """Return each operation's result in floating point: what a program of unlimited precision would have."""
-    results: list[Real] = []
-    for operation in graph.operations:
+def estimate(graph: Graph, inputs: Mapping[str, Ints], arrays: Mapping[str, Real]) -> Iterator[Real]:
+    """Yield each operation's result in floating point: what a program of unlimited precision would have."""
+    last = {operand: number for number, one in enumerate(graph.operations) for operand in one.operands}
+    results: dict[int, Real] = {}
+    for number, operation in enumerate(graph.operations):
         match operation:
             case Input(name=name):
-                results.append(inputs[name].astype(np.float64))
+                result = inputs[name].astype(np.float64)
             case Weight(name=name):
-                results.append(np.ldexp(arrays[name], graph.fractions[name]))
+                result = np.ldexp(arrays[name], graph.fractions[name])
             case _:
                 operands = [results[operand] for operand in operation.operands]
-                results.append(np.asarray(_estimate(operation, *operands), np.float64))
-    return results
+                result = np.asarray(_estimate(operation, *operands), np.float64)
+        for operand in {operand for operand in operation.operands if last[operand] == number}:
+            del results[operand]
+        if number in last:
+            results[number] = result
+        yield result
 
 
 def _estimate(operation: AnyOperation, *operands: Real) -> Real | Ints:  # noqa: PLR0912 - one case for each operation
@@ -135,6 +142,10 @@ def _estimate(operation: AnyOperation, *operands: Real) -> Real | Ints:  # noqa:
             return np.concatenate(operands, axis)
         case _:
             raise TypeError(type(operation))
+
+
+def _peak(array: Real) -> float:
+    return max(float(array.max()), -float(array.min()))
 
 
 def _reach(peak: float) -> int:

@@ -1,0 +1,215 @@
+"""A model's weights and the commitment to them as files, which are mapped: a model may be larger than memory.
+
+| file | what |
+| --- | --- |
+| `weights.npy` | the weights one after the other, as a program declares them: 4 or 8 bytes a number |
+| `narrow.npy`, `wide.npy` | the same as they lie in the commitment: numbers of 4 bytes, then of 8 |
+| `tree.npy` | hashes, from the leaves up to the root |
+| `code.npy` | the encoded columns, group of rows after group of rows; may be missing |
+
+Files are written from the first to the last byte, never through a map, so that a full disk is an error and no signal.
+
+Example:
+    >>> write_weights(folder, program, lambda name: [weights[name]])
+    >>> root = write_commitment(folder, program)
+    >>> prove(program, inputs, read(folder, program))
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mitai.errors import ProofError
+from mitai.proof.commitment import Commitment, Progress, code_shape, commit
+from mitai.proof.elements import Elements, ends, pieces, with_padding
+from mitai.proof.operation import Ints
+from mitai.proof.operations import Weight
+from mitai.proof.program import Program
+from mitai.proof.proving import Weights
+from mitai.proof.transcript import HASH_BYTES
+from mitai.proof.verify.commitment import Shape
+from mitai.proof.verify.layout import Layout
+from mitai.proof.verify.soundness import LOG_BLOWUP
+
+WEIGHTS, NARROW, WIDE, TREE, CODE = "weights.npy", "narrow.npy", "wide.npy", "tree.npy", "code.npy"
+INT32_BITS = 32
+_ELEMENT_BYTES = 8
+
+Kind = TypeVar("Kind", bound=np.generic)
+Numbers = Callable[[str], Iterable[Ints]]  # a weight's numbers by its name, flat or not, some at a time
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many bytes a model takes on disk: its weights, and their code."""
+
+    weights: int
+    code: int
+
+    @staticmethod
+    def of(program: Program) -> Sizes:
+        """Return those of a program's model."""
+        log = _layout(program).log
+        leaves = 1 << Shape.of(log).leaves
+        return Sizes(2 * _bytes(program) + 2 * HASH_BYTES * leaves, _ELEMENT_BYTES << log + LOG_BLOWUP)
+
+
+def write_weights(folder: Path, program: Program, numbers: Numbers) -> None:
+    """Write weights into a folder, as a program declares them.
+
+    Raises:
+        ProofError: `proof.disk-full`.
+    """
+    with disk(), array_file(folder / WEIGHTS, (_bytes(program),), "u1") as put:
+        for name, weight in program.weights.items():
+            for part in numbers(name):
+                put(part.astype(_dtype(weight), copy=False))
+
+
+def write_commitment(folder: Path, program: Program, *, code: bool = True, say: Progress = lambda *_: None) -> bytes:
+    """Commit to the weights in a folder, which gets the commitment as well; return the root.
+
+    Args:
+        folder: See `write_weights`.
+        program: The same.
+        code: Whether the encoded columns are kept: a proof needs 152 of them, and computes them again otherwise.
+        say: Told how much is done.
+
+    Raises:
+        ProofError: `proof.disk-full`.
+    """
+    layout = _layout(program)
+    with disk():
+        _place([*_arrays(folder, program).values()], layout, folder)
+        elements = _elements(folder, layout)
+        if code:
+            with array_file(folder / CODE, code_shape(elements.shape), "<u8") as put:
+                made = commit(elements, lambda part: put(part.astype("<u8", copy=False)), say)
+        else:
+            made = commit(elements, lambda _: None, say)
+        with array_file(folder / TREE, (sum(map(len, made.levels)), HASH_BYTES), "u1") as put:
+            for level in made.levels:
+                put(level)
+    return made.root
+
+
+def read(folder: Path, program: Program) -> Weights:
+    """Map what was written for a program with these weights.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: The files do not belong together.
+    """
+    layout = _layout(program)
+    elements = _elements(folder, layout)
+    shape = code_shape(elements.shape)
+    hashes = mapped(folder / TREE, np.uint8)
+    levels, at, size = [], 0, shape[1]
+    while size:
+        levels.append(hashes[at : at + size])
+        at, size = at + size, size // 2
+    code = mapped(folder / CODE, np.uint64) if (folder / CODE).exists() else None
+    if hashes.shape != (at, HASH_BYTES) or (code is not None and code.shape != shape):
+        raise ValueError("files of another model")
+    return Weights(_arrays(folder, program), Commitment(levels[-1].tobytes(), elements, levels, code))
+
+
+def _place(arrays: Sequence[Ints], layout: Layout, folder: Path) -> None:
+    """Write arrays as they lie in the commitment, and zeros up to its next position."""
+    cut, end = ends(arrays, layout)
+    with (
+        array_file(folder / NARROW, (cut,), "<i4") as put_narrow,
+        array_file(folder / WIDE, (end - cut,), "<i8") as put_wide,
+    ):
+        at = 0
+        for piece in chain(pieces(arrays, layout), [np.zeros(end - sum(array.size for array in arrays), np.int64)]):
+            first = max(cut - at, 0)
+            put_narrow(piece[:first].astype("<i4", copy=False))
+            put_wide(piece[first:].astype("<i8", copy=False))
+            at += len(piece)
+
+
+@contextmanager
+def disk() -> Iterator[None]:
+    """Say what it means if the disk is full.
+
+    Raises:
+        ProofError: `proof.disk-full`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise disk_full("a write failed") from None
+
+
+def disk_full(why: str) -> ProofError:
+    """Return the error."""
+    return ProofError(
+        "proof.disk-full",
+        f"there is no room for the model's files: {why}",
+        hint="free some, or leave out the weights' code: mitai proof prepare --no-code",
+    )
+
+
+@contextmanager
+def array_file(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[Callable[[NDArray[np.generic]], object]]:
+    """Write a new file as numpy does, part after part: what is given puts a part there."""
+    with path.open("xb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        yield lambda part: file.write(np.ascontiguousarray(part).data)
+
+
+def mapped(path: Path, kind: type[Kind]) -> NDArray[Kind]:
+    """Return an array of a kind of numbers in a file, which is read where it is used.
+
+    Raises:
+        ValueError: There is something else in it.
+    """
+    try:
+        array: NDArray[Kind] = np.asarray(np.load(path, mmap_mode="r"))
+    except EOFError:
+        raise ValueError(f"{path.name} is empty") from None
+    if array.dtype != kind:
+        raise ValueError(f"{path.name} has other numbers")
+    return array
+
+
+def _arrays(folder: Path, program: Program) -> dict[str, Ints]:
+    whole, at = mapped(folder / WEIGHTS, np.uint8), 0
+    arrays: dict[str, Ints] = {}
+    for name, weight in program.weights.items():
+        size = prod(weight.shape) * _dtype(weight).itemsize
+        arrays[name] = whole[at : at + size].view(_dtype(weight)).reshape(weight.shape)
+        at += size
+    if whole.shape != (at,):
+        raise ValueError("files of another model")
+    return arrays
+
+
+def _elements(folder: Path, layout: Layout) -> Elements:
+    return with_padding(layout, mapped(folder / NARROW, np.int32), mapped(folder / WIDE, np.int64))
+
+
+def _layout(program: Program) -> Layout:
+    return Layout.of([weight.shape for weight in program.weights.values()])
+
+
+def _dtype(weight: Weight) -> np.dtype[np.signedinteger]:
+    return np.dtype("<i4" if weight.bits <= INT32_BITS else "<i8")
+
+
+def _bytes(program: Program) -> int:
+    return sum(prod(weight.shape) * _dtype(weight).itemsize for weight in program.weights.values())
