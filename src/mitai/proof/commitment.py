@@ -155,31 +155,30 @@ def tree_over(leaves: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 def open_claims(transcript: Prover, commitment: Commitment, claims: Sequence[Claim]) -> None:
     """Show true claims on the array (`check_openings`)."""
     elements, shape = commitment.elements, commitment.elements.shape
-    rows = fold_claims(transcript, elements, shape.positions, claims)
+    rows = fold_claims(transcript, elements, claims)
     transcript.send("combination", elements.combined(kernels.equality(rows)))
     places = transcript.places("columns", QUERIES, shape.leaves)
     transcript.send("columns", commitment.columns(places))
     send_paths(transcript, commitment.levels, places)
 
 
-def fold_claims(transcript: Prover, array: Array | Elements, positions: int, claims: Sequence[Claim]) -> list[K]:
-    """Show true claims on an array as far as rows go; return the point at which rows are combined."""
-    elements = array if isinstance(array, Elements) else Elements(array, positions=positions)
-    size = 1 << elements.shape.rows
+def fold_claims(transcript: Prover, elements: Elements, claims: Sequence[Claim]) -> list[K]:
+    """Show true claims as far as rows go (`check_fold`); return the point at which rows are combined."""
+    positions, rows = elements.shape.positions, elements.shape.rows
     bind_claims(transcript, claims)
     gamma = transcript.challenge("claims")
     count = 1 << (len(claims) - 1).bit_length()
-    sums, weights = np.zeros((2, size, count, 2), np.uint64)
-    by, nothing = ONE, np.zeros(size, np.uint64)
+    sums, weights = np.zeros((2, 1 << rows, count, 2), np.uint64)
+    by, nothing = ONE, np.zeros(1 << rows, np.uint64)
     for i, claim in enumerate(claims):
         point = claim.full_point(elements.log)
-        own = max(len(claim.point) - elements.shape.rows, 0)
+        own = max(len(claim.point) - rows, 0)
         outer = kernels.equality(point[positions - own : positions])
-        sums[:, i] = elements.summed(claim.offset >> elements.shape.rows, outer)
+        sums[:, i] = elements.summed(claim.offset >> rows, outer)
         weights[:, i] = kernels.add_multiple(nothing, by, kernels.equality(point[positions:]))
         by = by * gamma
     value = powers_sum(gamma, [claim.value for claim in claims])
-    return prove_batch(transcript, sums.reshape(-1, 2), weights.reshape(-1, 2), value, elements.shape.rows)
+    return prove_batch(transcript, sums.reshape(-1, 2), weights.reshape(-1, 2), value, rows)
 
 
 def send_paths(transcript: Prover, levels: Sequence[NDArray[np.uint8]], places: Sequence[int]) -> None:

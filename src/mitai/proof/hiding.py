@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from mitai.errors import ProofError
 from mitai.proof import field, kernels
 from mitai.proof.commitment import column_hashes, send_paths, tree_over
+from mitai.proof.elements import Elements
 from mitai.proof.field import Array, P, Point
 from mitai.proof.transcript import HASH_BYTES, Prover
 from mitai.proof.verify.hiding import (
@@ -98,6 +99,11 @@ class HidingCommitment:
     def shape(self) -> HidingShape:
         """The matrix's shape."""
         return HidingShape.of(self.log, self.uses)
+
+    @property
+    def elements(self) -> Elements:
+        """The array as this matrix."""
+        return Elements(self.array, positions=self.shape.positions)
 
     def spend(self) -> None:
         """Count a use.

@@ -17,18 +17,21 @@ from fractions import Fraction
 
 import numpy as np
 
+from mitai.errors import ProofError
 from mitai.proof import field, kernels
 from mitai.proof.arrays import Arrays
 from mitai.proof.claims import prove_claims
 from mitai.proof.commitment import Commitment, commit, open_claims
-from mitai.proof.elements import placed
+from mitai.proof.elements import Elements, placed
 from mitai.proof.equations import (
     Joined,
     Known,
     Zero,
 )
 from mitai.proof.field import Array, K, Point
+from mitai.proof.hiding import HidingCommitment, commit_hiding
 from mitai.proof.lookups import Column, count, prove_lookups
+from mitai.proof.masked import MaskedProver
 from mitai.proof.operation import Ints
 from mitai.proof.operations import Argmax
 from mitai.proof.program import Program, Run
@@ -38,16 +41,25 @@ from mitai.proof.verify.claims import Claim
 from mitai.proof.verify.layout import Layout
 from mitai.proof.verify.lookups import logs
 from mitai.proof.verify.points import Axes, padded
-from mitai.proof.verify.statement import Statement
+from mitai.proof.verify.statement import HIDDEN_USES, Statement
 from mitai.proof.verify.walk import Factor, Walk
+
+AnyCommitment = Commitment | HidingCommitment
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's weights, and the commitment to all of them: its root is the model's identity."""
+    """A model's weights, and the commitment to all of them: its root is the model's identity.
+
+    Attributes:
+        arrays: By name.
+        commitment: None of a program that has no weights.
+        uses: How many proofs may hide these weights, and all that is not public; 0 if proofs are succinct ones.
+    """
 
     arrays: Mapping[str, Ints]
-    commitment: Commitment | None
+    commitment: AnyCommitment | None
+    uses: int = 0
 
     @property
     def root(self) -> bytes | None:
@@ -55,14 +67,24 @@ class Weights:
         return self.commitment.root if self.commitment else None
 
 
-def commit_weights(program: Program, arrays: Mapping[str, Ints]) -> Weights:
-    """Commit to weights, once for all proofs of programs that have the same ones in the same order."""
-    return Weights(arrays, commit_arrays([arrays[name] for name in program.weights]))
+def commit_weights(program: Program, arrays: Mapping[str, Ints], uses: int = 0) -> Weights:
+    """Commit to weights, once for all proofs of programs that have the same ones in the same order.
+
+    Args:
+        program: One of them.
+        arrays: The weights by name.
+        uses: How many proofs there may be, which hide weights and numbers; 0 for any number of succinct ones.
+    """
+    return Weights(arrays, commit_arrays([arrays[name] for name in program.weights], uses), uses)
 
 
-def commit_arrays(arrays: Sequence[Ints]) -> Commitment | None:
-    """Commit to arrays together, the largest first; None if there are none."""
-    return commit(placed(arrays, Layout.of([array.shape for array in arrays]))) if arrays else None
+def commit_arrays(arrays: Sequence[Ints], uses: int = 0) -> AnyCommitment | None:
+    """Commit to arrays together, the largest first; None if there are none. With `uses`, they are hidden."""
+    return _commit(placed(arrays, Layout.of([array.shape for array in arrays])), uses) if arrays else None
+
+
+def _commit(elements: Elements, uses: int) -> AnyCommitment:
+    return commit_hiding(elements.part(0, 1 << elements.log), uses) if uses else commit(elements)
 
 
 @dataclass(frozen=True)
@@ -71,12 +93,12 @@ class Proof:
 
     statement: Statement
     messages: bytes
-    kept: Commitment | None
+    kept: AnyCommitment | None
     run: Run
 
 
-def prove(program: Program, inputs: Mapping[str, Ints], weights: Weights, given: Commitment | None = None) -> Proof:
-    """Run a program, and prove what came out.
+def prove(program: Program, inputs: Mapping[str, Ints], weights: Weights, given: AnyCommitment | None = None) -> Proof:
+    """Run a program, and prove what came out; where weights are hidden, the proof hides all that is not public.
 
     Args:
         program: Which.
@@ -85,17 +107,19 @@ def prove(program: Program, inputs: Mapping[str, Ints], weights: Weights, given:
         given: The commitment to inputs that are not public, such as an earlier proof's `kept`; made here by default.
 
     Raises:
-        ProofError: Inputs do not fit, or numbers leave their range: nothing is proven.
+        ProofError: Inputs do not fit, or numbers leave their range: nothing is proven. `proof.uses-spent`.
     """
     run = program.run(inputs, weights.arrays)
     private = [inputs[name] for name, entry in program.inputs.items() if not entry.public]
     results = [run.outputs[output.name] for output in program.outputs if not output.public]
     commitments = {
         "weight": weights.commitment,
-        "input": given or commit_arrays(private),
-        "result": commit_arrays(results),
+        "input": given or commit_arrays(private, HIDDEN_USES["input"] if weights.uses else 0),
+        "result": commit_arrays(results, HIDDEN_USES["result"] if weights.uses else 0),
     }
     held = {source: one for source, one in commitments.items() if one is not None}
+    if any(isinstance(one, HidingCommitment) != bool(weights.uses) for one in held.values()):
+        raise ProofError("proof.statement-invalid", "one commitment hides what is in it, and another one does not")
     roots = {source: one.root for source, one in held.items()}
     statement = Statement(
         program,
@@ -105,9 +129,11 @@ def prove(program: Program, inputs: Mapping[str, Ints], weights: Weights, given:
         {n: run.arrays[n] for n, operation in enumerate(program.operations) if isinstance(operation, Argmax)},
         roots.get("input"),
         roots.get("result"),
+        weights.uses,
     )
-    prover = Prover()
+    prover = MaskedProver(statement) if weights.uses else Prover()
     _Proving(statement, prover, run, held).run()
+    prover.finish()
     return Proof(statement, prover.proof, commitments["result"], run)
 
 
@@ -121,7 +147,7 @@ class _Proving(Walk):
         statement: Statement,
         transcript: Prover,
         run: Run,
-        commitments: Mapping[str, Commitment],
+        commitments: Mapping[str, AnyCommitment],
     ) -> None:
         super().__init__(statement, transcript)
         self._commitments = dict(commitments)
@@ -139,7 +165,8 @@ class _Proving(Walk):
             count(columns, self.table(*key)) for columns, key in zip(self._columns, self.tables, strict=True)
         ]
         hints = [self._arrays.ints(node) for node in self.plan.committed("hint")]
-        self._commitments["hint"] = commit(placed([*hints, *(one.view(np.int64) for one in self._counts)], self.hints))
+        whole = placed([*hints, *(one.view(np.int64) for one in self._counts)], self.hints)
+        self._commitments["hint"] = _commit(whole, HIDDEN_USES["hint"] if statement.uses else 0)
         self._trees: dict[Zero, list[Array]] = {}
 
     def add_error(self, error: Fraction) -> None:
@@ -223,4 +250,8 @@ class _Proving(Walk):
         """Public: the verifier compares."""
 
     def opened(self, source: str, claims: Sequence[Claim], _log: int) -> None:
-        open_claims(self.transcript, self._commitments[source], claims)
+        commitment = self._commitments[source]
+        if isinstance(commitment, HidingCommitment) and isinstance(self.transcript, MaskedProver):
+            self.transcript.show_later(commitment, claims)
+        elif isinstance(commitment, Commitment):
+            open_claims(self.transcript, commitment, claims)
