@@ -12,7 +12,7 @@ import numpy as np
 
 from mitai.proof.answer import generate, statement
 from mitai.proof.audit import tree
-from mitai.proof.audit.files import MAGIC, Challenge, Committed, root_of
+from mitai.proof.audit.files import MAGIC, Challenge, Committed, asked, root_of
 from mitai.proof.audit.key import AuditKey, make_key
 from mitai.proof.audit.numbers import pieces
 from mitai.proof.audit.plan import Plan
@@ -87,9 +87,9 @@ class Liar:
         self._leaves = [sha256(tree.LEAF + data).digest() for data in self._bytes]
         self.root = root_of(claim, bytes(32), tree.root(self._leaves))
 
-    def response(self, challenge: Challenge) -> bytes:
+    def response(self, challenge: Challenge | None) -> bytes:
         """Answer a challenge."""
-        shown = self._plan.shown(challenge.steps)
+        shown = self._plan.shown(asked(challenge, len(self._bytes)))
         parts = [self._bytes[place] for place in sorted(shown)]
         return b"".join([MAGIC, *parts, *tree.siblings(self._leaves, shown)])
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from mitai import __version__
 from mitai.cli import (
     attest,
+    audits,
     broker,
     capsule,
     chat,
@@ -92,6 +93,7 @@ app.command(residency.app)
 app.command(web.app)
 mpc.app.group = proof.app.group = (_TOGETHER,)
 app.command(mpc.app)
+audits.add_to(proof.app)
 app.command(proof.app)
 
 _NEXT = {  # where an error has no hint of its own

@@ -79,12 +79,13 @@ def ask(
     folder: _PREPARED,
     prompt: Annotated[str, Parameter(help="What is asked; `-` reads it from standard input.")],
     *,
-    out: Annotated[Path, Parameter(help="Where the answer and its proof go.")] = Path("answer.proof"),
+    out: Annotated[Path | None, Parameter(help="Where the answer goes: answer.proof, or answer.committed.")] = None,
     max_tokens: Annotated[Positive, Parameter(help="How long the answer may be.")] = 32,
     temperature: Annotated[float, Parameter(help="0 takes the likeliest tokens; above it, to 2, they are drawn.")] = 0,
     seed: Annotated[Path | None, Parameter(help="A fresh seed of `mitai proof seed`; it is used up.")] = None,
     nonce: Annotated[str | None, Parameter(help="Of who asks, 64 hexadecimal digits; random by default.")] = None,
     plain: Annotated[bool, Parameter(negative="", help="Go on with the text as it is, without chat template.")] = False,
+    commit: Annotated[bool, Parameter(negative="", help="No proof, but a root, for `mitai proof audit`.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Ask a model, and prove the answer: the likeliest token after the other, or one that was drawn.
@@ -112,15 +113,25 @@ def ask(
 
     generate(prepared, tokens, max_tokens, emit, sampling)
     output.say()
+    if commit:
+        from mitai.proof.audit.trace import commit as committed
+
+        file = out or Path("answer.committed")
+        root = committed(prepared, tokens, said, sampling)
+        file.write_bytes(root.encode())
+        output.say(f"[green]✔[/] committed: {data(file)}\n  root: {root.root.hex()}")
+        output.result({"answer": told, "tokens": said, "file": str(file), "root": root.root.hex()})
+        return
+    file = out or Path("answer.proof")
     began = time.monotonic()
     output.note("Proving …")
     encoded = prove_answer(prepared, tokens, said, sampling).encode()
-    out.write_bytes(encoded)
+    file.write_bytes(encoded)
     took = time.monotonic() - began
-    output.say(f"[green]✔[/] proven in {took:.1f} s: {data(out)}, {len(encoded) / 1e6:.1f} MB")
+    output.say(f"[green]✔[/] proven in {took:.1f} s: {data(file)}, {len(encoded) / 1e6:.1f} MB")
     drawn = f" --temperature {temperature:g} --nonce {sampling.nonce.hex()}" if sampling else ""
-    output.say(f"  next: mitai proof verify {data(out)} --model {prepared.card.identity}{drawn}")
-    output.result({"answer": told, "tokens": said, "file": str(out), "bytes": len(encoded), "seconds": round(took, 2)})
+    output.say(f"  next: mitai proof verify {data(file)} --model {prepared.card.identity}{drawn}")
+    output.result({"answer": told, "tokens": said, "file": str(file), "bytes": len(encoded), "seconds": round(took, 2)})
 
 
 @app.command
@@ -173,7 +184,7 @@ def verify(
     identity = model or _of_capsule(capsule, owner)
     answer, card = _read(file)
     began = time.monotonic()
-    bits = check_answer(answer, identity, _agreed(temperature, nonce, commitment))
+    bits = check_answer(answer, identity, agreed_on(temperature, nonce, commitment))
     took = time.monotonic() - began
     output.say(f"[green]✔[/] this model answers so; checked in {took:.1f} s, with {bits:.0f} bits of security\n")
     shown = _shown(answer, card, tokenizer)
@@ -241,7 +252,7 @@ def _of_capsule(capsule: Path | None, owner: str | None) -> str:
 def _sampling(temperature: float, seed: Path | None, nonce: str | None) -> Sampling | None:
     from mitai.proof.sampling import SEED_BYTES, Sampling
 
-    agreed = _agreed(temperature, nonce, None)
+    agreed = agreed_on(temperature, nonce, None)
     if agreed is None:
         if seed:
             raise _unusable("a seed is for answers that are drawn", "give a --temperature above 0")
@@ -253,7 +264,7 @@ def _sampling(temperature: float, seed: Path | None, nonce: str | None) -> Sampl
     )
 
 
-def _agreed(temperature: float, nonce: str | None, commitment: str | None) -> Agreed | None:
+def agreed_on(temperature: float, nonce: str | None, commitment: str | None) -> Agreed | None:
     """Return what was agreed on; nothing at temperature 0."""
     from mitai.proof.sampling import MOST_TEMPERATURE, Agreed
 

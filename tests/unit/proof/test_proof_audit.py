@@ -16,7 +16,7 @@ from mitai.errors import ParseError, ProofError
 from mitai.proof import field
 from mitai.proof.answer import generate, statement
 from mitai.proof.audit import freivalds
-from mitai.proof.audit.check import Auditor, caught
+from mitai.proof.audit.check import Auditor, caught, draw, plan_of
 from mitai.proof.audit.files import Challenge, Committed
 from mitai.proof.audit.key import AuditKey, make_key
 from mitai.proof.audit.plan import Plan
@@ -29,7 +29,7 @@ from mitai.proof.sampling import Agreed, Sampling
 FAMILIES = ("llama", "gpt2")
 
 
-def refusal(auditor: Auditor, challenge: Challenge, data: bytes) -> ProofError | None:
+def refusal(auditor: Auditor, challenge: Challenge | None, data: bytes) -> ProofError | None:
     """Return why an audit fails."""
     try:
         auditor.check(challenge, io.BytesIO(data))
@@ -47,8 +47,13 @@ def lie(claim, results, **changes) -> tuple[Auditor, rig.Liar]:
 
 def audited(auditor: Auditor, liar: rig.Liar, place: int | None = None) -> ProofError | None:
     """Return why an audit of all steps, or of one, fails."""
-    challenge = auditor.challenge() if place is None else Challenge(steps=(place,))
+    challenge = None if place is None else Challenge(steps=(place,))
     return refusal(auditor, challenge, liar.response(challenge))
+
+
+def told(challenge: Challenge | None = None) -> bytes:
+    """Return what the true prover sends."""
+    return b"".join(respond(rig.prepared(), rig.committed(), challenge))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,10 +64,14 @@ def test_a_true_trace_passes_whole_and_in_parts(family):
         rig.committed(family),
     )
     total = len(auditor.plan.steps)
-    for challenge in (auditor.challenge(), auditor.challenge(5), auditor.challenge(total + 1)):
+    for challenge in (None, draw(auditor.plan, 5), draw(auditor.plan, total + 1)):
         data = b"".join(respond(prepared, committed, challenge))
         report = auditor.check(challenge, io.BytesIO(data))
-        assert (report.steps, report.checked, report.size_bytes) == (total, len(challenge.steps), len(data))
+        assert (report.steps, report.checked, report.size_bytes) == (
+            total,
+            len(challenge.steps) if challenge else total,
+            len(data),
+        )
         assert report.caught == pytest.approx(report.checked / total)
         assert report.bits > 100
 
@@ -100,7 +109,7 @@ def test_the_chance_is_that_of_all_challenges(steps, checked, false):
 
 def test_a_challenge_is_drawn_among_all_steps():
     auditor = Auditor(rig.committed(), rig.key())
-    drawn = {auditor.challenge(6).steps for _ in range(40)}
+    drawn = {draw(auditor.plan, 6).steps for _ in range(40)}
     assert len(drawn) > 30
     assert all(len(set(one)) == 6 for one in drawn)
 
@@ -136,11 +145,8 @@ def test_another_answer_is_refuted():
 
 @pytest.mark.parametrize("change", [{"prompt": (5, 6, 8)}, {"salt": b"1" * 32}, {"root": b"1" * 32}])
 def test_a_root_is_of_one_statement(change):
-    committed = rig.committed()
-    auditor = Auditor(msgspec.structs.replace(committed, **change), rig.key())
-    challenge = auditor.challenge()
-    data = b"".join(respond(rig.prepared(), committed, challenge))
-    assert refusal(auditor, challenge, data).code == "proof.trace-refuted"
+    auditor = Auditor(msgspec.structs.replace(rig.committed(), **change), rig.key())
+    assert refusal(auditor, None, told()).code == "proof.trace-refuted"
 
 
 def test_numbers_out_of_range_are_refuted():
@@ -165,9 +171,9 @@ def test_what_is_computed_from_a_trace_may_be_out_of_range():
 
 
 def test_streams_that_are_not_what_was_committed_to():
-    auditor, committed = Auditor(rig.committed(), rig.key()), rig.committed()
+    auditor = Auditor(rig.committed(), rig.key())
     challenge = Challenge(steps=(0, 7, 20))
-    data = b"".join(respond(rig.prepared(), committed, challenge))
+    data = told(challenge)
     rng = np.random.default_rng(1)
     first = auditor.plan.shown((0,))
     assert first == {0}
@@ -179,9 +185,8 @@ def test_streams_that_are_not_what_was_committed_to():
         assert refusal(auditor, challenge, other).code in {"proof.trace-refuted", "proof.trace-malformed"}
     for other in (b"", data[:-1], data[: size // 2], data + b"0"):
         assert refusal(auditor, challenge, other).code == "proof.trace-malformed"
-    whole = b"".join(respond(rig.prepared(), committed, full := auditor.challenge()))
-    assert refusal(auditor, challenge, whole) is not None
-    assert refusal(auditor, full, data) is not None
+    assert refusal(auditor, challenge, told()) is not None
+    assert refusal(auditor, None, data) is not None
 
 
 def test_an_endless_stream_is_not_read_to_its_end():
@@ -195,8 +200,8 @@ def test_an_endless_stream_is_not_read_to_its_end():
             return part
 
     auditor = Auditor(rig.committed(), rig.key())
-    challenge = auditor.challenge(3)
-    data = b"".join(respond(rig.prepared(), rig.committed(), challenge))
+    challenge = draw(auditor.plan, 3)
+    data = told(challenge)
     with pytest.raises(ProofError) as refused:
         auditor.check(challenge, endless := Endless())
     assert refused.value.code == "proof.trace-malformed"
@@ -215,8 +220,7 @@ def test_an_auditor_holds_only_what_is_still_taken(monkeypatch):
 
     monkeypatch.setattr(check._Steps, "_check", counted)
     auditor = Auditor(rig.committed(), rig.key())
-    challenge = auditor.challenge()
-    auditor.check(challenge, io.BytesIO(b"".join(respond(rig.prepared(), rig.committed(), challenge))))
+    auditor.check(None, io.BytesIO(told()))
     assert max(held) <= 6
     assert held[-1] == 0
 
@@ -240,8 +244,7 @@ def test_keys_of_others_are_refused():
         assert refused.value.code == "proof.audit-key-differs"
     other = msgspec.structs.replace(key, vector=key.vector[16:] + key.vector[:16])
     auditor = Auditor(rig.committed(), other)
-    data = b"".join(respond(rig.prepared(), rig.committed(), challenge := auditor.challenge()))
-    assert refusal(auditor, challenge, data).code == "proof.weights-refuted"
+    assert refusal(auditor, None, told()).code == "proof.weights-refuted"
 
 
 def test_a_key_is_made_from_the_weights_that_the_card_names():
@@ -273,9 +276,9 @@ def test_drawn_answers_are_audited():
     with pytest.raises(ProofError) as refused:
         Auditor(committed, rig.key())
     assert refused.value.code == "proof.sampling-differs"
+    assert plan_of(committed, rig.key().model).steps
     auditor = Auditor(Committed.parse(committed.encode()), rig.key(), Agreed(700, b"n" * 32))
-    challenge = auditor.challenge()
-    assert auditor.check(challenge, io.BytesIO(b"".join(respond(prepared, committed, challenge)))).bits > 100
+    assert auditor.check(None, io.BytesIO(b"".join(respond(prepared, committed, None)))).bits > 100
 
 
 def test_products_of_all_shapes():

@@ -7,7 +7,7 @@
 
 Example:
     >>> auditor = Auditor(committed, key)
-    >>> challenge = auditor.challenge(20)
+    >>> challenge = draw(auditor.plan, 20)
     >>> auditor.check(challenge, stream)
     Report(steps=134, checked=20, caught=0.149…, bits=107.5, size_bytes=1883412)
 """
@@ -15,7 +15,7 @@ Example:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import sha256
@@ -27,7 +27,7 @@ import numpy as np
 from mitai.errors import ProofError
 from mitai.proof.answer import claimed
 from mitai.proof.audit import freivalds, tree
-from mitai.proof.audit.files import MAGIC, Challenge, Committed, root_of
+from mitai.proof.audit.files import MAGIC, Challenge, Committed, asked, root_of
 from mitai.proof.audit.key import AuditKey, Keyed
 from mitai.proof.audit.numbers import PIECE, numbers, width
 from mitai.proof.audit.plan import Plan, Product
@@ -76,14 +76,8 @@ class Auditor:
         self._keyed = Keyed(key, self.plan)
         self._committed = committed
 
-    def challenge(self, count: int | None = None) -> Challenge:
-        """Draw a challenge of so many steps, or of all."""
-        total = len(self.plan.steps)
-        chosen = range(total) if count is None else secrets.SystemRandom().sample(range(total), min(count, total))
-        return Challenge(steps=tuple(sorted(chosen)))
-
-    def check(self, challenge: Challenge, stream: BinaryIO) -> Report:
-        """Check what a prover sent.
+    def check(self, challenge: Challenge | None, stream: BinaryIO) -> Report:
+        """Check what a prover sent, for a challenge or for none, which is of all steps.
 
         1. The challenge is of this answer's steps.
         2. Of each step that is shown, the numbers are in their range; the last ones are the answer.
@@ -96,13 +90,13 @@ class Auditor:
                 false; `step` says where.
         """
         # 1. the challenge
-        challenge.require(len(self.plan.steps))
+        places = asked(challenge, len(self.plan.steps))
         heard = _Stream(stream)
         if heard.read(len(MAGIC)) != MAGIC:
             raise ProofError("proof.trace-malformed", "this is no trace", step="stream")
         # 2. and 3. the steps
-        steps = _Steps(self.claim, self.plan, self._keyed, challenge)
-        leaves = {place: steps.hear(place, heard) for place in sorted(self.plan.shown(challenge.steps))}
+        steps = _Steps(self.claim, self.plan, self._keyed, places)
+        leaves = {place: steps.hear(place, heard) for place in sorted(self.plan.shown(places))}
         # 4. the root
         top = tree.climb(leaves, len(self.plan.steps), heard.hashes())
         heard.finish()
@@ -110,13 +104,29 @@ class Auditor:
             raise ProofError("proof.trace-refuted", "the trace is not the one behind the root", step="root")
         if steps.failure:
             raise steps.failure
-        return self._report(challenge, heard.size)
+        return self._report(places, heard.size)
 
-    def _report(self, challenge: Challenge, size: int) -> Report:
-        total, checked = len(self.plan.steps), len(challenge.steps)
-        products = sum(self.plan.steps[place] in self.plan.products for place in challenge.steps)
+    def _report(self, places: Sequence[int], size: int) -> Report:
+        total, checked = len(self.plan.steps), len(places)
+        products = sum(self.plan.steps[place] in self.plan.products for place in places)
         bits = freivalds.bits(max(products, 1), AUDITS)
         return Report(total, checked, float(caught(total, checked)), bits, size)
+
+
+def plan_of(committed: Committed, model: str) -> Plan:
+    """Return the steps of an answer of the model of this identity, however it was drawn.
+
+    Raises:
+        ProofError: `proof.model-differs`: it is another model's.
+    """
+    agreed = Agreed(committed.sampling.temperature) if committed.sampling else None
+    return Plan.of(claimed(committed.unproven, model, agreed).program)
+
+
+def draw(plan: Plan, count: int) -> Challenge:
+    """Draw a challenge of so many steps, or of all if there are no more."""
+    places = range(len(plan.steps))
+    return Challenge(steps=tuple(sorted(secrets.SystemRandom().sample(places, min(count, len(places))))))
 
 
 def caught(steps: int, checked: int, false: int = 1) -> Fraction:
@@ -154,9 +164,9 @@ class _Stream:
 class _Steps:
     """The steps that are shown, in their order."""
 
-    def __init__(self, claim: Statement, plan: Plan, keyed: Keyed, challenge: Challenge) -> None:
+    def __init__(self, claim: Statement, plan: Plan, keyed: Keyed, places: Sequence[int]) -> None:
         self._claim, self._plan, self._keyed = claim, plan, keyed
-        self._asked = {plan.steps[place] for place in challenge.steps}
+        self._asked = {plan.steps[place] for place in places}
         self._last = {taken: step for step in sorted(self._asked) for taken in (*plan.takes[step], step)}
         self._results: dict[int, Ints] = {}
         self._computed: dict[int, Ints] = {}  # for the step that is checked

@@ -110,14 +110,18 @@ class Challenge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ParseError(code, "the challenge is not in its one encoding")
         return challenge
 
-    def require(self, count: int) -> None:
-        """Refuse steps that are not in ascending order, or not there.
 
-        Raises:
-            ProofError: `proof.challenge-invalid`.
-        """
-        if self.steps[-1] >= count or any(a >= b for a, b in pairwise(self.steps)):
-            raise ProofError("proof.challenge-invalid", f"a challenge is of steps below {count}, in ascending order")
+def asked(challenge: Challenge | None, count: int) -> tuple[int, ...]:
+    """Return the places that a challenge of a trace of so many steps asks for: without one, all.
+
+    Raises:
+        ProofError: `proof.challenge-invalid`: they are not there, or not in ascending order.
+    """
+    if challenge is None:
+        return tuple(range(count))
+    if challenge.steps[-1] >= count or any(a >= b for a, b in pairwise(challenge.steps)):
+        raise ProofError("proof.challenge-invalid", f"a challenge is of steps below {count}, in ascending order")
+    return challenge.steps
 
 
 def root_of(statement: Statement, salt: bytes, steps: bytes) -> bytes:

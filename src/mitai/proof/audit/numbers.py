@@ -41,10 +41,10 @@ def pieces(array: Ints, value: Value) -> Iterator[bytes]:
 def numbers(data: Iterable[bytes], value: Value) -> Ints:
     """Return the array whose bytes come in pieces of `PIECE` numbers; they may be outside of the range."""
     out, wide, at = np.empty(value.size, np.int64), width(value), 0
+    above = 8 * (WORD - wide)
     for piece in data:
-        words = np.zeros((len(piece) // wide, WORD), np.uint8)
-        words[:, WORD - wide :] = np.frombuffer(piece, np.uint8).reshape(-1, wide)
-        part = words.view("<i8")[:, 0] >> 8 * (WORD - wide)
-        out[at : at + len(part)] = part
-        at += len(part)
+        count = len(piece) // wide
+        words = np.ndarray((count,), "<i8", piece + bytes(WORD - wide), strides=(wide,))  # and bytes of the next ones
+        out[at : at + count] = words << above >> above
+        at += count
     return out.reshape(value.shape)

@@ -22,7 +22,7 @@ import numpy as np
 from mitai.errors import ProofError
 from mitai.proof.answer import statement
 from mitai.proof.audit import tree
-from mitai.proof.audit.files import MAGIC, SALT_BYTES, Challenge, Committed, root_of
+from mitai.proof.audit.files import MAGIC, SALT_BYTES, Challenge, Committed, asked, root_of
 from mitai.proof.audit.numbers import pieces
 from mitai.proof.audit.plan import Plan
 from mitai.proof.operation import Ints
@@ -64,8 +64,8 @@ def trace_root(
     return _commit(prepared, prompt, answer, salt, sampling).root
 
 
-def respond(prepared: Prepared, committed: Committed, challenge: Challenge) -> Iterator[bytes]:
-    """Yield what an auditor gets who asks for these steps.
+def respond(prepared: Prepared, committed: Committed, challenge: Challenge | None) -> Iterator[bytes]:
+    """Yield what an auditor gets who asks for these steps, or for all.
 
     Raises:
         ProofError: `proof.model-differs`. `proof.challenge-invalid`: there are no such steps. `proof.answer-differs`:
@@ -75,15 +75,14 @@ def respond(prepared: Prepared, committed: Committed, challenge: Challenge) -> I
         raise ProofError("proof.model-differs", "the answer is of another model than this one", step="model")
     claim = statement(committed.unproven, prepared.card)
     plan = Plan.of(claim.program)
-    challenge.require(len(plan.steps))
-    return response(plan, claim, prepared.weights.arrays, committed, challenge)
+    shown = plan.shown(asked(challenge, len(plan.steps)))
+    return _response(plan, claim, prepared.weights.arrays, committed, shown)
 
 
-def response(
-    plan: Plan, claim: Statement, weights: Mapping[str, Ints], committed: Committed, challenge: Challenge
+def _response(
+    plan: Plan, claim: Statement, weights: Mapping[str, Ints], committed: Committed, shown: set[int]
 ) -> Iterator[bytes]:
-    """Yield the same, for whoever has no prepared folder."""
-    shown, leaves = plan.shown(challenge.steps), list[bytes]()
+    leaves = list[bytes]()
     yield MAGIC
     yield from steps(plan, claim, weights, shown, leaves)
     yield from tree.siblings(leaves, shown)

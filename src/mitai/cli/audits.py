@@ -1,0 +1,159 @@
+"""`mitai proof audit` and what belongs to it: answers whose trace is committed to, and checked on demand."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+from cyclopts import App, Parameter
+
+from mitai.cli.options import JsonFlag, Positive
+from mitai.cli.output import Output, data
+from mitai.cli.proof import agreed_on
+from mitai.errors import ProofError
+
+if TYPE_CHECKING:
+    from mitai.proof.audit.files import Challenge, Committed
+
+_PREPARED = Annotated[Path, Parameter(help="A folder that `mitai proof prepare` made.")]
+_FILE = Annotated[Path, Parameter(help="An answer with its trace's root, of `mitai proof ask --commit`.")]
+
+
+def add_to(app: App) -> None:
+    """Add the commands to `mitai proof`."""
+    for command in (audit_key, challenge, trace, audit):
+        app.command(command)
+
+
+def audit_key(
+    folder: _PREPARED,
+    out: Annotated[Path, Parameter(help="A file that is not there yet. Whoever makes answers must never see it.")],
+    *,
+    json: JsonFlag = False,
+) -> None:
+    """Make a key for audits of a model, from its weights; audits need no weights any more.
+
+    The weights are first found to be those behind the model's identity.
+    """
+    from mitai.proof.audit.key import make_key
+    from mitai.proof.prepared import Prepared
+
+    output = Output(json)
+    if out.exists():
+        raise ProofError("proof.out-exists", f"there is something at {out}", hint="give a file that is not there yet")
+    output.note("Checking the weights …")
+    key = make_key(Prepared.open(folder))
+    encoded = key.encode()
+    with open(out, "xb", opener=_private) as file:
+        file.write(encoded)
+    output.say(f"[green]✔[/] a secret key for audits of {key.model}: {data(out)}, {len(encoded) / 1e6:.1f} MB")
+    output.result({"model": key.model, "file": str(out), "bytes": len(encoded)})
+
+
+def challenge(
+    file: _FILE,
+    out: Annotated[Path, Parameter(help="Where the challenge goes.")],
+    *,
+    model: Annotated[str, Parameter(help="The identity of the model that should have answered.")],
+    steps: Annotated[Positive, Parameter(help="How many steps are checked.")] = 20,
+    json: JsonFlag = False,
+) -> None:
+    """Draw which steps of an answer's trace are to be shown, after its root is known and signed.
+
+    Give it to whoever gave the answer, for `mitai proof trace`. It is for one answer and one time.
+    """
+    from mitai.proof.audit.check import caught, draw, plan_of
+
+    output = Output(json)
+    plan = plan_of(_committed(file), model)
+    drawn, total = draw(plan, steps), len(plan.steps)
+    out.write_bytes(drawn.encode())
+    chance = float(caught(total, len(drawn.steps)))
+    output.say(f"[green]✔[/] {len(drawn.steps)} of {total} steps: {data(out)}; one false step is found in {chance:.1%}")
+    output.result({"file": str(out), "steps": list(drawn.steps), "of": total, "caught": chance})
+
+
+def trace(
+    folder: _PREPARED,
+    file: _FILE,
+    out: Annotated[Path, Parameter(help="Where the trace goes.")],
+    *,
+    challenge: Annotated[Path | None, Parameter(help="The auditor's; all steps are shown without.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Show an auditor the trace of an answer, or those steps of it that were drawn.
+
+    It is computed again, from prompt and answer. Whoever has it sees the model's activations.
+    """
+    from mitai.proof.audit.trace import respond
+    from mitai.proof.prepared import Prepared
+
+    output = Output(json)
+    parts = respond(Prepared.open(folder), _committed(file), _challenge(challenge))
+    with open(out, "wb", opener=_private) as stream:
+        size = sum(stream.write(part) for part in parts)
+    output.say(f"[green]✔[/] the trace: {data(out)}, {size / 1e6:.1f} MB")
+    output.result({"file": str(out), "bytes": size})
+
+
+def audit(
+    file: _FILE,
+    *,
+    key: Annotated[Path, Parameter(help="The auditor's key, of the model that should have answered.")],
+    trace: Annotated[Path, Parameter(help="What the server showed: `mitai proof trace`.")],
+    challenge: Annotated[Path | None, Parameter(help="What it was asked for; all steps without.")] = None,
+    temperature: Annotated[float, Parameter(help="At which the answer was to be drawn; 0: not drawn.")] = 0,
+    nonce: Annotated[str | None, Parameter(help="That was given with the prompt.")] = None,
+    commitment: Annotated[str | None, Parameter(help="To the seed, from before the prompt was given.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Check an answer by its trace, without the model's weights.
+
+    All steps: the answer is the model's. Some steps: what is false in one step is found as often as it says.
+    """
+    from mitai.proof.audit.check import Auditor
+    from mitai.proof.audit.key import MAX_KEY_BYTES, AuditKey
+
+    output = Output(json)
+    began = time.monotonic()
+    secret = AuditKey.parse(_read(key, MAX_KEY_BYTES))
+    auditor = Auditor(_committed(file), secret, agreed_on(temperature, nonce, commitment))
+    with _opened(trace) as stream:
+        report = auditor.check(_challenge(challenge), stream)
+    whole = report.checked == report.steps
+    verdict = "this model answers so" if whole else f"nothing false in {report.checked} of {report.steps} steps"
+    chance = "" if whole else f"; one false step is found in {report.caught:.1%}"
+    output.say(f"[green]✔[/] {verdict}; checked in {time.monotonic() - began:.1f} s, {report.bits:.0f} bits{chance}")
+    told = {"verdict": "holds" if whole else "nothing found", "model": secret.model, "bits": round(report.bits, 1)}
+    output.result({**told, "steps": report.steps, "checked": report.checked, "caught": report.caught})
+
+
+def _committed(file: Path) -> Committed:
+    from mitai.proof.audit.files import MAX_COMMITTED_BYTES, Committed
+
+    return Committed.parse(_read(file, MAX_COMMITTED_BYTES))
+
+
+def _challenge(file: Path | None) -> Challenge | None:
+    from mitai.proof.audit.files import MAX_CHALLENGE_BYTES, Challenge
+
+    return Challenge.parse(_read(file, MAX_CHALLENGE_BYTES)) if file else None
+
+
+def _read(file: Path, limit: int) -> bytes:
+    """Return a file's bytes, and no more than one above the limit."""
+    with _opened(file) as stream:
+        return stream.read(limit + 1)
+
+
+def _opened(file: Path) -> BinaryIO:
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise ProofError("proof.no-file", f"{file} can't be read ({type(error).__name__})") from None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
