@@ -71,15 +71,15 @@ def services(pccs: str | None) -> Services:
     return Services.behind_pccs(pccs) if pccs else Services()
 
 
-def read_file(path: Path) -> bytes:
-    """Return a file's content, up to 16 MiB."""
+def read_file(path: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Return a file's content, up to 16 MiB or another limit."""
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+            content = file.read(limit_bytes + 1)
     except OSError as error:
         raise ClientError("client.file-unreadable", f"{path} can't be read: {error.strerror}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ClientError("client.file-too-large", f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
+    if len(content) > limit_bytes:
+        raise ClientError("client.file-too-large", f"{path} is larger than {limit_bytes >> 20} MiB")
     return content
 
 

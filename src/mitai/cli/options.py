@@ -11,7 +11,7 @@ from cyclopts.validators import Number
 
 from mitai.attest import Policy
 from mitai.errors import ClientError, FleetError, MitaiError, ParseError
-from mitai.fleet.home import Home
+from mitai.fleet.home import Home, Trust
 from mitai.fleet.processes import alive
 
 DEFAULT_URL = "http://127.0.0.1:8700"
@@ -24,7 +24,9 @@ JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="Print one
 UrlArgument = Annotated[str | None, Parameter(help="The gateway's address; by default that of the local platform.")]
 PlatformArgument = Annotated[
     str | None,
-    Parameter(help="The gateway's address, or a client's folder of `mitai mpc split`; by default the local platform."),
+    Parameter(
+        help="The gateway's address, or a client's folder (parties', or with a service.json); else the local platform."
+    ),
 ]
 # Secrets may come from the environment: a command line is everybody's to read who is on the machine.
 OperatorToken = Annotated[
@@ -48,23 +50,32 @@ PolicyOption = Annotated[
 
 
 def client_folder(home: Home, target: str | None) -> Path | None:
-    """Return the client's folder where parties of a secure computation answer; None where a gateway does."""
+    """Return the client's folder where parties of a secure computation answer; None where somebody else does."""
+    return _folder(home, target, "mpc", "share.json", home.mpc_client)
+
+
+def service_folder(home: Home, target: str | None) -> Path | None:
+    """Return the client's folder where a service of answers with a proof answers; None where somebody else does."""
+    return _folder(home, target, "proof", "service.json", home.proof_client)
+
+
+def _folder(home: Home, target: str | None, trust: Trust, name: str, own: Path) -> Path | None:
     if target is not None:
-        return Path(target) if "://" not in target and (Path(target) / "share.json").is_file() else None
-    if not (home.platform / "platform.json").exists() or (running := home.read_platform()).trust != "mpc":
+        return Path(target) if "://" not in target and (Path(target) / name).is_file() else None
+    if not (home.platform / "platform.json").exists() or (running := home.read_platform()).trust != trust:
         return None
     if not all(alive(pid) for pid in running.pids.values()):
-        raise FleetError("fleet.process-down", "the platform is stopped", hint="start it: mitai up --trust mpc")
-    return home.mpc_client
+        raise FleetError("fleet.process-down", "the platform is stopped", hint=f"start it: mitai up --trust {trust}")
+    return own
 
 
 def refuse_options(folder: Path, **options: object) -> None:
-    """Raise `ClientError` for options that mean nothing where parties answer."""
+    """Raise `ClientError` for options that mean nothing where parties, or a service of proofs, answer."""
     if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value]:
         raise ClientError(
             "client.option-malformed",
-            f"parties that compute together take no {' and no '.join(given)}",
-            hint=f"whom to trust there is said in {folder / 'party.toml'}",
+            f"what answers there takes no {' and no '.join(given)}",
+            hint=f"whom to trust there is said in {folder}",
         )
 
 
@@ -78,10 +89,10 @@ def platform_url(home: Home, url: str | None) -> str:
         if not (home.platform / "platform.json").exists():
             return DEFAULT_URL
         running = home.read_platform()
-        if running.trust == "mpc":
+        if running.trust != "tee":
             raise ClientError(
                 "client.no-gateway",
-                "parties that compute together are up here: they have no gateway, broker, ledger or capsules",
+                f"what is up here (--trust {running.trust}) has no gateway, broker, ledger or capsules",
                 hint="mitai verify, mitai chat; for the rest give an address, or: mitai down, mitai up",
             )
         return running.gateway

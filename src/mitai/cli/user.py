@@ -25,7 +25,8 @@ def receipt(
     list_all: Annotated[bool, Parameter(name="--list", negative="", help="List the kept receipts.")] = False,
     policy: PolicyOption = None,
     client: Annotated[
-        Path | None, Parameter(help="Whose folder says which keys parties have; by default `$MITAI_HOME/user/mpc`.")
+        Path | None,
+        Parameter(help="Whose folder says which keys parties, or a service of proofs, have; else those of this home."),
     ] = None,
     capsule: CapsuleOption = None,
     owner: OwnerOption = None,
@@ -34,7 +35,8 @@ def receipt(
     """Check the receipt of an answer, offline: the machine, its signature, its place in the ledger.
 
     Receipts are kept in `$MITAI_HOME/user/receipts`. Such a file can be given to anybody; it holds digests, no words.
-    One of parties that computed together is checked by their keys: each has signed, and all say the same.
+    One of parties that computed together is checked by their keys: each has signed, and all say the same; one
+    of a service of proofs by its key, and by the proof where that is kept beside it.
     With the manifest of the capsule that answered, and its owner's key, it shows by which identity proofs name it.
 
     Example: `mitai receipt 4579`, the kept one whose id begins so
@@ -45,8 +47,16 @@ def receipt(
         out.table(("receipt", "kept at"), [(path.stem, str(path)) for path in reversed(kept)])
         out.result({"receipts": [path.stem for path in reversed(kept)]})
         return
-    content = receipt_path(home, which, kept).read_bytes()
-    if _of_parties(content):
+    path = receipt_path(home, which, kept)
+    content = path.read_bytes()
+    kind = _kind(content)
+    if kind == "mitai proof receipt v1":
+        from mitai.cli import proven
+
+        refuse_options(client or home.proof_client, policy=policy)
+        proven.receipt(out, path, client or home.proof_client)
+        return
+    if kind == "mitai parties proof v1":
         from mitai.cli import parties
 
         refuse_options(client or home.mpc_client, policy=policy, capsule=capsule)
@@ -112,10 +122,10 @@ class _Kind(msgspec.Struct):
     v: str = ""
 
 
-def _of_parties(content: bytes) -> bool:
+def _kind(content: bytes) -> str:
     with contextlib.suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
-        return msgspec.json.decode(content, type=_Kind).v == "mitai parties proof v1"
-    return False
+        return msgspec.json.decode(content, type=_Kind).v
+    return ""
 
 
 def receipt_path(home: Home, which: str | None, kept: list[Path]) -> Path:

@@ -36,6 +36,7 @@ from mitai.cli.options import (
     platform_url,
     read_policy,
     refuse_options,
+    service_folder,
 )
 from mitai.cli.output import SIMULATED, Output, data, marked
 from mitai.client import Session
@@ -65,7 +66,7 @@ def verify(
         str | None,
         Parameter(
             help="The gateway's address, by default the local platform's; a file with evidence or a result; or the "
-            "folder of a client of parties that compute together."
+            "folder of a client of parties that compute together, or of a service of proofs."
         ),
     ] = None,
     *,
@@ -112,6 +113,12 @@ def verify(
 
         refuse_options(folder, policy=policy, nonce=nonce, report_data=report_data, ear=ear)
         parties.verify(out, folder, explain=explain)
+        return
+    if (folder := service_folder(home, target)) is not None:
+        from mitai.cli import proven
+
+        refuse_options(folder, policy=policy, nonce=nonce, report_data=report_data, ear=ear)
+        proven.verify(out, folder)
         return
     if target is None or "://" in target or not Path(target).exists():
         if nonce is not None or report_data is not None or ear is not None:

@@ -10,7 +10,7 @@ import msgspec
 
 from mitai.channel.exchange import Exchange
 from mitai.client.transport import EXCHANGE_EXTENSION
-from mitai.errors import ClientError
+from mitai.errors import ClientError, MitaiError
 from mitai.problem import error_from
 
 
@@ -29,6 +29,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Chunk(msgspec.Struct):
+    id: str = ""
     choices: list[_Choice] = []
     usage: _Usage | None = None
     error: dict[str, object] | None = None  # the last event of an answer that failed half-way
@@ -49,12 +50,13 @@ class Answer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     exchange: Exchange | None = None
+    id: str = ""
 
     def __iter__(self) -> Iterator[str]:
         """Yield the pieces of text as they arrive; raise `ClientError` when the server fails before its end."""
         with self.client.stream("POST", "/v1/chat/completions", json=self.body) as answer:
             if answer.status_code != 200:
-                raise _refusal(answer.status_code, answer.read())
+                raise refusal(answer.status_code, answer.read())
             self.exchange = answer.extensions.get(EXCHANGE_EXTENSION)
             for line in answer.iter_lines():
                 if line.startswith("data: ") and line != "data: [DONE]":
@@ -68,7 +70,8 @@ class Answer:
         except (msgspec.MsgspecError, RecursionError) as error:
             raise ClientError("client.answer-malformed", "the server's stream is not a chat completion") from error
         if chunk.error is not None:
-            raise _refusal(500, data.encode())
+            raise refusal(500, data.encode())
+        self.id = chunk.id or self.id
         if chunk.usage:
             self.prompt_tokens, self.completion_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
         for choice in chunk.choices:
@@ -88,14 +91,14 @@ def models(client: httpx2.Client) -> list[str]:
     """Return the names of the models that the server offers."""
     answer = client.get("/v1/models")
     if answer.status_code != 200:
-        raise _refusal(answer.status_code, answer.content)
+        raise refusal(answer.status_code, answer.content)
     try:
         return [str(entry["id"]) for entry in answer.json()["data"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ClientError("client.answer-malformed", "the server's list of models can't be read") from error
 
 
-def _refusal(status: int, body: bytes) -> Exception:
+def refusal(status: int, body: bytes) -> MitaiError:
     """Return the error in an OpenAI-style body, which wraps the fields of a problem document."""
     try:
         fields = msgspec.json.decode(body, type=_ErrorBody).error

@@ -2,9 +2,10 @@
 
 Invariants:
 
-- A replica that died is started again after a pause of 1 s, which doubles up to a minute while it keeps dying within a
-  minute of its start; after `MAX_QUICK_DEATHS` of these the platform ends, with its last words.
-- Then it is told to serve what was deployed last. That is a release: a use by the count of the capsules' owners.
+- A replica that died, or a process of a service of proofs, is started again after a pause of 1 s, which doubles up to a
+  minute while it keeps dying within a minute of its start; after `MAX_QUICK_DEATHS` of these the platform ends, with
+  its last words.
+- Then a replica is told to serve what was deployed last. That is a release: a use by the count of the capsules' owners.
 - A broker that was killed beside others is started again at once. When any other process dies, the platform ends.
 
 Example:
@@ -25,6 +26,7 @@ import httpx2
 from mitai.errors import FleetError
 from mitai.fleet.platform import Platform, Say
 from mitai.fleet.processes import Process
+from mitai.fleet.proofs import PROVER, SERVER
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 QUICK_S = 60.0  # who dies sooner after a start has died quickly
@@ -33,7 +35,7 @@ MAX_QUICK_DEATHS = 8
 
 @dataclass
 class _Deaths:
-    """What is remembered of a replica that has died."""
+    """What is remembered of a process that has died."""
 
     quick: int = 0  # in a row
     started: float = 0.0
@@ -56,15 +58,15 @@ class Caretaker:
     def look(self) -> None:
         """Start again what has died and is due; raise `FleetError` when the platform can't go on."""
         for process in self._platform.dead():
-            if process.name.startswith("replica-"):
-                self._replica(process)
+            if process.name.startswith("replica-") or process.name in {SERVER, PROVER}:
+                self._again(process)
             elif process.name.startswith("broker-") and process.popen.returncode < 0:
                 self._say(f"{process.name} was killed: starting it again")
                 self._platform.restart(process.name)
             else:
                 raise _died(process)
 
-    def _replica(self, process: Process) -> None:
+    def _again(self, process: Process) -> None:
         deaths, now = self._deaths.setdefault(process.name, _Deaths(started=self._clock() - QUICK_S)), self._clock()
         if deaths.due is None:
             deaths.quick = deaths.quick + 1 if now - deaths.started < QUICK_S else 0
@@ -81,7 +83,10 @@ class Caretaker:
         except FleetError as error:
             self._say(f"{process.name} did not come up: {error.code}")
             return
-        self._deploy(self._platform.processes[process.name])
+        if process.name.startswith("replica-"):
+            self._deploy(self._platform.processes[process.name])
+        else:
+            self._say(f"{process.name} is up")
 
     def _deploy(self, replica: Process) -> None:
         """Tell a replica what was deployed last; whether it may serve that, the broker decides."""

@@ -4,9 +4,9 @@
 machines of their own, and each has only its own part.
 
 ```
-platform/   the operator's: platform.json (addresses, tokens), sim/, broker/, objects/, witness/, logs/, mpc/
+platform/   the operator's: platform.json (addresses, tokens), sim/, broker/, objects/, witness/, logs/, mpc/, proof/
 owner/      a model owner's: identity.pem, keys/CAPSULE.key
-user/       a user's: policy.toml, witnesses, sessions/, receipts/, checkpoints/, mpc/
+user/       a user's: policy.toml, witnesses, sessions/, receipts/, answers/, checkpoints/, mpc/, proof/
 publisher/  a publisher's: key.pem, the newest signed release of each workload
 ```
 """
@@ -26,6 +26,7 @@ import msgspec
 from mitai.errors import FleetError
 from mitai.identity import Identity
 
+Trust = Literal["tee", "mpc", "proof"]
 _CAPSULE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -37,7 +38,7 @@ class PlatformFile(msgspec.Struct, frozen=True):
     operator_token: str
     pids: dict[str, int]
     simulated: bool
-    trust: Literal["tee", "mpc"] = "tee"
+    trust: Trust = "tee"
 
     def __repr__(self) -> str:
         return f"PlatformFile(gateway={self.gateway!r}, simulated={self.simulated})"  # no token
@@ -75,6 +76,11 @@ class Home:
         return self.platform / "mpc"
 
     @property
+    def proof(self) -> Path:
+        """A service of answers with a proof: its key, its configuration, prepared models, answers."""
+        return self.platform / "proof"
+
+    @property
     def deployment(self) -> Path:
         """What the replicas were last told to serve, for one that is started again."""
         return self.platform / "deployment.json"
@@ -105,6 +111,11 @@ class Home:
         return self.root / "user" / "sessions"
 
     @property
+    def answers(self) -> Path:
+        """Answers that the user keeps in words, by the name of their exchange."""
+        return self.root / "user" / "answers"
+
+    @property
     def receipts(self) -> Path:
         """Receipts of past answers."""
         return self.root / "user" / "receipts"
@@ -113,6 +124,11 @@ class Home:
     def mpc_client(self) -> Path:
         """A client's folder: its key, and the parties that it knows."""
         return self.root / "user" / "mpc"
+
+    @property
+    def proof_client(self) -> Path:
+        """What a client knows of a service of answers with a proof: address, key, model, tokenizer."""
+        return self.root / "user" / "proof"
 
     @property
     def checkpoints(self) -> Path:

@@ -39,12 +39,13 @@ from mitai.ledger.assurance import OneIn, Sample
 from mitai.ledger.entry import Digest
 from mitai.proof.service.config import ServiceConfig
 from mitai.proof.service.engine import ASKED, Asked, ProvenEngine
+from mitai.proof.service.receipts import DRAW_HEADER, HEADER
 from mitai.proof.service.store import SEED_S, Standing, Store
 from mitai.serve.api import create_app, error_response
 from mitai.serve.schema import RequestError, parse
 
 log = structlog.get_logger(__name__)
-HEADER, DRAW_HEADER = "mitai-proof", "mitai-draw"
+SESSION_SHARE = 4  # a session holds at most one in so many places
 _MAX_BODY_BYTES = 4096
 _SESSION = re.compile(r"ps-[0-9a-f]{32}")
 _DRAW = re.compile(r"([0-9a-f]{64}) ([0-9a-f]{64})")
@@ -167,7 +168,8 @@ class _Own:
             raise RequestError(
                 "serve.invalid-request", least, param="one_in", hint="or have every answer proven: follows"
             )
-        answers = min(wanted.answers, self._config.session_answers)
+        config = self._config
+        answers = min(wanted.answers, config.session_answers, -(-config.places // SESSION_SHARE) * wanted.one_in)
         sample = Sample(one_in=wanted.one_in, commitment=wanted.commitment)
         name = await _off(self._store.open_session, sample, answers)
         return _json({"id": name, "answers": answers, "seconds": self._config.session_s}, 201)

@@ -19,20 +19,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
 
 from mitai.channel.exchange import Exchange
 from mitai.errors import ProofError
 from mitai.identity import Envelope, PublicKey
 from mitai.ledger.assurance import Proof, Sample
-from mitai.ledger.receipt import ASSURED_LABEL, Receipt, Usage, verify_assured
-from mitai.proof.answer import Answer
-from mitai.proof.sampling import Agreed
+from mitai.ledger.receipt import ASSURED_LABEL, MAX_RECEIPT_BYTES, Receipt, Usage, verify_assured
+from mitai.proof.answer import Answer, check_answer
+from mitai.proof.sampling import Agreed, commitment
+from mitai.wire import parse_json
 
 PROMPT_LABEL, DRAWN_LABEL = b"mitai proof prompt v1\0", b"mitai proof drawn prompt v1\0"
 ANSWER_LABEL = b"mitai proof tokens v1\0"
+
+HEADER, DRAW_HEADER = "mitai-proof", "mitai-draw"  # of a request: what becomes of its answer
 
 Promise = Literal["follows", "on-demand", "sampled"]
 
@@ -57,6 +61,35 @@ class Terms:
     def assurance(self) -> Proof:
         """As receipts have it."""
         return Proof(identity=self.identity, promise=self.promise, sample=self.sample)
+
+
+class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a client keeps of one answer; its proof lies beside it.
+
+    Attributes:
+        v: The format.
+        key: The service's, raw; whether it is the one that is known is for whoever checks to say.
+        envelope: The receipt.
+        id: The answer's: a secret, it fetches the words.
+    """
+
+    v: Literal["mitai proof receipt v1"] = "mitai proof receipt v1"
+    key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    envelope: Annotated[bytes, msgspec.Meta(max_length=MAX_RECEIPT_BYTES)]
+    id: Annotated[str, msgspec.Meta(max_length=64)]
+
+    def encode(self) -> bytes:
+        """Return the JSON form."""
+        return msgspec.json.format(msgspec.json.encode(self))
+
+    @staticmethod
+    def parse(data: bytes) -> Kept:
+        """Read such a file.
+
+        Raises:
+            ParseError: `proof.receipt-malformed`.
+        """
+        return parse_json(data, Kept, 1 << 20, "proof.receipt-malformed", "this file holds no receipt of a service")
 
 
 @dataclass(frozen=True)
@@ -118,11 +151,10 @@ def opened(envelope: bytes, key: PublicKey, said: Said | None, terms: Terms) -> 
     decoded = Envelope.decode(envelope)
     if decoded.encode() != envelope or [one.keyid for one in decoded.signatures] != [key.key_id]:
         raise _differs("it is not in its one encoding")
-    if said is not None and (receipt.exchange, (receipt.request_sha256, receipt.response_sha256)) != (
-        said.exchange,
-        said.digests,
-    ):
-        raise _differs("it is about another answer")
+    if said is not None:
+        named = receipt.exchange, receipt.request_sha256, receipt.response_sha256
+        if named != (said.exchange, *said.digests):
+            raise _differs("it is about another answer")
     if receipt.model != terms.model or assurance.identity != terms.identity:
         raise _differs("it is about another model")
     if assurance != terms.assurance:
@@ -130,14 +162,27 @@ def opened(envelope: bytes, key: PublicKey, said: Said | None, terms: Terms) -> 
     return receipt
 
 
-def check_same(said: Said, proven: Answer) -> None:
-    """Check that a proof is about the very answer that a receipt is about.
+def proven(answer_id: str, receipt: Receipt, identity: str, data: bytes) -> float:
+    """Check that a proof is about the answer of a receipt that was opened, and holds; return its bits.
+
+    Args:
+        answer_id: The answer's.
+        receipt: The answer's.
+        identity: The model's.
+        data: A file.
 
     Raises:
-        ProofError: `proof.receipt-differs`.
+        ProofError: `proof.receipt-differs`; or the proof does not hold.
+        ParseError: It is no proof.
     """
-    if (tuple(said.prompt), tuple(said.answer)) != (proven.prompt, proven.answer):
+    answer = Answer.parse(data)
+    agreed = None
+    if drawn := answer.sampling or None:
+        agreed = Agreed(drawn.temperature, drawn.nonce, commitment(drawn.seed))
+    said = Said(answer_id, answer.prompt, answer.answer, agreed)
+    if (said.exchange, *said.digests) != (receipt.exchange, receipt.request_sha256, receipt.response_sha256):
         raise _differs("the proof is about another answer")
+    return check_answer(answer, identity, agreed)
 
 
 def _digest(label: bytes, answer_id: str, tokens: Sequence[int], drawn: bytes = b"") -> str:
