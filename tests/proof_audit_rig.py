@@ -14,7 +14,7 @@ from mitai.proof.answer import generate, statement
 from mitai.proof.audit import tree
 from mitai.proof.audit.files import MAGIC, Challenge, Committed, asked, root_of
 from mitai.proof.audit.key import AuditKey, make_key
-from mitai.proof.audit.numbers import pieces
+from mitai.proof.audit.numbers import numbers, pieces, size
 from mitai.proof.audit.plan import Plan
 from mitai.proof.audit.trace import commit
 from mitai.proof.card import ModelCard, decoder
@@ -112,3 +112,14 @@ def changed(array: Ints, value: Value) -> Ints:
     other = array.copy()
     other.reshape(-1)[-1] += 1 if other.reshape(-1)[-1] < value.high else -1
     return other
+
+
+def trace_of(plan: Plan, data: bytes) -> dict[int, Ints]:
+    """Return any bytes as the steps of a trace."""
+    found, at = {}, len(MAGIC)
+    for step in plan.steps:
+        value = plan.value(step)
+        part = data[at : at + size(value)].ljust(size(value), b"\0")
+        found[step] = numbers([part], value)
+        at += len(part)
+    return found
