@@ -19,7 +19,7 @@ import asyncio
 import base64
 import struct
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
@@ -37,6 +37,7 @@ from starlette.types import Receive, Scope, Send
 from mitai.channel.asgi import EXCHANGE_KEY
 from mitai.errors import MitaiError, ServeError
 from mitai.serve.engine import Engine, GenerationRequest, ModelInfo, Step
+from mitai.serve.fingerprints import Choice
 from mitai.serve.render import ChatRenderer, CompletionRenderer, Renderer
 from mitai.serve.schema import (
     Base,
@@ -84,6 +85,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 OnUsage = Callable[[str, str, datetime, int, int], None]
+OnPrints = Callable[[str, Sequence[Choice]], None]
 
 
 def create_app(
@@ -91,6 +93,7 @@ def create_app(
     limits: Limits | None = None,
     *,
     on_usage: OnUsage | None = None,
+    on_prints: OnPrints | None = None,
     check: Callable[[GenerationRequest], None] = lambda _: None,
 ) -> Starlette:
     """Return the API as an ASGI app.
@@ -100,9 +103,11 @@ def create_app(
         limits: What is refused.
         on_usage: Called before the end of a sealed answer is sent, with its exchange's id, the model's name as it was
             asked for, the time it started, and the tokens of prompt and answer.
+        on_prints: Called before `on_usage` where the engine takes fingerprints, with the exchange's id and those of all
+            choices.
         check: Raises `RequestError` for what this engine can't do, before an answer begins.
     """
-    api = _Api(engine, limits or Limits(), on_usage, check)
+    api = _Api(engine, limits or Limits(), on_usage, on_prints, check)
     routes = [
         Route("/v1/chat/completions", api.guarded(api.chat), methods=["POST"]),
         Route("/v1/completions", api.guarded(api.completion), methods=["POST"]),
@@ -124,9 +129,11 @@ class _Api:
         engine: Callable[[], Engine | None],
         limits: Limits,
         on_usage: OnUsage | None,
+        on_prints: OnPrints | None,
         check: Callable[[GenerationRequest], None],
     ) -> None:
         self._provider, self._limits, self._on_usage, self._check = engine, limits, on_usage, check
+        self._on_prints = on_prints
         self._running = 0
         self._started = int(time.time())
 
@@ -240,7 +247,10 @@ class _Api:
             return _Stream(self, engine, work, renderer, with_usage=with_usage, place=place)
         started = datetime.now(UTC)
         with place:
-            answer, used = await _while_connected(request.receive, self._in_time(_collect(engine, work, renderer)))
+            steps = await _while_connected(request.receive, self._in_time(_collect(engine, work)))
+        used = sum({step.choice: step.tokens for step in steps}.values())
+        answer = renderer.whole(steps, used)
+        self.printed(request.scope, _prints(steps))
         self.used(request.scope, wanted.model, started, renderer.prompt_tokens, used)
         return Response(answer, media_type="application/json")
 
@@ -283,6 +293,12 @@ class _Api:
         exchange = scope.get(EXCHANGE_KEY)
         if exchange is not None and self._on_usage is not None:
             self._on_usage(exchange.id, model, started, prompt_tokens, completion_tokens)
+
+    def printed(self, scope: Scope, prints: Sequence[Choice]) -> None:
+        """Hand on the fingerprints of a sealed exchange, if there are any."""
+        exchange = scope.get(EXCHANGE_KEY)
+        if prints and exchange is not None and self._on_prints is not None:
+            self._on_prints(exchange.id, prints)
 
     @property
     def max_seconds(self) -> float:
@@ -369,15 +385,16 @@ class _Stream(Response):
 
     async def _steps(self, send: Send) -> None:
         event = self._renderer.events(with_usage=self._with_usage)
-        counts: dict[int, int] = {}
+        last_steps: dict[int, Step] = {}
         async with aclosing(self._engine.generate(self._work)) as steps:
             async for step in steps:
-                counts[step.choice] = step.tokens
+                last_steps[step.choice] = step
                 if data := event(step):
                     await send({"type": "http.response.body", "body": data, "more_body": True})
-        used = sum(counts.values())
+        used = sum(step.tokens for step in last_steps.values())
         last = self._renderer.usage_event(used) if self._with_usage else b""
         model = self._work.adapter or self._engine.info.name
+        self._api.printed(self._scope, _prints(last_steps.values()))
         self._api.used(self._scope, model, self._started, self._renderer.prompt_tokens, used)
         await send({"type": "http.response.body", "body": last + b"data: [DONE]\n\n", "more_body": False})
 
@@ -387,14 +404,18 @@ class _Stream(Response):
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _collect(engine: Engine, work: GenerationRequest, renderer: Renderer) -> tuple[bytes, int]:
-    """Return the whole answer and how many tokens it has."""
+async def _collect(engine: Engine, work: GenerationRequest) -> list[Step]:
+    """Return all steps of an answer."""
     steps: list[Step] = []
     async with aclosing(engine.generate(work)) as source:
         async for step in source:
             steps.append(step)  # noqa: PERF401 - the generator must be closed by us
-    tokens = sum({step.choice: step.tokens for step in steps}.values())
-    return renderer.whole(steps, tokens), tokens
+    return steps
+
+
+def _prints(steps: Iterable[Step]) -> list[Choice]:
+    """Return the fingerprints of all choices, in their order."""
+    return [step.prints for step in sorted(steps, key=lambda step: step.choice) if step.prints is not None]
 
 
 async def _while_connected(receive: Receive, work: Awaitable[T]) -> T:

@@ -3,8 +3,9 @@
 ```
 GET  /healthz                            anyone       the process is up
 GET  /.well-known/mitai/evidence?nonce=  anyone       what it is and what it serves
-POST /control/deploy, GET /control/status  the host   a gateway lets only operators through; nothing secret is said or
-taken here POST /ohttp …                            sealed       /v1/… and /v1/receipts/EXCHANGE
+POST /control/deploy, GET /control/status  the host  nothing secret is said or taken here; a gateway lets only operators
+                                                     through
+POST /ohttp …                            sealed       /v1/…, /v1/receipts/EXCHANGE, /v1/fingerprints/EXCHANGE
 ```
 
 Invariants:
@@ -25,6 +26,7 @@ import hashlib
 import importlib
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import anyio.to_thread
@@ -45,13 +47,20 @@ from mitai.problem import problem, problem_of
 from mitai.serve.api import create_app
 from mitai.serve.config import DeployRequest, ServeConfig
 from mitai.serve.deployment import Deployment
+from mitai.serve.printing import PrintBook
 from mitai.serve.receipts import ReceiptBook
 from mitai.workload import Workload
 
 log = structlog.get_logger(__name__)
 WORKLOAD = "serve"
 MAX_CONTROL_BYTES = 64 << 10
-_STATUS = {"serve.deploying": 409, "serve.deployed": 409, "serve.receipt-unknown": 404, "serve.receipt-pending": 202}
+_STATUS = {
+    "serve.deploying": 409,
+    "serve.deployed": 409,
+    "serve.receipt-unknown": 404,
+    "serve.receipt-pending": 202,
+    "serve.fingerprints-unknown": 404,
+}
 
 
 class Replica:
@@ -71,6 +80,7 @@ class Replica:
         self._keyring = KeyRing.generate(config.kem, grace_s=config.grace_s)
         self._receipt_key = Identity.generate()
         self._book = ReceiptBook(self._receipt_key)
+        self._prints = PrintBook()
         self._workload = Workload(attester, self._keyring, self._claims)
         self.deployment = Deployment(
             config,
@@ -87,10 +97,12 @@ class Replica:
         Args:
             insecure_plaintext: Serve the API in the clear too; for benchmarks only.
         """
+        api = create_app(self.deployment.engine, self._config.limits, on_usage=self._note, on_prints=self._prints.keep)
         inner = Starlette(
             routes=[
                 Route("/v1/receipts/{exchange}", self._receipt),
-                Mount("/", create_app(self.deployment.engine, self._config.limits, on_usage=self._book.note)),
+                Route("/v1/fingerprints/{exchange}", self._fingerprints),
+                Mount("/", api),
             ],
             lifespan=self._lifespan,
         )
@@ -115,6 +127,10 @@ class Replica:
             ledger=serving.ledger,
             extra=serving.about | {"broker_policy_sha256": self._policy_sha256},
         )
+
+    def _note(self, exchange: str, model: str, started: datetime, prompt_tokens: int, completion_tokens: int) -> None:
+        promised = self._prints.assurances(exchange)
+        self._book.note(exchange, model, started, prompt_tokens, completion_tokens, assurances=promised)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -176,6 +192,13 @@ class Replica:
         except ServeError as error:
             return problem_of(_STATUS[error.code], error)
         return Response(bundle, media_type="application/vnd.mitai.receipt-bundle+json")
+
+    async def _fingerprints(self, request: Request) -> Response:
+        try:
+            file = self._prints.file(request.path_params["exchange"])
+        except ServeError as error:
+            return problem_of(_STATUS[error.code], error)
+        return Response(file, media_type="application/vnd.mitai.fingerprints+msgpack")
 
 
 async def _warm_up() -> None:

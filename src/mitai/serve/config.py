@@ -33,6 +33,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step_tokens: Annotated[int, Meta(ge=1, le=65536)] = 256
     max_context: Annotated[int, Meta(ge=1)] | None = None
     cache_bytes: Annotated[int, Meta(ge=1 << 20)] | None = None
+    fingerprints: bool = False
 
 
 class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ from mitai.errors import ServeError
 from mitai.serve import batch
 from mitai.serve.adapters import UnroutableError, selected
 from mitai.serve.engine import ModelInfo
+from mitai.serve.fingerprints import Bits
 from mitai.serve.loading import LoadedModel
 
 log = structlog.get_logger(__name__)
@@ -61,6 +62,37 @@ def bytes_per_token(model: PreTrainedModel) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
+
+
+class LastHidden:
+    """The last hidden states of a model: what the layer that gives logits is called with.
+
+    Args:
+        model: Whose.
+
+    Raises:
+        ServeError: The model has no such layer.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        head: torch.nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if head is None:
+            raise ServeError(
+                "serve.fingerprints-unsupported", "this architecture does not show the states that logits come from"
+            )
+        self._seen: torch.Tensor | None = None
+        head.register_forward_pre_hook(self._see)
+
+    def _see(self, _: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        self._seen = arguments[0]
+
+    def take(self) -> Bits:
+        """Return (rows, hidden) of the pass that has just run, in bits of bfloat16."""
+        if self._seen is None:
+            raise ServeError("serve.engine-failed", "a pass of the model gave no hidden states")
+        seen, self._seen = self._seen, None
+        bits: Bits = seen[0].to(torch.bfloat16).view(torch.int16).numpy().view("uint16")
+        return bits
 
 
 def pack(model: PreTrainedModel) -> bool:

@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mitai.errors import ServeError
 from mitai.serve.engine import GenerationRequest, Step, TokenLogprob
+from mitai.serve.printing import Printer
 from mitai.serve.sampling import Sampler
 from mitai.serve.text import Telling
 
@@ -25,12 +28,14 @@ if TYPE_CHECKING:
 class Running:
     """A request: its sequences, and the queue of who waits for its steps."""
 
-    def __init__(self, request: GenerationRequest, tokenizer: Tokenizer, context_length: int) -> None:
+    def __init__(
+        self, request: GenerationRequest, tokenizer: Tokenizer, context_length: int, *, fingerprints: bool = False
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.steps: asyncio.Queue[Step | ServeError] = asyncio.Queue()
         self.cancelled = False
         self.sequences = [
-            Sequence(self, request, choice, tokenizer, context_length)
+            Sequence(self, request, choice, tokenizer, context_length, Printer() if fingerprints else None)
             for choice in range(len(request.prompts) * request.n)
         ]
 
@@ -51,12 +56,19 @@ class Sequence:
         pending: Tokens that the model has not seen yet; one, once it answers.
         length: Tokens in the cache.
         longest: What it can grow to.
+        printer: What collects its fingerprints, where they are taken.
         own_cache: Of architectures that cannot be packed.
         done: Whether its last step was made.
     """
 
-    def __init__(
-        self, owner: Running, request: GenerationRequest, choice: int, tokenizer: Tokenizer, context_length: int
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        owner: Running,
+        request: GenerationRequest,
+        choice: int,
+        tokenizer: Tokenizer,
+        context_length: int,
+        printer: Printer | None = None,
     ) -> None:
         prompt = request.prompts[choice // request.n]
         self.owner, self.sampling, self.adapter = owner, request.sampling, request.adapter
@@ -66,6 +78,7 @@ class Sequence:
         self.longest = min(len(prompt) + request.sampling.max_tokens, context_length)
         self.sampler = Sampler(request.sampling, choice % request.n)
         self._telling = Telling(tokenizer, request.sampling, choice)
+        self.printer = printer
         self.own_cache: DynamicCache | None = None
         self.done = False
 
@@ -86,6 +99,8 @@ class Sequence:
         self.sampler.chosen(token)
         told = self._telling.step(token, logprob, end=end, full=self.length + 1 > self._context_length)
         self.done = told.finish is not None
+        if self.printer is not None and self.done:
+            told = msgspec.structs.replace(told, prints=self.printer.choice())
         return told
 
 

@@ -41,7 +41,7 @@ from mitai.errors import ServeError
 from mitai.serve import batch
 from mitai.serve.adapters import parts_of, put_on, selected
 from mitai.serve.engine import GenerationRequest, ModelInfo, Step, TokenLogprob
-from mitai.serve.inspection import bytes_per_token, describe, end_tokens, pack, try_packed
+from mitai.serve.inspection import LastHidden, bytes_per_token, describe, end_tokens, pack, try_packed
 from mitai.serve.loading import LoadedModel, load
 from mitai.serve.prompts import Prompts
 from mitai.serve.sampling import sample
@@ -61,6 +61,7 @@ class EngineOptions:
         max_context: Upper bound on the context length; `None` takes the model's own.
         cache_bytes: Memory for keys and values; `None` takes a quarter of the machine's.
         threads: Of torch; `None` leaves its default.
+        fingerprints: Take fingerprints of the activations of each answer (`mitai.serve.fingerprints`).
     """
 
     max_sequences: int = 32
@@ -68,6 +69,7 @@ class EngineOptions:
     max_context: int | None = None
     cache_bytes: int | None = None
     threads: int | None = None
+    fingerprints: bool = False
 
 
 class TransformersEngine:
@@ -111,9 +113,12 @@ class TransformersEngine:
         self._waiting: list[_Sequence] = []
         self._embeddings: list[EmbeddingJob] = []
         self._closing, self._closed = False, _closed()
+        self._hidden = LastHidden(loaded.model) if self._options.fingerprints else None
         self._packed = pack(loaded.model)
         if self._packed and adapters:
             try_packed(loaded.model, adapters)
+        if self._hidden is not None and not self._packed:
+            raise ServeError("serve.fingerprints-unsupported", "this architecture runs one sequence after the other")
         self._token_bytes = bytes_per_token(loaded.model)
         self._cache_bytes = self._options.cache_bytes or _quarter_of_memory()
         self._thread = threading.Thread(target=self._run, name="mitai-engine", daemon=True)
@@ -139,7 +144,7 @@ class TransformersEngine:
         """Continue a prompt; see `Engine.generate`."""
         for prompt in request.prompts:
             self._check(prompt)
-        running = Running(request, self.tokenizer, self._info.context_length)
+        running = Running(request, self.tokenizer, self._info.context_length, fingerprints=self._options.fingerprints)
         self._inbox.put(running)
         left = len(running.sequences)
         try:
@@ -338,6 +343,10 @@ class TransformersEngine:
         asked = [row for row, sequence in enumerate(ready) if sequence.sampling.logprobs is not None]
         logprobs = dict(zip(asked, logits[asked].float().log_softmax(dim=-1), strict=True)) if asked else {}
         tokens = sample(logits, [sequence.sampler for sequence in ready])
+        if self._hidden is not None:
+            for sequence, token, row in zip(ready, tokens, self._hidden.take(), strict=True):
+                if sequence.printer is not None:
+                    sequence.printer.add(token, row)
         steps = []
         for row, (sequence, token) in enumerate(zip(ready, tokens, strict=True)):
             logprob = self._logprob(token, logprobs[row], sequence.sampling.logprobs or 0) if row in logprobs else None
