@@ -28,6 +28,7 @@ _LN2_LOW = float(_LN2 - Fraction(_LN2_HIGH))
 _PER_LN2 = float(1 / _LN2)
 _EXP_TERMS, _LOG_TERMS, _ERF_TERMS = 15, 13, 130
 _FLAT = 6.0  # erf is 1 from here on
+_FAR = 2046  # powers of two beyond are 0 or infinite
 
 
 def exp(x: Real) -> Real:
@@ -37,7 +38,7 @@ def exp(x: Real) -> Real:
     total = np.ones_like(rest)
     for k in range(_EXP_TERMS, 0, -1):
         total = total * rest / k + 1
-    return np.ldexp(total, power.astype(np.int32))
+    return np.ldexp(total, np.clip(power, -_FAR, _FAR).astype(np.int32))
 
 
 def log(x: Real) -> Real:

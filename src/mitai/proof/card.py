@@ -93,7 +93,10 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         if prompt < 1 or answer < 1 or prompt + answer > MAX_TOKENS:
             raise ProofError("proof.statement-invalid", f"prompt and answer have 2 to {MAX_TOKENS} tokens together")
         graph = Graph(self.reaches)
-        return self.model.write(graph, prompt + answer - 1, answers=answer, keep=False, drawn=drawn).program()
+        try:
+            return self.model.write(graph, prompt + answer - 1, answers=answer, keep=False, drawn=drawn).program()
+        except (ValueError, OverflowError):  # shifts by less than nothing, numbers that are no integers
+            raise ProofError("proof.program-invalid", "no program follows from the reaches of the card") from None
 
 
 class _Family(msgspec.Struct):

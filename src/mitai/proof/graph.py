@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mitai.errors import ProofError
-from mitai.proof.operation import Ints, Shape, Value
+from mitai.proof.operation import LIMIT, Ints, Shape, Value
 from mitai.proof.operations import (
     AnyOperation,
     Argmax,
@@ -150,7 +150,10 @@ class Graph:
 
     def constant(self, numbers: Real | Ints, fraction: int = 0) -> Tensor:
         """Make numbers part of the program."""
-        whole = np.rint(np.ldexp(np.asarray(numbers, np.float64), fraction)).astype(np.int64)
+        real = np.rint(np.ldexp(np.asarray(numbers, np.float64), fraction))
+        if not (np.abs(real) <= LIMIT).all():  # nor what is no number
+            raise ProofError("proof.program-invalid", "a constant has numbers that may exceed 62 bits")
+        whole = real.astype(np.int64)
         constant = constant_of(whole)
         key = whole.shape, constant.data
         if key not in self._constants:

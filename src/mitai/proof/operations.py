@@ -240,6 +240,7 @@ class RSqrt(_Unary, frozen=True):
 
     def infer(self, *operands: Value) -> Value:
         (a,) = operands
+        require(1 <= self.numerator < LIMIT, "a numerator that is too large")
         require(a.reach << (2 * self.bits) <= LIMIT, "a square times a number that may be too large")
         return Value(a.shape, 0, (1 << self.bits) - 1)
 
@@ -260,6 +261,7 @@ class Gap(_Unary, frozen=True):
     def infer(self, *operands: Value) -> Value:
         (a,) = operands
         length_of(a, self.axis)
+        require(self.shift >= 0, "a shift by less than nothing")
         require(self.shift + self.bits <= 62, "more than 62 bits before a rescaling")
         require(a.high - a.low <= LIMIT, "numbers that are too far apart")
         return Value(a.shape, 0, (1 << self.bits) - 1)
