@@ -1,0 +1,106 @@
+/** One small answer: it holds, and nothing else does. Refusals are those of the Python package, step by step. */
+import { concat, fromHex, MitaiError } from "@mitai/verify";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { Answer, checkAnswer, ModelCard } from "../src/index.ts";
+import { FILE, VERDICTS } from "./fixtures.ts";
+
+const { identity } = VERDICTS;
+
+function verdict(file: Uint8Array, model = identity): [code: string, step: string] {
+  try {
+    checkAnswer(Answer.parse(file), model);
+  } catch (error) {
+    if (error instanceof MitaiError) return [error.code, error.step];
+    throw error;
+  }
+  return ["", ""];
+}
+
+describe("an answer with its proof", () => {
+  test("holds, with as much security as Python says", () => {
+    const parts: number[] = [];
+    const checked = checkAnswer(Answer.parse(FILE), identity, (part) => parts.push(part));
+    expect(checked).toMatchObject({ model: identity, prompt: 3, answer: 2 });
+    expect(checked.bits).toBeCloseTo(VERDICTS.bits, 9);
+    expect(parts).toEqual([...parts].sort((a, b) => a - b));
+    expect(parts.at(-1)).toBe(1);
+  });
+
+  test("is of one model only", () => {
+    expect(verdict(FILE, "0".repeat(64))).toEqual(["proof.model-differs", "model"]);
+  });
+
+  test("with other bytes is refused as Python refuses it", () => {
+    const theirs = VERDICTS.runs.map(([at, drop, put, ...refusal]) => [at, drop, put, ...refusal]);
+    const ours = VERDICTS.runs.map(([at, drop, put]) => {
+      return [at, drop, put, ...verdict(concat(FILE.subarray(0, at), fromHex(put), FILE.subarray(at + drop)))];
+    });
+    expect(ours).toEqual(theirs);
+    expect(new Set(theirs.map(([, , , code]) => code)).size).toBeGreaterThan(4);
+    expect(theirs.filter(([, , , code]) => code === "")).toEqual([]);
+  }, 60_000);
+
+  test("with any one bit flipped is refused", { timeout: 600_000 }, async () => {
+    const flip = fc.tuple(fc.nat(FILE.length - 1), fc.nat(7));
+    const refused = fc.asyncProperty(flip, async ([at, bit]) => {
+      await new Promise(setImmediate); // vitest wants to hear something now and then
+      const file = FILE.slice();
+      file[at] = (file[at] ?? 0) ^ (1 << bit);
+      return verdict(file)[0] !== "";
+    });
+    await fc.assert(refused, { numRuns: Number(process.env.MITAI_RUNS ?? 25) });
+  });
+
+  test("that is cut or longer is refused", () => {
+    fc.assert(
+      fc.property(fc.nat(FILE.length - 1), (end) => verdict(FILE.slice(0, end))[0] === "proof.answer-malformed"),
+      { numRuns: 20 },
+    );
+    expect(verdict(concat(FILE, Uint8Array.of(0)))[0]).toBe("proof.answer-malformed");
+  });
+
+  test("does not hold for other tokens", () => {
+    const { card, prompt, answer, proof } = Answer.parse(FILE);
+    const said = answer.map((token) => (token + 1) % 40);
+    for (const [ask, say] of [
+      [prompt, said],
+      [[...prompt].reverse(), answer],
+      [prompt, answer.slice(0, 1)],
+      [[...prompt, answer[0] ?? 0], answer.slice(1)],
+    ] as const) {
+      const forged = { card, prompt: ask, answer: say, proof } as Answer;
+      expect(() => checkAnswer(forged, identity)).toThrow(MitaiError);
+    }
+  });
+
+  test("has no tokens beyond the model's vocabulary", () => {
+    const { card, prompt, proof } = Answer.parse(FILE);
+    const forged = { card, prompt, answer: [3, 40], proof } as Answer;
+    expect(() => checkAnswer(forged, identity)).toThrowError(/vocabulary/);
+  });
+});
+
+test("a proof that goes on is refused", () => {
+  const parsed = Answer.parse(FILE);
+  const forged = { ...parsed, proof: concat(parsed.proof, new Uint8Array(8)) } as Answer;
+  expect(() => checkAnswer(forged, identity)).toThrowError(/8 bytes follow/);
+});
+
+test("any bytes are no card, or refused with a MitaiError", () => {
+  const card = Answer.parse(FILE).card;
+  const edited = fc
+    .tuple(fc.nat(card.length), fc.nat(3), fc.uint8Array({ maxLength: 4 }))
+    .map(([at, drop, put]) => concat(card.subarray(0, at), Uint8Array.from(put), card.subarray(at + drop)));
+  fc.assert(
+    fc.property(fc.oneof(fc.uint8Array({ maxLength: 60 }), edited), (data) => {
+      try {
+        const parsed = ModelCard.parse(Uint8Array.from(data));
+        if (parsed.identity !== identity) parsed.program(2, 2);
+      } catch (error) {
+        expect(error).toBeInstanceOf(MitaiError);
+      }
+    }),
+    { numRuns: 300 },
+  );
+});
