@@ -31,6 +31,7 @@ from mitai.proof.sumcheck import prove_batch
 from mitai.proof.transcript import HASH_BYTES, Prover
 from mitai.proof.verify.claims import Claim, bind_claims, powers_sum
 from mitai.proof.verify.commitment import LEAF, NODE, Shape
+from mitai.proof.verify.hiding import HidingShape
 from mitai.proof.verify.soundness import LOG_BLOWUP, QUERIES
 
 Progress = Callable[[int, int], object]  # how much is done, and of how much
@@ -67,7 +68,7 @@ class Commitment:
         """Return the encoded columns at some places, (places, rows)."""
         if self.code is None:
             return encoded_at(self.elements, places)
-        return np.moveaxis(self.code[:, places], 0, 1).reshape(len(places), -1)
+        return columns_of(self.code, places)
 
 
 def commit(
@@ -81,11 +82,30 @@ def commit(
         say: Told how many groups are done, and of how many.
     """
     elements = array if isinstance(array, Elements) else Elements(array)
-    groups, leaves, width = code_shape(elements.shape)
+    hashes, code = encoded(elements, elements.shape, None, keep, say)
+    levels = tree_over(hashes)
+    return Commitment(levels[-1].tobytes(), elements, levels, code)
+
+
+def encoded(
+    elements: Elements,
+    shape: Shape | HidingShape,
+    more: Array | None,
+    keep: Callable[[Array], object] | None,
+    say: Progress,
+) -> tuple[NDArray[np.uint8], Array | None]:
+    """Encode all rows, with coefficients that follow those of each if there are some; see `commit`.
+
+    Returns:
+        The hashes of encoded columns (leaves, 32), and the code if it is small and nobody keeps it.
+    """
+    groups, leaves, width = code_shape(shape)
     hashes = kernels.Hashes(LEAF, leaves) if groups > 1 else None
     kept = None
     for group in range(groups):
-        code = kernels.encode(elements.rows(group * width, (group + 1) * width))
+        first, last = group * width, (group + 1) * width
+        following = None if more is None else more[:, first:last]
+        code = kernels.encode(elements.rows(first, last), following, leaves >> LOG_BLOWUP)
         if keep:
             keep(code)
         if hashes:
@@ -93,11 +113,10 @@ def commit(
         elif not keep and elements.log <= KEPT_LOG:
             kept = code[None]
         say(group + 1, groups)
-    levels = tree_over(hashes.digests() if hashes else column_hashes(code))
-    return Commitment(levels[-1].tobytes(), elements, levels, kept)
+    return hashes.digests() if hashes else column_hashes(code), kept
 
 
-def code_shape(shape: Shape) -> tuple[int, int, int]:
+def code_shape(shape: Shape | HidingShape) -> tuple[int, int, int]:
     """Return a code's shape: groups of rows that are encoded together, leaves, rows of a group."""
     width = 1 << shape.rows
     while width > HASHED_ROWS and width << shape.leaves > WORK_ELEMENTS:
@@ -105,8 +124,13 @@ def code_shape(shape: Shape) -> tuple[int, int, int]:
     return (1 << shape.rows) // width, 1 << shape.leaves, width
 
 
-def encoded_at(elements: Elements, places: Sequence[int]) -> Array:
-    """Return a code's columns at some places, (places, rows), from the numbers alone.
+def columns_of(code: Array, places: Sequence[int]) -> Array:
+    """Return columns of a code (groups of rows, leaves, rows of a group) at some places, (places, rows)."""
+    return np.moveaxis(code[:, places], 0, 1).reshape(len(places), -1)
+
+
+def encoded_at(elements: Elements, places: Sequence[int], more: Array | None = None) -> Array:
+    """Return the columns of a code of 2^(positions + 2) places at some of them, (places, rows), from numbers alone.
 
     Coefficients c · 2^m + d are put together by c first, for all that x^(2^m) can be, and by d at the places alone.
     """
@@ -116,14 +140,19 @@ def encoded_at(elements: Elements, places: Sequence[int]) -> Array:
     powers = np.stack([field.power(_point(place, shape.positions), 1 << outer) for place in places])
     found = np.zeros((len(places), rows), np.uint64)
     step = min(max(1 << LOG_STEP >> shape.rows, 1), 1 << outer)
+    following = None
+    if more is not None:
+        following = np.zeros((-(-len(more) >> outer), 1 << outer, rows), np.uint64)
+        following.reshape(-1, rows)[: len(more)] = more
     for start in range(0, 1 << outer, step):
         firsts = (((c << outer) + start) * rows for c in range(1 << inner))
         part = np.stack([elements.part(first, first + step * rows) for first in firsts])
-        code = kernels.encode(part).reshape(-1, step, rows)
+        rest = None if following is None else following[:, start : start + step].reshape(-1, step * rows)
+        code = kernels.encode(part, rest).reshape(-1, step, rows)
         for number, place in enumerate(places):
             weights = field.lift(powers[number, start : start + step])
-            more = kernels.contract(code[None, place >> outer], weights)[0, :, 0]
-            found[number] = field.add(found[number], more)
+            value = kernels.contract(code[None, place >> outer], weights)[0, :, 0]
+            found[number] = field.add(found[number], value)
     return found
 
 

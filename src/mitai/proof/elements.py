@@ -39,6 +39,10 @@ class Elements:
         if sum(map(len, runs)) != 1 << self.log or any(len(run) % (1 << self.shape.rows) for run in self._runs):
             raise ValueError("runs of whole positions, 2^n elements in all")
 
+    def cut(self, positions: int) -> Elements:
+        """Return the same as a matrix of 2^positions, not fewer than here."""
+        return Elements(*self._runs, positions=positions)
+
     def part(self, start: int, stop: int) -> Array:
         """Return some elements."""
         parts, at = list[Array](), 0

@@ -15,7 +15,7 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as member
 
@@ -24,10 +24,18 @@ from numpy.typing import NDArray
 
 from mitai.errors import ProofError
 from mitai.proof import field, kernels
-from mitai.proof.commitment import column_hashes, send_paths, tree_over
+from mitai.proof.commitment import (
+    Progress,
+    column_hashes,
+    columns_of,
+    encoded,
+    encoded_at,
+    send_paths,
+    tree_over,
+)
 from mitai.proof.elements import Elements
 from mitai.proof.field import Array, P, Point
-from mitai.proof.transcript import HASH_BYTES, Prover
+from mitai.proof.transcript import Prover
 from mitai.proof.verify.hiding import (
     SALTED,
     Equation,
@@ -43,28 +51,60 @@ from mitai.proof.verify.soundness import HIDING_QUERIES
 
 @dataclass(frozen=True)
 class Leaves:
-    """An encoded matrix under a tree of salted leaves.
+    """A tree over encoded columns, each with a salt.
 
     Attributes:
-        code: Encoded columns (leaves, rows).
         salts: One for each leaf (leaves, 32).
         levels: Hashes of the tree, from the leaves up to the root.
     """
 
-    code: Array = member(repr=False)
     salts: NDArray[np.uint8] = member(repr=False)
     levels: list[NDArray[np.uint8]] = member(repr=False)
+
+    @staticmethod
+    def over(hashes: NDArray[np.uint8]) -> Leaves:
+        """Make a tree over hashes of columns (leaves, 32)."""
+        salts = np.frombuffer(os.urandom(hashes.size), np.uint8).reshape(hashes.shape)
+        return Leaves(salts, tree_over(kernels.hashes(SALTED, np.concatenate([hashes, salts], axis=1))))
 
     @property
     def root(self) -> bytes:
         """The commitment."""
         return self.levels[-1].tobytes()
 
-    def show(self, transcript: Prover, places: Sequence[int]) -> None:
-        """Say columns."""
-        transcript.send("columns", self.code[places])
+    def show(self, transcript: Prover, places: Sequence[int], columns: Array) -> None:
+        """Say the columns at some places."""
+        transcript.send("columns", columns)
         transcript.send_bytes("salts", self.salts[places].tobytes())
         send_paths(transcript, self.levels, places)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A matrix in memory, encoded and committed to.
+
+    Attributes:
+        matrix: Coefficients (positions, rows).
+        margin: Random ones that follow (margin, rows).
+        code: Encoded columns (leaves, rows).
+        leaves: The tree.
+    """
+
+    matrix: Array = member(repr=False)
+    margin: Array = member(repr=False)
+    code: Array = member(repr=False)
+    leaves: Leaves = member(repr=False)
+
+    @staticmethod
+    def of(matrix: Array, shape: HidingShape, margin: int) -> Coded:
+        """Draw what follows, encode and commit."""
+        more = uniform(margin, matrix.shape[1])
+        code = kernels.encode(matrix, more, shape.size)
+        return Coded(matrix, more, code, Leaves.over(column_hashes(code)))
+
+    def show(self, transcript: Prover, places: Sequence[int]) -> None:
+        """Say the columns at some places."""
+        self.leaves.show(transcript, places, self.code[places])
 
 
 @dataclass
@@ -72,17 +112,20 @@ class HidingCommitment:
     """What its prover keeps of a hiding commitment to 2^log elements of F.
 
     Attributes:
-        array: The elements.
+        elements: The elements, as the matrix that is encoded.
         margin: The random coefficients of each row (margin, rows).
-        leaves: The code and its tree.
+        leaves: The tree.
         uses: How often it may be opened.
-        spent: How often it was.
+        code: The encoded columns (groups of rows, leaves, rows of a group), or None: they are computed again when they
+            are asked for.
+        spent: How often it was opened.
     """
 
-    array: Array = member(repr=False)
+    elements: Elements = member(repr=False)
     margin: Array = member(repr=False)
     leaves: Leaves = member(repr=False)
     uses: int
+    code: Array | None = member(repr=False, default=None)
     spent: int = 0
 
     @property
@@ -93,17 +136,12 @@ class HidingCommitment:
     @property
     def log(self) -> int:
         """The log of the array's size."""
-        return len(self.array).bit_length() - 1
+        return self.elements.log
 
     @property
     def shape(self) -> HidingShape:
         """The matrix's shape."""
         return HidingShape.of(self.log, self.uses)
-
-    @property
-    def elements(self) -> Elements:
-        """The array as this matrix."""
-        return Elements(self.array, positions=self.shape.positions)
 
     def spend(self) -> None:
         """Count a use.
@@ -116,8 +154,13 @@ class HidingCommitment:
     def folded(self, point: Point) -> Array:
         """Return the combination of the rows' polynomials at a point (coefficients, 2)."""
         weights = kernels.equality(point)
-        rows = self.array.reshape(-1, len(weights), 1), self.margin.reshape(-1, len(weights), 1)
-        return np.concatenate([kernels.contract(one, weights)[:, 0] for one in rows])
+        return np.concatenate([self.elements.combined(weights), _folded(self.margin, weights)])
+
+    def show(self, transcript: Prover, places: Sequence[int]) -> None:
+        """Say the columns at some places."""
+        code = self.code
+        columns = encoded_at(self.elements, places, self.margin) if code is None else columns_of(code, places)
+        self.leaves.show(transcript, places, columns)
 
 
 @dataclass
@@ -126,22 +169,18 @@ class Pads:
 
     Attributes:
         count: How many there are.
-        matrix: The pads, and as many random numbers as fill it (2^positions, 2 · rows).
-        margin: The random coefficients of each row (margin, 2 · rows).
-        leaves: The code and its tree.
+        coded: The pads, and as many random numbers as fill a matrix (2^positions, 2 · rows).
         spent: How often an equation about them was shown.
     """
 
     count: int
-    matrix: Array = member(repr=False)
-    margin: Array = member(repr=False)
-    leaves: Leaves = member(repr=False)
+    coded: Coded = member(repr=False)
     spent: int = 0
 
     @property
     def values(self) -> Array:
         """The pads (count, 2)."""
-        return self.matrix.reshape(-1, 2)[: self.count]
+        return self.coded.matrix.reshape(-1, 2)[: self.count]
 
 
 def uniform(*shape: int) -> Array:
@@ -152,20 +191,28 @@ def uniform(*shape: int) -> Array:
     return out.reshape(shape)
 
 
-def commit_hiding(array: Array, uses: int = 1) -> HidingCommitment:
-    """Commit to an array of 2^n elements of F, which is opened at most so often."""
-    shape = HidingShape.of(len(array).bit_length() - 1, uses)
-    _, margin, leaves = _committed(shape, array.reshape(1 << shape.positions, 1 << shape.rows))
-    return HidingCommitment(array, margin, leaves, uses)
+def commit_hiding(
+    array: Array | Elements,
+    uses: int = 1,
+    keep: Callable[[Array], object] | None = None,
+    say: Progress = lambda *_: None,
+) -> HidingCommitment:
+    """Commit to an array of 2^n elements of F, which is opened at most so often; see `commit`."""
+    elements = array if isinstance(array, Elements) else Elements(array)
+    shape = HidingShape.of(elements.log, uses)
+    elements = elements.cut(shape.positions)
+    margin = uniform(shape.margin, 1 << shape.rows)
+    hashes, code = encoded(elements, shape, margin, keep, say)
+    return HidingCommitment(elements, margin, Leaves.over(hashes), uses, code)
 
 
 def commit_pads(transcript: Prover, count: int) -> Pads:
     """Draw pads, and say the root of a commitment to them (`receive_pads`)."""
     shape = HidingShape.of_pads(count)
     transcript.bind("pads", count.to_bytes(8, "little"))
-    matrix, margin, leaves = _committed(shape, uniform(1 << shape.positions, 2 << shape.rows))
-    transcript.send_bytes("pads", leaves.root)
-    return Pads(count, matrix, margin, leaves)
+    coded = Coded.of(uniform(1 << shape.positions, 2 << shape.rows), shape, shape.margin)
+    transcript.send_bytes("pads", coded.leaves.root)
+    return Pads(count, coded)
 
 
 def prove_hidden(
@@ -189,36 +236,41 @@ def prove_hidden(
     asked = [Opening(one.root, one.log, one.uses, point, weights) for one, point, weights in openings]
     bind_equation(transcript, equation, asked)
     # 1. what is fixed
-    matrix, margin, factors = _committed(shape, _factors(pads, equation, shape))
-    transcript.send_bytes("products", factors.root)
+    factors = Coded.of(_factors(pads, equation, shape), shape, shape.margin)
+    transcript.send_bytes("products", factors.leaves.root)
     mask = uniform(2 * shape.coefficients - 1, 4)  # two words of the combination, then two of the polynomial
     mask[shape.coefficients :, :2] = 0
-    masks = [mask, *(uniform(opening.shape.coefficients, 2) for opening in asked)]
     shapes = [shape, *(opening.shape for opening in asked)]
-    trees = [_leaves(kernels.encode(one, None, own.size)) for one, own in zip(masks, shapes, strict=True)]
-    for tree in trees:
-        transcript.send_bytes("mask", tree.root)
+    masks = [Coded.of(mask, shape, 0)]
+    masks += [Coded.of(uniform(one.coefficients, 2), one, 0) for one in shapes[1:]]
+    for one in masks:
+        transcript.send_bytes("mask", one.leaves.root)
     masked_sum = field.elements(mask[:, 2:])[(1 << shape.positions) - 1]
-    for own, opening in zip(masks[1:], asked, strict=True):
-        masked_sum = masked_sum + inner(opening.weights, own[: len(opening.weights)])
+    for one, opening in zip(masks[1:], asked, strict=True):
+        masked_sum = masked_sum + inner(opening.weights, one.matrix[: len(opening.weights)])
     transcript.send("sum", field.array([masked_sum]))
     # 2. what is drawn
     beta, delta, fold = draw(transcript, shape, equation)
     # 3. what is masked
-    rows = np.concatenate([pads.matrix, matrix], axis=1), np.concatenate([pads.margin, margin], axis=1)
-    weights = kernels.equality(fold)[: rows[0].shape[1]]
-    folded = np.concatenate([kernels.contract(one[:, :, None], weights)[:, 0] for one in rows])
-    polynomial = _polynomial(polynomials(equation, shape, beta), pads.leaves.code, factors.code, shape)
+    both = (pads.coded, factors)
+    rows = [np.concatenate([one.matrix, one.margin]) for one in both]
+    folded = _folded(np.concatenate(rows, axis=1), kernels.equality(fold))
+    polynomial = _polynomial(polynomials(equation, shape, beta), pads.coded.code, factors.code, shape)
     transcript.send("combination", kernels.add_multiple(mask[: shape.coefficients, :2], delta, folded))
     transcript.send("polynomial", kernels.add_multiple(mask[:, 2:], delta, polynomial))
-    for own, (commitment, point, _) in zip(masks[1:], openings, strict=True):
-        transcript.send("combination", kernels.add_multiple(own, delta, commitment.folded(point)))
+    for one, (commitment, point, _) in zip(masks[1:], openings, strict=True):
+        transcript.send("combination", kernels.add_multiple(one.matrix, delta, commitment.folded(point)))
     # 5. the columns
-    shown = [[pads.leaves, factors], *([commitment.leaves] for commitment, _, _ in openings)]
-    for one, committed, tree in zip(shapes, shown, trees, strict=True):
-        places = transcript.places("columns", HIDING_QUERIES, one.leaves)
-        for leaves in (*committed, tree):
-            leaves.show(transcript, places)
+    shown: list[Sequence[Coded | HidingCommitment]] = [both, *((commitment,) for commitment, _, _ in openings)]
+    for own, them, one in zip(shapes, shown, masks, strict=True):
+        places = transcript.places("columns", HIDING_QUERIES, own.leaves)
+        for each in (*them, one):
+            each.show(transcript, places)
+
+
+def _folded(rows: Array, weights: Array) -> Array:
+    """Return the weighted sum of a matrix's rows (positions, rows), for as many weights or more."""
+    return kernels.contract(rows[:, :, None], weights[: rows.shape[1]])[:, 0]
 
 
 def _factors(pads: Pads, equation: Equation, shape: HidingShape) -> Array:
@@ -264,18 +316,6 @@ def _reversed(size: int) -> NDArray[np.int64]:
     while len(out) < size:
         out = np.concatenate([2 * out, 2 * out + 1])
     return out
-
-
-def _committed(shape: HidingShape, matrix: Array) -> tuple[Array, Array, Leaves]:
-    """Return a matrix (2^positions, rows), random coefficients that follow those of each row, and the tree."""
-    margin = uniform(shape.margin, matrix.shape[1])
-    return matrix, margin, _leaves(kernels.encode(matrix, margin, shape.size))
-
-
-def _leaves(code: Array) -> Leaves:
-    salts = np.frombuffer(os.urandom(len(code) * HASH_BYTES), np.uint8).reshape(-1, HASH_BYTES)
-    hashes = kernels.hashes(SALTED, np.concatenate([column_hashes(code), salts], axis=1))
-    return Leaves(code, salts, tree_over(hashes))
 
 
 def _counted(spent: int, uses: int) -> int:

@@ -84,7 +84,7 @@ def commit_arrays(arrays: Sequence[Ints], uses: int = 0) -> AnyCommitment | None
 
 
 def _commit(elements: Elements, uses: int) -> AnyCommitment:
-    return commit_hiding(elements.part(0, 1 << elements.log), uses) if uses else commit(elements)
+    return commit_hiding(elements, uses) if uses else commit(elements)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from mitai.errors import ProofError
-from mitai.proof import field, hiding
+from mitai.proof import commitment, field, hiding
+from mitai.proof.commitment import column_hashes
+from mitai.proof.elements import Elements
 from mitai.proof.field import ONE, K, P
-from mitai.proof.hiding import commit_hiding, commit_pads, interpolate, prove_hidden, uniform
+from mitai.proof.hiding import Leaves, commit_hiding, commit_pads, interpolate, prove_hidden, uniform
 from mitai.proof.transcript import HASH_BYTES, Verifier
 from mitai.proof.verify import soundness
 from mitai.proof.verify.hiding import MAX_USES, Equation, HidingShape, Opening, check_hidden, inner, receive_pads
@@ -219,12 +221,16 @@ def test_factors_of_no_product_add_nothing(monkeypatch):
     assert case.refused(case.prove()) == "proof.hidden-refuted"
 
 
+def with_code(commitment, code):
+    return replace(commitment, leaves=Leaves.over(column_hashes(code)), code=code[None])
+
+
 def test_rows_of_more_coefficients_are_refused(monkeypatch):
     case = Case(arrays=((4, 1),))
     [(one, *_)] = case.openings
     margin = np.concatenate([one.margin, table(1, 1)])
-    leaves = hiding._leaves(field.encode(np.concatenate([one.array[:, None], margin]), one.shape.size))
-    case.openings[0] = (replace(one, leaves=leaves), *case.openings[0][1:])
+    code = field.encode(np.concatenate([one.elements.rows(0, 1), margin]), one.shape.size)
+    case.openings[0] = (with_code(one, code), *case.openings[0][1:])
     assert case.refused(case.prove()) == "proof.column-refuted"
 
 
@@ -249,9 +255,9 @@ def test_masks_are_codewords(monkeypatch, words):
 def test_columns_that_are_no_code_are_refused():
     case = Case(arrays=((4, 1),))
     [(one, *_)] = case.openings
-    code = one.leaves.code.copy()
+    code = one.code[0].copy()
     code[:: len(code) // 256] = table(256, 1)  # of 1024: a fourth
-    case.openings[0] = (replace(one, leaves=hiding._leaves(code)), *case.openings[0][1:])
+    case.openings[0] = (with_code(one, code), *case.openings[0][1:])
     assert case.refused(case.prove()) == "proof.column-refuted"  # missed with (3/4)^172, less than 2^−71
 
 
@@ -291,6 +297,22 @@ def test_shapes(log, uses):
     assert bits > (104 if log <= 28 and uses <= 64 else 99)
     pads = HidingShape.of(log, multiplied=True)
     assert 5 * (1 << pads.leaves) >= 32 * pads.coefficients
+
+
+def test_an_array_may_be_encoded_in_parts(monkeypatch):
+    numbers = RNG.integers(-9, 9, 1 << 14)
+    one = commit_hiding(field.signed(numbers))
+    monkeypatch.setattr(commitment, "WORK_ELEMENTS", 1 << 10)
+    monkeypatch.setattr(hiding, "uniform", lambda *_: one.margin)
+    monkeypatch.setattr(os, "urandom", lambda _size: one.leaves.salts.tobytes())
+    parts, told = [], []
+    other = commit_hiding(Elements(numbers), 1, parts.append, lambda *done: told.append(done))
+    assert (other.root, other.code, told) == (one.root, None, [(1, 2), (2, 2)])
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), one.code[0])
+    monkeypatch.undo()
+    case = Case(arrays=((14, 1),))
+    case.commitments[0].code = None  # columns are computed again
+    case.check(case.prove())
 
 
 # --- hiding ---
@@ -334,8 +356,7 @@ def test_what_hides_is_used_once():
 def test_no_secret_is_in_what_is_printed():
     case = Case()
     for text in (repr(case.pads), repr(case.commitments[0])):
-        assert "array" not in text
-        assert len(text) < 100
+        assert len(text) < 80
 
 
 class Scripted(Recorder):
@@ -359,6 +380,8 @@ class Tape:
         monkeypatch.setattr(hiding.os, "urandom", lambda size: bytes(size))  # salts
 
     def uniform(self, *shape):
+        if not shape[0]:
+            return table(*shape)
         self.drawn.append(self.given.pop(0).copy() if self.given else table(*shape))
         assert self.drawn[-1].shape == shape
         return self.drawn[-1].copy()
@@ -421,10 +444,10 @@ def test_all_witnesses_have_the_same_proofs(monkeypatch):
     places = [again.places("columns", HIDING_QUERIES, each.leaves) for each in (own, shape)]
     # other pads, with which the equation holds
     matrix = other.reshape(1 << shape.positions, -1)
-    margin = margin_for(matrix, commitment.leaves.code, shape, places[1])
-    second = replace(commitment, array=other, margin=margin)
-    values = table(*pads.matrix.shape)
-    others = replace(pads, matrix=values)
+    margin = margin_for(matrix, commitment.code[0], shape, places[1])
+    second = replace(commitment, elements=Elements(other).cut(shape.positions), margin=margin)
+    values = table(*pads.coded.matrix.shape)
+    others = replace(pads, coded=replace(pads.coded, matrix=values))
     missing = sides(replace(equation, constant=constant), others, [(second, point, weights)])
     flat = values.reshape(-1, 2)
     [at_zero], [coefficient] = field.elements(flat[:1]), field.elements(equation.linear[:1])
@@ -437,7 +460,7 @@ def test_all_witnesses_have_the_same_proofs(monkeypatch):
     numbers = [
         margin,
         values,
-        margin_for(values, pads.leaves.code, own, places[0]),
+        margin_for(values, pads.coded.code, own, places[0]),
         margin_for(hiding._factors(others, equation, own), whole, own, places[0]),
         pads_mask,
         array_mask,
