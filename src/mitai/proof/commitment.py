@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as member
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +37,17 @@ from mitai.proof.verify.soundness import LOG_BLOWUP, QUERIES
 
 Progress = Callable[[int, int], object]  # how much is done, and of how much
 
-KEPT_LOG = 22  # of elements whose code stays in memory: 128 MiB
+KEPT_LOG = 23  # of elements whose code stays in memory: 256 MiB
 WORK_ELEMENTS = 1 << 25  # of code at a time
 HASHED_ROWS = 8  # at least together, as they are a block of SHA-256
 INNER_LOG, LOG_STEP = 6, 12  # see `encoded_at`
+
+
+class Code(Protocol):
+    """A code (groups of rows, leaves, rows of a group): an array, or something of which columns can be read."""
+
+    def __getitem__(self, key: tuple[slice, Sequence[int]], /) -> Array:
+        """Return columns of some groups."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Commitment:
     root: bytes
     elements: Elements = member(repr=False)
     levels: list[NDArray[np.uint8]] = member(repr=False)
-    code: Array | None = member(repr=False, default=None)
+    code: Code | None = member(repr=False, default=None)
 
     @property
     def log(self) -> int:
@@ -124,7 +132,7 @@ def code_shape(shape: Shape | HidingShape) -> tuple[int, int, int]:
     return (1 << shape.rows) // width, 1 << shape.leaves, width
 
 
-def columns_of(code: Array, places: Sequence[int]) -> Array:
+def columns_of(code: Code, places: Sequence[int]) -> Array:
     """Return columns of a code (groups of rows, leaves, rows of a group) at some places, (places, rows)."""
     return np.moveaxis(code[:, places], 0, 1).reshape(len(places), -1)
 
@@ -193,18 +201,16 @@ def open_claims(transcript: Prover, commitment: Commitment, claims: Sequence[Cla
 
 def fold_claims(transcript: Prover, elements: Elements, claims: Sequence[Claim]) -> list[K]:
     """Show true claims as far as rows go (`check_fold`); return the point at which rows are combined."""
-    positions, rows = elements.shape.positions, elements.shape.rows
+    rows = elements.shape.rows
     bind_claims(transcript, claims)
     gamma = transcript.challenge("claims")
     count = 1 << (len(claims) - 1).bit_length()
     sums, weights = np.zeros((2, 1 << rows, count, 2), np.uint64)
     by, nothing = ONE, np.zeros(1 << rows, np.uint64)
-    for i, claim in enumerate(claims):
-        point = claim.full_point(elements.log)
-        own = max(len(claim.point) - rows, 0)
-        outer = kernels.equality(point[positions - own : positions])
-        sums[:, i] = elements.summed(claim.offset >> rows, outer)
-        weights[:, i] = kernels.add_multiple(nothing, by, kernels.equality(point[positions:]))
+    for i, (claim, own) in enumerate(zip(claims, elements.fold(claims), strict=True)):
+        inner = claim.full_point(elements.log)[elements.shape.positions :]
+        sums[:, i] = own
+        weights[:, i] = kernels.add_multiple(nothing, by, kernels.equality(inner))
         by = by * gamma
     value = powers_sum(gamma, [claim.value for claim in claims])
     return prove_batch(transcript, sums.reshape(-1, 2), weights.reshape(-1, 2), value, rows)

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mitai.proof import field, kernels
-from mitai.proof.field import Array, Point
+from mitai.proof.field import Array, K, Point
 from mitai.proof.operation import Ints
+from mitai.proof.verify.claims import Claim
 from mitai.proof.verify.commitment import Shape
 from mitai.proof.verify.layout import Layout
 
@@ -36,6 +37,7 @@ class Elements:
         self._runs = [run for run in runs if len(run)]
         self.log = sum(map(len, runs)).bit_length() - 1
         self.shape = Shape.of(self.log) if positions is None else Shape(positions, self.log - positions)
+        self._sums: dict[tuple[int, Point], Array] = {}
         if sum(map(len, runs)) != 1 << self.log or any(len(run) % (1 << self.shape.rows) for run in self._runs):
             raise ValueError("runs of whole positions, 2^n elements in all")
 
@@ -78,13 +80,23 @@ class Elements:
         parts = self.parts(0, 1 << self.shape.positions)
         return np.concatenate([kernels.contract(part[:, :, None], weights)[:, 0] for _, part in parts])
 
-    def evaluate(self, offset: int, point: Point) -> field.K:
-        """Return the multilinear extension of the 2^len(point) elements from an offset on."""
+    def evaluate(self, offset: int, point: Point) -> K:
+        """Return the multilinear extension of 2^len(point) elements from an offset on; `fold` will need its sums."""
         outer = len(point) - self.shape.rows
         if outer < 0:
             return kernels.evaluate(self.part(offset, offset + (1 << len(point))), point)
-        sums = self.summed(offset >> self.shape.rows, kernels.equality(point[:outer]))
+        sums = self._sums[offset, tuple(point)] = self.summed(
+            offset >> self.shape.rows, kernels.equality(point[:outer])
+        )
         return field.elements(field.total(field.mul_k(sums, kernels.equality(point[outer:])))[None])[0]
+
+    def fold(self, claims: Sequence[Claim]) -> Iterator[Array]:
+        """Yield for each claim its positions, summed up at its point, (rows, 2)."""
+        for claim in claims:
+            outer = claim.point[: max(len(claim.point) - self.shape.rows, 0)]
+            sums = self._sums.pop((claim.offset, tuple(claim.point)), None)
+            yield self.summed(claim.offset >> self.shape.rows, kernels.equality(outer)) if sums is None else sums
+        self._sums.clear()
 
 
 def placed(arrays: Sequence[Ints], layout: Layout) -> Elements:

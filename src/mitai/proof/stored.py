@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from mitai.errors import ProofError
 from mitai.proof.commitment import Commitment, Progress, code_shape, commit
 from mitai.proof.elements import Elements, ends, pieces, with_padding
+from mitai.proof.field import Array
 from mitai.proof.operation import Ints
 from mitai.proof.operations import Weight
 from mitai.proof.program import Program
@@ -118,10 +119,43 @@ def read(folder: Path, program: Program) -> Weights:
     while size:
         levels.append(hashes[at : at + size])
         at, size = at + size, size // 2
-    code = mapped(folder / CODE, np.uint64) if (folder / CODE).exists() else None
-    if hashes.shape != (at, HASH_BYTES) or (code is not None and code.shape != shape):
+    code = CodeFile.of(folder / CODE, shape) if (folder / CODE).exists() else None
+    if hashes.shape != (at, HASH_BYTES):
         raise ValueError("files of another model")
     return Weights(_arrays(folder, program), Commitment(levels[-1].tobytes(), elements, levels, code))
+
+
+@dataclass(frozen=True)
+class CodeFile:
+    """A code (groups of rows, leaves, rows of a group) in a file, which is read column by column."""
+
+    path: Path
+    start: int
+    shape: tuple[int, int, int]
+
+    @staticmethod
+    def of(path: Path, shape: tuple[int, int, int]) -> CodeFile:
+        """Return that in a file.
+
+        Raises:
+            ValueError: It is of another shape.
+        """
+        if mapped(path, np.uint64).shape != shape:
+            raise ValueError("files of another model")
+        return CodeFile(path, path.stat().st_size - prod(shape) * _ELEMENT_BYTES, shape)
+
+    def __getitem__(self, key: tuple[slice, Sequence[int]], /) -> Array:
+        """Return columns of some groups, (groups, places, rows of a group)."""
+        some, places = key
+        _, leaves, width = self.shape
+        groups = range(self.shape[0])[some]
+        out = np.empty((len(groups), len(places), width), np.uint64)
+        with self.path.open("rb", buffering=0) as file:
+            for row, group in zip(out, groups, strict=True):
+                for column, place in zip(row, places, strict=True):
+                    file.seek(self.start + (group * leaves + place) * width * _ELEMENT_BYTES)
+                    column[:] = np.frombuffer(file.read(width * _ELEMENT_BYTES), "<u8")
+        return out
 
 
 def _place(arrays: Sequence[Ints], layout: Layout, folder: Path) -> None:
