@@ -168,6 +168,7 @@ def statement(answer: Answer, card: ModelCard) -> Statement:
         _inputs(card, answer.prompt, answer.answer, sampling),
         {"token": said},
         {_choice(program): said},
+        uses=card.uses or 0,
     )
 
 

@@ -23,6 +23,7 @@ from mitai.proof.models.decoder import Decoder
 from mitai.proof.models.gpt2 import Gpt2
 from mitai.proof.models.llama import Llama
 from mitai.proof.program import Program
+from mitai.proof.verify.hiding import MAX_USES
 from mitai.wire import parse_json
 
 LABEL = b"mitai proof model v1\0"
@@ -41,6 +42,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         reaches: How large its numbers become, by name, as calibration found.
         weights: Root of the commitment to its weights, in hex.
         tokenizer: SHA-256 of its `tokenizer.json`, in hex; empty if it has none.
+        uses: How many proofs its commitment hides it in; absent where proofs are succinct ones, which hide nothing.
     """
 
     v: Literal["mitai proof model v1"] = "mitai proof model v1"
@@ -48,6 +50,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     reaches: dict[str, Reach]
     weights: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     tokenizer: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    uses: Annotated[int, msgspec.Meta(ge=1, le=MAX_USES)] | msgspec.UnsetType = msgspec.UNSET
 
     def encode(self) -> bytes:
         """Return the one encoding."""
