@@ -20,11 +20,13 @@ from mitai.cli.options import (
     platform_url,
     read_policy,
     refuse_options,
+    service_folder,
 )
 from mitai.cli.output import Output, data, printable
 from mitai.cli.verify import brief
 from mitai.client import LedgerMemory, Proof, Session, receipts, session_client
 from mitai.client import chat as chats
+from mitai.client.kept import fetch_fingerprints, keep
 from mitai.errors import ClientError
 from mitai.fleet.home import Home, write_private
 
@@ -46,6 +48,15 @@ def chat(
     temperature: Annotated[
         float, Parameter(validator=_temperature, help="0: the likeliest words; up to 2: others too.")
     ] = 0.0,
+    keep_words: Annotated[
+        bool,
+        Parameter(
+            name="--keep", negative="", help="Keep each answer in words too, to have it computed again: mitai check."
+        ),
+    ] = False,
+    sample: Annotated[
+        Positive | None, Parameter(help="Where answers are proven: only one in so many, drawn when all are there.")
+    ] = None,
     policy: PolicyOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -54,7 +65,8 @@ def chat(
     The machine is verified first, anew after ten minutes or when its keys have changed; if it does not hold, nothing is
     sent. Without `--message` a conversation starts: an empty line or Ctrl-D ends it. With `--json` one object per
     answer is printed. Where parties compute together (`mitai up --trust mpc`), none of them sees a word, and an answer
-    is at most as long as they offer.
+    is at most as long as they offer. Where answers are proven (`mitai up --trust proof`), each proof is checked;
+    whoever runs the service reads all.
 
     Example: `mitai chat -m "What is a TEE?"`, or many questions, one a line: `mitai chat < questions.txt`
     """
@@ -64,11 +76,18 @@ def chat(
     if (folder := client_folder(home, url)) is not None:
         from mitai.cli.parties import PartyTalk
 
-        refuse_options(folder, policy=policy)
+        refuse_options(folder, policy=policy, keep=keep_words or None, sample=sample)
         talk = PartyTalk(out, home, folder, options)
+    elif (folder := service_folder(home, url)) is not None:
+        from mitai.cli.proven import ProvenTalk
+
+        refuse_options(folder, policy=policy, keep=keep_words or None)
+        talk = ProvenTalk(out, home, folder, options, sample)
+    elif sample:
+        raise ClientError("client.option-malformed", "--sample is for services whose answers are proven")
     else:
         session = Session(platform_url(home, url), read_policy(home, policy), cache=home.sessions)
-        talk = Conversation(out, home, session, session_client(session), options)
+        talk = Conversation(out, home, session, session_client(session), options, words=keep_words)
     with talk.http as http:
         name = _served(http, model)
         out.note(f"verified: {talk.verified}; model {name}")
@@ -88,6 +107,7 @@ def chat(
         except KeyboardInterrupt:
             out.errors.print()  # the line that ^C stands on is over
             raise
+        talk.end()
 
 
 class Talk(ABC):
@@ -121,6 +141,9 @@ class Talk(ABC):
             }
         )
 
+    def end(self) -> None:  # noqa: B027 - most have nothing to do
+        """Do what is due when nothing more is asked."""
+
     @property
     @abstractmethod
     def verified(self) -> str:
@@ -140,10 +163,17 @@ class Conversation(Talk):
     """A conversation with a verified machine."""
 
     def __init__(
-        self, out: Output, home: Home, session: Session, http: httpx2.Client, options: dict[str, object]
+        self,
+        out: Output,
+        home: Home,
+        session: Session,
+        http: httpx2.Client,
+        options: dict[str, object],
+        *,
+        words: bool = False,
     ) -> None:
         super().__init__(out, home, http, options)
-        self.session, self._verified_at = session, session.verified_at
+        self.session, self._verified_at, self._words = session, session.verified_at, words
 
     @property
     def verified(self) -> str:
@@ -184,6 +214,9 @@ class Conversation(Talk):
                 fetch = receipts.ledger_fetcher(self.session.base_url, plain)
                 LedgerMemory(self.home.checkpoints).observe(proof.bundle.checkpoint.encode(), claimed.vkey, fetch)
         write_private(self.home.receipts / f"{answer.exchange.name}.json", proof.encode())
+        if self._words:
+            kept = keep(answer, proof, fetch_fingerprints(self.http, answer.exchange))
+            write_private(self.home.answers / f"{answer.exchange.name}.json", kept.encode())
         return proof
 
 

@@ -22,8 +22,9 @@ from mitai.cli.output import SIMULATED, Output, data, marked, plural
 from mitai.cli.verify import served
 from mitai.errors import FleetError
 from mitai.fleet import platform as platforms
+from mitai.fleet import proofs
 from mitai.fleet.caretaker import Caretaker
-from mitai.fleet.home import Home
+from mitai.fleet.home import Home, Trust
 from mitai.fleet.processes import alive, stop
 from mitai.web.page import installed_page, page_link
 
@@ -37,7 +38,8 @@ def up(
     model: Annotated[str | None, Parameter(help="A model folder or a hub id; by default the built-in demo.")] = None,
     no_model: Annotated[bool, Parameter(negative="", help="Start empty; then seal, publish, deploy.")] = False,
     trust: Annotated[
-        Literal["tee", "mpc"], Parameter(help="Confidential machines; or two parties and a dealer, by `mitai mpc`.")
+        Trust,
+        Parameter(help="Confidential machines; two parties and a dealer (`mitai mpc`); or answers with a proof."),
     ] = "tee",
     setting: Annotated[Setting | None, Parameter(help="With mpc: who computes (docs/mpc.md); by default 2+1.")] = None,
     prompt_tokens: Annotated[
@@ -57,6 +59,9 @@ def up(
     train: Annotated[bool, Parameter(negative="", help="Start a training worker too: `mitai train`.")] = False,
     capture: Annotated[bool, Parameter(negative="", help="Record what the gateway sees (ciphertext).")] = False,
     threads: Annotated[Natural, Parameter(help="The engine's threads; 0: as many as cores.")] = 0,
+    fingerprints: Annotated[
+        bool, Parameter(negative="", help="Take fingerprints of each answer's activations: mitai check.")
+    ] = False,
     kem: Annotated[
         Literal["x25519", "x-wing"], Parameter(help="Key exchange; x-wing also resists quantum computers.")
     ] = "x25519",
@@ -70,18 +75,26 @@ def up(
     With `--trust mpc`: cuts the model into shares, and starts two parties and a dealer. Each of them knows nothing of
     model, questions and answers; on one machine that is for trying.
 
+    With `--trust proof`: prepares the model, and starts a process that answers and one that proves the answers. Whoever
+    runs them reads all, and can't pass off another model's answers as this one's.
+
     Example: `mitai up --model my-model --detach`
     """
     out, home = Output(json), Home.default()
-    if trust == "mpc":
+    if trust != "tee":
         given_database = bool(database) and database != os.environ.get(_DATABASE)
-        useless = {"--no-model": no_model, "--port": port != _PORT, "--replicas": replicas > 1, "--train": train}
+        useless = {"--no-model": no_model, "--replicas": replicas > 1, "--train": train}
         useless |= {"--brokers": brokers > 1, "--database": given_database, "--capture": capture}
-        _refuse(useless | {"--threads": threads, "--kem": kem != "x25519"}, "tee")
+        _refuse(useless | {"--threads": threads, "--kem": kem != "x25519", "--fingerprints": fingerprints}, "tee")
+    if trust == "mpc":
+        _refuse({"--port": port != _PORT}, "tee and proof")
         lengths = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
         _up_together(out, home, model, setting or "2+1", lengths, detach=detach)
         return
     _refuse({"--setting": setting, "--prompt-tokens": prompt_tokens, "--new-tokens": new_tokens}, "mpc")
+    if trust == "proof":
+        _up_proven(out, home, model, port, detach=detach)
+        return
     found = None if no_model else model_folder(model)
     _refuse_shown_password(database)
     settings = platforms.Settings(
@@ -91,6 +104,7 @@ def up(
         database=database,
         capture=capture,
         threads=threads,
+        fingerprints=fingerprints,
         kem=kem,
         train=train,
     )
@@ -133,6 +147,26 @@ def _up_together(
         out.say("  next: mitai verify, mitai chat")
         told = {"trust": "mpc", "setting": setting, "client": str(home.mpc_client), "model": found[1]}
         out.result(told | {"simulated": True})
+    except BaseException:
+        platform.stop()
+        raise
+    if not detach:
+        _stay(platform, out)
+
+
+def _up_proven(out: Output, home: Home, model: str | None, port: int, *, detach: bool) -> None:
+    """Start a service of answers with a proof; see `up`."""
+    from mitai.cli import proven
+
+    found = model_folder(model)
+    out.say(proven.READABLE)
+    _end_on_sigterm()
+    platform, offer = proven.start(out, home, found, port)
+    try:
+        out.say(f"[green]✔[/] up at {platform.gateway}; what your clients have to know is in {data(home.proof_client)}")
+        out.say(f"  model {data(offer.model)}, identity {offer.identity}\n  next: mitai verify, mitai chat")
+        told = {"trust": "proof", "gateway": platform.gateway, "client": str(home.proof_client), "model": offer.model}
+        out.result(told | {"identity": offer.identity, "key": offer.key, "simulated": False})
     except BaseException:
         platform.stop()
         raise
@@ -187,6 +221,9 @@ def status(*, json: JsonFlag = False) -> None:
         ],
     )
     replicas = platforms.status(running.gateway, running.operator_token) if processes.get("gateway") else {}
+    queue = proofs.counts(running.gateway) if processes.get(proofs.SERVER) else {}
+    if queue:
+        out.say(f"proofs that wait: {queue.get('waiting', 0)}; answers kept: {queue.get('answers', 0)}")
     for name, answer in replicas.items():
         out.say(data(f"{name}: {_replica_line(answer)}"))
         for _, line in served(_about(answer)):
@@ -209,6 +246,7 @@ def status(*, json: JsonFlag = False) -> None:
         "simulated": running.simulated,
         "processes": processes,
         "replicas": replicas,
+        "queue": queue,
     }
     out.result(fields if error is None else fields | {"error": error.to_dict()})
     if error is not None:

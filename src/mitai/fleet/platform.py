@@ -25,7 +25,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 from urllib.parse import quote
 
 import httpx2
@@ -38,7 +37,7 @@ from mitai.bodies import PLAIN, bounded
 from mitai.capsule import MANIFEST_NAME, Manifest
 from mitai.client import Session
 from mitai.errors import ClientError, FleetError, MitaiError
-from mitai.fleet.home import Home, PlatformFile, write_private
+from mitai.fleet.home import Home, PlatformFile, Trust, write_private
 from mitai.fleet.processes import Process, alive, free_port, stop
 from mitai.fleet.processes import start as start_process
 from mitai.fleet.releases import WORKLOADS, publish_installed
@@ -63,6 +62,7 @@ class Settings:
     database: str = field(default="", repr=False)
     capture: bool = False
     threads: int = 0  # of the engine; 0: as many as cores
+    fingerprints: bool = False  # of each answer's activations
     kem: str = "x25519"
     rotate_s: float = 3600.0  # how often a replica's channel key is replaced
     grace_s: float = 600.0  # how long the former key is honoured
@@ -77,14 +77,16 @@ class Platform:
     gateway: str = ""
     upload_token: str = ""
     operator_token: str = ""
-    trust: Literal["tee", "mpc"] = "tee"
+    trust: Trust = "tee"
     processes: dict[str, Process] = field(default_factory=dict)
 
     def record(self) -> None:
         """Write `platform.json`, by which later commands find this platform."""
         pids = {name: process.pid for name, process in self.processes.items()}
         tokens = self.upload_token, self.operator_token
-        self.home.write_platform(PlatformFile(self.gateway, *tokens, pids, simulated=True, trust=self.trust))
+        self.home.write_platform(
+            PlatformFile(self.gateway, *tokens, pids, simulated=self.trust != "proof", trust=self.trust)
+        )
 
     def stop(self) -> None:
         """End every process, the gateway first."""
@@ -94,11 +96,12 @@ class Platform:
                 process.popen.wait(5.0)  # its memory is gone before it is
 
     def restart(self, name: str) -> None:
-        """Start a process again that has ended, with the same configuration; return when it answers."""
+        """Start a process again that has ended, with the same configuration; return when it answers, if it does."""
         old = self.processes[name]
         old.popen.poll()
         self.processes[name] = start_process(name, old.module, old.arguments, old.health, self.home.logs)
-        self.processes[name].wait_healthy()
+        if old.health:
+            self.processes[name].wait_healthy()
         self.record()
 
     def dead(self) -> list[Process]:
@@ -219,7 +222,7 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
             "residency": str(root / "residency"),
             "witnesses": [f"{urls['witness']} {cosigner}"],
         }
-        run(name, "mitai.broker", ["--config", str(_config(root / f"{name}.toml", broker))], f"{urls[name]}/healthz")
+        run(name, "mitai.broker", ["--config", str(config(root / f"{name}.toml", broker))], f"{urls[name]}/healthz")
     ledger = _ledger([urls[name] for name in brokers], policy)
     if not witness_vkey.exists():
         write_private(witness_vkey, ledger.vkey.encode())
@@ -234,8 +237,9 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
             "rotate_s": settings.rotate_s,
             "grace_s": settings.grace_s,
             "broker_policy": str(policy_file),
+            "engine": {"fingerprints": settings.fingerprints},
         }
-        run(name, "mitai.serve", ["--config", str(_config(root / f"{name}.toml", serve))], f"{urls[name]}/healthz")
+        run(name, "mitai.serve", ["--config", str(config(root / f"{name}.toml", serve))], f"{urls[name]}/healthz")
         replicas[name] = urls[name]
     if settings.train:
         urls["train"] = f"http://127.0.0.1:{(train_port := free_port())}"
@@ -247,7 +251,7 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
             "broker_policy": str(policy_file),
             "scratch": str(root / "train"),
         }
-        run("train", "mitai.train", ["--config", str(_config(root / "train.toml", train))], f"{urls['train']}/healthz")
+        run("train", "mitai.train", ["--config", str(config(root / "train.toml", train))], f"{urls['train']}/healthz")
     users_policy = _users_policy(policy, ledger.vkey)
     write_private(root / "offer.toml", users_policy.encode())
     gateway = {
@@ -262,7 +266,7 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
         "train": urls.get("train", ""),
         "replicas": replicas,
     }
-    path = _config(root / "gateway.toml", gateway)
+    path = config(root / "gateway.toml", gateway)
     run("gateway", "mitai.fleet.gateway", ["--config", str(path)], f"{platform.gateway}/healthz")
     return users_policy, cosigner
 
@@ -284,7 +288,7 @@ def _ledger(urls: list[str], policy: Policy, within_s: float = 60.0) -> LedgerCl
         time.sleep(0.1)
 
 
-def _config(path: Path, fields: Mapping[str, object]) -> Path:
+def config(path: Path, fields: Mapping[str, object]) -> Path:
     """Write a flat TOML file with at most one level of sub-tables, readable by its owner only: it may hold tokens."""
     lines = [f"{key} = {json.dumps(value)}" for key, value in fields.items() if not isinstance(value, dict)]
     for key, value in fields.items():
