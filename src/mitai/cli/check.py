@@ -15,9 +15,10 @@ from mitai.cli.options import JsonFlag, PolicyOption, Positive, read_policy
 from mitai.cli.output import Output
 from mitai.client import receipts
 from mitai.client.kept import KeptAnswer
-from mitai.errors import ClientError
+from mitai.errors import ClientError, LedgerError
 from mitai.fleet.home import Home
-from mitai.ledger.lots import Lots, needed
+from mitai.ledger.assurance import ReExecution
+from mitai.ledger.lots import SEED_BYTES, Lots, needed
 from mitai.ledger.receipt import receipt_sha256
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def rerun(
     everything = _checked(files, policy)
     rows, told = [], []
     for each in everything:
+        if seed is not None and each.promised is not None and each.promised.sample != lots.sample:
+            raise LedgerError("ledger.lots-commitment", "its receipt promises another sample than this seed draws")
         if not lots.draws(receipt_sha256(each.kept.proof.bundle.envelope)):
             continue
         asked = again.asked(bytes(each.kept.request))
@@ -139,13 +142,33 @@ def rerun(
     out.result({"verdict": "holds", "precision": again.precision, "kept": len(everything), "answers": told})
 
 
+@app.command
+def commit(
+    *,
+    one_in: Annotated[Positive, Parameter(help="One answer in so many will be drawn.")],
+    json: JsonFlag = False,
+) -> None:
+    """Draw a seed for `mitai check rerun`, and say what commits to it.
+
+    The commitment goes into a replica's configuration, and so into its receipts. The seed is for who will check, and
+    for nobody else until the answers are there.
+
+    Example: `mitai check commit --one-in 20`
+    """
+    out, lots = Output(json), Lots(_seed(None), one_in)
+    out.table(("", ""), [("seed, keep it secret", lots.seed.hex()), ("commitment", lots.sample.commitment)])
+    out.say(f"in the replica's configuration: \\[rerun] one_in = {one_in}, commitment = the one above")
+    out.result({"seed": lots.seed.hex(), "one_in": one_in, "commitment": lots.sample.commitment})
+
+
 @dataclass(frozen=True)
 class _Checked:
-    """A kept answer whose receipt holds, and the fingerprints that the receipt names."""
+    """A kept answer whose receipt holds, and what the receipt names."""
 
     name: str
     kept: KeptAnswer
     fingerprints: bytes | None
+    promised: ReExecution | None
 
 
 def _checked(files: tuple[Path, ...], policy: Path | None) -> list[_Checked]:
@@ -155,7 +178,9 @@ def _checked(files: tuple[Path, ...], policy: Path | None) -> list[_Checked]:
     for path in files:
         kept = KeptAnswer.decode(read_file(path))
         receipt, _ = receipts.check(kept.proof, rules)
-        found[receipt.exchange] = _Checked(receipt.exchange, kept, kept.checked_fingerprints(receipt))
+        found[receipt.exchange] = _Checked(
+            receipt.exchange, kept, kept.checked_fingerprints(receipt), receipt.assurance(ReExecution)
+        )
     if not found:
         raise ClientError("client.no-answers", "no answers were given", hint="keep some: mitai chat --keep")
     return list(found.values())
@@ -188,7 +213,7 @@ def _same_text(computed: str, said: str, *, stops: bool) -> None:
 
 def _seed(given: str | None) -> bytes:
     if given is None:
-        return secrets.token_bytes(32)
+        return secrets.token_bytes(SEED_BYTES)
     try:
         return bytes.fromhex(given)
     except ValueError:

@@ -21,6 +21,7 @@ from mitai.cli import (
     broker,
     capsule,
     chat,
+    check,
     collateral,
     demo,
     demo_train,
@@ -95,6 +96,9 @@ mpc.app.group = proof.app.group = (_TOGETHER,)
 app.command(mpc.app)
 audits.add_to(proof.app)
 app.command(proof.app)
+
+check.app.group = (_PROVE,)
+app.command(check.app)
 
 _NEXT = {  # where an error has no hint of its own
     "attest.ledger-mismatch": "either the platform began anew, or this is another one: take its policy anew",

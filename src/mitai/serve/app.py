@@ -43,6 +43,7 @@ from mitai.attester import own_attester
 from mitai.channel import KeyRing
 from mitai.errors import ServeError
 from mitai.identity import Identity
+from mitai.ledger.assurance import ReExecution, Sample
 from mitai.problem import problem, problem_of
 from mitai.serve.api import create_app
 from mitai.serve.config import DeployRequest, ServeConfig
@@ -130,6 +131,8 @@ class Replica:
 
     def _note(self, exchange: str, model: str, started: datetime, prompt_tokens: int, completion_tokens: int) -> None:
         promised = self._prints.assurances(exchange)
+        if (rerun := self._config.rerun) is not None:
+            promised += (ReExecution(sample=Sample(one_in=rerun.one_in, commitment=rerun.commitment)),)
         self._book.note(exchange, model, started, prompt_tokens, completion_tokens, assurances=promised)
 
     @contextlib.asynccontextmanager

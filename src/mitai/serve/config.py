@@ -36,6 +36,13 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fingerprints: bool = False
 
 
+class RerunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who computes a sample of answers again has committed to which: `mitai check commit`."""
+
+    one_in: Annotated[int, Meta(ge=1, le=1 << 32)]
+    commitment: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
 class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A replica.
 
@@ -50,6 +57,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         renew_s: How often the lease on what is served is renewed; at most 10, so that a host can't slow it down.
         threads: Of the engine's arithmetic; 0 leaves torch's default.
         broker_policy: The appraisal policy (a file) that brokers must meet; its digest is in the replica's claims.
+        rerun: The sample of answers that is computed again, for receipts to promise.
         engine: The engine's limits.
         limits: The API's limits.
     """
@@ -64,6 +72,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grace_s: Annotated[float, Meta(ge=0)] = 600.0
     renew_s: Annotated[float, Meta(ge=0.05, le=10)] = 10.0
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    rerun: RerunConfig | None = None
     engine: EngineConfig = EngineConfig()
     limits: Limits = Limits()
 

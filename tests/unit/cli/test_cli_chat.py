@@ -116,8 +116,11 @@ def conversation(monkeypatch):
         class Talk:
             verified, simulated = "a machine", True
 
-            def __init__(self, *_):
+            def __init__(self, *_, **__):
                 self.messages, self.http = [], Http()
+
+            def end(self):
+                pass
 
             def ask(self, question, model):
                 asked.append(question)

@@ -23,7 +23,9 @@ from mitai.client.session import Session
 from mitai.demo_model import path as demo_model
 from mitai.errors import ClientError, MitaiError, ParseError, ServeError
 from mitai.ledger.assurance import Fingerprint
-from mitai.serve.config import EngineConfig
+from mitai.ledger.lots import Lots
+from mitai.ledger.receipt import receipt_sha256
+from mitai.serve.config import EngineConfig, RerunConfig
 from mitai.serve.engine import GenerationRequest, Sampling
 from mitai.serve.fingerprints import (
     ALLOWED,
@@ -282,12 +284,15 @@ def test_what_does_not_fit_the_model(rerun):
 
 # ---------------------------------------------------------------------- a platform
 
+LOTS = Lots(b"s" * 32, one_in=2)
+
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory, llama_folder):
     """Answers that a client of a platform has kept, and what checks them."""
     root = tmp_path_factory.mktemp("kept")
-    with platform(root, engine=EngineConfig(fingerprints=True)) as running, Stage(running) as stage:
+    drawn = RerunConfig(one_in=2, commitment=LOTS.sample.commitment)
+    with platform(root, engine=EngineConfig(fingerprints=True), rerun=drawn) as running, Stage(running) as stage:
         assert running.deploy(stage.publish(llama_folder).capsule_id).status_code == 202
         assert running.wait()["state"] == "ready"
         session = Session(running.replica, running.policy)
@@ -317,8 +322,21 @@ def test_kept_answers_hold(kept, llama_folder):
     assert all(one["far"] == 0 and one["distance"] == 0 for one in found["answers"])
     found = said(commands.rerun, files, model=llama_folder, policy=policy)
     assert all(one["tokens"] == one["equal"] == 6 for one in found["answers"])
-    found = said(commands.rerun, files, model=llama_folder, policy=policy, one_in=1 << 30, seed="00" * 32)
-    assert found["answers"] == []
+    drawn = [
+        path for path in files if LOTS.draws(receipt_sha256(KeptAnswer.decode(path.read_bytes()).proof.bundle.envelope))
+    ]
+    found = said(commands.rerun, files, model=llama_folder, policy=policy, one_in=2, seed=LOTS.seed.hex())
+    assert (found["kept"], len(found["answers"])) == (2, len(drawn))
+    for one_in, seed in ((3, LOTS.seed.hex()), (2, "00" * 32)):
+        with pytest.raises(MitaiError, match=r"ledger\.lots-commitment"):
+            commands.rerun(files, model=llama_folder, policy=policy, one_in=one_in, seed=seed)
+    with pytest.raises(MitaiError, match=r"client\.seed-malformed"):
+        commands.rerun(files, model=llama_folder, policy=policy, seed="x")
+
+
+def test_a_commitment_is_of_its_seed():
+    drawn = said(commands.commit, one_in=20)
+    assert Lots(bytes.fromhex(drawn["seed"]), 20).sample.commitment == drawn["commitment"]
 
 
 def test_kept_answers_that_were_changed(kept, model_folders, tmp_path):
