@@ -9,6 +9,7 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ from mitai.cli.output import Output, data, printable
 from mitai.errors import ProofError
 
 if TYPE_CHECKING:
+    from mitai.mpc.text import Text
     from mitai.proof.answer import Answer
     from mitai.proof.card import ModelCard
     from mitai.proof.sampling import Agreed, Sampling
@@ -48,28 +50,36 @@ _FILE = Annotated[Path, Parameter(help="An answer with its proof.")]
 
 @app.command
 def prepare(
-    model: Annotated[Path, Parameter(help="A model's folder, as save_pretrained writes it: GPT-2, Llama or Qwen2.")],
+    model: Annotated[
+        Path,
+        Parameter(help="A folder, as save_pretrained writes it: GPT-2, Llama or Qwen2; or a small net's ONNX file."),
+    ],
     out: Annotated[Path, Parameter(help="A folder that is not there yet; it needs some 50 bytes a parameter.")],
     *,
     texts: Annotated[
         Path | None,
         Parameter(help="Texts like those that the model will see, one a line; a few of all kinds by default."),
     ] = None,
+    samples: Annotated[Path | None, Parameter(help="Of a net: inputs as it will see, .npy, .csv or .json.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Turn a model into integers, commit to them, and show its identity.
 
     Its numbers are measured with some texts. A prompt with which they become more than twice as large can't be
-    answered; give texts of your own then.
+    answered; give texts of your own then. A net is measured with samples, and compared with the ONNX model on them.
     """
     from mitai.mpc.text import Text
     from mitai.proof.prepared import prepare as make
 
     output = Output(json)
+    if model.is_file():
+        from mitai.cli import nets
+
+        nets.prepare(output, model, out, samples)
+        return
     words = Text.load(model)
-    lines = texts.read_text(encoding="utf-8").splitlines() if texts else list(_TEXTS)
-    samples = [words.tokens(line, plain=plain) for line in lines if line.strip() for plain in (True, False)]
-    card = make(model, [*samples, *_anything(samples)], out, output.note)
+    lines = texts.read_text(encoding="utf-8").splitlines() if texts else _TEXTS
+    card = make(model, calibration(words, lines), out, output.note)
     output.say(f"The model's identity, for everybody who will verify answers:\n\n  [bold]{card.identity}[/]")
     output.result({"model": card.identity, "folder": str(out)})
 
@@ -77,8 +87,11 @@ def prepare(
 @app.command
 def ask(
     folder: _PREPARED,
-    prompt: Annotated[str, Parameter(help="What is asked; `-` reads it from standard input.")],
+    prompt: Annotated[str, Parameter(help="What is asked; `-` reads it from standard input.")] = "",
     *,
+    numbers: Annotated[
+        Path | None, Parameter(name="--input", help="What a net is asked: one sample or more, .npy, .csv or .json.")
+    ] = None,
     out: Annotated[Path | None, Parameter(help="Where the answer goes: answer.proof, or answer.committed.")] = None,
     max_tokens: Annotated[Positive, Parameter(help="How long the answer may be.")] = 32,
     temperature: Annotated[float, Parameter(help="0 takes the likeliest tokens; above it, to 2, they are drawn.")] = 0,
@@ -97,6 +110,11 @@ def ask(
     from mitai.proof.prepared import Prepared
 
     output = Output(json)
+    if numbers or _is_net(folder):
+        from mitai.cli import nets
+
+        nets.ask(output, folder, numbers, out or Path("answer.proof"))
+        return
     prepared, words = Prepared.open(folder), Text.load(folder)
     tokens = words.tokens(sys.stdin.read() if prompt == "-" else prompt, plain=plain)
     sampling = _sampling(temperature, seed, nonce)
@@ -182,6 +200,11 @@ def verify(
     if (model is None) == (capsule is None):
         raise ProofError("proof.model-unnamed", "the model is named by --model, or by --capsule", hint="give one")
     identity = model or _of_capsule(capsule, owner)
+    if _is_net(file):
+        from mitai.cli import nets
+
+        nets.verify(output, _content(file), identity)
+        return
     answer, card = _read(file)
     began = time.monotonic()
     bits = check_answer(answer, identity, agreed_on(temperature, nonce, commitment))
@@ -208,6 +231,11 @@ def inspect(
     from mitai.proof.cost import cost
 
     output = Output(json)
+    if _is_net(file):
+        from mitai.cli import nets
+
+        nets.inspect(output, _content(file))
+        return
     answer, card = _read(file)
     program = card.program(len(answer.prompt), len(answer.answer))
     work = cost(program)
@@ -227,16 +255,53 @@ def inspect(
     output.result({"checked": False, **facts})
 
 
-def _read(file: Path) -> tuple[Answer, ModelCard]:
-    from mitai.proof.answer import MAX_ANSWER_BYTES, Answer
-    from mitai.proof.card import ModelCard
+@app.command(name="audit-session")
+def audit_session(
+    file: Annotated[Path, Parameter(help="A session's file, as `mitai chat --sample` keeps it.")],
+    *,
+    model: Annotated[str, Parameter(help="The identity of the model, as its publisher told you.")],
+    key: Annotated[str, Parameter(help="The id of the service's key, as whoever runs it told you.")],
+    proofs: Annotated[
+        Path | None, Parameter(help="Where the proofs are, EXCHANGE.proof; by default beside the file.")
+    ] = None,
+    fetch: Annotated[
+        bool, Parameter(negative="", help="First show the seed to the service here, and fetch proofs that are missing.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Check a sample of a service's answers: that the seed drew them, that the service signed them, that they hold.
+
+    The seed was committed to before the first answer, and shown after the last one: the service could not know which
+    answers it would have to prove. Exit status 1 when a drawn answer has no proof that holds.
+    """
+    from mitai.cli import proven
+
+    proven.audit_session(Output(json), file, model, key, proofs or file.parent, fetch=fetch)
+
+
+def _is_net(path: Path) -> bool:
+    """Return whether a file, or a prepared folder, is a net's."""
+    from mitai.cli.nets import is_net
+
+    card = path / "card.json"
+    return is_net(_content(card)) if card.is_file() else path.is_file() and is_net(_content(path))
+
+
+def _content(file: Path) -> bytes:
+    from mitai.proof.answer import MAX_ANSWER_BYTES
 
     try:
         with file.open("rb") as stream:
-            encoded = stream.read(MAX_ANSWER_BYTES + 1)
+            return stream.read(MAX_ANSWER_BYTES + 1)
     except OSError as error:
         raise ProofError("proof.no-file", f"{file} can't be read ({type(error).__name__})") from None
-    answer = Answer.parse(encoded)
+
+
+def _read(file: Path) -> tuple[Answer, ModelCard]:
+    from mitai.proof.answer import Answer
+    from mitai.proof.card import ModelCard
+
+    answer = Answer.parse(_content(file))
     return answer, ModelCard.parse(answer.card)
 
 
@@ -323,6 +388,12 @@ def _drawn(answer: Answer) -> dict[str, object]:
         "nonce": sampling.nonce.hex(),
         "commitment": commitment(sampling.seed),
     }
+
+
+def calibration(words: Text, lines: Sequence[str] = _TEXTS) -> list[list[int]]:
+    """Return tokens to measure a model's numbers with: those of some texts, and some in no order."""
+    samples = [words.tokens(line, plain=plain) for line in lines if line.strip() for plain in (True, False)]
+    return [*samples, *_anything(samples)]
 
 
 def _anything(samples: list[list[int]]) -> list[list[int]]:

@@ -152,9 +152,9 @@ def causal(n: int, past: int) -> Mask:
     return np.arange(past + n)[None, :] <= past + np.arange(n)[:, None]
 
 
-def activation(x: Tensor, name: str) -> Tensor:
-    """Look up an activation."""
-    return x.function(ACTIVATIONS[name])
+def activation(x: Tensor, name: str, fraction: int | None = None) -> Tensor:
+    """Look up an activation, with as much fraction as its argument unless said otherwise."""
+    return x.function(ACTIVATIONS[name], fraction)
 
 
 def _silu(x: Real) -> Real:
@@ -173,11 +173,17 @@ def _relu(x: Real) -> Real:
     return np.maximum(x, 0)
 
 
+def _sigmoid(x: Real) -> Real:
+    small = reproducible.exp(-np.abs(x))
+    return np.asarray(np.where(x < 0, small, 1) / (1 + small))
+
+
 ACTIVATIONS: dict[str, Callable[[Real], Real]] = {
     "silu": _silu,
     "gelu": _gelu,
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "relu": _relu,
+    "sigmoid": _sigmoid,
     "tanh": reproducible.tanh,
 }
