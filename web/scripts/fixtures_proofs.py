@@ -4,7 +4,10 @@ Run from the repository's root: `python web/scripts/fixtures_proofs.py`. Models 
 
 `answer.proof` is a file that holds. `verdicts.json` has its identity and `runs`: edits of it, `[at, bytes to drop,
 bytes to put (hex), code, step]`. `programs.json` has cards, and for lengths of prompt and answer the digest of the
-program. Run with `programs`, it reads lines of JSON `[card, prompt, answer]` and writes digests, or codes of errors.
+program, likeliest and drawn. `noise.json` is the noise of an answer.
+
+Run with `programs`, it reads lines of JSON `[card, prompt, answer, drawn]` and writes digests, or codes of errors. With
+`answers FOLDER` it writes more answers than are worth keeping, and on standard output what they are.
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ from mitai.proof.models.calibration import calibrate, quantise, sample
 from mitai.proof.models.decoder import Decoder
 from mitai.proof.prepared import Prepared
 from mitai.proof.proving import commit_weights
+from mitai.proof.sampling import Agreed, Sampling, commitment
 
 FOLDER = Path(__file__).parents[1] / "packages/proof/test/fixtures"
-EDITS = 40
+EDITS = 24
+SAMPLING = Sampling(temperature=900, seed=b"s" * 32, nonce=bytes(range(32)))
 LENGTHS = ((1, 1), (3, 2), (17, 9))
 LLAMA = {
     "model_type": "llama", "vocab_size": 40, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
@@ -81,10 +86,10 @@ def verdict(data: bytes, identity: str) -> tuple[str, str]:
     return "", ""
 
 
-def digest(card: bytes, prompt: int, answer: int) -> str:
+def digest(card: bytes, prompt: int, answer: int, drawn: bool) -> str:
     """Return the digest of a program, or the code of an error."""
     try:
-        return ModelCard.parse(card).program(prompt, answer).digest.hex()
+        return ModelCard.parse(card).program(prompt, answer, drawn=drawn).digest.hex()
     except MitaiError as error:
         return error.code
 
@@ -109,16 +114,41 @@ def main() -> None:
     cards = [made(config, seed).card for seed, config in enumerate(CONFIGS)]
     programs = [
         {"card": card.encode().decode(), "identity": card.identity}
-        | {"digests": [[p, a, card.program(p, a).digest.hex()] for p, a in LENGTHS]}
+        | {"digests": [[p, a, d, digest(card.encode(), p, a, d)] for p, a in LENGTHS for d in (False, True)]}
         for card in cards
     ]
     (FOLDER / "programs.json").write_text(json.dumps(programs, indent=1) + "\n")
+    noise = SAMPLING.noise(cards[0].identity, prompt, 40).rows(0, 3)
+    numbers = {"prompt": prompt, "model": cards[0].identity, "noise": noise.tolist()}
+    (FOLDER / "noise.json").write_text(json.dumps(numbers) + "\n")
+
+
+def programs() -> None:
+    """Say which programs follow from cards."""
+    for line in sys.stdin:
+        card, prompt, answer, drawn = json.loads(line)
+        sys.stdout.write(f"{digest(card.encode(), prompt, answer, drawn)}\n")
+
+
+def answers(folder: Path) -> None:
+    """Write answers of some models, one of them drawn."""
+    for number, config, sampling in ((0, CONFIGS[5], None), (1, CONFIGS[4], SAMPLING)):
+        prepared, file = made(config, number), folder / f"{number}.proof"
+        prompt = [1, 2, 3, 4]
+        answer = generate(prepared, prompt, 3, lambda _: True, sampling)
+        file.write_bytes(prove_answer(prepared, prompt, answer, sampling).encode())
+        agreed = Agreed(SAMPLING.temperature, SAMPLING.nonce, commitment(SAMPLING.seed)) if sampling else None
+        bits = check_answer(Answer.parse(file.read_bytes()), prepared.card.identity, agreed)
+        how = [agreed.temperature, SAMPLING.nonce.hex(), agreed.commitment] if agreed else None
+        said = {"file": file.name, "identity": prepared.card.identity, "bits": bits, "agreed": how}
+        sys.stdout.write(f"{json.dumps(said)}\n")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["programs"]:
-        for line in sys.stdin:
-            card, prompt, answer = json.loads(line)
-            sys.stdout.write(f"{digest(card.encode(), prompt, answer)}\n")
-    else:
-        main()
+    match sys.argv[1:]:
+        case ["programs"]:
+            programs()
+        case ["answers", folder]:
+            answers(Path(folder))
+        case _:
+            main()

@@ -14,6 +14,7 @@ import { MAX_CARD_BYTES, MAX_TOKENS, ModelCard } from "./card.ts";
 import { refuse } from "./errors.ts";
 import { Unpacker } from "./msgpack.ts";
 import type { Ints } from "./operations.ts";
+import { type Agreed, MOST_TEMPERATURE, noise, requireAgreed, type Sampling, SEED_BYTES } from "./sampling.ts";
 import { type Statement, verify } from "./verify.ts";
 
 export const MAX_ANSWER_BYTES = 1 << 28;
@@ -27,6 +28,8 @@ export class Answer {
     readonly prompt: readonly number[],
     readonly answer: readonly number[],
     readonly proof: Uint8Array,
+    /** How tokens were drawn; undefined where they are the likeliest. */
+    readonly sampling: Sampling | undefined,
   ) {}
 
   static parse(data: Uint8Array): Answer {
@@ -34,25 +37,36 @@ export class Answer {
     if (data.length > MAX_ANSWER_BYTES) refuse(code, `${data.length} bytes are too many for an answer with its proof`);
     try {
       const reader = new Unpacker(data);
-      reader.map(5);
-      reader.expect("v");
-      reader.expect(VERSION);
-      reader.expect("card");
-      const card = reader.bytes();
+      const members = reader.map();
+      reader.expect("v", VERSION, "card");
+      const card = reader.bytes(0, MAX_CARD_BYTES);
       reader.expect("prompt");
       const prompt = reader.integers(1, MAX_TOKENS, MAX_TOKEN);
       reader.expect("answer");
       const answer = reader.integers(1, MAX_TOKENS, MAX_TOKEN);
       reader.expect("proof");
       const proof = reader.bytes();
+      const sampling = members === 6 ? readSampling(reader) : undefined;
+      if (members !== 5 && !sampling) throw new RangeError("members too few or too many");
       reader.end();
-      if (card.length > MAX_CARD_BYTES) throw new RangeError("a card that is too long");
-      return new Answer(card, prompt, answer, proof);
+      return new Answer(card, prompt, answer, proof, sampling);
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
       return refuse(code, "these bytes are no answer with a proof, or not of a kind that is known here");
     }
   }
+}
+
+function readSampling(reader: Unpacker): Sampling {
+  reader.expect("sampling");
+  if (reader.map() !== 3) throw new RangeError("members too few or too many");
+  reader.expect("temperature");
+  const temperature = reader.integer(MOST_TEMPERATURE + 1);
+  if (temperature === 0) throw new RangeError("no temperature");
+  reader.expect("seed");
+  const seed = reader.bytes(SEED_BYTES, SEED_BYTES);
+  reader.expect("nonce");
+  return { temperature, seed, nonce: reader.bytes(SEED_BYTES, SEED_BYTES) };
 }
 
 /** What a check found. */
@@ -64,8 +78,17 @@ export interface Checked {
   readonly bits: number;
 }
 
-/** Check that the model of this identity answers this prompt so; `heard` is told how much of the proof was read. */
-export function checkAnswer(answer: Answer, model: string, heard?: (part: number) => void): Checked {
+/**
+ * Check that the model of this identity answers this prompt so.
+ *
+ * @param agreed How the answer was to be drawn; undefined if its tokens have to be the likeliest.
+ * @param heard Is told how much of the proof was read, between 0 and 1.
+ */
+export function checkAnswer(
+  answer: Answer,
+  model: string,
+  { agreed, heard }: { agreed?: Agreed | undefined; heard?: ((part: number) => void) | undefined } = {},
+): Checked {
   const card = ModelCard.parse(answer.card);
   if (card.identity !== model) {
     refuse(
@@ -75,22 +98,27 @@ export function checkAnswer(answer: Answer, model: string, heard?: (part: number
       "ask whoever publishes the model for its identity",
     );
   }
+  requireAgreed(answer.sampling, agreed);
   const told = heard && ((bytes: number) => heard(bytes / answer.proof.length));
   const bits = verify(statementOf(answer, card), answer.proof, told);
   return { model, prompt: answer.prompt.length, answer: answer.answer.length, bits };
 }
 
 /** What an answer's proof has to prove. */
-function statementOf({ prompt, answer }: Answer, card: ModelCard): Statement {
-  const program = card.program(prompt.length, answer.length);
+function statementOf({ prompt, answer, sampling }: Answer, card: ModelCard): Statement {
+  const program = card.program(prompt.length, answer.length, sampling !== undefined);
   if ([...prompt, ...answer].some((token) => token >= card.model.vocabulary)) {
     refuse("proof.statement-invalid", "a token is not in the model's vocabulary");
   }
   const said = integers(answer);
+  const inputs = new Map([["tokens", integers([...prompt, ...answer.slice(0, -1)])]]);
+  if (sampling) {
+    inputs.set("noise", noise(sampling, card.identity, prompt, answer.length, card.model.vocabulary));
+  }
   return {
     program,
     weights: card.weights,
-    inputs: new Map([["tokens", integers([...prompt, ...answer.slice(0, -1)])]]),
+    inputs,
     outputs: new Map([["token", said]]),
     choices: new Map([[program.operations.findIndex(({ op }) => op === "argmax"), said]]),
   };

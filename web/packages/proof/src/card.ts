@@ -60,13 +60,13 @@ export class ModelCard {
     return this.#model;
   }
 
-  /** The program in which an answer of so many tokens follows a prompt of so many. */
-  program(prompt: number, answer: number): Program {
+  /** The program in which an answer of so many tokens, likeliest or drawn, follows a prompt of so many. */
+  program(prompt: number, answer: number, drawn = false): Program {
     if (prompt < 1 || answer < 1 || prompt + answer > MAX_TOKENS) {
       refuse("proof.statement-invalid", `prompt and answer have 2 to ${MAX_TOKENS} tokens together`);
     }
     const graph = new Graph(this.#reaches);
-    writeProgram(this.model, graph, prompt + answer - 1, answer);
+    writeProgram(this.model, graph, prompt + answer - 1, answer, drawn);
     return graph.program();
   }
 }

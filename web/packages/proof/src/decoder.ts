@@ -8,8 +8,10 @@ import { familyOf, type Gpt2Config, type LlamaConfig, parseGpt2, parseLlama, typ
 import { refuse } from "./errors.ts";
 import type { Graph, Tensor } from "./graph.ts";
 import { angle, exp, log } from "./reproducible.ts";
+import { NOISE_BITS, NOISE_FRACTION } from "./sampling.ts";
 
 const LOGIT_BITS = 32;
+const DRAWN_BITS = 8; // at least, of whole numbers: how far the least may lie below the one that is drawn
 const WEIGHT_FRACTION = 16;
 const ANGLE_BITS = 14;
 
@@ -24,8 +26,8 @@ export interface Decoder {
   last(x: Tensor): Tensor;
 }
 
-/** Write the program of n tokens, after each of the last `answers` of which the next one comes out. */
-export function writeProgram(model: Decoder, graph: Graph, n: number, answers: number): void {
+/** Write the program of n tokens, after each of the last `answers` of which the next one comes out, likeliest or drawn. */
+export function writeProgram(model: Decoder, graph: Graph, n: number, answers: number, drawn: boolean): void {
   const tokens = graph.tokens("tokens", n, model.vocabulary);
   const [fraction] = graph.place("logits", LOGIT_BITS, { most: 26 });
   const shape = [model.vocabulary, model.width];
@@ -33,7 +35,15 @@ export function writeProgram(model: Decoder, graph: Graph, n: number, answers: n
   const states = model.states(table, tokens);
   const x = model.last(states.gather(graph.constant([answers], range(n - answers, n)), 0));
   const head = model.tied ? table : graph.weight("head.weight", shape, fraction - NORM_FRACTION);
-  graph.output("token", x.matmul(head.swap()).argmax(LOGIT_BITS));
+  const logits = x.matmul(head.swap());
+  graph.output("token", drawn ? draw(logits) : logits.argmax(LOGIT_BITS));
+}
+
+/** The token with the largest sum of logit and public noise. */
+function draw(logits: Tensor): Tensor {
+  const { graph } = logits;
+  const total = logits.plus(graph.input("noise", logits.shape, NOISE_FRACTION, NOISE_BITS));
+  return total.argmax(total.fraction + Math.max(graph.room("logits") + 1, DRAWN_BITS));
 }
 
 /** The model that a `config.json` describes. */

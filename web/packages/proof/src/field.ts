@@ -233,9 +233,9 @@ function accumulate(out: Words, o: number, x: Words, i: number, y: Words, j: num
 
 // --- arrays ---
 
-/** The residues of integers −2^62 … 2^62, which stand in 64 bits each. */
+/** The residues of integers −2^62 … 2^62, which stand in 64 bits each; they take the integers' place. */
 export function signed(integers: BigInt64Array<ArrayBuffer>): Words {
-  const out = new Uint32Array(integers.buffer.slice(integers.byteOffset, integers.byteOffset + integers.byteLength));
+  const out = new Uint32Array(integers.buffer, integers.byteOffset, 2 * integers.length);
   for (let at = 0; at < out.length; at += 2) {
     // of negative ones, the bits are those of 2^64 + x
     const high = out[at + 1] as number;

@@ -78,6 +78,12 @@ export class Graph {
     return this.add({ op: "input", name, shape: [n], low: 0n, high: BigInt(vocabulary - 1), public: true }, 0);
   }
 
+  /** Declare public numbers of so many bits. */
+  input(name: string, shape: Shape, fraction: number, bits: number): Tensor {
+    const end = shifted(1n, bits - 1);
+    return this.add({ op: "input", name, shape, low: -end, high: end - 1n, public: true }, fraction);
+  }
+
   /** Declare an array of the model's, with this fraction, or less where it would have more than `most` bits. */
   weight(name: string, shape: Shape, wanted: number, most = WEIGHT_BITS): Tensor {
     demand(!this.#names.has(name), "weights of one name");

@@ -1,5 +1,5 @@
 /** MessagePack in its one encoding: the shortest form of everything, members in the order that a format gives them. */
-import { concat, utf8 } from "@mitai/verify";
+import { concat, equal, utf8 } from "@mitai/verify";
 import { refuse } from "./errors.ts";
 
 export type Packable =
@@ -70,28 +70,46 @@ export class Unpacker {
 
   constructor(readonly data: Uint8Array) {}
 
-  /** The head of a map of so many members. */
-  map(members: number): void {
-    this.#head(0x80, 16, [undefined, 0xde, 0xdf], members);
+  /** How many members a map has, whose members follow. */
+  map(): number {
+    return this.#head(0x80, 16, [undefined, 0xde, 0xdf]);
   }
 
-  /** Exactly this text. */
-  expect(text: string): void {
-    const wanted = utf8(text);
-    const length = this.#head(0xa0, 32, [0xd9, 0xda, 0xdb], wanted.length);
-    if (!this.#take(length).every((byte, at) => byte === wanted[at])) throw new RangeError("another text");
+  /** Exactly these texts. */
+  expect(...texts: readonly string[]): void {
+    for (const text of texts) {
+      const wanted = utf8(text);
+      const found = this.#take(this.#head(0xa0, 32, [0xd9, 0xda, 0xdb]));
+      if (!equal(found, wanted)) throw new RangeError("another text");
+    }
   }
 
   /** Some bytes. */
-  bytes(): Uint8Array {
-    return this.#take(this.#head(0, 0, [0xc4, 0xc5, 0xc6]));
+  bytes(least = 0, most = Number.POSITIVE_INFINITY): Uint8Array {
+    const found = this.#take(this.#head(0, 0, [0xc4, 0xc5, 0xc6]));
+    if (found.length < least || found.length > most) throw new RangeError("too few or too many bytes");
+    return found;
   }
 
   /** A list of integers below a limit. */
   integers(least: number, most: number, below: number): number[] {
     const length = this.#head(0x90, 16, [undefined, 0xdc, 0xdd]);
     if (length < least || length > most) throw new RangeError("too few or too many numbers");
-    return Array.from({ length }, () => this.#integer(below));
+    return Array.from({ length }, () => this.integer(below));
+  }
+
+  /** An integer below a limit that is below 2^32. */
+  integer(below: number): number {
+    const marker = this.#number(1);
+    let number = marker;
+    if (marker >= 0x80) {
+      const size = marker - 0xcc;
+      if (size < 0 || size > 2) throw new RangeError("no integer below 2^32");
+      number = this.#number(2 ** size);
+      if (number < (size === 0 ? 0x80 : 2 ** (8 * 2 ** (size - 1)))) throw new RangeError("not in its shortest form");
+    }
+    if (number >= below) throw new RangeError("a number that is too large");
+    return number;
   }
 
   end(): void {
@@ -109,7 +127,7 @@ export class Unpacker {
   }
 
   /** A length: below `small` it stands in the marker, else in the least number of bytes. */
-  #head(fixed: number, small: number, markers: readonly (number | undefined)[], wanted?: number): number {
+  #head(fixed: number, small: number, markers: readonly (number | undefined)[]): number {
     const marker = this.#number(1);
     let length = marker - fixed;
     if (small === 0 || length < 0 || length >= small) {
@@ -119,20 +137,6 @@ export class Unpacker {
       const shorter = size === 0 ? 0 : markers[size - 1] === undefined ? small : 2 ** (8 * 2 ** (size - 1));
       if (length < Math.max(shorter, small)) throw new RangeError("a length that is not in its shortest form");
     }
-    if (wanted !== undefined && length !== wanted) throw new RangeError("another length");
     return length;
-  }
-
-  #integer(below: number): number {
-    const marker = this.#number(1);
-    let number = marker;
-    if (marker >= 0x80) {
-      const size = marker - 0xcc;
-      if (size < 0 || size > 2) throw new RangeError("no integer below 2^32");
-      number = this.#number(2 ** size);
-      if (number < (size === 0 ? 0x80 : 2 ** (8 * 2 ** (size - 1)))) throw new RangeError("not in its shortest form");
-    }
-    if (number >= below) throw new RangeError("a number that is too large");
-    return number;
   }
 }

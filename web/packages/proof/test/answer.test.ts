@@ -1,9 +1,13 @@
 /** One small answer: it holds, and nothing else does. Refusals are those of the Python package, step by step. */
-import { concat, fromHex, MitaiError } from "@mitai/verify";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { concat, fromHex, hex, MitaiError } from "@mitai/verify";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Answer, checkAnswer, ModelCard } from "../src/index.ts";
-import { FILE, VERDICTS } from "./fixtures.ts";
+import { noise } from "../src/sampling.ts";
+import { FILE, NOISE, python, VERDICTS, withoutPython } from "./fixtures.ts";
 
 const { identity } = VERDICTS;
 
@@ -20,7 +24,7 @@ function verdict(file: Uint8Array, model = identity): [code: string, step: strin
 describe("an answer with its proof", () => {
   test("holds, with as much security as Python says", () => {
     const parts: number[] = [];
-    const checked = checkAnswer(Answer.parse(FILE), identity, (part) => parts.push(part));
+    const checked = checkAnswer(Answer.parse(FILE), identity, { heard: (part) => parts.push(part) });
     expect(checked).toMatchObject({ model: identity, prompt: 3, answer: 2 });
     expect(checked.bits).toBeCloseTo(VERDICTS.bits, 9);
     expect(parts).toEqual([...parts].sort((a, b) => a - b));
@@ -49,7 +53,7 @@ describe("an answer with its proof", () => {
       file[at] = (file[at] ?? 0) ^ (1 << bit);
       return verdict(file)[0] !== "";
     });
-    await fc.assert(refused, { numRuns: Number(process.env.MITAI_RUNS ?? 25) });
+    await fc.assert(refused, { numRuns: Number(process.env.MITAI_RUNS ?? 12) });
   });
 
   test("that is cut or longer is refused", () => {
@@ -61,7 +65,8 @@ describe("an answer with its proof", () => {
   });
 
   test("does not hold for other tokens", () => {
-    const { card, prompt, answer, proof } = Answer.parse(FILE);
+    const parsed = Answer.parse(FILE);
+    const { prompt, answer } = parsed;
     const said = answer.map((token) => (token + 1) % 40);
     for (const [ask, say] of [
       [prompt, said],
@@ -69,14 +74,13 @@ describe("an answer with its proof", () => {
       [prompt, answer.slice(0, 1)],
       [[...prompt, answer[0] ?? 0], answer.slice(1)],
     ] as const) {
-      const forged = { card, prompt: ask, answer: say, proof } as Answer;
+      const forged = { ...parsed, prompt: ask, answer: say } as Answer;
       expect(() => checkAnswer(forged, identity)).toThrow(MitaiError);
     }
   });
 
   test("has no tokens beyond the model's vocabulary", () => {
-    const { card, prompt, proof } = Answer.parse(FILE);
-    const forged = { card, prompt, answer: [3, 40], proof } as Answer;
+    const forged = { ...Answer.parse(FILE), answer: [3, 40] } as Answer;
     expect(() => checkAnswer(forged, identity)).toThrowError(/vocabulary/);
   });
 });
@@ -104,3 +108,46 @@ test("any bytes are no card, or refused with a MitaiError", () => {
     { numRuns: 300 },
   );
 });
+
+describe("an answer that was drawn", () => {
+  const sampling = { temperature: 900, seed: new Uint8Array(32).fill(115), nonce: Uint8Array.from(Array(32).keys()) };
+
+  test("has the noise that Python computes", () => {
+    const { shape, numbers } = noise(sampling, NOISE.model, NOISE.prompt, 3, 40);
+    expect(shape).toEqual([3, 40]);
+    expect(Array.from(numbers, Number)).toEqual(NOISE.noise.flat());
+    expect(() => noise(sampling, NOISE.model, NOISE.prompt, 2 ** 10, 2 ** 15 + 1)).toThrow(MitaiError);
+  });
+
+  test("counts only for whom it was agreed with, and one that was not drawn does not", () => {
+    const drawn = { ...Answer.parse(FILE), sampling } as Answer;
+    for (const agreed of [undefined, { temperature: 901 }, { temperature: 900, nonce: "00".repeat(32) }]) {
+      expect(() => checkAnswer(drawn, identity, { agreed })).toThrowError(/was drawn/);
+    }
+    const agreed = { temperature: 900, nonce: hex(sampling.nonce), commitment: "11".repeat(32) };
+    expect(() => checkAnswer(drawn, identity, { agreed })).toThrowError(/another commitment/);
+    expect(() => checkAnswer(Answer.parse(FILE), identity, { agreed })).toThrowError(/was not drawn/);
+  });
+});
+
+test.skipIf(withoutPython)(
+  "answers of other models hold, drawn ones too (skipped without Python)",
+  { timeout: 120_000 },
+  () => {
+    const folder = mkdtempSync(join(tmpdir(), "mitai-proof-"));
+    try {
+      const all = python(["answers", folder]).map((line) => JSON.parse(line));
+      expect(all.map(({ agreed }) => agreed !== null)).toEqual([false, true]);
+      for (const { file, identity: model, bits, agreed: how } of all) {
+        const answer = Answer.parse(new Uint8Array(readFileSync(join(folder, file))));
+        const agreed = how && { temperature: how[0], nonce: how[1], commitment: how[2] };
+        expect(checkAnswer(answer, model, { agreed }).bits).toBeCloseTo(bits, 9);
+        const proof = answer.proof.slice();
+        proof[proof.length >> 1] = (proof[proof.length >> 1] ?? 0) ^ 1;
+        expect(() => checkAnswer({ ...answer, proof } as Answer, model, { agreed })).toThrow(MitaiError);
+      }
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  },
+);

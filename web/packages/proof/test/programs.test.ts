@@ -1,19 +1,14 @@
 /** From a card follow the same programs as in the Python package, to the last bit. */
-import { execFileSync } from "node:child_process";
-import { existsSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { hex, MitaiError, utf8 } from "@mitai/verify";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { ModelCard } from "../src/index.ts";
 import { digestOf } from "../src/program.ts";
-import { PROGRAMS } from "./fixtures.ts";
+import { PROGRAMS, python, withoutPython } from "./fixtures.ts";
 
-const PYTHON = process.env.MITAI_PYTHON ?? fileURLToPath(new URL("../../../../.venv/bin/python", import.meta.url));
-
-function ours(card: string, prompt: number, answer: number): string {
+function ours(card: string, prompt: number, answer: number, drawn = false): string {
   try {
-    return hex(digestOf(ModelCard.parse(utf8(card)).program(prompt, answer)));
+    return hex(digestOf(ModelCard.parse(utf8(card)).program(prompt, answer, drawn)));
   } catch (error) {
     if (error instanceof MitaiError) return error.code;
     throw error;
@@ -22,7 +17,7 @@ function ours(card: string, prompt: number, answer: number): string {
 
 test.each(PROGRAMS)("of model $identity", ({ card, identity, digests }) => {
   expect(ModelCard.parse(utf8(card)).identity).toBe(identity);
-  for (const [prompt, answer, digest] of digests) expect(ours(card, prompt, answer)).toBe(digest);
+  for (const [prompt, answer, drawn, digest] of digests) expect(ours(card, prompt, answer, drawn)).toBe(digest);
 });
 
 test("have at least a token of each, and 4096 together", () => {
@@ -65,19 +60,15 @@ const changed = fc
     return JSON.stringify(parsed);
   });
 
-test.skipIf(!existsSync(PYTHON))(
-  "of any card, or the same refusal (skipped without Python)",
-  { timeout: 600_000 },
-  () => {
-    const cases = fc.sample(fc.tuple(changed, fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 3 })), {
-      numRuns: Number(process.env.MITAI_RUNS ?? 40),
-    });
-    const script = fileURLToPath(new URL("../../../scripts/fixtures_proofs.py", import.meta.url));
-    const input = cases.map((one) => JSON.stringify(one)).join("\n");
-    const theirs = execFileSync(PYTHON, [script, "programs"], { input }).toString().trim().split("\n");
-    expect(theirs.length).toBe(cases.length);
-    cases.forEach(([card, prompt, answer], at) => {
-      expect([card, prompt, answer, ours(card, prompt, answer)]).toEqual([card, prompt, answer, theirs[at]]);
-    });
-  },
-);
+test.skipIf(withoutPython)("of any card, or the same refusal (skipped without Python)", { timeout: 600_000 }, () => {
+  const lengths = [fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 3 })] as const;
+  const cases = fc.sample(fc.tuple(changed, ...lengths, fc.boolean()), {
+    numRuns: Number(process.env.MITAI_RUNS ?? 40),
+  });
+  const theirs = python(
+    ["programs"],
+    cases.map((one) => JSON.stringify(one)),
+  );
+  expect(theirs.length).toBe(cases.length);
+  for (const [at, one] of cases.entries()) expect([one, ours(...one)]).toEqual([one, theirs[at]]);
+});
