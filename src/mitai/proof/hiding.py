@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from mitai.errors import ProofError
 from mitai.proof import field, kernels
 from mitai.proof.commitment import (
+    Code,
     Progress,
     column_hashes,
     columns_of,
@@ -125,7 +126,7 @@ class HidingCommitment:
     margin: Array = member(repr=False)
     leaves: Leaves = member(repr=False)
     uses: int
-    code: Array | None = member(repr=False, default=None)
+    code: Code | None = member(repr=False, default=None)
     spent: int = 0
 
     @property
@@ -158,8 +159,12 @@ class HidingCommitment:
 
     def show(self, transcript: Prover, places: Sequence[int]) -> None:
         """Say the columns at some places."""
-        code = self.code
-        columns = encoded_at(self.elements, places, self.margin) if code is None else columns_of(code, places)
+        if self.code is not None:
+            columns = columns_of(self.code, places)
+        elif self.shape.rows:
+            columns = encoded_at(self.elements, places, self.margin)
+        else:  # there may be more places than `encoded_at` knows
+            columns = kernels.encode(self.elements.rows(0, 1), self.margin, self.shape.size)[places]
         self.leaves.show(transcript, places, columns)
 
 
