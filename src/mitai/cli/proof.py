@@ -9,7 +9,6 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +20,6 @@ from mitai.cli.output import Output, data, printable
 from mitai.errors import ProofError
 
 if TYPE_CHECKING:
-    from mitai.mpc.text import Text
     from mitai.proof.answer import Answer
     from mitai.proof.card import ModelCard
     from mitai.proof.sampling import Agreed, Sampling
@@ -35,15 +33,6 @@ without trusting any machine.""",
     help_format="markdown",
     help_epilogue="",
 )
-_TEXTS = (
-    "What is confidential computing, and who can read my prompts?",
-    "Hello! Please write three sentences about the weather in Paris in April.",
-    "什么是机密计算？请用三句话回答。",
-    "The quick brown fox jumps over the lazy dog; 17 + 25 = 42, and 3.14159 is about π.",
-    "def add(a, b):\n    return a + b\n",
-    "Once upon a time there was a small village by the sea, and in it lived an old woman who knew every story.",
-)
-_RANDOM_TOKENS = 48
 _PREPARED = Annotated[Path, Parameter(help="A folder that `mitai proof prepare` made.")]
 _FILE = Annotated[Path, Parameter(help="An answer with its proof.")]
 
@@ -70,6 +59,7 @@ def prepare(
     """
     from mitai.mpc.text import Text
     from mitai.proof.prepared import prepare as make
+    from mitai.proof.texts import TEXTS, calibration
 
     output = Output(json)
     if model.is_file():
@@ -78,7 +68,7 @@ def prepare(
         nets.prepare(output, model, out, samples)
         return
     words = Text.load(model)
-    lines = texts.read_text(encoding="utf-8").splitlines() if texts else _TEXTS
+    lines = texts.read_text(encoding="utf-8").splitlines() if texts else TEXTS
     card = make(model, calibration(words, lines), out, output.note)
     output.say(f"The model's identity, for everybody who will verify answers:\n\n  [bold]{card.identity}[/]")
     output.result({"model": card.identity, "folder": str(out)})
@@ -388,15 +378,3 @@ def _drawn(answer: Answer) -> dict[str, object]:
         "nonce": sampling.nonce.hex(),
         "commitment": commitment(sampling.seed),
     }
-
-
-def calibration(words: Text, lines: Sequence[str] = _TEXTS) -> list[list[int]]:
-    """Return tokens to measure a model's numbers with: those of some texts, and some in no order."""
-    samples = [words.tokens(line, plain=plain) for line in lines if line.strip() for plain in (True, False)]
-    return [*samples, *_anything(samples)]
-
-
-def _anything(samples: list[list[int]]) -> list[list[int]]:
-    """Return tokens in an order that no text has: the same each time, so that a model's identity is."""
-    known = sorted({token for sample in samples for token in sample})
-    return [[known[(start + 7 * i * i) % len(known)] for i in range(_RANDOM_TOKENS)] for start in range(2)]

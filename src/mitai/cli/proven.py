@@ -86,9 +86,9 @@ def start(out: Output, home: Home, found: tuple[Path, str], port: int) -> tuple[
 
 def _prepared(out: Output, home: Home, model: Path) -> Path:
     """Return the folder of a prepared model; prepare it where that was not done, or not to its end."""
-    from mitai.cli.proof import calibration
     from mitai.mpc.text import Text
     from mitai.proof.prepared import prepare
+    from mitai.proof.texts import calibration
 
     digest = hashlib.sha256()
     for file in sorted(path for path in model.iterdir() if path.suffix in {".json", ".safetensors"}):
