@@ -17,11 +17,12 @@ import hashlib
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from mitai.errors import MpcError, ProofError
@@ -31,7 +32,7 @@ from mitai.proof.graph import Graph, Real
 from mitai.proof.models.calibration import calibrate, sample
 from mitai.proof.models.decoder import Decoder
 from mitai.proof.program import Program
-from mitai.proof.proving import Weights
+from mitai.proof.proving import Weights, commit_weights
 from mitai.proof.stored import Sizes, array_file, disk, disk_full, mapped, read, write_commitment, write_weights
 
 CARD = "card.json"
@@ -57,7 +58,7 @@ class Prepared:
         """
         try:
             card = ModelCard.parse((folder / CARD).read_bytes())
-            weights = read(folder, card.program(1, 1))
+            weights = read(folder, card.program(1, 1), card.uses or 0)
         except FileNotFoundError:
             raise ProofError(
                 "proof.prepared-missing",
@@ -80,6 +81,7 @@ def prepare(
     say: Callable[[str], None] = lambda _: None,
     *,
     code: bool = True,
+    uses: int = 0,
 ) -> ModelCard:
     """Make a Hugging Face folder ready, in a new folder.
 
@@ -89,6 +91,7 @@ def prepare(
         out: A folder that is not there yet.
         say: Told what happens.
         code: Whether the encoded weights are kept, which take most of the folder and make proofs quicker.
+        uses: How many proofs there may be, which hide weights and activations; 0 for any number of succinct ones.
 
     Raises:
         MitaiError: The model is not supported, `out` is there already, or there is no room for it.
@@ -102,17 +105,45 @@ def prepare(
     config = (model / "config.json").read_bytes()
     program = decoder(config)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _say_sizes(program, out.parent, say, code=code)
+    _say_sizes(program, out.parent, say, code=code, uses=uses)
     partial = Path(tempfile.mkdtemp(prefix=f"{out.name}.unfinished-", dir=out.parent))
     try:
         whole, reaches = _quantised(program, model, samples, partial, say)
-        root = write_commitment(partial, whole, code=code, say=_percent("committing to the weights", say))
-        card = _write_card(partial, model, config, reaches, root)
+        progress = _percent("committing to the weights", say)
+        root = write_commitment(partial, whole, uses=uses, code=code, say=progress)
+        card = ModelCard(
+            config=config.decode(),
+            reaches=reaches,
+            weights=root.hex(),
+            tokenizer=_tokenizer(model),
+            uses=uses or msgspec.UNSET,
+        )
+        _write_card(partial, model, card)
         partial.rename(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return card
+
+
+def card_of(files: Mapping[str, bytes], samples: Sequence[Sequence[int]]) -> ModelCard:
+    """Return the card that `prepare` makes of a model, out of its files in memory; nothing is written.
+
+    Raises:
+        MitaiError: The model is not supported.
+    """
+    program = decoder(files["config.json"])
+    arrays = dict(program.arrays(Tensors(files)))
+    reaches = calibrate(arrays, [sample(program, tokens) for tokens in samples])
+    graph = program.measure(Graph(reaches), 1)
+    weights = commit_weights(graph.program(), graph.quantised(arrays.items()))
+    tokenizer = files.get("tokenizer.json")
+    return ModelCard(
+        config=files["config.json"].decode(),
+        reaches=reaches,
+        weights=(weights.root or b"").hex(),
+        tokenizer=hashlib.sha256(tokenizer).hexdigest() if tokenizer is not None else "",
+    )
 
 
 def check_prepared(prepared: Prepared, model: Path) -> None:
@@ -157,15 +188,13 @@ def _quantised(
     return whole, reaches
 
 
-def _write_card(folder: Path, model: Path, config: bytes, reaches: dict[str, int], root: bytes) -> ModelCard:
-    card = ModelCard(config=config.decode(), reaches=reaches, weights=root.hex(), tokenizer=_tokenizer(model))
+def _write_card(folder: Path, model: Path, card: ModelCard) -> None:
     with disk():
         for name in _TOKENIZER:
             if (model / name).is_file():
                 shutil.copyfile(model / name, folder / name)
         (folder / "config.json").write_text(card.config, encoding="utf-8")
         (folder / CARD).write_bytes(card.encode())
-    return card
 
 
 def _floats(program: Decoder, model: Path, folder: Path) -> dict[str, Real]:
@@ -179,10 +208,10 @@ def _floats(program: Decoder, model: Path, folder: Path) -> dict[str, Real]:
     return arrays
 
 
-def _say_sizes(program: Decoder, where: Path, say: Callable[[str], None], *, code: bool) -> None:
+def _say_sizes(program: Decoder, where: Path, say: Callable[[str], None], *, code: bool, uses: int) -> None:
     """Say how much room is needed, and refuse if there is less."""
     rough = program.measure(Graph(defaultdict(int)), 1).program()
-    sizes = Sizes.of(rough)
+    sizes = Sizes.of(rough, uses)
     kept = sizes.code if code else 0
     say(f"the prepared model takes {_gigabytes(sizes.weights + kept)}, {_gigabytes(kept)} of them its weights' code")
     scratch = sum(_FLOAT_BYTES * prod(weight.shape) for weight in rough.weights.values())

@@ -6,6 +6,8 @@
 | `narrow.npy`, `wide.npy` | the same as they lie in the commitment: numbers of 4 bytes, then of 8 |
 | `tree.npy` | hashes, from the leaves up to the root |
 | `code.npy` | the encoded columns, group of rows after group of rows; may be missing |
+| `margin.npy`, `salts.npy` | of a commitment that hides: the random coefficients of each row, the salts of leaves |
+| `spent` | of such a one: a byte for each time that it was opened |
 
 Files are written from the first to the last byte, never through a map, so that a full disk is an error and no signal.
 
@@ -18,9 +20,12 @@ Example:
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -33,16 +38,18 @@ from mitai.errors import ProofError
 from mitai.proof.commitment import Commitment, Progress, code_shape, commit
 from mitai.proof.elements import Elements, ends, pieces, with_padding
 from mitai.proof.field import Array
+from mitai.proof.hiding import HidingCommitment, Leaves, commit_hiding
 from mitai.proof.operation import Ints
 from mitai.proof.operations import Weight
 from mitai.proof.program import Program
 from mitai.proof.proving import Weights
 from mitai.proof.transcript import HASH_BYTES
 from mitai.proof.verify.commitment import Shape
+from mitai.proof.verify.hiding import HidingShape
 from mitai.proof.verify.layout import Layout
-from mitai.proof.verify.soundness import LOG_BLOWUP
 
 WEIGHTS, NARROW, WIDE, TREE, CODE = "weights.npy", "narrow.npy", "wide.npy", "tree.npy", "code.npy"
+MARGIN, SALTS, SPENT = "margin.npy", "salts.npy", "spent"
 INT32_BITS = 32
 _ELEMENT_BYTES = 8
 
@@ -58,11 +65,11 @@ class Sizes:
     code: int
 
     @staticmethod
-    def of(program: Program) -> Sizes:
+    def of(program: Program, uses: int = 0) -> Sizes:
         """Return those of a program's model."""
-        log = _layout(program).log
-        leaves = 1 << Shape.of(log).leaves
-        return Sizes(2 * _bytes(program) + 2 * HASH_BYTES * leaves, _ELEMENT_BYTES << log + LOG_BLOWUP)
+        shape = _shape(_layout(program).log, uses)
+        hashes = (3 if uses else 2) * HASH_BYTES << shape.leaves
+        return Sizes(2 * _bytes(program) + hashes, _ELEMENT_BYTES << shape.leaves + shape.rows)
 
 
 def write_weights(folder: Path, program: Program, numbers: Numbers) -> None:
@@ -77,12 +84,15 @@ def write_weights(folder: Path, program: Program, numbers: Numbers) -> None:
                 put(part.astype(_dtype(weight), copy=False))
 
 
-def write_commitment(folder: Path, program: Program, *, code: bool = True, say: Progress = lambda *_: None) -> bytes:
+def write_commitment(
+    folder: Path, program: Program, *, uses: int = 0, code: bool = True, say: Progress = lambda *_: None
+) -> bytes:
     """Commit to the weights in a folder, which gets the commitment as well; return the root.
 
     Args:
         folder: See `write_weights`.
         program: The same.
+        uses: How many proofs it hides the weights in; 0 if it does not.
         code: Whether the encoded columns are kept: a proof needs 152 of them, and computes them again otherwise.
         say: Told how much is done.
 
@@ -93,19 +103,31 @@ def write_commitment(folder: Path, program: Program, *, code: bool = True, say: 
     with disk():
         _place([*_arrays(folder, program).values()], layout, folder)
         elements = _elements(folder, layout)
+        make = partial(commit_hiding, elements, uses) if uses else partial(commit, elements)
         if code:
-            with array_file(folder / CODE, code_shape(elements.shape), "<u8") as put:
-                made = commit(elements, lambda part: put(part.astype("<u8", copy=False)), say)
+            with array_file(folder / CODE, code_shape(_shape(layout.log, uses)), "<u8") as put:
+                made = make(lambda part: put(part.astype("<u8", copy=False)), say)
         else:
-            made = commit(elements, lambda _: None, say)
-        with array_file(folder / TREE, (sum(map(len, made.levels)), HASH_BYTES), "u1") as put:
-            for level in made.levels:
+            made = make(lambda _: None, say)
+        levels = made.leaves.levels if isinstance(made, HidingCommitment) else made.levels
+        with array_file(folder / TREE, (sum(map(len, levels)), HASH_BYTES), "u1") as put:
+            for level in levels:
                 put(level)
+        if isinstance(made, HidingCommitment):
+            _write_hidden(folder, made)
     return made.root
 
 
-def read(folder: Path, program: Program) -> Weights:
-    """Map what was written for a program with these weights.
+def _write_hidden(folder: Path, made: HidingCommitment) -> None:
+    with array_file(folder / MARGIN, made.margin.shape, "<u8") as put:
+        put(made.margin.astype("<u8", copy=False))
+    with array_file(folder / SALTS, made.leaves.salts.shape, "u1") as put:
+        put(made.leaves.salts)
+    (folder / SPENT).touch(0o600, exist_ok=False)
+
+
+def read(folder: Path, program: Program, uses: int = 0) -> Weights:
+    """Map what was written for a program with these weights, and for as many uses.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -113,7 +135,7 @@ def read(folder: Path, program: Program) -> Weights:
     """
     layout = _layout(program)
     elements = _elements(folder, layout)
-    shape = code_shape(elements.shape)
+    shape = code_shape(_shape(layout.log, uses))
     hashes = mapped(folder / TREE, np.uint8)
     levels, at, size = [], 0, shape[1]
     while size:
@@ -122,7 +144,50 @@ def read(folder: Path, program: Program) -> Weights:
     code = CodeFile.of(folder / CODE, shape) if (folder / CODE).exists() else None
     if hashes.shape != (at, HASH_BYTES):
         raise ValueError("files of another model")
-    return Weights(_arrays(folder, program), Commitment(levels[-1].tobytes(), elements, levels, code))
+    arrays = _arrays(folder, program)
+    if not uses:
+        return Weights(arrays, Commitment(levels[-1].tobytes(), elements, levels, code))
+    (folder / SPENT).stat()
+    hiding = HidingShape.of(layout.log, uses)
+    margin, salts = mapped(folder / MARGIN, np.uint64), mapped(folder / SALTS, np.uint8)
+    if margin.shape != (hiding.margin, 1 << hiding.rows) or salts.shape != (shape[1], HASH_BYTES):
+        raise ValueError("files of another model")
+    leaves = Leaves(salts, levels)
+    counted = Counted(elements.cut(hiding.positions), margin, leaves, uses, code, spent_file=folder / SPENT)
+    return Weights(arrays, counted, uses)
+
+
+@dataclass
+class Counted(HidingCommitment):
+    """One whose uses are counted in a file: a byte each, which is there before anything of a proof leaves.
+
+    Attributes:
+        spent_file: It must be there: who loses it does not know what is left.
+    """
+
+    spent_file: Path = Path(SPENT)
+
+    @property
+    def left(self) -> int:
+        """How many more there are."""
+        return max(self.uses - self.spent_file.stat().st_size, 0)
+
+    def spend(self) -> None:
+        """Count a use, for all processes and across crashes.
+
+        Raises:
+            ProofError: `proof.uses-spent`, `proof.disk-full`.
+        """
+        with disk():
+            descriptor = os.open(self.spent_file, os.O_WRONLY | os.O_APPEND)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                self.spent = os.fstat(descriptor).st_size
+                super().spend()
+                os.write(descriptor, b".")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -235,6 +300,10 @@ def _arrays(folder: Path, program: Program) -> dict[str, Ints]:
 
 def _elements(folder: Path, layout: Layout) -> Elements:
     return with_padding(layout, mapped(folder / NARROW, np.int32), mapped(folder / WIDE, np.int64))
+
+
+def _shape(log: int, uses: int) -> Shape | HidingShape:
+    return HidingShape.of(log, uses) if uses else Shape.of(log)
 
 
 def _layout(program: Program) -> Layout:

@@ -1,0 +1,104 @@
+"""Models whose weights are hidden: prepared, asked, verified, and counted on the disk."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mitai.errors import ProofError
+from mitai.proof.operations import Input, MatMul, Weight
+from mitai.proof.program import Output, Program
+from mitai.proof.proving import prove
+from mitai.proof.stored import CODE, MARGIN, SALTS, SPENT, Counted, read, write_commitment, write_weights
+from mitai.proof.verify.program import verify
+
+PROGRAM = Program(
+    (
+        Input(name="x", shape=(3, 9), low=-100, high=100, public=True),
+        Weight(name="w", shape=(9, 4), bits=8),
+        MatMul(a=0, b=1),
+    ),
+    (Output(name="y", operand=2, public=True),),
+)
+X = {"x": np.arange(27).reshape(3, 9)}
+USES = 3
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_weights(tmp_path, PROGRAM, lambda _: [np.arange(36) - 18])
+    write_commitment(tmp_path, PROGRAM, uses=USES)
+    return tmp_path
+
+
+def left(folder: Path) -> int:
+    commitment = read(folder, PROGRAM, USES).commitment
+    assert isinstance(commitment, Counted)
+    return commitment.left
+
+
+@pytest.mark.parametrize("code", [True, False])
+def test_a_stored_commitment_serves_its_number_of_proofs(tmp_path: Path, code: bool) -> None:
+    write_weights(tmp_path, PROGRAM, lambda _: [np.arange(36) - 18])
+    root = write_commitment(tmp_path, PROGRAM, uses=USES, code=code)
+    assert (tmp_path / CODE).exists() == code
+    for spent in range(USES):
+        assert left(tmp_path) == USES - spent
+        proof = prove(PROGRAM, X, read(tmp_path, PROGRAM, USES))
+        assert proof.statement.weights == root
+        assert verify(proof.statement, proof.messages) > 100
+    assert left(tmp_path) == 0
+    for _ in range(2):
+        with pytest.raises(ProofError) as refused:
+            prove(PROGRAM, X, read(tmp_path, PROGRAM, USES))
+        assert refused.value.code == "proof.uses-spent"
+    assert len((tmp_path / SPENT).read_bytes()) == USES
+
+
+def spend_and_die(folder: Path) -> None:
+    commitment = read(folder, PROGRAM, USES).commitment
+    assert isinstance(commitment, Counted)
+    commitment.spend()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_use_survives_whoever_is_killed(folder: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=spend_and_die, args=(folder,))
+    process.start()
+    process.join(20)
+    assert process.exitcode == -signal.SIGKILL
+    assert left(folder) == USES - 1
+
+
+def test_two_that_have_it_open_share_its_uses(folder: Path) -> None:
+    one, other = (read(folder, PROGRAM, USES) for _ in range(2))
+    for weights in (one, other, one):
+        prove(PROGRAM, X, weights)
+    for weights in (one, other):
+        with pytest.raises(ProofError):
+            prove(PROGRAM, X, weights)
+
+
+def test_without_its_count_nothing_is_proven(folder: Path) -> None:
+    (folder / SPENT).unlink()
+    with pytest.raises(FileNotFoundError):
+        read(folder, PROGRAM, USES)
+
+
+@pytest.mark.parametrize("name", [MARGIN, SALTS])
+def test_files_fit_together(folder: Path, name: str) -> None:
+    whole = np.load(folder / name)
+    np.save(folder / name, whole[:-1])
+    with pytest.raises(ValueError, match="another model"):
+        read(folder, PROGRAM, USES)
+    np.save(folder / name, whole)
+    assert read(folder, PROGRAM, USES).uses == USES
+    with pytest.raises(ValueError, match="another model"):
+        read(folder, PROGRAM, USES + 1)
+    with pytest.raises(ValueError, match="another model"):
+        read(folder, PROGRAM, 0)
