@@ -145,7 +145,7 @@ def encoded_at(elements: Elements, places: Sequence[int], more: Array | None = N
     shape = elements.shape
     inner = min(INNER_LOG, shape.positions)
     outer, rows = shape.positions - inner, 1 << shape.rows
-    powers = np.stack([field.power(_point(place, shape.positions), 1 << outer) for place in places])
+    powers = field.lift(np.stack([field.power(_point(place, shape.positions), 1 << outer) for place in places]))
     found = np.zeros((len(places), rows), np.uint64)
     step = min(max(1 << LOG_STEP >> shape.rows, 1), 1 << outer)
     following = None
@@ -157,10 +157,9 @@ def encoded_at(elements: Elements, places: Sequence[int], more: Array | None = N
         part = np.stack([elements.part(first, first + step * rows) for first in firsts])
         rest = None if following is None else following[:, start : start + step].reshape(-1, step * rows)
         code = kernels.encode(part, rest).reshape(-1, step, rows)
-        for number, place in enumerate(places):
-            weights = field.lift(powers[number, start : start + step])
-            value = kernels.contract(code[None, place >> outer], weights)[0, :, 0]
-            found[number] = field.add(found[number], value)
+        weights = powers[:, start : start + step]
+        sums = [kernels.contract(code[None, place >> outer], one) for place, one in zip(places, weights, strict=True)]
+        found = field.add(found, np.concatenate(sums)[:, :, 0])
     return found
 
 

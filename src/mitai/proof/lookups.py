@@ -10,7 +10,8 @@ Example, without the commitments that a proof needs:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from mitai.errors import ProofError
 from mitai.proof import field, kernels
 from mitai.proof.field import ONE, ZERO, Array, K
+from mitai.proof.kernels import Pair
 from mitai.proof.sumcheck import prove_rounds
 from mitai.proof.transcript import Prover
 from mitai.proof.verify.claims import Claim
@@ -29,13 +31,16 @@ class Column:
 
     Attributes:
         shape: the true shape.
-        arrays: the residues, each padded with zeros to powers of two and flat.
     """
 
     def __init__(self, components: Sequence[NDArray[np.int64]], shape: Sequence[int]) -> None:
         self.shape = tuple(shape)
         self.components = tuple(component.reshape(self.shape) for component in components)
-        self.arrays = tuple(field.padded(component) for component in self.components)
+
+    @cached_property
+    def arrays(self) -> tuple[Array, ...]:
+        """The residues, each padded with zeros to powers of two and flat."""
+        return tuple(field.padded(component) for component in self.components)
 
     @property
     def inside(self) -> Array:
@@ -76,49 +81,58 @@ def prove_lookups(
     offsets, log = bind_statement(transcript, [column.shape for column in columns], table)
     alpha, beta = transcript.challenges("look-ups", 2)
     numerators = np.zeros(1 << log, np.uint64)
-    denominators = np.empty((1 << log, 2), np.uint64)
-    denominators[...] = field.array([alpha])
-    for column, offset in zip(columns, offsets, strict=True):
-        part = slice(offset, offset + len(column.arrays[0]))
+    parts = [slice(offset, offset + len(column.arrays[0])) for column, offset in zip(columns, offsets, strict=True)]
+    for column, part in zip(columns, parts, strict=True):
         numerators[part] = column.inside
-        _subtract_entries(alpha, beta, column.arrays, denominators[part])
+
+    def denominators() -> Array:
+        out = np.empty((1 << log, 2), np.uint64)
+        out[...] = field.array([alpha])
+        for column, part in zip(columns, parts, strict=True):
+            _subtract_entries(alpha, beta, column.arrays, out[part])
+        return out
+
     point = prove_fractions(transcript, numerators, denominators)
     claims = []
     for column in columns:
         own = point[log - sum(logs(column.shape)) :]
         claims.append([Claim(own, kernels.evaluate(one, own)) for one in column.arrays])
     transcript.send_elements("columns", *(claim.value for one in claims for claim in one))
-    denominators = np.empty((len(counts), 2), np.uint64)
-    _subtract_entries(alpha, beta, table.components, denominators)
-    point = prove_fractions(transcript, counts, denominators)
+    point = prove_fractions(transcript, counts, lambda: _subtract_entries(alpha, beta, table.components))
     return claims, Claim(point, kernels.evaluate(counts, point))
 
 
-def _subtract_entries(alpha: K, beta: K, components: Sequence[Array], out: Array) -> None:
-    """Write α − x_0 − β x_1 − β² x_2 and so on."""
+def _subtract_entries(alpha: K, beta: K, components: Sequence[Array], out: Array | None = None) -> Array:
+    """Return α − x_0 − β x_1 − β² x_2 and so on."""
     factors = [ZERO - ONE]
     for _ in components[1:]:
         factors.append(factors[-1] * beta)
-    kernels.combine(alpha, factors, components, out)
+    return kernels.combine(alpha, factors, components, out)
 
 
-def prove_fractions(transcript: Prover, p: Array, q: Array) -> list[K]:
+def prove_fractions(transcript: Prover, p: Array, denominators: Callable[[], Array]) -> list[K]:
     """Prove the sum of fractions p / q, which is sent; return the point at which the leaves are claimed.
 
-    Tables of K, which denominators are, are overwritten.
+    Args:
+        transcript: where messages go.
+        p: numerators, of F.
+        denominators: makes q, of K, twice: at the top of the tree the leaves' would be in the way.
     """
-    layers = [(p, q)]
-    while len(layers[-1][1]) > 1:
-        layers.append(kernels.add_fractions(*layers[-1]))
-    (top,), (bottom,) = (field.elements(x if x.ndim == 2 else field.lift(x)) for x in layers.pop())
+    layer, above = (p, denominators()), list[Pair]()
+    while len(layer[1]) > 1:
+        layer = kernels.add_fractions(*layer)
+        above.append(layer)
+    (top,), (bottom,) = (field.elements(x if x.ndim == 2 else field.lift(x)) for x in layer)
     transcript.send_elements("sum", top, bottom)
     point: list[K] = []
-    while layers:
-        p, q = layers.pop()
+    while above:
+        above.pop()
+        numerators, q = above[-1] if above else (p, denominators())
         half = len(q) // 2
         by = transcript.challenge("layer")
-        upper = p[half:] if p.ndim == 2 else None
-        pairs = [(p[:half], q[half:]), (q[:half], kernels.add_multiple(p[half:], by, q[half:], upper))]
+        upper = numerators[half:] if numerators.ndim == 2 else None
+        mixture = kernels.add_multiple(numerators[half:], by, q[half:], upper)
+        pairs = [(numerators[:half], q[half:]), (q[:half], mixture)]
         left, [(p0, q1), (q0, mixed)] = prove_rounds(transcript, pairs, top + by * bottom, point, own=True)
         p1 = mixed - by * q1
         transcript.send_elements("halves", p0, p1, q0, q1)

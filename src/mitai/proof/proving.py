@@ -178,9 +178,8 @@ class _Proving(Walk):
         return root
 
     def lookups(self, _nodes: Sequence[tuple[int, ...]], table: int) -> tuple[list[list[Claim]], Claim]:
-        return prove_lookups(
-            self.transcript, self._columns[table], self.table(*self.tables[table]), self._counts[table]
-        )
+        columns, self._columns[table] = self._columns[table], []
+        return prove_lookups(self.transcript, columns, self.table(*self.tables[table]), self._counts[table])
 
     def halves(self, zero: Zero, layer: int, point: Point, value: K) -> tuple[list[K], K, K]:
         if zero not in self._trees:

@@ -138,7 +138,7 @@ def test_a_zero_denominator_is_refused():
 def test_fractions():
     p, q = (RNG.integers(1, 99, 8, np.uint64) for _ in range(2))
     prover = Prover()
-    point = prove_fractions(prover, p, field.lift(q))
+    point = prove_fractions(prover, p, lambda: field.lift(q))
     top, bottom, same, of_p, of_q = check_fractions(Verifier(prover.proof), 3)
     assert (same, of_p, of_q) == (point, field.evaluate(p, point), field.evaluate(q, point))
     from fractions import Fraction
