@@ -106,14 +106,15 @@ class _Asking:
         """Handle one request."""
         if scope["type"] == "http":
             try:
-                ASKED.set(_asked(Headers(scope=scope)))
+                ASKED.set(asked(Headers(scope=scope)))
             except RequestError as error:
                 await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-def _asked(headers: Headers) -> Asked:
+def asked(headers: Headers) -> Asked:
+    """Return what a request's headers ask for; raise `RequestError` for what they must not say."""
     value, draw = headers.get(HEADER, "on-demand"), headers.get(DRAW_HEADER)
     drawn = None
     if draw is not None:

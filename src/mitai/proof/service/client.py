@@ -80,7 +80,9 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return parse_json(data, Offer, _MAX_OFFER_BYTES, "proof.offer-malformed", message)
 
 
-class _Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Replied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a service says of an answer: its receipt, and its tokens."""
+
     envelope: Annotated[bytes, msgspec.Meta(max_length=MAX_RECEIPT_BYTES)]
     prompt: Tokens
     answer: Tokens
@@ -208,7 +210,7 @@ class Service:
         """
         message = "the service's receipt can't be read"
         content = self.reply("GET", f"/v1/receipts/{answer_id}")
-        reply = parse_json(content, _Reply, _MAX_REPLY_BYTES, _MALFORMED, message)
+        reply = parse_json(content, Replied, _MAX_REPLY_BYTES, _MALFORMED, message)
         said = Said(answer_id, reply.prompt, reply.answer, wanted.agreed)
         receipt = opened(reply.envelope, self.key, said, self.terms(wanted.promise, wanted.sample))
         if list(reply.prompt) != list(prompt):
