@@ -85,18 +85,18 @@ class Keyed:
     """
 
     def __init__(self, key: AuditKey, plan: Plan) -> None:
-        shapes = {name: weight.shape for name, weight in plan.program.weights.items()}
+        weights = plan.program.weights
         names = {_name(product): product for product in plan.products.values()}
         if key.projections.keys() != names.keys() or set(key.plain) != set(plan.plain):
             raise _differs()
         self.vector = _elements(key.vector, (vector_length(plan), 2))
         self._projections = {}
         for name, product in names.items():
-            shape = [size for axis, size in enumerate(shapes[product.weight]) if axis != product.axis]
+            shape = [size for axis, size in enumerate(weights[product.weight].shape) if axis != product.axis]
             self._projections[name] = _elements(key.projections[name], (*shape, 2))
-        self.plain = {name: _words(key.plain[name], shapes[name]).view("<i8") for name in plan.plain}
+        self.plain = {name: _words(key.plain[name], weights[name].shape).view("<i8") for name in plan.plain}
         for name, array in self.plain.items():
-            low, high = signed(plan.program.weights[name].bits)
+            low, high = signed(weights[name].bits)
             if array.min() < low or array.max() > high:
                 raise _differs()
 

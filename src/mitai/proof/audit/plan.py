@@ -93,9 +93,10 @@ class Plan:
         for number, (name, _) in orders.items():
             if not set(users[number]) <= multiplied | orders.keys():
                 plain.add(name)
-        if any(math.prod(program.weights[name].shape) > MAX_PLAIN for name in plain):
+        weights = program.weights
+        if any(math.prod(weights[name].shape) > MAX_PLAIN for name in plain):
             raise ProofError("proof.audit-unsupported", "a large weight is used in another way than in products")
-        names = tuple(name for name in program.weights if name in plain)
+        names = tuple(name for name in weights if name in plain)
         return Plan(program, tuple(sorted(steps)), products, _taken(program, steps, products), names)
 
     def value(self, step: int) -> Value:
