@@ -30,6 +30,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import msgspec
+
 from mitai.errors import MitaiError, TrainError
 from mitai.process import forbid_core_dumps
 from mitai.train.relay import (
@@ -87,6 +89,7 @@ def _work(order: Order, relay: Relay) -> None:
     from mitai.capsule import MemorySource, open_capsule, seal
     from mitai.identity import Identity, PublicKey
     from mitai.train.job import Job
+    from mitai.train.proven import BYPRODUCT, identity, require_provable
 
     job = Job.parse(order.job)
     relay.send(Step("open"))
@@ -105,6 +108,8 @@ def _work(order: Order, relay: Relay) -> None:
     for wanted in job.inputs():
         if sources[wanted.capsule].manifest.kind not in wanted.kinds:
             raise TrainError("train.kind", f"{wanted.capsule} is no {wanted.kind}, as its manifest says")
+    if job.proof:
+        require_provable(sources[job.inputs()[0].capsule])
     relay.send(Step("train"))
     forget: Callable[[], None] = _nothing
     if job.job.method == "audit":
@@ -119,6 +124,7 @@ def _work(order: Order, relay: Relay) -> None:
     if job.job.method == "evaluate":
         outcome = _signed(outcome, job, order)
     relay.send(Step("seal"))
+    named = identity(outcome.files) if job.proof else ""
     sealed = seal(
         MemorySource(outcome.files),
         Path(order.output),
@@ -126,9 +132,11 @@ def _work(order: Order, relay: Relay) -> None:
         name=job.job.name,
         kind=outcome.kind,
         parents=order.parents,
+        proof_identity=named or msgspec.UNSET,
         workers=1,
     )
-    byproducts = {name: hashlib.sha256(outcome.files[name]).hexdigest() for name in outcome.byproducts}
+    proven = {BYPRODUCT: named} if named else {}
+    byproducts = proven | {name: hashlib.sha256(outcome.files[name]).hexdigest() for name in outcome.byproducts}
     made = sealed.capsule_id, sealed.envelope, sealed.manifest_sha256, sealed.data_key
     relay.ask(Done(*made, outcome.kind, byproducts | {"job": job.sha256()}))
     forget()  # the output is registered

@@ -129,6 +129,10 @@ class Transcribed(Table, frozen=True):
     segment_steps: Natural = 0
 
 
+class Proven(Table, frozen=True):
+    """`[proof]`: the manifest of the output, and its lineage, name the identity that proofs of its answers have."""
+
+
 METHOD_TABLES: dict[str, type[Table]] = {
     "sft": Sft,
     "dpo": Dpo,
@@ -141,6 +145,7 @@ METHOD_TABLES: dict[str, type[Table]] = {
     "leaderboard": Compare,
     "audit": Audit,
 }
+PROVEN = {"sft", "dpo", "grpo", "distill", "private"}  # methods whose output may be a whole model that generates
 
 
 class Job(Table, frozen=True):
@@ -166,6 +171,7 @@ class Job(Table, frozen=True):
     evaluate: Evaluate | None = None
     leaderboard: Compare | None = None
     audit: Audit | None = None
+    proof: Proven | msgspec.UnsetType = msgspec.UNSET  # not written out: digests of jobs without it stay
 
     @staticmethod
     def parse(text: str) -> Job:
@@ -219,13 +225,20 @@ class Job(Table, frozen=True):
             raise _malformed("[evaluation] needs rows to hold out, or capsules (job.evaluation)")
         if self.early_stopping and not self.evaluation:
             raise _malformed("[early_stopping] needs [evaluation]")
-        if self.transcript and method in ("private", "evaluate", "audit"):
-            raise _malformed(f"[transcript] is not for the method {method}")
+        self._check_kept()
         if self.distributed and (undivided := self._undivided(self.distributed.workers)):
             raise _malformed(f"[distributed] {undivided}")
         own = getattr(self.options, "unfit", None)
         if why := own(self) if own else None:
             raise _malformed(f"[{method}] {why}")
+
+    def _check_kept(self) -> None:
+        """Refuse what a job of this kind can't leave behind."""
+        method = self.job.method
+        if self.transcript and method in ("private", "evaluate", "audit"):
+            raise _malformed(f"[transcript] is not for the method {method}")
+        if self.proof is not msgspec.UNSET and (self.lora or self.job.adapter or method not in PROVEN):
+            raise _malformed("[proof] is for jobs that make a whole model that generates")
 
     def _undivided(self, workers: int) -> str:
         """Return why several workers would not give what one gives, or nothing."""
@@ -263,6 +276,8 @@ class Job(Table, frozen=True):
             told["columns"] = ",".join(sorted(self.limits.columns))
         if self.transcript:
             told["transcript"] = "kept"  # the output then holds states of the optimizer, and what opens commitments
+        if self.proof is not msgspec.UNSET:
+            told["proof"] = "named"
         if self.distributed:
             told["workers"] = str(self.distributed.workers)  # sums over the rows leave this machine, sealed
         own = getattr(self.options, "declared", None)

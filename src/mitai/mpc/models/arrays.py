@@ -21,7 +21,7 @@ Example:
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,19 +167,16 @@ def _blocks(rows: int, width: int) -> Iterator[slice]:
 
 
 class Tensors:
-    """A folder's tensors by name, each read when it is asked for.
+    """A model's tensors by name, each read when it is asked for: of a folder, or of files in memory by name.
 
     Raises:
         ParseError: A file is not strict safetensors.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, files: Path | Mapping[str, bytes]) -> None:
         self._tensors: dict[str, Tensor] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            with path.open("rb") as file:
-                empty = path.stat().st_size == 0  # which can't be mapped
-                view = memoryview(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            self._tensors.update((tensor.name, tensor) for tensor in parse_shard(path.name, view).tensors)
+        for name, view in _shards(files):
+            self._tensors.update((tensor.name, tensor) for tensor in parse_shard(name, view).tensors)
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -194,6 +191,16 @@ class Tensors:
         if tensor is None:
             raise MpcError("mpc.model-mismatch", f"the model's folder has no tensor {name}")
         return _floats(tensor)
+
+
+def _shards(files: Path | Mapping[str, bytes]) -> Iterator[tuple[str, memoryview]]:
+    if not isinstance(files, Path):
+        yield from ((name, memoryview(files[name])) for name in sorted(files) if name.endswith(".safetensors"))
+        return
+    for path in sorted(files.glob("*.safetensors")):
+        with path.open("rb") as file:
+            empty = path.stat().st_size == 0  # which can't be mapped
+            yield path.name, memoryview(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _floats(tensor: Tensor) -> Real:
