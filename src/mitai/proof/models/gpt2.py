@@ -19,6 +19,7 @@ class Gpt2(Decoder):
     def __init__(self, config: Gpt2Config) -> None:
         self.config = config
         self.vocabulary, self.width, self.tied = config.vocab_size, config.n_embd, config.tie_word_embeddings
+        self.layers = config.n_layer
         self.cache_rows, self.head_size = 2 * config.n_layer * config.n_head, config.n_embd // config.n_head
         self._inner = config.n_inner or 4 * config.n_embd
 

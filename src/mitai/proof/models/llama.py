@@ -26,6 +26,7 @@ class Llama(Decoder):
     def __init__(self, config: LlamaConfig) -> None:
         self.config = config
         self.vocabulary, self.width, self.tied = config.vocab_size, config.hidden_size, config.tie_word_embeddings
+        self.layers = config.num_hidden_layers
         self.cache_rows, self.head_size = 2 * config.num_hidden_layers * config.groups, config.head_size
 
     def arrays(self, tensors: Tensors) -> Iterator[tuple[str, Real]]:
