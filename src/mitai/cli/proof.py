@@ -35,6 +35,7 @@ without trusting any machine.""",
 )
 _PREPARED = Annotated[Path, Parameter(help="A folder that `mitai proof prepare` made.")]
 _FILE = Annotated[Path, Parameter(help="An answer with its proof.")]
+MAX_INSPECTED = 1 << 26  # numbers in a stranger's program: a few seconds
 
 
 @app.command
@@ -43,19 +44,28 @@ def prepare(
         Path,
         Parameter(help="A folder, as save_pretrained writes it: GPT-2, Llama or Qwen2; or a small net's ONNX file."),
     ],
-    out: Annotated[Path, Parameter(help="A folder that is not there yet; it needs some 50 bytes a parameter.")],
+    out: Annotated[Path, Parameter(help="A folder that is not there yet; it needs 40 to 75 bytes a parameter.")],
     *,
     texts: Annotated[
         Path | None,
         Parameter(help="Texts like those that the model will see, one a line; a few of all kinds by default."),
     ] = None,
     samples: Annotated[Path | None, Parameter(help="Of a net: inputs as it will see, .npy, .csv or .json.")] = None,
+    code: Annotated[
+        bool,
+        Parameter(help="Keep the weights' code; without it 9 bytes a parameter are enough, and proofs take longer."),
+    ] = True,
+    zk: Annotated[bool, Parameter(negative="", help="Its proofs hide weights and all numbers but the answer.")] = False,
+    proofs: Annotated[Positive, Parameter(help="With --zk: how many proofs there may be, up to 4096.")] = 64,
     json: JsonFlag = False,
 ) -> None:
     """Turn a model into integers, commit to them, and show its identity.
 
     Its numbers are measured with some texts. A prompt with which they become more than twice as large can't be
     answered; give texts of your own then. A net is measured with samples, and compared with the ONNX model on them.
+
+    With --zk, whoever reads proofs learns nothing of the weights. When all are made the model is prepared again, with
+    another identity. Don't restore the folder from a backup: its proofs are counted in it.
     """
     from mitai.mpc.text import Text
     from mitai.proof.prepared import prepare as make
@@ -65,11 +75,13 @@ def prepare(
     if model.is_file():
         from mitai.cli import nets
 
+        if zk:
+            raise ProofError("proof.model-unsupported", "proofs about nets hide nothing", hint="leave out --zk")
         nets.prepare(output, model, out, samples)
         return
     words = Text.load(model)
     lines = texts.read_text(encoding="utf-8").splitlines() if texts else TEXTS
-    card = make(model, calibration(words, lines), out, output.note)
+    card = make(model, calibration(words, lines), out, output.note, code=code, uses=proofs if zk else 0)
     output.say(f"The model's identity, for everybody who will verify answers:\n\n  [bold]{card.identity}[/]")
     output.result({"model": card.identity, "folder": str(out)})
 
@@ -139,6 +151,8 @@ def ask(
     output.say(f"[green]✔[/] proven in {took:.1f} s: {data(file)}, {len(encoded) / 1e6:.1f} MB")
     drawn = f" --temperature {temperature:g} --nonce {sampling.nonce.hex()}" if sampling else ""
     output.say(f"  next: mitai proof verify {data(file)} --model {prepared.card.identity}{drawn}")
+    if (left := prepared.left) is not None:
+        output.say(f"  {left} more proofs can hide this model; then it has to be prepared again")
     output.result({"answer": told, "tokens": said, "file": str(file), "bytes": len(encoded), "seconds": round(took, 2)})
 
 
@@ -227,16 +241,20 @@ def inspect(
         nets.inspect(output, _content(file))
         return
     answer, card = _read(file)
-    program = card.program(len(answer.prompt), len(answer.answer))
-    work = cost(program)
-    facts = {
-        "model": card.identity,
-        "weights": card.weights,
-        "program": program.digest.hex(),
-        "operations": len(program.operations),
-        "parameters": work.weights,
-        "multiplications": work.macs + work.products,
-        "look-ups": work.lookups,
+    facts: dict[str, object] = {"model": card.identity, "weights": card.weights}
+    if card.model.written(len(answer.prompt) + len(answer.answer)) <= MAX_INSPECTED:
+        program = card.program(len(answer.prompt), len(answer.answer))
+        work = cost(program)
+        facts |= {
+            "program": program.digest.hex(),
+            "operations": len(program.operations),
+            "parameters": work.weights,
+            "multiplications": work.macs + work.products,
+            "look-ups": work.lookups,
+        }
+    else:
+        facts |= {"program": "too large to be written down for a card that nobody checked"}
+    facts |= {
         "proof": f"{len(answer.proof)} bytes",
         **_shown(answer, card, tokenizer),
     }
@@ -355,7 +373,7 @@ def _unusable(message: str, hint: str) -> ProofError:
 def _shown(answer: Answer, card: ModelCard, tokenizer: Path | None) -> dict[str, object]:
     """Return prompt and answer, in words where the model's own tokenizer is at hand, and how it was drawn."""
     tokens = {"prompt": list(answer.prompt), "answer": list(answer.answer)}
-    drawn = _drawn(answer)
+    drawn = {"hides": "weights, and all numbers but these" if card.uses else "nothing", **_drawn(answer)}
     if tokenizer is None:
         return {**tokens, **drawn}
     from mitai.mpc.text import Text

@@ -33,7 +33,17 @@ from mitai.proof.models.calibration import calibrate, sample
 from mitai.proof.models.decoder import Decoder
 from mitai.proof.program import Program
 from mitai.proof.proving import Weights, commit_weights
-from mitai.proof.stored import Sizes, array_file, disk, disk_full, mapped, read, write_commitment, write_weights
+from mitai.proof.stored import (
+    Counted,
+    Sizes,
+    array_file,
+    disk,
+    disk_full,
+    mapped,
+    read,
+    write_commitment,
+    write_weights,
+)
 
 CARD = "card.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
@@ -72,6 +82,12 @@ class Prepared:
                 "proof.prepared-damaged", f"the files in {folder} do not belong together", hint="prepare it again"
             )
         return Prepared(folder, card, weights)
+
+    @property
+    def left(self) -> int | None:
+        """How many more proofs hide its weights; None where proofs are succinct ones."""
+        commitment = self.weights.commitment
+        return commitment.left if isinstance(commitment, Counted) else None
 
 
 def prepare(

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import types
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -22,8 +23,8 @@ from mitai.mpc.models.config import LlamaConfig
 from mitai.proof.answer import Answer, check_answer, generate, prove_answer
 from mitai.proof.card import ModelCard
 from mitai.proof.prepared import CARD, Prepared, check_prepared, prepare
-from mitai.proof.stored import CODE
 from mitai.proof.sampling import Agreed, Sampling, commitment
+from mitai.proof.stored import CODE
 
 CONFIG = {
     "model_type": "llama", "vocab_size": 2560, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
@@ -148,6 +149,52 @@ def test_what_the_model_does_not_say_is_not_proven(prepared):
 
 def test_an_identity_is_the_same_each_time(model, prepared, tmp_path):
     assert prepare(model, [PROMPT, list(range(40, 60))], tmp_path / "again").identity == prepared.card.identity
+
+
+def test_an_identity_is_the_same_without_the_code(model, prepared, tmp_path):
+    said: list[str] = []
+    out = tmp_path / "lean"
+    assert prepare(model, [PROMPT, list(range(40, 60))], out, said.append, code=False) == prepared.card
+    assert "0 MB of them its weights' code" in said[0]
+    assert not (out / CODE).exists()
+    lean = Prepared.open(out)
+    said_by_it = generate(lean, PROMPT, 2, lambda _: True)
+    assert prove_answer(lean, PROMPT, said_by_it) == prove_answer(prepared, PROMPT, said_by_it)
+
+
+@pytest.mark.parametrize("step", ["reading", "measuring", "committing"])
+def test_what_is_not_finished_is_not_prepared(model, tmp_path, step):
+    """Whenever it is killed: nothing has the name that was given, and nothing else can be opened."""
+
+    def say(text: str) -> None:
+        for folder in tmp_path.iterdir():
+            assert folder.name.startswith("out.unfinished-")
+            with pytest.raises(ProofError, match="is no model that was prepared"):
+                Prepared.open(folder)
+        if text.startswith(step):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(model, [PROMPT], tmp_path / "out", say)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_too_small_is_said_first(monkeypatch, model, tmp_path):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    with pytest.raises(ProofError, match="MB are needed and 1 MB are free") as refused:
+        prepare(model, [PROMPT], tmp_path / "out")
+    assert refused.value.code == "proof.disk-full"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_strangers_card_is_looked_at_in_bounded_time(answer, tmp_path, run):
+    config = json.loads(ModelCard.parse(answer.card).config)
+    for more in ({"num_hidden_layers": 1 << 20}, {"head_dim": 1 << 20, "num_hidden_layers": 60}):
+        card = msgspec.structs.replace(ModelCard.parse(answer.card), config=json.dumps(config | more))
+        (tmp_path / "file").write_bytes(msgspec.structs.replace(answer, card=card.encode()).encode())
+        shown = run("proof", "inspect", str(tmp_path / "file"))
+        assert shown["program"].startswith("too large")
+        assert shown["model"] == card.identity
 
 
 def test_files_have_one_spelling(prepared, answer):
@@ -276,3 +323,29 @@ def test_commands(model, tmp_path, run):
     with pytest.raises(ProofError) as refused:
         run("proof", "inspect", file, "--tokenizer", str(tmp_path))
     assert refused.value.code == "proof.tokenizer-differs"
+
+
+def test_a_hidden_model_answers_so_often(model, prepared, tmp_path, run):
+    folder, file = tmp_path / "hidden", tmp_path / "answer.proof"
+    identity = run("proof", "prepare", str(model), str(folder), "--zk", "--proofs", "2")["model"]
+    assert identity != prepared.card.identity
+    own = Prepared.open(folder)
+    said = generate(own, PROMPT, 1, lambda _: True)
+    for left in (1, 0):
+        answer = prove_answer(own, PROMPT, said)
+        assert (own.card.uses, own.left) == (2, left)
+    with pytest.raises(ProofError) as refused:
+        prove_answer(Prepared.open(folder), PROMPT, said)
+    assert refused.value.code == "proof.uses-spent"
+    file.write_bytes(answer.encode())
+    checked = run("proof", "verify", str(file), "--model", identity)
+    assert (checked["verdict"], checked["answer"]) == ("holds", said)
+    assert checked["bits"] > 100
+    assert checked["hides"] == run("proof", "inspect", str(file))["hides"] != "nothing"
+    for uses in (1, 3, msgspec.UNSET):
+        card = msgspec.structs.replace(own.card, uses=uses)
+        with pytest.raises(ProofError):
+            check_answer(msgspec.structs.replace(answer, card=card.encode()), card.identity)
+    with pytest.raises(ProofError):
+        prepare(model, [PROMPT], tmp_path / "more", uses=4097)
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith("more")] == []
