@@ -88,7 +88,7 @@ def chat(
     else:
         session = Session(platform_url(home, url), read_policy(home, policy), cache=home.sessions)
         talk = Conversation(out, home, session, session_client(session), options, words=keep_words)
-    with talk.http as http:
+    with contextlib.closing(talk.http) as http:
         name = _served(http, model)
         out.note(f"verified: {talk.verified}; model {name}")
         out.simulated(talk.simulated)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,9 +109,9 @@ def _prepared(out: Output, home: Home, model: Path) -> Path:
 
 def verify(out: Output, folder: Path) -> None:
     """Compare what a service says of itself with what is known, and say what is trusted and what not."""
-    service = Service(folder)
-    offer = service.offer
-    service.key  # noqa: B018 - raises when it is another service
+    with closing(Service(folder)) as service:
+        offer = service.offer
+        service.key  # noqa: B018 - raises when it is another service
     rows = [
         ("service", offer.address),
         ("key", f"{offer.key}; it signs a receipt of each answer"),
@@ -146,7 +147,7 @@ class ProvenTalk(Talk):
     def __init__(self, out: Output, home: Home, folder: Path, options: dict[str, object], sample: int | None) -> None:
         self._service = Service(folder)
         self._service.key  # noqa: B018 - raises when it is another service
-        super().__init__(out, home, self._service.client(), options)
+        super().__init__(out, home, self._service.http, options)
         self._temperature = float(str(options["temperature"]))
         self._sampled: Sampled | None = None
         self._wanted = Wanted("follows")
@@ -223,7 +224,7 @@ def _awaited(out: Output, service: Service, answer_id: str) -> bytes:
 
 def receipt(out: Output, path: Path, folder: Path) -> None:
     """Check the receipt of an answer, and its proof if it lies beside it, offline, by a client's folder."""
-    offer, kept = Service(folder).offer, Kept.parse(path.read_bytes())
+    offer, kept = Offer.read(folder), Kept.parse(path.read_bytes())
     key = PublicKey(kept.key)
     if key.key_id != offer.key:
         raise ProofError("proof.service-differs", "the receipt is of another service than the one that is known")
@@ -266,8 +267,8 @@ def audit_session(out: Output, path: Path, identity: str, key_id: str, proofs: P
     """Check a session's file; see `mitai proof audit-session`."""
     file = SessionFile.parse(read_file(path))
     if fetch:
-        home = Home.default()
-        _reveal(out, Sampled(Service(home.proof_client), path, file), proofs)
+        with closing(Service(Home.default().proof_client)) as service:
+            _reveal(out, Sampled(service, path, file), proofs)
         file = SessionFile.parse(path.read_bytes())
     audited = _audited(file, identity, key_id, proofs)
     _tell_audit(out, path, audited)

@@ -79,6 +79,19 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         message = "this file does not say where a service is, and whose"
         return parse_json(data, Offer, _MAX_OFFER_BYTES, "proof.offer-malformed", message)
 
+    @staticmethod
+    def read(folder: Path) -> Offer:
+        """Read it in a client's folder.
+
+        Raises:
+            ProofError: `proof.no-service`: it is not there.
+            ParseError: `proof.offer-malformed`.
+        """
+        try:
+            return Offer.parse((folder / OFFER).read_bytes())
+        except OSError as error:
+            raise ProofError("proof.no-service", f"{folder / OFFER} can't be read ({type(error).__name__})") from None
+
 
 class Replied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a service says of an answer: its receipt, and its tokens."""
@@ -143,23 +156,22 @@ class Service:
         folder: The client's.
         transport: For tests.
 
+    Attributes:
+        offer: What is known of it.
+        http: A client to ask with.
+
     Raises:
         ProofError: `proof.no-service`: there is no such folder.
         ParseError: `proof.offer-malformed`.
     """
 
     def __init__(self, folder: Path, transport: httpx2.BaseTransport | None = None) -> None:
-        try:
-            self.offer = Offer.parse((folder / OFFER).read_bytes())
-        except OSError as error:
-            raise ProofError("proof.no-service", f"{folder / OFFER} can't be read ({type(error).__name__})") from None
-        self._folder = folder
-        self._transport = transport
-        self._http = self.client()
+        self.offer, self._folder = Offer.read(folder), folder
+        self.http = httpx2.Client(base_url=self.offer.address, timeout=_TIMEOUT, headers=PLAIN, transport=transport)
 
-    def client(self) -> httpx2.Client:
-        """Return a client to ask with."""
-        return httpx2.Client(base_url=self.offer.address, timeout=_TIMEOUT, headers=PLAIN, transport=self._transport)
+    def close(self) -> None:
+        """Close the connection."""
+        self.http.close()
 
     @cached_property
     def key(self) -> PublicKey:
@@ -258,7 +270,7 @@ class Service:
 
     def _exchange(self, method: str, path: str, body: Mapping[str, object] | None, limit: int) -> tuple[int, bytes]:
         try:
-            with self._http.stream(method, path, json=body) as answer:
+            with self.http.stream(method, path, json=body) as answer:
                 content = bounded(answer, limit)
         except httpx2.HTTPError as error:
             raise ProofError(
