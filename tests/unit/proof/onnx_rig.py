@@ -79,6 +79,17 @@ def residual():
     return make
 
 
+def largest_of_sums():
+    """With means that have more bits than a word, and the largest of the largest."""
+    make = Maker(1, 12, 12, seed=4)
+    make("AveragePool", kernel_shape=[4, 4], pads=[2, 2, 2, 2], strides=[2, 2], count_include_pad=1)
+    make("MaxPool", kernel_shape=[2, 2], strides=[1, 1])
+    make("MaxPool", kernel_shape=[2, 2], strides=[2, 2], pads=[0, 1, 0, 1])
+    make("Relu"), make("Flatten")
+    make.dense(12, 3), make("Sigmoid")
+    return make
+
+
 def picture_in_a_row():
     make = Maker(36, seed=3)
     make("Reshape", make.weight(array=np.array([-1, 1, 6, 6])))

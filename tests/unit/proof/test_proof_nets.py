@@ -25,7 +25,7 @@ class Ready:
 
 
 @pytest.fixture(
-    scope="module", params=["perceptron", "classifier", "shaped_like_lenet", "residual", "picture_in_a_row"]
+    scope="module", params=["perceptron", "classifier", "shaped_like_lenet", "residual", "largest_of_sums", "picture_in_a_row"]
 )
 def ready(request, tmp_path_factory):
     make = getattr(rig, request.param)()

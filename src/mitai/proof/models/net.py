@@ -198,7 +198,7 @@ class Net(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
                 fraction, bits = self._place(x, number)
                 total = _conv(_patches(x, step, shape), name, step.out, fraction)
             case Pool(of="max"):
-                return _largest(_patches(x, step, shape, least=True))
+                return _largest(_patches(_narrow(x, name), step, shape, least=True))
             case Pool():
                 return _mean(_patches(x, step, shape), step, shape, name)
             case Function():
@@ -270,7 +270,7 @@ def _mean(patches: Tensor, step: Pool, shape: Shape, name: str) -> Tensor:
 
 
 def _narrow(x: Tensor, name: str) -> Tensor:
-    """Cut to a word what is looked up, if it is more."""
+    """Cut to a word what is looked up or compared, if it is more."""
     return x if x.value.high - x.value.low < 1 << x.graph.word else x.rescale(f"{name}.in")
 
 
