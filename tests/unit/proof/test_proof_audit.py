@@ -257,6 +257,14 @@ def test_a_key_is_made_from_the_weights_that_the_card_names():
     assert refused.value.code == "proof.prepared-damaged"
 
 
+def test_models_that_shall_stay_hidden_have_no_keys():
+    good = rig.prepared()
+    hidden = Prepared(good.folder, msgspec.structs.replace(good.card, uses=3), good.weights)
+    with pytest.raises(ProofError) as refused:
+        make_key(hidden)
+    assert refused.value.code == "proof.audit-unsupported"
+
+
 def test_keys_have_one_spelling_and_show_nothing():
     data = rig.key().encode()
     assert AuditKey.parse(data) == rig.key()

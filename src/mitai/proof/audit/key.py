@@ -111,8 +111,15 @@ def make_key(prepared: Prepared) -> AuditKey:
     """Make a key for a model, after checking that the folder's weights are those behind its card's root.
 
     Raises:
-        ProofError: `proof.prepared-damaged`: they are not.
+        ProofError: `proof.prepared-damaged`: they are not. `proof.audit-unsupported`: the model's proofs hide its
+            weights, of which a key would tell.
     """
+    if prepared.card.uses:
+        raise ProofError(
+            "proof.audit-unsupported",
+            "the model is one whose proofs hide its weights, and a key would tell of them",
+            hint="prepare it without --zk",
+        )
     program = prepared.card.program(1, 1)
     arrays = prepared.weights.arrays
     root = commit_weights(program, arrays).root

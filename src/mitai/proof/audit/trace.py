@@ -64,7 +64,7 @@ def trace_root(
     return _commit(prepared, prompt, answer, salt, sampling).root
 
 
-def respond(prepared: Prepared, committed: Committed, challenge: Challenge | None) -> Iterator[bytes]:
+def respond(prepared: Prepared, committed: Committed, challenge: Challenge | None = None) -> Iterator[bytes]:
     """Yield what an auditor gets who asks for these steps, or for all.
 
     Raises:
