@@ -75,7 +75,7 @@ class Commitment:
     def columns(self, places: Sequence[int]) -> Array:
         """Return the encoded columns at some places, (places, rows)."""
         if self.code is None:
-            return encoded_at(self.elements, places)
+            return encoded_at(self.elements, self.elements.shape, places)
         return columns_of(self.code, places)
 
 
@@ -137,15 +137,16 @@ def columns_of(code: Code, places: Sequence[int]) -> Array:
     return np.moveaxis(code[:, places], 0, 1).reshape(len(places), -1)
 
 
-def encoded_at(elements: Elements, places: Sequence[int], more: Array | None = None) -> Array:
-    """Return the columns of a code of 2^(positions + 2) places at some of them, (places, rows), from numbers alone.
+def encoded_at(
+    elements: Elements, shape: Shape | HidingShape, places: Sequence[int], more: Array | None = None
+) -> Array:
+    """Return the columns of a code at some places, (places, rows), from numbers alone.
 
     Coefficients c · 2^m + d are put together by c first, for all that x^(2^m) can be, and by d at the places alone.
     """
-    shape = elements.shape
     inner = min(INNER_LOG, shape.positions)
     outer, rows = shape.positions - inner, 1 << shape.rows
-    powers = field.lift(np.stack([field.power(_point(place, shape.positions), 1 << outer) for place in places]))
+    powers = field.lift(np.stack([field.power(_point(place, shape.leaves), 1 << outer) for place in places]))
     found = np.zeros((len(places), rows), np.uint64)
     step = min(max(1 << LOG_STEP >> shape.rows, 1), 1 << outer)
     following = None
@@ -156,18 +157,19 @@ def encoded_at(elements: Elements, places: Sequence[int], more: Array | None = N
         firsts = (((c << outer) + start) * rows for c in range(1 << inner))
         part = np.stack([elements.part(first, first + step * rows) for first in firsts])
         rest = None if following is None else following[:, start : start + step].reshape(-1, step * rows)
-        code = kernels.encode(part, rest).reshape(-1, step, rows)
+        code = kernels.encode(part, rest, 1 << shape.leaves - LOG_BLOWUP - outer).reshape(-1, step, rows)
         weights = powers[:, start : start + step]
         sums = [kernels.contract(code[None, place >> outer], one) for place, one in zip(places, weights, strict=True)]
         found = field.add(found, np.concatenate(sums)[:, :, 0])
     return found
 
 
-def _point(place: int, positions: int) -> int:
-    """Return where the polynomials are evaluated for a leaf."""
-    coset, k = place >> positions, place & ((1 << positions) - 1)
-    reverse = int(f"{k:0{positions}b}"[::-1], 2) if positions else 0
-    return pow(field.generator(positions + LOG_BLOWUP), coset + (reverse << LOG_BLOWUP), field.P)
+def _point(place: int, leaves: int) -> int:
+    """Return where the polynomials are evaluated for one of 2^leaves leaves."""
+    bits = leaves - LOG_BLOWUP
+    coset, k = place >> bits, place & ((1 << bits) - 1)
+    reverse = int(f"{k:0{bits}b}"[::-1], 2) if bits else 0
+    return pow(field.generator(leaves), coset + (reverse << LOG_BLOWUP), field.P)
 
 
 def tree(code: Array) -> list[NDArray[np.uint8]]:

@@ -159,12 +159,10 @@ class HidingCommitment:
 
     def show(self, transcript: Prover, places: Sequence[int]) -> None:
         """Say the columns at some places."""
-        if self.code is not None:
+        if self.code is None:
+            columns = encoded_at(self.elements, self.shape, places, self.margin)
+        else:
             columns = columns_of(self.code, places)
-        elif self.shape.rows:
-            columns = encoded_at(self.elements, places, self.margin)
-        else:  # there may be more places than `encoded_at` knows
-            columns = kernels.encode(self.elements.rows(0, 1), self.margin, self.shape.size)[places]
         self.leaves.show(transcript, places, columns)
 
 

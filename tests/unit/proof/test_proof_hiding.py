@@ -292,8 +292,8 @@ def test_shapes(log, uses):
     assert shape.positions + shape.rows == log
     assert shape.margin == uses * HIDING_QUERIES
     assert 5 * (1 << shape.leaves) >= 16 * shape.coefficients > 5 * (1 << shape.leaves - 1)
-    assert not shape.rows or shape.margin * 4 <= 1 << shape.positions
-    assert not shape.rows or shape.leaves == shape.positions + 2
+    assert not shape.rows or shape.leaves <= shape.positions + 3
+    assert shape.leaves == shape.positions + 2 or shape.margin * 4 > 1 << shape.positions
     bits = soundness.bits(soundness.hidden_opening(shape.coefficients, shape.leaves, shape.rows))
     assert bits > (104 if log <= 28 and uses <= 64 else 99)
     pads = HidingShape.of(log, multiplied=True)

@@ -61,7 +61,7 @@ class HidingShape:
                 f"arrays of up to 2^{MAX_LOG} elements can be hidden, for up to {MAX_USES} uses",
             )
         margin = uses * HIDING_QUERIES
-        rows = max(0, min((log - 6) // 2, log - (4 * margin - 1).bit_length()))
+        rows = max(0, min((log - 6) // 2, log - (-(-2 * margin // 3) - 1).bit_length()))
         degree = ((1 << log - rows) + margin) << multiplied
         return cls(log - rows, rows, margin, (-(-16 * degree // 5) - 1).bit_length())
 
