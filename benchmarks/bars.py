@@ -76,6 +76,8 @@ BARS = {
     "proof-gpt2-verify-s": _most("≤ 2 s", 2.0),
     "proof-gpt2-token-s": _most("≤ 3 s", 3.0),
     "proof-demo-argmax": _least("≥ 99 % as in floating point", 99.0, "value"),
+    "audit-commit": _most("≤ 1.2 × the integers unaudited", 1.2, "ratio"),
+    "audit-commit-qwen05b": _most("≤ 1.2 × the integers unaudited", 1.2, "ratio"),
     "web-verify-ms": _most("≤ 100 ms", 100.0),
     "web-ttft-ms": _most("≤ 20 ms added to the first token", 20.0),
     "web-weight-kb": _most("≤ 300 kB", 300.0),
