@@ -10,7 +10,7 @@
 
 import { createHash } from "node:crypto";
 import { resolve } from "node:path";
-import { defineConfig, type Plugin, type Rollup } from "vite";
+import { build, defineConfig, type Plugin, type Rollup } from "vite";
 
 /** What the page may do. The gateway's header says the same, and `frame-ancestors`, which a page can't say of itself. */
 const CSP = [
@@ -24,7 +24,9 @@ const CSP = [
   "base-uri 'none'",
   "form-action 'none'",
   "require-trusted-types-for 'script'",
-].join("; ");
+];
+/** Of the chat alone: its worker is made of a text in its one script, which that tag's integrity covers. */
+const CHAT_CSP = [...CSP, "worker-src 'self' blob:"];
 
 const root = import.meta.dirname;
 const GATEWAY_PATHS = ["/mitai.json", "/ohttp", "/.well-known", "/broker", "/healthz"];
@@ -38,7 +40,7 @@ export default defineConfig(({ mode: entry, command }) => {
     envDir: false,
     publicDir: entry === "index" || command === "serve" ? "public" : false,
     appType: "mpa",
-    plugins: command === "build" ? [sealed()] : [],
+    plugins: [workerAsText(), ...(command === "build" ? [sealed(entry === "index" ? CHAT_CSP : CSP)] : [])],
     define: command === "build" ? { "process.env.NODE_ENV": '"production"' } : {},
     esbuild: { target: "es2022", legalComments: "none" }, // decorators are lowered; the licences are in a file of their own
     server: {
@@ -68,8 +70,36 @@ export default defineConfig(({ mode: entry, command }) => {
   };
 });
 
+/** The script of `src/proof-worker.ts`, without any import, as the text that the module `virtual:proof-worker` is. */
+function workerAsText(): Plugin {
+  const name = "virtual:proof-worker";
+  return {
+    name: "mitai:worker",
+    resolveId: (source) => (source === name ? `\0${name}` : undefined),
+    async load(id) {
+      if (id !== `\0${name}`) return undefined;
+      const built = await build({
+        root,
+        configFile: false,
+        envDir: false,
+        publicDir: false,
+        logLevel: "error",
+        esbuild: { target: "es2022", legalComments: "none" },
+        build: {
+          write: false,
+          target: "es2022",
+          rollupOptions: { input: resolve(root, "src/proof-worker.ts"), output: { format: "iife" } },
+        },
+      });
+      const [file] = [built].flat().flatMap((result) => ("output" in result ? result.output : []));
+      if (file?.type !== "chunk") return this.error("the worker was not built");
+      return `export default ${JSON.stringify(file.code)};`;
+    },
+  };
+}
+
 /** Put integrity and policy into the page's HTML, and refuse to build what the invariants above forbid. */
-function sealed(): Plugin {
+function sealed(policy: readonly string[]): Plugin {
   return {
     name: "mitai:sealed",
     enforce: "post",
@@ -81,7 +111,7 @@ function sealed(): Plugin {
             this.error(`${file.fileName} imports another file, which its integrity would not cover`);
           }
           if (file.type === "asset" && file.fileName.endsWith(".html")) {
-            file.source = sealedHtml(String(file.source), bundle);
+            file.source = sealedHtml(String(file.source), bundle, policy);
           }
         }
       },
@@ -91,7 +121,11 @@ function sealed(): Plugin {
 
 type Built = Pick<Rollup.OutputChunk, "type" | "code"> | Pick<Rollup.OutputAsset, "type" | "source">;
 
-export function sealedHtml(html: string, bundle: Readonly<Record<string, Built>>): string {
+export function sealedHtml(
+  html: string,
+  bundle: Readonly<Record<string, Built>>,
+  csp: readonly string[] = CSP,
+): string {
   if (/<style|\sstyle=|\son\w+=|javascript:|https?:\/\//i.test(html)) {
     throw new Error("the page's HTML holds an inline style, a handler or another site's address");
   }
@@ -105,7 +139,7 @@ export function sealedHtml(html: string, bundle: Readonly<Record<string, Built>>
       .digest("base64");
     return tag.replace(/ crossorigin(?:="[^"]*")?/, "").replace(/>$/, ` integrity="sha384-${digest}">`);
   });
-  const policy = `<meta http-equiv="Content-Security-Policy" content="${CSP}">`;
+  const policy = `<meta http-equiv="Content-Security-Policy" content="${csp.join("; ")}">`;
   const charset = /<meta charset="utf-8"\s*\/?>/i;
   if (!charset.test(integral)) throw new Error('the page\'s HTML has no <meta charset="utf-8">');
   return integral.replace(charset, (found) => `${found}\n    ${policy}`);

@@ -1,5 +1,6 @@
 /** What a conversation is, and how its turns become the request that is sealed. */
 import type { Message as Turn } from "@mitai/client";
+import { MitaiError } from "@mitai/verify";
 
 export interface Attachment {
   readonly name: string;
@@ -23,6 +24,18 @@ export interface Failure {
   readonly message: string;
   readonly hint: string;
   readonly step: string;
+}
+
+/** An error as plain values that can be kept and shown. */
+export function failureOf(error: unknown): Failure {
+  if (error instanceof MitaiError)
+    return { code: error.code, message: error.message, hint: error.hint, step: error.step };
+  return {
+    code: "client.unexpected",
+    message: error instanceof Error ? error.message : String(error),
+    hint: "",
+    step: "",
+  };
 }
 
 export interface UserMessage {

@@ -18,6 +18,7 @@ import {
   type Conversation,
   type ConversationStore,
   type Failure,
+  failureOf,
   type Message,
   type ReceiptNote,
   type Summary,
@@ -25,6 +26,8 @@ import {
   turns,
 } from "./conversations.ts";
 import { keepPin, type Offer, type Pin, type Policy, type Source, type Standing, standing } from "./pinning.ts";
+
+export { failureOf };
 
 export type Status =
   | { readonly kind: "starting" }
@@ -433,18 +436,6 @@ function interrupted(message: Message): Message {
 
 function exchange(plain: string): Exchange {
   return { plain, wire: [], startedAt: performance.now() };
-}
-
-/** An error as plain values that can be kept and shown. */
-export function failureOf(error: unknown): Failure {
-  if (error instanceof MitaiError)
-    return { code: error.code, message: error.message, hint: error.hint, step: error.step };
-  return {
-    code: "client.unexpected",
-    message: error instanceof Error ? error.message : String(error),
-    hint: "",
-    step: "",
-  };
 }
 
 /** Whether a code means that the machine itself was refused. */

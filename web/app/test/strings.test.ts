@@ -14,7 +14,7 @@ describe("strings", () => {
     expect(t("a", {})).toBe("{x} and {y}");
   });
 
-  it.each(["chat", "keeping"])("of %s have the same values in both languages", async (name) => {
+  it.each(["chat", "keeping", "proof"])("of %s have the same values in both languages", async (name) => {
     const source = readFileSync(new URL(`web/app/src/strings/${name}.ts`, root), "utf8");
     const [, en = "", zh = ""] = source.split(/^ {2}(?:en|zh): \{$/m);
     const values = (table: string) =>
@@ -39,7 +39,7 @@ describe("failures in plain words", () => {
 
   it("exist for every code of the parts that the page uses", () => {
     const codes = readFileSync(new URL("docs/errors.md", root), "utf8").matchAll(
-      /^\| `((?:attest|broker|channel|identity|ledger|serve)\.[^`]+)`/gm,
+      /^\| `((?:attest|broker|channel|identity|ledger|proof|serve)\.[^`]+)`/gm,
     );
     const unknown = [...codes]
       .map(([, code = ""]) => code)

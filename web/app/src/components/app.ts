@@ -6,6 +6,7 @@ import { repeat } from "lit/directives/repeat.js";
 import type { UserMessage } from "../conversations.ts";
 import { icons, toast, View } from "../design/index.ts";
 import { type Policy, policyOf, type Source } from "../pinning.ts";
+import type { Proofs } from "../proofs.ts";
 import { type ChatState, failureOf, isRefusal, Trouble } from "../state.ts";
 import type { DeviceStore } from "../store/index.ts";
 import { t } from "../strings/chat.ts";
@@ -22,12 +23,13 @@ import { failureStyles } from "./failure.ts";
 import "./message.ts";
 import { notices } from "./notices.ts";
 import "./policy-dialog.ts";
+import "./proof-dialog.ts";
 import "./settings-dialog.ts";
 import "./sidebar.ts";
 import "./verification-sheet.ts";
 import { welcome, welcomeStyles } from "./welcome.ts";
 
-type Sheet = "verification" | "policy" | "settings" | "sidebar";
+type Sheet = "verification" | "policy" | "settings" | "sidebar" | "proof";
 
 const NEAR_END_PX = 96;
 const AGE_MS = 15_000; // how often it is looked whether a verification is out of date
@@ -39,6 +41,9 @@ export class ChatApp extends View {
   @property({ attribute: false }) accessor chat!: ChatState;
   /** What is kept on this device; without it, nothing is said about it. */
   @property({ attribute: false }) accessor store: DeviceStore | undefined;
+  /** What checks answers with a proof; without it, nothing is said about them. */
+  @property({ attribute: false }) accessor proofs: Proofs | undefined;
+  @state() private accessor proofFile: File | undefined;
   @state() private accessor turn = 0;
   @state() private accessor sheet: Sheet | undefined;
   @state() private accessor shownAnswer: string | undefined;
@@ -183,6 +188,11 @@ export class ChatApp extends View {
     event.preventDefault();
     this.dropping = false;
     const files = [...(event.dataTransfer?.files ?? [])];
+    if (this.proofs && files.length === 1 && files[0]?.name.endsWith(".proof")) {
+      this.proofFile = files[0];
+      this.sheet = "proof";
+      return;
+    }
     const policy = files.length === 1 && files[0]?.name.endsWith(".toml") && this.chat.status.kind !== "verified";
     if (policy && files[0]) void this.readPolicy(files[0]);
     else if (this.chat.status.kind === "verified") void this.composer.attach(files);
@@ -232,6 +242,9 @@ export class ChatApp extends View {
         @rename-conversation=${(event: CustomEvent<{ id: string; title: string }>) => this.chat.rename(event.detail.id, event.detail.title)}
         @remove-conversation=${(event: CustomEvent<string>) => this.chat.remove(event.detail)}
         @choose-policy=${(event: CustomEvent<{ policy: Policy; source: Source }>) => this.choose(event.detail.policy, event.detail.source)}
+        @check-proof=${() => {
+          this.sheet = "proof";
+        }}
         @keep-pinned=${this.keepPinned}
         @pick-policy-file=${() => this.picker.click()}
         @keeping=${(event: CustomEvent<Wish>) => this.keeping?.ask(event.detail)}
@@ -389,7 +402,8 @@ export class ChatApp extends View {
       ></verification-sheet>
       <exchange-sheet .message=${answer?.role === "assistant" ? answer : undefined} ?provable=${answer && this.chat.canProve(answer.id)} .exchange=${answer && exchanges.get(answer.id)}></exchange-sheet>
       <policy-dialog ?open=${this.sheet === "policy"} .standing=${standing}></policy-dialog>
-      <settings-dialog ?open=${this.sheet === "settings"}>
+      ${this.proofs ? html`<proof-dialog ?open=${this.sheet === "proof"} .proofs=${this.proofs} .file=${this.proofFile}></proof-dialog>` : nothing}
+      <settings-dialog ?open=${this.sheet === "settings"} ?proofs=${this.proofs !== undefined}>
         ${this.store ? html`<keeping-settings slot="keeping" .store=${this.store} turn=${this.turn}></keeping-settings>` : nothing}
       </settings-dialog>
       ${this.store ? html`<keeping-dialog .store=${this.store} @kept=${this.kept}></keeping-dialog>` : nothing}

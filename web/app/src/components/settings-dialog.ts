@@ -1,10 +1,11 @@
 /** `<settings-dialog>`: language, appearance, and what is kept on this device (slot `keeping`). */
-import { css, html } from "lit";
+import { css, html, nothing } from "lit";
 import { customElement, property } from "lit/decorators.js";
 import "../design/dialog.ts";
-import { View } from "../design/index.ts";
+import { icons, View } from "../design/index.ts";
 import { language, setLanguage } from "../i18n.ts";
 import { t, type Word } from "../strings/chat.ts";
+import { t as proof } from "../strings/proof.ts";
 import { setTheme, THEMES, type Theme, theme } from "../theme.ts";
 
 const THEME_WORDS: Readonly<Record<Theme, Word>> = { system: "themeSystem", light: "themeLight", dark: "themeDark" };
@@ -43,6 +44,8 @@ export class SettingsDialog extends View {
   ];
 
   @property({ type: Boolean }) accessor open = false;
+  /** Whether answers with a proof can be checked here. Tells `check-proof`. */
+  @property({ type: Boolean }) accessor proofs = false;
 
   private choice<T extends string>(
     legend: Word,
@@ -83,6 +86,15 @@ export class SettingsDialog extends View {
         )}
         ${this.choice("theme", themes, theme(), setTheme)}
         <slot name="keeping"></slot>
+        ${
+          this.proofs
+            ? html`<fieldset>
+                <legend>${proof("settings")}</legend>
+                <p class="small muted">${proof("settingsText")}</p>
+                <button @click=${() => this.tell("check-proof")}>${icons.receipt}${proof("open")}</button>
+              </fieldset>`
+            : nothing
+        }
         <fieldset>
           <legend>${t("source")}</legend>
           <p class="small muted">${t("sourceText")}</p>

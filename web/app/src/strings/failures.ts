@@ -497,6 +497,86 @@ const FAILURES: Readonly<Record<string, Entry>> = {
       "请从 mitai 的主文件夹选择 owner/identity.pem，并使用新版浏览器。",
     ],
   },
+  proof: {
+    en: [
+      "The proof does not hold.",
+      "A check of it failed, so nothing is known of the answer: it may be another model's, or somebody changed it or its proof.",
+      "Do not rely on the answer. Ask for a new one with its proof.",
+    ],
+    zh: [
+      "证明不成立。",
+      "某项检验没有通过，因此对这个回答一无所知：它可能来自另一个模型，或回答、证明被人改动过。",
+      "请不要依赖这个回答。请重新获取带证明的回答。",
+    ],
+  },
+  "proof.answer-malformed": {
+    en: [
+      "This is no answer with a proof.",
+      "The file is damaged or not complete, or it is of a kind or version that this page does not know.",
+      "Get the file again. If it is newer than this page, check it with: mitai proof verify.",
+    ],
+    zh: [
+      "这不是带证明的回答。",
+      "文件已损坏或不完整，或其种类、版本是本页不认识的。",
+      "请重新获取文件。如果它比本页新，请用 mitai proof verify 检验。",
+    ],
+  },
+  "proof.card-malformed": {
+    en: [
+      "The model's card can't be read.",
+      "The file names its model by a card that is damaged, or of a kind that this page does not know.",
+      "Get the file again. If it is newer than this page, check it with: mitai proof verify.",
+    ],
+    zh: [
+      "无法读取模型的卡片。",
+      "文件用来说明模型的卡片已损坏，或是本页不认识的种类。",
+      "请重新获取文件。如果它比本页新，请用 mitai proof verify 检验。",
+    ],
+  },
+  "proof.model-differs": {
+    en: [
+      "The answer is another model's.",
+      "The file has a proof for a model with another identity than the one that you entered.",
+      "Compare the identity with what the model's publisher says. Do not take it from the file.",
+    ],
+    zh: [
+      "这是另一个模型的回答。",
+      "文件中的证明属于另一个标识的模型，与您填写的不同。",
+      "请与模型发布者公布的标识核对，不要从文件中获取标识。",
+    ],
+  },
+  "proof.sampling-differs": {
+    en: [
+      "The answer was not chosen as agreed.",
+      "It was drawn with chance where the likeliest words were expected, or the other way round, or with another temperature, nonce or commitment.",
+      "Enter what you and the server agreed on. A prover that may draw as it likes can choose among many answers.",
+    ],
+    zh: [
+      "回答不是按约定选出的。",
+      "本应取最可能的词却是随机抽取的，或者相反，或者温度、随机数、承诺与约定不同。",
+      "请填写您与服务器的约定。如果可以任意抽取，证明者就能在许多回答中挑选。",
+    ],
+  },
+  "proof.model-unsupported": {
+    en: [
+      "Answers of this kind of model can't be checked here.",
+      "Its configuration is of another family, or asks for something that has no proof.",
+      "GPT-2, Llama and Qwen2 are supported.",
+    ],
+    zh: [
+      "这里无法检验这类模型的回答。",
+      "它的配置属于其他类别，或要求了无法证明的内容。",
+      "支持 GPT-2、Llama 和 Qwen2。",
+    ],
+  },
+  "mpc.model-unsupported": {
+    en: [
+      "Answers of this model can't be checked here.",
+      "Its configuration asks for something that is not supported, or can't be read.",
+      "GPT-2, Llama and Qwen2 are supported.",
+    ],
+    zh: ["这里无法检验这个模型的回答。", "它的配置要求了不支持的内容，或无法读取。", "支持 GPT-2、Llama 和 Qwen2。"],
+  },
   "": {
     en: [
       "Something went wrong.",

@@ -36,7 +36,12 @@ export class ModelCard {
   private constructor(data: Uint8Array) {
     const code = "proof.card-malformed";
     if (data.length > MAX_CARD_BYTES) refuse(code, `${data.length} bytes are too many for a card`);
-    const { config, reaches, weights } = decodeCanonical(data, members, code, "this is no card of a model");
+    const { config, reaches, weights } = decodeCanonical(
+      data,
+      members,
+      code,
+      "this is no card of a model, or not of a kind that is known here",
+    );
     this.#config = utf8(config);
     if (this.#config.length > MAX_CONFIG_BYTES) refuse(code, "the card's configuration is too long");
     this.#reaches = reaches;
