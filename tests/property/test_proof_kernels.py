@@ -166,6 +166,37 @@ def test_what_does_not_fit_is_refused():
         lambda: kernels.halves_sum(one),
         lambda: kernels.hashes(b"", np.zeros((1, 1), np.uint8)),
         lambda: kernels.hashes(b"a", two.reshape(1, 2)),
+        lambda: kernels.Hashes(b"a", 1).update(np.zeros((1, 0), np.uint8)),
+        lambda: kernels.Hashes(b"a", 1).update(np.zeros((1, 63), np.uint8)),
+        lambda: kernels.Hashes(b"a", 2).update(np.zeros((1, 64), np.uint8)),
     ):
         with pytest.raises(ValueError):  # noqa: PT011 - what is wrong differs
             call()
+
+
+@each_path
+@few
+@given(seed=seeds, count=threads, n=st.integers(1, 70), blocks=st.lists(st.integers(1, 3), max_size=3))
+def test_hashes_in_parts(monkeypatch, path, seed, count, n, blocks):
+    rng = np.random.default_rng(seed)
+    parts = [rng.integers(0, 256, (n, 64 * each)).astype(np.uint8) for each in blocks]
+
+    def work():
+        hashes = kernels.Hashes(b"\x07", n)
+        for part in parts:
+            hashes.update(part)
+        return hashes.digests()
+
+    same(monkeypatch, path, count, work)
+    whole = np.concatenate([np.zeros((n, 0), np.uint8), *parts], 1)
+    np.testing.assert_array_equal(work(), kernels.hashes(b"\x07", whole))
+
+
+@each_path
+@few
+@given(seed=seeds, count=threads, n=st.integers(0, 300))
+def test_residues_of_small_integers(monkeypatch, path, seed, count, n):
+    rng = np.random.default_rng(seed)
+    x = np.concatenate([rng.integers(-(1 << 31), 1 << 31, n), [0, -1, -(1 << 31), (1 << 31) - 1]]).astype(np.int32)
+    same(monkeypatch, path, count, lambda: kernels.residues(x[::2]))
+    np.testing.assert_array_equal(kernels.residues(x), field.signed(x.astype(np.int64)))

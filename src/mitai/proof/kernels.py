@@ -220,7 +220,7 @@ def hashes(prefix: bytes, messages: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class Hashes:
-    """SHA-256 of many messages that come in parts, all of one length at a time, a multiple of 64 bytes.
+    """SHA-256 of many messages that come in parts, of 64 bytes or a multiple of them.
 
     Args:
         prefix: one byte, before each message.
@@ -236,7 +236,7 @@ class Hashes:
 
     def update(self, messages: NDArray[np.uint8]) -> None:
         """Go on with a part (count, length)."""
-        if messages.ndim != 2 or messages.dtype != np.uint8 or messages.shape[1] % 64:
+        if messages.ndim != 2 or messages.dtype != np.uint8 or messages.shape[1] < 64 or messages.shape[1] % 64:
             raise ValueError("parts of messages (n, length) of bytes, in blocks of 64")
         self._length += messages.shape[1]
         if self._path == "python":
