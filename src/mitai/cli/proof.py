@@ -115,6 +115,8 @@ def ask(
     if numbers or _is_net(folder):
         from mitai.cli import nets
 
+        if commit:
+            raise ProofError("proof.audit-unsupported", "a net's answers are proven, not audited")
         nets.ask(output, folder, numbers, out or Path("answer.proof"))
         return
     prepared, words = Prepared.open(folder), Text.load(folder)

@@ -296,6 +296,12 @@ def test_commands(model, tmp_path, run):
     assert (shown["model"], shown["checked"]) == (identity, False)
     checked = run("proof", "verify", file, "--model", identity)
     assert (checked["verdict"], checked["answer"]) == ("holds", told["tokens"])
+    committed, key, trace = (str(tmp_path / name) for name in ("answer.committed", "auditor.key", "trace"))
+    root = run("proof", "ask", folder, "What?", "--max-tokens", "2", "--commit", "--out", committed)
+    run("proof", "audit-key", folder, key)
+    run("proof", "trace", folder, committed, trace)
+    checked = run("proof", "audit", committed, "--key", key, "--trace", trace)
+    assert (checked["verdict"], root["tokens"]) == ("holds", told["tokens"])
     nonce, drawn = "5a" * 32, ("--temperature", "0.8")
     promised = run("proof", "seed", str(tmp_path / "seed"))["commitment"]
     ask = ("proof", "ask", folder, "What?", "--max-tokens", "2", "--out", file, *drawn, "--nonce", nonce)
