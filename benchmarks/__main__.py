@@ -21,7 +21,7 @@ SEVERAL = {
     "mpc": ["mpc_kernels", "mpc", "mpc_distill"],
     "proof": ["proof", "proof_models", "proof_audit"],
     "train": ["train", "transcript"],
-    "serve": ["serve", "serve_adapter"],
+    "serve": ["serve", "serve_adapter", "serve_fingerprints"],
 }  # groups whose rows come from several modules
 
 

@@ -42,21 +42,24 @@ def fingerprint(
     precision: Precision = None,
     far: Limit = None,
     distance: Limit = None,
+    tolerance: Limit = None,
     policy: PolicyOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Say whether answers were computed with these weights, by the fingerprints of their activations.
 
     Each receipt is checked first, offline. Then prompt and answer are read in one pass, which is much cheaper than
-    generating, and compared block by block. Other weights, prompts or precisions are refused.
+    generating, and compared block by block: other weights, prompts or precisions are refused. So are tokens that the
+    weights don't give, as by `mitai check rerun`.
 
     Example: `mitai check fingerprint ~/.mitai/user/answers/*.json --model my-model`
     """
     from mitai.serve.fingerprints import ALLOWED, Allowed, Fingerprints, check_blocks
-    from mitai.serve.rerun import check_end
+    from mitai.serve.rerun import TOLERANCE, check_end, check_tokens
 
-    out, rerun = Output(json), _rerun(model, precision)
-    usual = ALLOWED[rerun.precision]
+    out, again = Output(json), _rerun(model, precision)
+    usual = ALLOWED[again.precision]
+    within = TOLERANCE[again.precision] if tolerance is None else tolerance
     allowed = Allowed(usual.far if far is None else far, usual.distance if distance is None else distance)
     rows, told = [], []
     for each in _checked(files, policy):
@@ -66,21 +69,23 @@ def fingerprint(
                 f"the receipt of {each.name} names no fingerprints",
                 hint="those of a replica with `fingerprints = true`; without them: mitai check rerun",
             )
-        asked = rerun.asked(bytes(each.kept.request))
+        asked = again.asked(bytes(each.kept.request))
         choices = Fingerprints.decode(each.fingerprints).choices
         if len(choices) != len(each.kept.answers) or len(choices) != len(asked.prompts) * asked.n:
             raise ClientError("client.fingerprints-differ", "there are fingerprints of another number of answers")
         likeness = []
         for at, (choice, said) in enumerate(zip(choices, each.kept.answers, strict=True)):
-            _same_text(rerun.text(choice.tokens), said.text, stops=bool(asked.sampling.stop))
-            check_end(choice.tokens, rerun.ends, asked.sampling, said.finish)
-            likeness += check_blocks(choice, rerun.read(asked.prompts[at // asked.n], choice.tokens).hidden, allowed)
+            _same_text(again.text(choice.tokens), said.text, stops=bool(asked.sampling.stop))
+            check_end(choice.tokens, again.ends, asked.sampling, said.finish)
+            reading = again.read(asked.prompts[at // asked.n], choice.tokens)
+            likeness += check_blocks(choice, reading.hidden, allowed)
+            check_tokens(reading, choice.tokens, asked.sampling, within, at % asked.n)
         worst = max(one.far for one in likeness), max(one.distance for one in likeness)
         rows.append((each.name, str(len(likeness)), f"{worst[0]:.1%}", f"{worst[1]:.4f}"))
         told.append({"exchange": each.name, "blocks": len(likeness), "far": worst[0], "distance": worst[1]})
     out.table(("answer", "blocks", f"far (of {allowed.far:.1%})", f"steps (of {allowed.distance:g})"), rows)
     out.say("[green]✔[/] computed with these weights, from these prompts, in this precision")
-    out.result({"verdict": "holds", "precision": rerun.precision, "answers": told})
+    out.result({"verdict": "holds", "precision": again.precision, "answers": told})
 
 
 @app.command

@@ -16,6 +16,7 @@ from mitai.cli.verify import brief, machine_of
 from mitai.client import Proof, receipts
 from mitai.errors import ClientError
 from mitai.fleet.home import Home
+from mitai.ledger.assurance import tier
 from mitai.ledger.receipt import Receipt
 
 
@@ -67,6 +68,7 @@ def receipt(
     origin = appraisal.claims.ledger.origin if appraisal.claims.ledger else ""
     capsules = [capsule.id for capsule in checked.capsules]
     adapters = [capsule.id for capsule in checked.adapters]
+    promised = [] if checked.assurances is msgspec.UNSET else [tier(one) for one in checked.assurances]
     identity = proof_identity(checked, capsule, owner) if capsule else None
     rows = [
         ("exchange", checked.exchange),
@@ -74,6 +76,7 @@ def receipt(
         ("capsules", ", ".join(capsules) or "none"),
         *([("adapters", ", ".join(adapters))] if adapters else []),
         *([("proof identity", identity or "none")] if capsule else []),
+        *([("also promised", ", ".join(promised))] if promised else []),
         ("tokens", f"{checked.usage.prompt_tokens} in, {checked.usage.completion_tokens} out"),
         ("time", f"{checked.started} to {checked.finished}"),
         ("request (ciphertext)", checked.request_sha256),
@@ -95,6 +98,7 @@ def receipt(
             "capsules": capsules,
             "adapters": adapters,
             "proof_identity": identity,
+            "assurances": promised,
             "usage": usage,
             "started": checked.started,
             "finished": checked.finished,

@@ -27,7 +27,11 @@ AdapterName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}\Z
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The engine's limits; see `EngineOptions`."""
+    """The engine's limits; see `EngineOptions`.
+
+    Attributes:
+        fingerprints: Take fingerprints of the activations of each answer, for receipts to name.
+    """
 
     max_sequences: Annotated[int, Meta(ge=1, le=1024)] = 32
     step_tokens: Annotated[int, Meta(ge=1, le=65536)] = 256
@@ -37,7 +41,12 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RerunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who computes a sample of answers again has committed to which: `mitai check commit`."""
+    """Which answers are computed again: what receipts say of it.
+
+    Attributes:
+        one_in: One answer in so many.
+        commitment: To the seed that draws them: `mitai check commit`.
+    """
 
     one_in: Annotated[int, Meta(ge=1, le=1 << 32)]
     commitment: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]

@@ -220,7 +220,7 @@ class Allowed:
 
 ALLOWED: Final = {
     "float32": Allowed(far=0.03, distance=0.05),
-    "bfloat16": Allowed(far=0.1, distance=1.5),
+    "bfloat16": Allowed(far=0.1, distance=2.0),
 }
 
 

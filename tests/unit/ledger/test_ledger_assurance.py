@@ -1,5 +1,8 @@
 """Receipts with assurances: one spelling of each promise, and none that hardware's verifier takes for hardware."""
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 import rfc8785
@@ -214,3 +217,12 @@ def test_what_a_sample_catches():
         n = needed(share, confidence)
         assert 1 - (1 - share) ** n >= confidence
         assert n == 1 or 1 - (1 - share) ** (n - 1) < confidence
+
+
+def test_the_table_of_samples_in_the_docs():
+    text = (Path(__file__).parents[3] / "docs" / "tiers.md").read_text()
+    rows = re.findall(r"^\| (half of all|one in a?\s?\w+) \| ([\d,]+) \| ([\d,]+) \|$", text, re.MULTILINE)
+    shares = {"half of all": 0.5, "one in ten": 0.1, "one in a hundred": 0.01, "one in a thousand": 0.001}
+    assert {name for name, *_ in rows} == set(shares)
+    for name, *shown in rows:
+        assert [int(number.replace(",", "")) for number in shown] == [needed(shares[name], c) for c in (0.95, 0.999)]

@@ -193,6 +193,13 @@ def rerun():
     return Rerun(model())
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+def test_other_architectures(model_folders, kind):
+    sampling = Sampling(max_tokens=5, temperature=0)
+    found = answers(load(FolderSource(model_folders[kind])), ["hello"], sampling)
+    checked(Rerun(load(FolderSource(model_folders[kind]))), found)
+
+
 def checked(rerun, found, prompts=None, allowed=ALLOWED["float32"]):
     for at, (prompt, choice, _) in enumerate(found):
         reading = rerun.read(prompts[at] if prompts else prompt, choice.tokens)
