@@ -113,11 +113,12 @@ def test_another_statement_is_refused():
     factors[2, 0] ^= 1
     weights = first.weights.copy()
     weights[0, 0] ^= 1
+    (left, right), *others = equation.products
     for other in (
         replace(equation, constant=equation.constant + ONE),
         replace(equation, linear=linear),
         replace(equation, factors=factors),
-        replace(equation, products=[(7, 7), *equation.products[1:]]),
+        replace(equation, products=[(left ^ 1, right), *others]),
     ):
         assert case.refused(proof, equation=other) == "proof.hidden-refuted"
     for other in (replace(first, weights=weights), replace(first, root=bytes(HASH_BYTES))):
