@@ -50,8 +50,8 @@ coverage: $(VENV)/.dev ## branches of the security core that tests take: above 9
 	MITAI_CHANNEL=python $(BIN)/pytest -q tests/unit tests/property tests/vectors tests/interop $(addprefix --ignore=tests/unit/,serve train mpc demo_model) \
 	    $(addprefix --cov=mitai.,attest channel capsule broker ledger) --cov-branch --cov-fail-under 95 --cov-report term:skip-covered
 
-slow: $(VENV)/.dev ## the long tests
-	$(BIN)/pytest -m slow --timeout 1800
+slow: $(VENV)/.dev ## the long tests, two files at a time
+	$(BIN)/pytest -m slow --timeout 1800 -n 2 --dist loadfile
 
 lint: $(VENV)/.dev ## format and lint, changing nothing
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
