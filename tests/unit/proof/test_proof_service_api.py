@@ -14,6 +14,7 @@ from mitai.identity import Identity
 from mitai.ledger.lots import Lots
 from mitai.proof.answer import Answer, check_answer
 from mitai.proof.service import engine as engines
+from mitai.proof.service import worker as workers
 from mitai.proof.service.app import create_service
 from mitai.proof.service.client import Wanted
 from mitai.proof.service.receipts import proven
@@ -207,6 +208,24 @@ def test_an_answer_that_can_not_be_proven_is_said_to_be_so(tmp_path, prepared):
             service.service().proof(told["id"], within_s=60)
         assert failed.value.code == "proof.failed"
         store.close()
+
+
+def test_a_full_disk_loses_no_proof(tmp_path, prepared, monkeypatch):
+    refusals = [OSError("full"), OSError("full")]
+    done = Store.done
+
+    def full(*arguments):
+        if refusals:
+            raise refusals.pop()
+        done(*arguments)
+
+    monkeypatch.setattr(Store, "done", full)
+    monkeypatch.setattr(workers, "PAUSE_S", 0.0)
+    with running(tmp_path, prepared) as service:
+        told = chat(service).json()
+        with service.worker():
+            answer = Answer.parse(service.service().proof(told["id"], within_s=60))
+    assert check_answer(answer, service.identity) > 100
 
 
 def test_a_client_that_leaves_frees_its_thread(tmp_path, prepared, monkeypatch):

@@ -107,6 +107,23 @@ def test_a_receipt_about_other_words_than_were_told_or_asked_is_refused(here, to
         )
 
 
+def test_an_id_that_leads_elsewhere_is_refused(here, told):
+    for other in ("", "../healthz", "a" * 65, "cmpl-1?x", "cmpl-1/"):
+        with pytest.raises(MitaiError) as refused:
+            fetch(here.service(), told[0] | {"id": other})
+        assert refused.value.code == "client.answer-malformed"
+
+
+def test_a_receipt_is_for_one_answer_of_a_session(here, tmp_path):
+    service = here.service()
+    session = Sampled.begin(service, 2, 4, tmp_path)
+    given = fetch(service, ask(here, session.wanted, 1, session.file.session).json(), session.wanted)
+    session.add(given)
+    with pytest.raises(ProofError) as refused:
+        session.add(given)
+    assert refused.value.code == "proof.receipt-again"
+
+
 def test_a_receipt_has_one_encoding(here, told):
     given = fetch(here.service(), told[0])
     envelope = Envelope.decode(given.envelope)

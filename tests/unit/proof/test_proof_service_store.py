@@ -177,7 +177,9 @@ def test_what_is_old_or_too_much_is_forgotten(tmp_path, clock):
         store.take()
         store.done(said(number).id, b"12345")
     store.take()
+    (store.proofs / "left.part").write_bytes(b"")  # by one that was killed
     assert store.purge() == 1  # 2 and 3 remain, of 5 bytes
+    assert [path.stem for path in store.proofs.iterdir()] == [said(2).exchange]
     refused("proof.answer-unknown", store.look, said(1).id)
     assert not store.proof(said(1).id).exists()
     session = store.open_session(LOTS.sample, 2)

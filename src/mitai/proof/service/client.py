@@ -18,6 +18,7 @@ Example:
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ import msgspec
 
 from mitai.bodies import PLAIN, bounded
 from mitai.client.chat import refusal
-from mitai.errors import MitaiError, ProofError
+from mitai.errors import MitaiError, ParseError, ProofError
 from mitai.identity import PublicKey
 from mitai.ledger.assurance import Sample
 from mitai.ledger.entry import Digest, Name
@@ -46,6 +47,7 @@ from mitai.serve.text import Telling
 from mitai.wire import parse_json
 
 OFFER = "service.json"
+_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _MALFORMED = "client.answer-malformed"
 _MAX_OFFER_BYTES, _MAX_REPLY_BYTES = 64 << 10, 1 << 20
 _TIMEOUT = httpx2.Timeout(30.0, read=600.0)
@@ -220,6 +222,8 @@ class Service:
         Raises:
             MitaiError: There is none, or it does not hold.
         """
+        if not _ID.fullmatch(answer_id):
+            raise ParseError(_MALFORMED, "the service's answer has no usable id")
         message = "the service's receipt can't be read"
         content = self.reply("GET", f"/v1/receipts/{answer_id}")
         reply = parse_json(content, Replied, _MAX_REPLY_BYTES, _MALFORMED, message)

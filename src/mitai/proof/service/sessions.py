@@ -163,8 +163,14 @@ class Sampled:
         return Wanted("sampled", self.file.sample)
 
     def add(self, given: Given) -> None:
-        """Note an answer, whose receipt was checked."""
+        """Note an answer, whose receipt was checked.
+
+        Raises:
+            ProofError: `proof.receipt-again`: it is that of another answer.
+        """
         entry = Entry(given.envelope, given.said.id)
+        if any(entry.id == known.id for known in self.file.receipts):
+            raise ProofError("proof.receipt-again", "the service gave a receipt that it has given before")
         self._keep(msgspec.structs.replace(self.file, receipts=(*self.file.receipts, entry)))
 
     def reveal(self) -> list[Entry]:

@@ -7,7 +7,7 @@ Invariants:
 - What a method has returned from is on the disk: a process that is killed loses nothing that it acknowledged.
 - Proofs asked for, in the making, and places of open sessions are bounded together, but for answers in progress.
 - A session's answers are fixed when its seed is shown; the proofs of all drawn ones are asked for in that moment.
-- Proofs are files named by exchanges, which no request chooses.
+- Proofs are files named by exchanges, which no request chooses; only the proving process writes and deletes them.
 
 Example:
     >>> store = Store(Path("state"), config)
@@ -118,6 +118,7 @@ class Store:
         self._db = sqlite3.connect(folder / "state.db", timeout=30, isolation_level=None, check_same_thread=False)
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = full")
+        self._db.execute("pragma secure_delete = on")
         with self._lock:
             self._db.executescript(_SCHEMA)
 
@@ -248,8 +249,10 @@ class Store:
             rows = db.execute(_LOOSE, bounds).fetchall()
             db.executemany("delete from answers where id = ?", rows)
             db.execute(_OVER, (now - max(config.session_s, config.keep_s),))
-        for [answer_id] in rows:
-            self.proof(answer_id).unlink(missing_ok=True)
+        known = {self.proof(row[0]) for row in self._all("select id from answers")}
+        for path in self.proofs.iterdir():
+            if path not in known:
+                path.unlink()
         return len(rows)
 
     # ------------------------------------------------------------------ seeds of answers that are drawn
@@ -331,8 +334,7 @@ class Store:
                 lots = Lots.open(Sample(one_in=row[1], commitment=row[0]), seed)
             except LedgerError as error:
                 raise RequestError(error.code, error.message, param="seed") from None
-            rows = db.execute("select id, receipt, state from answers where session = ? order by number", (session,))
-            answers = rows.fetchall()
+            answers = self._all("select id, receipt, state from answers where session = ? order by number", session)
             drawn = [(one, state) for one, receipt, state in answers if lots.draws(receipt_sha256(receipt))]
             if not row[2]:
                 db.execute("update sessions set seed = ? where id = ?", (seed.hex(), session))
@@ -366,9 +368,8 @@ class Store:
 
     def _reserved(self) -> int:
         since = self._clock() - self._config.session_s
-        with self._reading() as db:
-            rows = db.execute("select answers, one_in from sessions where seed = '' and opened >= ?", (since,))
-            return sum(_places(*row) for row in rows.fetchall())
+        rows = self._all("select answers, one_in from sessions where seed = '' and opened >= ?", since)
+        return sum(_places(*row) for row in rows)
 
     def _queue(self, answer_id: str) -> None:
         self._db.execute(_QUEUE, (answer_id,))
@@ -394,6 +395,10 @@ class Store:
         with self._reading() as db:
             row: tuple[Any, ...] | None = db.execute(query, values).fetchone()
         return row
+
+    def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._reading() as db:
+            return db.execute(query, values).fetchall()
 
     def _row(self, query: str, *values: object) -> tuple[Any, ...]:
         return self._one(query, *values) or ()

@@ -20,8 +20,10 @@ import fcntl
 import os
 import resource
 import signal
+import sqlite3
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -38,6 +40,7 @@ from mitai.proof.service.store import Store
 log = structlog.get_logger("mitai.proof.service.worker")
 _LOOK_EVERY_S, _PURGE_EVERY_S = 0.1, 60.0
 _NICE = 5
+PAUSE_S = 5.0  # for a disk that is full to become less so
 
 
 def work(config: ServiceConfig, stop: threading.Event) -> None:
@@ -53,13 +56,19 @@ def work(config: ServiceConfig, stop: threading.Event) -> None:
         store.again()
         purge_at = 0.0
         while not stop.is_set():
-            if time.monotonic() >= purge_at:
-                store.purge()
-                purge_at = time.monotonic() + _PURGE_EVERY_S
-            if (job := store.take()) is None:
-                stop.wait(_LOOK_EVERY_S)
-            else:
-                _prove(prepared, store, *job)
+            try:
+                if time.monotonic() >= purge_at:
+                    store.purge()
+                    purge_at = time.monotonic() + _PURGE_EVERY_S
+                if (job := store.take()) is None:
+                    stop.wait(_LOOK_EVERY_S)
+                else:
+                    _prove(prepared, store, *job)
+            except (OSError, sqlite3.Error) as error:
+                log.error("the disk refuses", kind=type(error).__name__)
+                stop.wait(PAUSE_S)
+                with suppress(sqlite3.Error):
+                    store.again()
     store.close()
 
 
