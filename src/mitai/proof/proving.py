@@ -248,6 +248,9 @@ class _Proving(Walk):
     def compare(self, node: Known, axes: Axes, value: K) -> None:
         """Public: the verifier compares."""
 
+    def compare_table(self, table: Array, point: Point, value: K) -> None:
+        """The same."""
+
     def opened(self, source: str, claims: Sequence[Claim], _log: int) -> None:
         commitment = self._commitments[source]
         if isinstance(commitment, HidingCommitment) and isinstance(self.transcript, MaskedProver):

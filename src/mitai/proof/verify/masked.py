@@ -190,6 +190,8 @@ class MaskedVerifier(MaskedTranscript, Verifier):
     def weighted(self, *terms: tuple[K, K]) -> K:
         """Return the sum of factors times numbers, as one node."""
         hidden = [(factor, number) for factor, number in terms if isinstance(number, Hidden)]
+        if len(hidden) == len(terms):
+            return self.equations.affine(ZERO, *hidden)
         known = super().weighted(*(term for term in terms if not isinstance(term[1], Hidden)))
         return self.equations.affine(known, *hidden)
 

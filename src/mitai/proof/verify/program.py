@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from mitai.proof import field
 from mitai.proof.equations import Joined, Known, Zero
 from mitai.proof.field import Array, K, Point
 from mitai.proof.transcript import HASH_BYTES, Verifier
@@ -42,7 +43,7 @@ def verify(statement: Statement, proof: bytes) -> float:
 
 def hear(statement: Statement, verifier: Verifier) -> None:
     """Go all the way with a verifier, but for what is left to its end."""
-    walk = _MaskedChecking if isinstance(verifier, MaskedVerifier) else _Checking
+    walk = MaskedChecking if isinstance(verifier, MaskedVerifier) else _Checking
     walk(statement, verifier).run()
 
 
@@ -88,6 +89,9 @@ class _Checking(Walk):
             own = mask_value(array, axes, node.shape[-1], before=node.role == "before")
         self.require_zero(value - own, "public")
 
+    def compare_table(self, table: Array, point: Point, value: K) -> None:
+        self.require_zero(value - field.evaluate(table, point), "public")
+
     def opened(self, source: str, claims: Sequence[Claim], log: int) -> None:
         check_openings(self.transcript, self.root(source), log, claims)
 
@@ -95,12 +99,13 @@ class _Checking(Walk):
         return self._hints if source == "hint" else self.roots[source]
 
 
-class _MaskedChecking(_Checking):
+class MaskedChecking(_Checking):
     """The verifier of masked messages."""
 
     transcript: MaskedVerifier
 
     def opened(self, source: str, claims: Sequence[Claim], log: int) -> None:
+        """Check claims as far as rows go; the rest is an equation."""
         uses = self.statement.uses_of(source)
         positions = HidingShape.of(log, uses).positions
         rows, left, factors = check_fold(self.transcript, log, positions, claims)

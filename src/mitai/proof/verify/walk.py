@@ -323,7 +323,7 @@ class Walk(ABC):
         factor = Factor(number, self.plan.shape(number), "axis", (*rest[0], (), *rest[1]), (axis,))
         rounds: list[K | None] = [None] * logs([self.plan.shape(number)[axis]])[0]
         point, public, one = self.product(weights, factor, value, rounds)
-        self.require_zero(public - field.evaluate(weights, point), "public")
+        self.compare_table(weights, point, public)
         self.claims[number].append(((*rest[0], tuple(point), *rest[1]), one))
 
     # --- 4. what is committed ---
@@ -392,6 +392,10 @@ class Walk(ABC):
     @abstractmethod
     def compare(self, node: Known, axes: Axes, value: K) -> None:
         """A public array has a value."""
+
+    @abstractmethod
+    def compare_table(self, table: Array, point: Point, value: K) -> None:
+        """A public table of K has a value."""
 
     @abstractmethod
     def opened(self, source: str, claims: Sequence[Claim], log: int) -> None:
