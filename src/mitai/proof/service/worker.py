@@ -100,6 +100,8 @@ def main() -> None:
             limit = int(config.memory_gib * (1 << 30))
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         work(config, stop)
+    except MemoryError:
+        raise SystemExit("the model itself takes more memory than there is, or than memory_gib allows") from None
     except (MitaiError, OSError) as error:
         raise SystemExit(error.diagnostics() if isinstance(error, MitaiError) else str(error)) from None
 
