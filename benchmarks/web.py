@@ -7,6 +7,8 @@ Rows:
   Python on the same evidence, in turn. `cold_ms` is the first one of a fresh page, before anything is compiled.
 - `web-ttft-ms`: milliseconds that the sealed channel adds to the first token in the page, over the same engine in
   plaintext HTTP, in turn; both servers are those of `benchmarks.throughput`.
+- `web-proof-verify-ms`: milliseconds in the page to check an answer of the demo model with its proof. Beside it
+  `mitai.proof.answer.check_answer` in Python on the same file, in turn.
 - `web-weight-kb`: thousands of bytes, headers included, that servers send for the first visit of the chat, all of it:
   page, evidence, list of models, service worker and what that keeps for offline use. `script_kb` is the chat's script
   alone, `console_kb` all that a first visit of the console loads.
@@ -44,6 +46,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from benchmarks.harness import progress, row
+from mitai import demo_model
 from mitai.attest import Appraisal, Claims, Evidence, Policy, verify
 from mitai.attest.evidence import CapsuleClaim, LedgerClaim
 from mitai.attest.policy import ClaimRules
@@ -54,6 +57,8 @@ from mitai.channel import KeyRing
 from mitai.channel.ehbp import KEYS_PATH
 from mitai.identity import Identity
 from mitai.ledger import vkey
+from mitai.proof.answer import Answer, check_answer, generate, prove_answer
+from mitai.proof.prepared import Prepared, prepare
 from mitai.web.page import Page
 from mitai.web.site import Offer, Site
 from mitai.workload import Workload
@@ -62,6 +67,9 @@ WEB = Path(__file__).parents[1] / "web"
 VERIFICATIONS = 60
 COLD = 7
 TTFT_PAIRS = 60
+PROOFS = 7
+PROOF_PROMPT = [1, 362, 201, 532, 464, 322, 33, 2, 201, 1, 369, 201]  # "Who are you?" in the demo model's template
+PROOF_TOKENS = 12
 
 
 class Browser:
@@ -179,6 +187,39 @@ def verification(browser: Browser, machine: Machine) -> None:
         cold_ms=round(statistics.median(cold), 2),
         coldest_ms=round(max(cold), 2),
         evidence_kb=round(len(evidence) / 1e3, 1),
+        chromium=browser.version,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- proof
+
+
+def proof(browser: Browser, folder: Path) -> None:
+    """Measure `web-proof-verify-ms`."""
+    card = prepare(demo_model.path(), [PROOF_PROMPT, list(range(100, 140))], folder)
+    prepared = Prepared.open(folder)
+    answer = prove_answer(prepared, PROOF_PROMPT, generate(prepared, PROOF_PROMPT, PROOF_TOKENS, lambda _: True))
+    encoded = answer.encode()
+    ours, theirs = [], []
+    for turn in range(PROOFS + 1):
+        found = browser.do("proof", file=_base64(encoded), model=card.identity)
+        start = time.perf_counter()
+        bits = check_answer(Answer.parse(encoded), card.identity)
+        seconds = time.perf_counter() - start
+        if abs(found["bits"] - bits) > 1e-6:
+            raise RuntimeError("the page and Python found different security")
+        if turn:  # the first one is compiled meanwhile
+            ours.append(found["ms"])
+            theirs.append(seconds * 1e3)
+    row(
+        "web-proof-verify-ms",
+        ours,
+        "ms",
+        peer="mitai.proof.answer.check_answer in Python",
+        peer_samples=theirs,
+        tokens=len(answer.prompt) + len(answer.answer),
+        file_kb=round(len(encoded) / 1e3, 1),
+        bits=round(bits, 1),
         chromium=browser.version,
     )
 
@@ -309,6 +350,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             machine = Machine.make(Path(folder))
             verification(browser, machine)
+            proof(browser, Path(folder) / "prepared")
             weight(browser, machine)
             first_token(browser, Path(folder) / "model")
     finally:

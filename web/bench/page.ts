@@ -5,6 +5,7 @@
  */
 import { type Peer, sealedFetch } from "@mitai/channel";
 import { withOffered } from "@mitai/client";
+import { Answer, checkAnswer } from "@mitai/proof";
 import { Evidence, fromBase64, Policy, utf8, verify } from "@mitai/verify";
 
 export interface Subject {
@@ -25,6 +26,14 @@ async function verifyOnce({ evidence, nonce, policy, releases }: Subject) {
   const trusted = await withOffered(pinned, offered, now);
   const appraisal = await verify(decoded, trusted, { nonce: ours, now });
   return { ms: performance.now() - start, evidenceSha256: appraisal.evidenceSha256 };
+}
+
+/** One check of an answer with a proof, from the file's bytes (base64); the page does it in a worker. */
+function verifyProof(file: string, model: string) {
+  const bytes = fromBase64(file);
+  const start = performance.now();
+  const { bits } = checkAnswer(Answer.parse(bytes), model);
+  return { ms: performance.now() - start, bits };
 }
 
 export interface Ask {
@@ -77,9 +86,10 @@ async function timed(ask: () => Promise<Response>): Promise<number> {
 export interface Bench {
   readonly verifyOnce: typeof verifyOnce;
   readonly firstTokens: typeof firstTokens;
+  readonly verifyProof: typeof verifyProof;
 }
 
 declare global {
   var bench: Bench;
 }
-globalThis.bench = { verifyOnce, firstTokens };
+globalThis.bench = { verifyOnce, firstTokens, verifyProof };

@@ -4,6 +4,8 @@
  *
  *   {"do": "verify", "subject": …}        one verification in a page that has done some before
  *   {"do": "cold", "subject": …}          the first one of a fresh page in a fresh profile
+ *   {"do": "proof", "file": …, "model": …}
+ *                                         one check of an answer with a proof
  *   {"do": "tokens", "ask": …, "sealedFirst": …}
  *   {"do": "visit", "url": …, "until": …, "kept": …}
  *                                         a first visit in a fresh profile, until these words are shown, the page is kept
@@ -43,6 +45,7 @@ try {
       await page.context().close();
       return result;
     },
+    proof: ({ file, model }) => warm.evaluate(([it, of]) => bench.verifyProof(it, of), [file, model]),
     tokens: ({ ask, sealedFirst }) =>
       asking.evaluate(([it, first]) => bench.firstTokens(it, first), [ask, sealedFirst]),
     visit,

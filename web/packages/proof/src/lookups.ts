@@ -6,7 +6,7 @@
 import { sha256 } from "@noble/hashes/sha2.js";
 import { type Claim, ceilLog, placed, powersSum } from "./claims.ts";
 import { refuse } from "./errors.ts";
-import { bits, equal, evaluate, K, ONE, type Point, signed, ZERO } from "./field.ts";
+import { bits, equal, evaluate, K, ONE, type Point, signed, type Words, ZERO } from "./field.ts";
 import type { Shape } from "./operations.ts";
 import { checkRounds } from "./sumcheck.ts";
 import type { Verifier } from "./transcript.ts";
@@ -45,12 +45,14 @@ export class Table {
     return [powersSum(K.of(2), [...point].reverse()), ...out]; // x is its bits, which are the coordinates
   }
 
-  #components() {
-    const index = (at: number) => Math.min(at, this.size - 1);
-    const made = (entry: (at: number) => bigint) =>
-      signed(BigInt64Array.from({ length: 2 ** this.log }, (_, at) => entry(index(at))));
-    const numbers = made(BigInt);
-    return this.#values ? [numbers, made((at) => this.#values?.[at] as bigint)] : [numbers];
+  #components(): Words[] {
+    const size = 2 ** this.log;
+    const numbers = new Uint32Array(2 * size);
+    for (let at = 0; at < size; at++) numbers[2 * at] = Math.min(at, this.size - 1);
+    if (!this.#values) return [numbers];
+    const values = new BigInt64Array(size).fill(this.#values[this.size - 1] as bigint);
+    values.set(this.#values);
+    return [numbers, signed(values)];
   }
 }
 

@@ -89,8 +89,13 @@ export function constantOf(shape: Shape, whole: Float64Array): Constant {
 /** A constant's numbers. */
 export function intsOf(constant: Constant): Ints {
   const numbers = numbersOf(constant);
-  const wide = numbers instanceof BigInt64Array ? numbers : BigInt64Array.from(numbers, BigInt);
-  return { shape: constant.shape, numbers: wide };
+  if (numbers instanceof BigInt64Array) return { shape: constant.shape, numbers };
+  const halves = new Int32Array(2 * numbers.length);
+  numbers.forEach((number, at) => {
+    halves[2 * at] = number;
+    halves[2 * at + 1] = number < 0 ? -1 : 0;
+  });
+  return { shape: constant.shape, numbers: new BigInt64Array(halves.buffer) };
 }
 
 function numbersOf({ width, data }: Constant): BigInt64Array<ArrayBuffer> | Int8Array | Int16Array | Int32Array {
