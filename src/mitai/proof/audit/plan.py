@@ -27,6 +27,9 @@ from mitai.proof.program import Program
 MATRIX_AXES = 2  # of an operand, which products of matrices are over
 MAX_PLAIN = 1 << 22  # numbers of a weight that an auditor gets as it is: biases and gains
 
+Orders = dict[int, tuple[str, tuple[int, ...]]]
+Users = dict[int, list[int]]
+
 
 @dataclass(frozen=True)
 class Product:
@@ -49,11 +52,6 @@ class Product:
     order: tuple[int, ...]
     sums: tuple[int, ...] = ()
     rows: bool = False
-
-    @property
-    def projection(self) -> tuple[str, int]:
-        """Which weight an auditor has to know only multiplied with a vector, along which axis."""
-        return self.weight, self.axis
 
 
 @dataclass(frozen=True)
@@ -82,17 +80,14 @@ class Plan:
             ProofError: `proof.audit-unsupported`: a large weight is used in another way than in products.
         """
         orders = _orders(program)
-        products = _products(program, orders)
         users = _users(program)
+        products = _products(program, orders, users)
         steps = {output.operand for output in program.outputs} | products.keys()
         for number, operation in enumerate(program.operations):
             if isinstance(operation, Rescale) or (isinstance(operation, Linear) and len(users[number]) > 1):
                 steps.add(number)
         multiplied = {product.number for product in products.values()}
-        plain = set[str]()
-        for number, (name, _) in orders.items():
-            if not set(users[number]) <= multiplied | orders.keys():
-                plain.add(name)
+        plain = {name for number, (name, _) in orders.items() if not set(users[number]) <= multiplied | orders.keys()}
         weights = program.weights
         if any(math.prod(weights[name].shape) > MAX_PLAIN for name in plain):
             raise ProofError("proof.audit-unsupported", "a large weight is used in another way than in products")
@@ -118,9 +113,9 @@ class Plan:
         return {step: place for place, step in enumerate(self.steps)}
 
 
-def _orders(program: Program) -> dict[int, tuple[str, tuple[int, ...]]]:
+def _orders(program: Program) -> Orders:
     """Return for each operation that is a weight, or one with axes in another order: which, and which order."""
-    orders: dict[int, tuple[str, tuple[int, ...]]] = {}
+    orders: Orders = {}
     for number, operation in enumerate(program.operations):
         if isinstance(operation, Weight):
             orders[number] = operation.name, tuple(range(len(operation.shape)))
@@ -130,9 +125,8 @@ def _orders(program: Program) -> dict[int, tuple[str, tuple[int, ...]]]:
     return orders
 
 
-def _products(program: Program, orders: dict[int, tuple[str, tuple[int, ...]]]) -> dict[int, Product]:
+def _products(program: Program, orders: Orders, users: Users) -> dict[int, Product]:
     """Return the products with weights, by the operation that ends each."""
-    users = _users(program)
     products: dict[int, Product] = {}
     for number, operation in enumerate(program.operations):
         if isinstance(operation, MatMul) and operation.b in orders and operation.a not in orders:
@@ -146,9 +140,9 @@ def _products(program: Program, orders: dict[int, tuple[str, tuple[int, ...]]]) 
     return products
 
 
-def _users(program: Program) -> dict[int, list[int]]:
+def _users(program: Program) -> Users:
     """Return for each operation those that take its result; an output is one that is not there."""
-    users: dict[int, list[int]] = {number: [] for number in range(len(program.operations))}
+    users: Users = {number: [] for number in range(len(program.operations))}
     for number, operation in enumerate(program.operations):
         for operand in set(operation.operands):
             users[operand].append(number)
@@ -157,7 +151,7 @@ def _users(program: Program) -> dict[int, list[int]]:
     return users
 
 
-def _summed(program: Program, users: dict[int, list[int]], number: int) -> tuple[int, tuple[int, ...]]:
+def _summed(program: Program, users: Users, number: int) -> tuple[int, tuple[int, ...]]:
     """Return where sums over a product's axes before the matrices end, if nothing else takes the product; and which."""
     sums: list[int] = []
     batch = len(program.values[number].shape) - MATRIX_AXES

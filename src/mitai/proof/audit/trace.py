@@ -84,13 +84,13 @@ def _response(
 ) -> Iterator[bytes]:
     leaves = list[bytes]()
     yield MAGIC
-    yield from steps(plan, claim, weights, shown, leaves)
+    yield from _steps(plan, claim, weights, shown, leaves)
     yield from tree.siblings(leaves, shown)
     if root_of(claim, committed.salt, tree.root(leaves)) != committed.root:
         raise ProofError("proof.answer-differs", "the root is of another trace than this model's")
 
 
-def steps(
+def _steps(
     plan: Plan, claim: Statement, weights: Mapping[str, Ints], shown: set[int], leaves: list[bytes]
 ) -> Iterator[bytes]:
     """Run a program; yield the bytes of the steps at these places, and append the leaf of each step to a list.
@@ -123,13 +123,8 @@ def _commit(
         sampling=sampling or msgspec.UNSET,
     )
     claim = statement(draft.unproven, prepared.card)
-    root = root_of(claim, salt, steps_root(Plan.of(claim.program), claim, prepared.weights.arrays))
-    return msgspec.structs.replace(draft, root=root)
-
-
-def steps_root(plan: Plan, claim: Statement, weights: Mapping[str, Ints]) -> bytes:
-    """Run a program; return the root over its steps."""
     leaves = list[bytes]()
-    for _ in steps(plan, claim, weights, set(), leaves):
+    for _ in _steps(Plan.of(claim.program), claim, prepared.weights.arrays, set(), leaves):
         pass
-    return tree.root(leaves)
+    root = root_of(claim, salt, tree.root(leaves))
+    return msgspec.structs.replace(draft, root=root)
