@@ -92,8 +92,12 @@ def trace(
 
     output = Output(json)
     parts = respond(Prepared.open(folder), _committed(file), _challenge(challenge))
-    with open(out, "wb", opener=_private) as stream:
-        size = sum(stream.write(part) for part in parts)
+    try:
+        with open(out, "wb", opener=_private) as stream:
+            size = sum(stream.write(part) for part in parts)
+    except ProofError:
+        out.unlink()
+        raise
     output.say(f"[green]✔[/] the trace: {data(out)}, {size / 1e6:.1f} MB")
     output.result({"file": str(out), "bytes": size})
 

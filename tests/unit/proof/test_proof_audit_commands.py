@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 
+import msgspec
 import pytest
 
 import proof_audit_rig as rig
@@ -38,7 +39,10 @@ def test_an_audit_by_commands(run, tmp_path):
     assert run("trace", "prepared", answer, some, "--challenge", asked)["bytes"] < whole.stat().st_size
     checked = run("audit", answer, "--key", key, "--trace", some, "--challenge", asked)
     assert (checked["verdict"], checked["checked"], checked["caught"]) == ("nothing found", 4, drawn["caught"])
+    other = tmp_path / "other"
+    other.write_bytes(msgspec.structs.replace(rig.committed(), root=bytes(32)).encode())
     for words, code in (
+        (("trace", "prepared", other, tmp_path / "never"), "proof.answer-differs"),
         (("audit", answer, "--key", key, "--trace", some), "proof.trace-malformed"),
         (("audit", answer, "--key", answer, "--trace", whole), "proof.audit-key-malformed"),
         (("audit", tmp_path / "none", "--key", key, "--trace", whole), "proof.no-file"),
@@ -49,3 +53,4 @@ def test_an_audit_by_commands(run, tmp_path):
         with pytest.raises(MitaiError) as refused:
             run(*words)
         assert refused.value.code == code
+    assert not (tmp_path / "never").exists()

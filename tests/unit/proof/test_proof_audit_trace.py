@@ -10,6 +10,7 @@ import pytest
 
 import proof_audit_rig as rig
 from mitai.errors import ParseError, ProofError
+from mitai.ledger.assurance import CommitAndAudit
 from mitai.proof.audit import numbers, tree
 from mitai.proof.audit.files import Challenge, Committed
 from mitai.proof.audit.plan import Plan
@@ -85,6 +86,12 @@ def test_a_root_is_of_model_prompt_answer_and_salt():
     with pytest.raises(ProofError) as refused:
         trace_root(prepared, rig.PROMPT, [*committed.answer[:-1], (committed.answer[-1] + 1) % rig.WORDS])
     assert refused.value.code == "proof.answer-differs"
+
+
+def test_what_a_receipt_promises():
+    committed = rig.committed()
+    identity = rig.prepared().card.identity
+    assert committed.assurance == CommitAndAudit(identity=identity, trace=committed.root.hex(), scheme=1)
 
 
 def test_requests_are_refused_that_do_not_fit():

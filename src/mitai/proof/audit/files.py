@@ -17,8 +17,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from mitai.errors import ParseError, ProofError
+from mitai.ledger.assurance import CommitAndAudit
 from mitai.proof.answer import Answer, Tokens
-from mitai.proof.card import MAX_CARD_BYTES
+from mitai.proof.card import MAX_CARD_BYTES, ModelCard
 from mitai.proof.program import MAX_OPERATIONS
 from mitai.proof.sampling import Sampling
 from mitai.proof.transcript import HASH_BYTES
@@ -27,6 +28,7 @@ from mitai.wire import parse_json
 
 LABEL = b"mitai proof trace v1\0"
 MAGIC = b"mitai proof trace v1\n"  # the first bytes of what a prover sends
+SCHEME = 1  # in receipts
 SALT_BYTES = 32
 MAX_COMMITTED_BYTES = MAX_CARD_BYTES + (1 << 16)
 MAX_CHALLENGE_BYTES = 1 << 20
@@ -80,6 +82,11 @@ class Committed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         if read.encode() != data:
             raise ParseError("proof.committed-malformed", "the answer is not in its one encoding")
         return read
+
+    @property
+    def assurance(self) -> CommitAndAudit:
+        """What a receipt promises of it."""
+        return CommitAndAudit(identity=ModelCard.parse(self.card).identity, trace=self.root.hex(), scheme=SCHEME)
 
     @property
     def unproven(self) -> Answer:
