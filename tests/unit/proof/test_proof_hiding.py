@@ -14,7 +14,16 @@ from mitai.proof.field import ONE, K, P
 from mitai.proof.hiding import Leaves, commit_hiding, commit_pads, interpolate, prove_hidden, uniform
 from mitai.proof.transcript import HASH_BYTES, Verifier
 from mitai.proof.verify import soundness
-from mitai.proof.verify.hiding import MAX_USES, Equation, HidingShape, Opening, check_hidden, inner, receive_pads
+from mitai.proof.verify.hiding import (
+    MAX_USES,
+    Equation,
+    HidingShape,
+    Opening,
+    bind_equation,
+    check_hidden,
+    inner,
+    receive_pads,
+)
 from mitai.proof.verify.soundness import HIDING_QUERIES
 from proof_rig import Recorder
 
@@ -167,29 +176,23 @@ def test_what_is_masked_is_checked(label, number, place, code):
     assert case.refused(case.prove()) == code
 
 
+class Fitting(Recorder):
+    """Says one more than the sum is, once it knows by what that is multiplied."""
+
+    def challenges(self, label, count):
+        drawn = super().challenges(label, count)
+        if label == "hidden":
+            self.delta = field.array(drawn[1:2])
+        return drawn
+
+    def send(self, label, words):
+        if label == "polynomial":
+            words[31:32] = field.add(words[31:32], self.delta)
+        super().send(label, words)
+
+
 def test_a_sum_that_was_made_to_fit_is_refused():
-    case = Case(prover=Liar("polynomial", 0, more(31)))
-    proof = case.prove()
-    drawn = Verifier(proof)  # δ, to claim a constant that fits to the lie; it is drawn from the wrong one, too
-    receive_pads(drawn, case.count)
-    assert case.refused(proof, equation=replace(case.equation, constant=case.equation.constant + ONE)) in {
-        "proof.hidden-refuted",
-        "proof.column-refuted",
-    }
-
-    class Fitting(Liar):  # knows δ by the time it speaks
-        def challenges(self, label, count):
-            out = super().challenges(label, count)
-            if label == "hidden":
-                self.delta = out[1]
-            return out
-
-    liar = Fitting("polynomial", 0, lambda words: words.__setitem__(31, field.add(words[31:32], self_delta(liar))[0]))
-
-    def self_delta(one):
-        return field.array([one.delta])
-
-    case = Case(prover=liar)
+    case = Case(prover=Fitting())
     case.equation = replace(case.equation, constant=case.equation.constant + ONE)
     assert case.refused(case.prove()) == "proof.column-refuted"
 
@@ -199,15 +202,37 @@ def lying(monkeypatch, name, change):
     monkeypatch.setattr(hiding, name, lambda *given: change(real(*given)))
 
 
-@pytest.mark.parametrize("place", [(0, 0), (4, 1), (31, 0), (31, 2), (27, 3)])
+@pytest.mark.parametrize("place", [(0, 0), (31, 2), (31, 0)])  # X_0, Y_0, which are reversed, and no factor
 def test_factors_are_those_of_the_pads(monkeypatch, place):
+    """The constant is changed so that the equation holds for the factors that are not the pads'."""
+
     def change(matrix):
         matrix[place] = (int(matrix[place]) + 1) % P
         return matrix
 
-    lying(monkeypatch, "_factors", change)
     case = Case()
+    other = hiding._factors(case.pads, case.equation, HidingShape.of_pads(20))[31 - place[0]]
+    more = field.elements(other[None, 2:] if place[1] == 0 else other[None, :2])[0]
+    case.equation = replace(case.equation, constant=case.equation.constant + more)
+    lying(monkeypatch, "_factors", change)
     assert case.refused(case.prove()) == "proof.hidden-refuted"
+
+
+def test_challenges_depend_on_all_of_the_equation():
+    case = Case(arrays=((11, 1),))
+    equation, [one] = case.equation, case.asked
+    words = table(20, 2)
+    ways = [(equation, [one]), (equation, []), (equation, [one, one])]
+    ways += [(replace(equation, linear=words), [one]), (replace(equation, constant=ONE), [one])]
+    ways += [(replace(equation, products=[(0, 0)] * 5), [one]), (replace(equation, factors=words[:5]), [one])]
+    ways += [(equation, [replace(one, root=bytes(32))]), (equation, [replace(one, point=[ONE] * len(one.point))])]
+    ways += [(equation, [replace(one, weights=one.weights[::-1])])]
+    drawn = set()
+    for way in ways:
+        transcript = Recorder()
+        bind_equation(transcript, *way)
+        drawn.add(transcript.challenge("x"))
+    assert len(drawn) == len(ways)
 
 
 def test_factors_of_no_product_add_nothing(monkeypatch):
@@ -356,6 +381,14 @@ def test_what_hides_is_used_once():
         else:
             case.check(case.prove())
         case.prover = Recorder()
+
+
+def test_each_leaf_has_a_salt_of_its_own():
+    array = table(1 << 4)
+    one, other = commit_hiding(array), commit_hiding(array)
+    salts = {*map(bytes, np.concatenate([one.leaves.salts, other.leaves.salts]))}
+    assert len(salts) == 2 << one.shape.leaves
+    assert one.root != other.root
 
 
 def test_no_secret_is_in_what_is_printed():
