@@ -71,8 +71,9 @@ def services(pccs: str | None) -> Services:
     return Services.behind_pccs(pccs) if pccs else Services()
 
 
-def read_file(path: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
+def read_file(path: Path, limit_bytes: int | None = None) -> bytes:
     """Return a file's content, up to 16 MiB or another limit."""
+    limit_bytes = limit_bytes or MAX_FILE_BYTES
     try:
         with path.open("rb") as file:
             content = file.read(limit_bytes + 1)

@@ -128,10 +128,7 @@ def conversation(monkeypatch):
                     raise error
 
         class Http:
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *_):
+            def close(self):
                 return None
 
         monkeypatch.setattr(sys, "stdin", stdin)
