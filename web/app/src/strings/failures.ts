@@ -557,6 +557,18 @@ const FAILURES: Readonly<Record<string, Entry>> = {
       "请填写您与服务器的约定。如果可以任意抽取，证明者就能在许多回答中挑选。",
     ],
   },
+  "proof.mode-unsupported": {
+    en: [
+      "This kind of proof can't be checked here.",
+      "It hides the model's weights. The page knows the shorter proofs only, which hide nothing.",
+      "Check it with: mitai proof verify.",
+    ],
+    zh: [
+      "这里无法检验这种证明。",
+      "这种证明会隐藏模型的权重，而本页只认识不隐藏任何内容的较短证明。",
+      "请用 mitai proof verify 检验。",
+    ],
+  },
   "proof.model-unsupported": {
     en: [
       "Answers of this kind of model can't be checked here.",

@@ -99,6 +99,10 @@ export function checkAnswer(
     );
   }
   requireAgreed(answer.sampling, agreed);
+  if (card.hides) {
+    const message = "proofs of this model hide its weights, and can't be checked here";
+    refuse("proof.mode-unsupported", message, "model", "check it with: mitai proof verify");
+  }
   const told = heard && ((bytes: number) => heard(bytes / answer.proof.length));
   const bits = verify(statementOf(answer, card), answer.proof, told);
   return { model, prompt: answer.prompt.length, answer: answer.answer.length, bits };

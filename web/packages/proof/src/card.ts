@@ -4,7 +4,7 @@
  * Follows docs/spec/proof-answer.md. From a card follow the programs of all answers: a verifier needs no weights.
  */
 import { fromHex, hex, utf8 } from "@mitai/verify";
-import { decodeCanonical, dictionary, integer, oneOf, pattern, string, struct } from "@mitai/verify/json";
+import { decodeCanonical, dictionary, integer, oneOf, optional, pattern, string, struct } from "@mitai/verify/json";
 import { sha256 } from "@noble/hashes/sha2.js";
 import { type Decoder, decoderOf, writeProgram } from "./decoder.ts";
 import { refuse } from "./errors.ts";
@@ -22,6 +22,7 @@ const members = struct({
   reaches: dictionary(integer(-64, 62)),
   weights: pattern(/^[0-9a-f]{64}$/),
   tokenizer: pattern(/^([0-9a-f]{64})?$/),
+  uses: optional(integer(1, 4096), undefined),
 });
 
 export class ModelCard {
@@ -29,6 +30,8 @@ export class ModelCard {
   readonly identity: string;
   /** Root of the commitment to the model's weights. */
   readonly weights: Uint8Array;
+  /** Whether its proofs hide the weights (docs/spec/proof-zk.md): those are not checked here. */
+  readonly hides: boolean;
   readonly #config: Uint8Array;
   readonly #reaches: ReadonlyMap<string, number>;
   #model: Decoder | undefined;
@@ -36,7 +39,7 @@ export class ModelCard {
   private constructor(data: Uint8Array) {
     const code = "proof.card-malformed";
     if (data.length > MAX_CARD_BYTES) refuse(code, `${data.length} bytes are too many for a card`);
-    const { config, reaches, weights } = decodeCanonical(
+    const { config, reaches, weights, uses } = decodeCanonical(
       data,
       members,
       code,
@@ -46,6 +49,7 @@ export class ModelCard {
     if (this.#config.length > MAX_CONFIG_BYTES) refuse(code, "the card's configuration is too long");
     this.#reaches = reaches;
     this.weights = fromHex(weights);
+    this.hides = uses !== undefined;
     this.identity = hex(
       sha256
         .create()

@@ -2,7 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { concat, fromHex, hex, MitaiError } from "@mitai/verify";
+import { concat, fromHex, hex, MitaiError, utf8 } from "@mitai/verify";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Answer, checkAnswer, ModelCard } from "../src/index.ts";
@@ -89,6 +89,18 @@ test("a proof that goes on is refused", () => {
   const parsed = Answer.parse(FILE);
   const forged = { ...parsed, proof: concat(parsed.proof, new Uint8Array(8)) } as Answer;
   expect(() => checkAnswer(forged, identity)).toThrowError(/8 bytes follow/);
+});
+
+test("a card of proofs that hide weights is known, and refused", () => {
+  const parsed = Answer.parse(FILE);
+  const members = { ...JSON.parse(new TextDecoder().decode(parsed.card)), uses: 64 };
+  const written = (all: object) => utf8(JSON.stringify(Object.fromEntries(Object.entries(all).sort())));
+  const card = written(members);
+  const forged = { ...parsed, card } as Answer;
+  expect(() => checkAnswer(forged, ModelCard.parse(card).identity)).toThrowError(/hide its weights/);
+  for (const uses of [0, 4097, 1.5, null]) {
+    expect(() => ModelCard.parse(written({ ...members, uses }))).toThrowError(/no card/);
+  }
 });
 
 test("any bytes are no card, or refused with a MitaiError", () => {
