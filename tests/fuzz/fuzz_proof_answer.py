@@ -10,6 +10,7 @@ import msgspec
 from mitai.errors import MitaiError
 from mitai.proof.answer import Answer, check_answer
 from mitai.proof.card import ModelCard
+from mitai.proof.readings import Reading, check_reading
 from mitai.proof.sampling import Agreed, Sampling
 
 CARD = ModelCard(
@@ -20,12 +21,22 @@ CARD = ModelCard(
 )
 SAMPLING = Sampling(temperature=700, seed=b"s" * 32, nonce=b"n" * 32)
 ANSWER = Answer(card=CARD.encode(), prompt=(1, 2), answer=(3,), proof=b"\1" * 64)
-SEEDS = (ANSWER.encode(), CARD.encode(), msgspec.structs.replace(ANSWER, sampling=SAMPLING).encode())
+HIDDEN = msgspec.structs.replace(ANSWER, card=msgspec.structs.replace(CARD, uses=3).encode())
+BERT = ModelCard(
+    config='{"model_type": "bert", "vocab_size": 9, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, '
+    '"num_attention_heads": 1, "max_position_embeddings": 8}',
+    reaches={"table.weight": 2},
+    weights="5a" * 32,
+)
+READING = Reading(card=BERT.encode(), text=(1, 2), outputs=bytes(32), proof=b"\1" * 64)
+SEEDS = (
+    ANSWER.encode(), HIDDEN.encode(), CARD.encode(), msgspec.structs.replace(ANSWER, sampling=SAMPLING).encode(), READING.encode()
+)  # fmt: skip
 
 
 def one_input(data: bytes) -> None:
     """Nothing but an error of the tree may come out, and nothing is accepted: nobody has proven anything."""
-    for parse in (Answer.parse, ModelCard.parse):
+    for parse in (Answer.parse, Reading.parse, ModelCard.parse):
         try:
             read = parse(data)
         except MitaiError:
@@ -35,6 +46,12 @@ def one_input(data: bytes) -> None:
             try:
                 agreed = Agreed(read.sampling.temperature) if read.sampling else None
                 check_answer(read, ModelCard.parse(read.card).identity, agreed)
+            except MitaiError:
+                continue
+            raise AssertionError
+        if isinstance(read, Reading):
+            try:
+                check_reading(read, ModelCard.parse(read.card).identity)
             except MitaiError:
                 continue
             raise AssertionError

@@ -46,7 +46,7 @@ def prepare(output: Output, model: Path, out: Path, samples: Path | None) -> Non
     )
 
 
-def ask(output: Output, folder: Path, numbers: Path | None, out: Path) -> None:
+def ask(output: Output, folder: Path, _text: str, out: Path, numbers: Path | None) -> None:
     """Compute the results of a net, and prove them."""
     if numbers is None:
         raise _unusable("a net is asked with numbers", "--input FILE.npy, .csv or .json")

@@ -10,6 +10,7 @@ import secrets
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -42,7 +43,7 @@ MAX_INSPECTED = 1 << 26  # numbers in a stranger's program: a few seconds
 def prepare(
     model: Annotated[
         Path,
-        Parameter(help="A folder, as save_pretrained writes it: GPT-2, Llama or Qwen2; or a small net's ONNX file."),
+        Parameter(help="A folder of save_pretrained: GPT-2, Llama, Qwen2, BERT; or a small net's ONNX file."),
     ],
     out: Annotated[Path, Parameter(help="A folder that is not there yet; it needs 40 to 75 bytes a parameter.")],
     *,
@@ -67,6 +68,7 @@ def prepare(
     With --zk, whoever reads proofs learns nothing of the weights. When all are made the model is prepared again, with
     another identity. Don't restore the folder from a backup: its proofs are counted in it.
     """
+    from mitai.cli.readings import reads
     from mitai.mpc.text import Text
     from mitai.proof.prepared import prepare as make
     from mitai.proof.texts import TEXTS, calibration
@@ -81,7 +83,9 @@ def prepare(
         return
     words = Text.load(model)
     lines = texts.read_text(encoding="utf-8").splitlines() if texts else TEXTS
-    card = make(model, calibration(words, lines), out, output.note, code=code, uses=proofs if zk else 0)
+    config = model / "config.json"
+    measured = calibration(words, lines, reads=config.is_file() and reads(config.read_bytes()))
+    card = make(model, measured, out, output.note, code=code, uses=proofs if zk else 0)
     output.say(f"The model's identity, for everybody who will verify answers:\n\n  [bold]{card.identity}[/]")
     output.result({"model": card.identity, "folder": str(out)})
 
@@ -105,20 +109,22 @@ def ask(
 ) -> None:
     """Ask a model, and prove the answer: the likeliest token after the other, or one that was drawn.
 
-    The answer comes first, and the proof after it. Whoever has the file sees prompt and answer.
+    The answer comes first, and the proof after it. Whoever has the file sees prompt and answer. BERT reads the prompt,
+    and says its class or embedding.
     """
     from mitai.mpc.text import Text
     from mitai.proof.answer import generate, prove_answer
     from mitai.proof.prepared import Prepared
 
     output = Output(json)
-    if numbers or _is_net(folder):
-        from mitai.cli import nets
-
-        if commit:
-            raise ProofError("proof.audit-unsupported", "a net's answers are proven, not audited")
-        nets.ask(output, folder, numbers, out or Path("answer.proof"))
+    if other := _other(folder):
+        if commit or temperature:
+            raise ProofError("proof.audit-unsupported", "what nets and BERT say is proven, neither audited nor drawn")
+        text = sys.stdin.read() if prompt == "-" else prompt
+        other.ask(output, folder, text, out or Path("answer.proof"), numbers)
         return
+    if numbers:
+        raise ProofError("proof.net-unasked", "--input is for nets")
     prepared, words = Prepared.open(folder), Text.load(folder)
     tokens = words.tokens(sys.stdin.read() if prompt == "-" else prompt, plain=plain)
     sampling = _sampling(temperature, seed, nonce)
@@ -206,10 +212,8 @@ def verify(
     if (model is None) == (capsule is None):
         raise ProofError("proof.model-unnamed", "the model is named by --model, or by --capsule", hint="give one")
     identity = model or _of_capsule(capsule, owner)
-    if _is_net(file):
-        from mitai.cli import nets
-
-        nets.verify(output, _content(file), identity)
+    if other := _other(file):
+        other.verify(output, _content(file), identity)
         return
     answer, card = _read(file)
     began = time.monotonic()
@@ -237,10 +241,8 @@ def inspect(
     from mitai.proof.cost import cost
 
     output = Output(json)
-    if _is_net(file):
-        from mitai.cli import nets
-
-        nets.inspect(output, _content(file))
+    if other := _other(file):
+        other.inspect(output, _content(file))
         return
     answer, card = _read(file)
     facts: dict[str, object] = {"model": card.identity, "weights": card.weights}
@@ -289,12 +291,15 @@ def audit_session(
     proven.audit_session(Output(json), file, model, key, proofs or file.parent, fetch=fetch)
 
 
-def _is_net(path: Path) -> bool:
-    """Return whether a file, or a prepared folder, is a net's."""
-    from mitai.cli.nets import is_net
+def _other(path: Path) -> ModuleType | None:
+    """Return what does the work for a file, or a prepared folder, of a model that does not answer in words."""
+    from mitai.cli import nets, readings
 
-    card = path / "card.json"
-    return is_net(_content(card)) if card.is_file() else path.is_file() and is_net(_content(path))
+    file = path / "card.json" if path.is_dir() else path
+    if not file.is_file():
+        return None
+    content = _content(file)
+    return nets if nets.is_net(content) else readings if readings.is_reading(content) else None
 
 
 def _content(file: Path) -> bytes:

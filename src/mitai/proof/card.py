@@ -11,14 +11,17 @@ Example:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Annotated, Literal
 
 import msgspec
 
 from mitai.errors import ParseError, ProofError
-from mitai.mpc.models.config import MAX_CONFIG_BYTES, Gpt2Config, LlamaConfig, parse_config
+from mitai.mpc.models.config import MAX_CONFIG_BYTES, BertConfig, Gpt2Config, LlamaConfig, parse_config
 from mitai.proof.graph import Graph
+from mitai.proof.models.bert import Bert
 from mitai.proof.models.decoder import Decoder
 from mitai.proof.models.gpt2 import Gpt2
 from mitai.proof.models.llama import Llama
@@ -75,12 +78,41 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     @cached_property
     def model(self) -> Decoder:
-        """What writes its programs.
+        """What writes the programs of a model that generates.
 
         Raises:
-            MitaiError: The configuration is of no family that is proven here.
+            MitaiError: The configuration is of no family that does so and is proven here.
         """
         return decoder(self.config.encode())
+
+    @cached_property
+    def reader(self) -> Bert:
+        """What writes the programs of a model that reads.
+
+        Raises:
+            MitaiError: The configuration is of no family that does so and is proven here.
+        """
+        found = family(self.config.encode())
+        if not isinstance(found, Bert):
+            raise ProofError("proof.model-unsupported", "the model generates, and does not read")
+        return found
+
+    def reading(self, tokens: int) -> Graph:
+        """Return the program that reads a text of so many tokens, with its fractions.
+
+        Raises:
+            ProofError: There are too few or too many of them, or the calibration is of another model.
+        """
+        if not 1 <= tokens <= min(MAX_TOKENS, self.reader.config.max_position_embeddings):
+            raise ProofError("proof.statement-invalid", "the text has more tokens than the model reads, or none")
+        with _follows():
+            return self.reader.write(Graph(self.reaches), tokens)
+
+    @property
+    def declared(self) -> Program:
+        """A program that has all its weights."""
+        generates = isinstance(family(self.config.encode()), Decoder)
+        return self.program(1, 1) if generates else self.reading(1).program()
 
     def program(self, prompt: int, answer: int, *, drawn: bool = False) -> Program:
         """Return the program in which an answer of so many tokens follows a prompt of so many.
@@ -96,10 +128,19 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         if prompt < 1 or answer < 1 or prompt + answer > MAX_TOKENS:
             raise ProofError("proof.statement-invalid", f"prompt and answer have 2 to {MAX_TOKENS} tokens together")
         graph = Graph(self.reaches)
-        try:
+        with _follows():
             return self.model.write(graph, prompt + answer - 1, answers=answer, keep=False, drawn=drawn).program()
-        except (ValueError, OverflowError):  # shifts by less than nothing, numbers that are no integers
-            raise ProofError("proof.program-invalid", "no program follows from the reaches of the card") from None
+
+
+@contextmanager
+def _follows() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OverflowError):  # shifts by less than nothing, numbers that are no integers
+        raise ProofError("proof.program-invalid", "no program follows from the reaches of the card") from None
+
+
+_GENERATE = "gpt2, llama and qwen2 are; of bert, classes and embeddings"
 
 
 class _Family(msgspec.Struct):
@@ -107,15 +148,29 @@ class _Family(msgspec.Struct):
 
 
 def decoder(config: bytes) -> Decoder:
+    """Return the model that generates which a `config.json` describes.
+
+    Raises:
+        MitaiError: It is malformed, or of another family.
+    """
+    found = family(config)
+    if isinstance(found, Bert):
+        raise ProofError("proof.model-unsupported", "the model reads, and does not generate", hint=_GENERATE)
+    return found
+
+
+def family(config: bytes) -> Decoder | Bert:
     """Return the model that a `config.json` describes.
 
     Raises:
         MitaiError: It is malformed, or of another family.
     """
     code, message = "proof.model-unsupported", "the model's configuration is not usable"
-    family = parse_json(config, _Family, MAX_CONFIG_BYTES, code, message).model_type
-    if family == "gpt2":
+    kind = parse_json(config, _Family, MAX_CONFIG_BYTES, code, message).model_type
+    if kind == "bert":
+        return Bert(parse_config(config, BertConfig))
+    if kind == "gpt2":
         return Gpt2(parse_config(config, Gpt2Config))
-    if family in {"llama", "qwen2"}:
+    if kind in {"llama", "qwen2"}:
         return Llama(parse_config(config, LlamaConfig))
-    raise ProofError(code, "answers of models of this family are not proven", hint="gpt2, llama and qwen2 are")
+    raise ProofError(code, "answers of models of this family are not proven", hint=_GENERATE)

@@ -91,7 +91,10 @@ class NetCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """
         if not 1 <= n <= MAX_SAMPLES or n * self.net.work > MAX_WORK:
             raise ProofError("proof.statement-invalid", "there are too many samples for one proof, or none")
-        return self.net.write(Graph(self.reaches), n)
+        try:
+            return self.net.write(Graph(self.reaches), n)
+        except (ValueError, OverflowError):  # shifts by less than nothing, numbers that are no integers
+            raise ProofError("proof.program-invalid", "no program follows from the reaches of the card") from None
 
 
 class NetResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

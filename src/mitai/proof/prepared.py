@@ -27,8 +27,9 @@ import numpy as np
 
 from mitai.errors import MpcError, ProofError
 from mitai.mpc.models.arrays import Tensors
-from mitai.proof.card import ModelCard, decoder
+from mitai.proof.card import ModelCard, family
 from mitai.proof.graph import Graph, Real
+from mitai.proof.models.bert import Bert
 from mitai.proof.models.calibration import calibrate, sample
 from mitai.proof.models.decoder import Decoder
 from mitai.proof.program import Program
@@ -68,7 +69,7 @@ class Prepared:
         """
         try:
             card = ModelCard.parse((folder / CARD).read_bytes())
-            weights = read(folder, card.program(1, 1), card.uses or 0)
+            weights = read(folder, card.declared, card.uses or 0)
         except FileNotFoundError:
             raise ProofError(
                 "proof.prepared-missing",
@@ -102,7 +103,7 @@ def prepare(
     """Make a Hugging Face folder ready, in a new folder.
 
     Args:
-        model: GPT-2, Llama or Qwen2.
+        model: GPT-2, Llama, Qwen2 or BERT.
         samples: Tokens of texts like those that the model will see, to measure how large its numbers become.
         out: A folder that is not there yet.
         say: Told what happens.
@@ -119,7 +120,7 @@ def prepare(
     if out.exists():
         raise ProofError("proof.out-exists", f"there is something at {out}", hint="give a folder that is not there yet")
     config = (model / "config.json").read_bytes()
-    program = decoder(config)
+    program = family(config)
     out.parent.mkdir(parents=True, exist_ok=True)
     _say_sizes(program, out.parent, say, code=code, uses=uses)
     partial = Path(tempfile.mkdtemp(prefix=f"{out.name}.unfinished-", dir=out.parent))
@@ -148,7 +149,7 @@ def card_of(files: Mapping[str, bytes], samples: Sequence[Sequence[int]]) -> Mod
     Raises:
         MitaiError: The model is not supported.
     """
-    program = decoder(files["config.json"])
+    program = family(files["config.json"])
     arrays = dict(program.arrays(Tensors(files)))
     reaches = calibrate(arrays, [sample(program, tokens) for tokens in samples])
     graph = program.measure(Graph(reaches), 1)
@@ -171,8 +172,9 @@ def check_prepared(prepared: Prepared, model: Path) -> None:
     """
     card = prepared.card
     same = (model / "config.json").read_bytes() == card.config.encode() and _tokenizer(model) == card.tokenizer
-    graph, left = card.model.measure(Graph(card.reaches), 1), set(prepared.weights.arrays)
-    for name, array in card.model.arrays(Tensors(model)) if same else ():
+    program, left = family(card.config.encode()), set(prepared.weights.arrays)
+    graph = program.measure(Graph(card.reaches), 1)
+    for name, array in program.arrays(Tensors(model)) if same else ():
         [whole] = graph.quantised([(name, array)]).values()
         same = same and np.array_equal(whole, prepared.weights.arrays[name])
         left.discard(name)
@@ -190,7 +192,7 @@ def _tokenizer(model: Path) -> str:
 
 
 def _quantised(
-    program: Decoder, model: Path, samples: Sequence[Sequence[int]], folder: Path, say: Callable[[str], None]
+    program: Decoder | Bert, model: Path, samples: Sequence[Sequence[int]], folder: Path, say: Callable[[str], None]
 ) -> tuple[Program, dict[str, int]]:
     """Write the weights as integers into a folder; return a program that declares them, and the calibration."""
     say("reading the model …")
@@ -213,7 +215,7 @@ def _write_card(folder: Path, model: Path, card: ModelCard) -> None:
         (folder / CARD).write_bytes(card.encode())
 
 
-def _floats(program: Decoder, model: Path, folder: Path) -> dict[str, Real]:
+def _floats(program: Decoder | Bert, model: Path, folder: Path) -> dict[str, Real]:
     """Return the model's weights, as files in a folder."""
     arrays: dict[str, Real] = {}
     with disk():
@@ -224,7 +226,7 @@ def _floats(program: Decoder, model: Path, folder: Path) -> dict[str, Real]:
     return arrays
 
 
-def _say_sizes(program: Decoder, where: Path, say: Callable[[str], None], *, code: bool, uses: int) -> None:
+def _say_sizes(program: Decoder | Bert, where: Path, say: Callable[[str], None], *, code: bool, uses: int) -> None:
     """Say how much room is needed, and refuse if there is less."""
     rough = program.measure(Graph(defaultdict(int)), 1).program()
     sizes = Sizes.of(rough, uses)

@@ -23,9 +23,13 @@ TEXTS = (
 _RANDOM_TOKENS = 48
 
 
-def calibration(words: Text, lines: Sequence[str] = TEXTS) -> list[list[int]]:
-    """Return tokens to measure a model's numbers with: those of some texts, and some in no order."""
-    samples = [words.tokens(line, plain=plain) for line in lines if line.strip() for plain in (True, False)]
+def calibration(words: Text, lines: Sequence[str] = TEXTS, *, reads: bool = False) -> list[list[int]]:
+    """Return tokens to measure the numbers of a model with, that answers or reads: of some texts, and in no order."""
+    lines = [line for line in lines if line.strip()]
+    if reads:
+        samples = [list(words.read(line).ids) for line in lines]
+    else:
+        samples = [words.tokens(line, plain=plain) for line in lines for plain in (True, False)]
     return [*samples, *_anything(samples)]
 
 

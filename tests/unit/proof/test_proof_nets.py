@@ -25,7 +25,8 @@ class Ready:
 
 
 @pytest.fixture(
-    scope="module", params=["perceptron", "classifier", "shaped_like_lenet", "residual", "largest_of_sums", "picture_in_a_row"]
+    scope="module",
+    params=["perceptron", "classifier", "shaped_like_lenet", "residual", "largest_of_sums", "picture_in_a_row"],
 )
 def ready(request, tmp_path_factory):
     make = getattr(rig, request.param)()
@@ -194,6 +195,17 @@ def test_nets_that_are_none(shape, steps):
     with pytest.raises(ProofError) as refused:
         _ = Net(input=shape, steps=tuple(steps)).shapes
     assert refused.value.code == "proof.net-invalid"
+
+
+@pytest.mark.parametrize("reach", [-64, 62])
+def test_cards_with_wild_reaches(ready, reach):
+    card = ready.prepared.card
+    for name in card.reaches:
+        wild = msgspec.structs.replace(card, reaches=card.reaches | {name: reach})
+        try:
+            wild.graph(1).program()
+        except ProofError as error:
+            assert error.code in {"proof.program-invalid", "proof.out-of-range"}  # noqa: PT017 - or none, which is fine
 
 
 def test_files_have_one_spelling(ready):
