@@ -30,7 +30,8 @@ BERT = ModelCard(
 )
 READING = Reading(card=BERT.encode(), text=(1, 2), outputs=bytes(32), proof=b"\1" * 64)
 SEEDS = (
-    ANSWER.encode(), HIDDEN.encode(), CARD.encode(), msgspec.structs.replace(ANSWER, sampling=SAMPLING).encode(), READING.encode()
+    ANSWER.encode(), HIDDEN.encode(), CARD.encode(), READING.encode(),
+    msgspec.structs.replace(ANSWER, sampling=SAMPLING).encode(),
 )  # fmt: skip
 
 
