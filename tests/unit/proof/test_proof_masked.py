@@ -14,7 +14,20 @@ from mitai.errors import ProofError
 from mitai.proof import field, masked, proving
 from mitai.proof.field import K, P
 from mitai.proof.masked import MaskedProver
-from mitai.proof.operations import Argmax, Concat, Divide, Gather, Input, Linear, MatMul, Multiply, Rescale, Sum, Weight
+from mitai.proof.operations import (
+    Argmax,
+    Concat,
+    Divide,
+    Gather,
+    Input,
+    Linear,
+    MatMul,
+    Multiply,
+    Rescale,
+    Reshape,
+    Sum,
+    Weight,
+)
 from mitai.proof.program import Output, Program
 from mitai.proof.proving import Proof, commit_weights, prove
 from mitai.proof.transcript import Prover
@@ -61,6 +74,14 @@ def weights(program: Program) -> dict[str, np.ndarray]:
 
 def proven(program: Program = SMALL, uses: int = 1) -> Proof:
     return prove(program, inputs(program), commit_weights(program, weights(program), uses))
+
+
+def test_where_nothing_is_said_there_is_nothing_to_hide() -> None:
+    program = Program((SMALL.operations[0], Reshape(a=0, shape=(3, 5, 1))), (Output(name="y", operand=1, public=True),))
+    proof = proven(program)
+    assert verify(proof.statement, proof.messages) > 100
+    with pytest.raises(ProofError):
+        verify(replace(proof.statement, outputs={"y": proof.statement.outputs["y"][::-1]}), proof.messages)
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Proof]) -> tuple[list[tuple[str, bytes]], Proof]:

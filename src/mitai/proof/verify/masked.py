@@ -209,7 +209,7 @@ class MaskedVerifier(MaskedTranscript, Verifier):
         """Hear that all equations hold, and the end of the proof."""
         if self._count != self.equations.messages:
             raise ProofError("proof.malformed", "there are other messages than pads for them", step="pads")
-        self.error += soundness.joined(len(self.equations.zeros))
+        self.error += soundness.joined(max(len(self.equations.zeros), 1))
         equation, openings = self.equations.combined(self.challenge("equations"))
         check_hidden(self, self._pads, equation, openings)
         super().finish()
