@@ -76,6 +76,7 @@ BARS = {
     "proof-gpt2-s": _most("≤ 30 s", 30.0),
     "proof-gpt2-verify-s": _most("≤ 2 s", 2.0),
     "proof-gpt2-token-s": _most("≤ 3 s", 3.0),
+    "proof-noise-s": _most("≤ 0.3 s", 0.3),
     "proof-zk": _most("≤ 2 x the succinct mode", 2.0, "ratio"),
     "proof-demo-argmax": _least("≥ 99 % as in floating point", 99.0, "value"),
     "audit-commit": _most("≤ 1.2 × the integers unaudited", 1.2, "ratio"),

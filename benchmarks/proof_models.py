@@ -11,11 +11,14 @@ Rows, in group `proof`; wall time on all cores, weights random with the true sha
   next token comes out. `slowdown` is to the same integers without a proof.
 - `proof-llama15m-token-s`: one further token, with the cache as the proof before kept it.
 - `proof-gpt2-s`, `-verify-s`, `-token-s`: the same for GPT-2 small, where 12 GB of memory are free.
+- `proof-noise-s`: what a verifier of an answer that was drawn does besides: noise for 32 tokens of 50,257, its digest,
+  and its extension at a point; on one core.
 - `proof-demo-argmax`: at how many places of 100 the demo model's integers choose the token of floating point.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import subprocess
@@ -32,6 +35,7 @@ import numpy as np
 from benchmarks.harness import OUT, progress, row, timed
 from mitai.mpc.models.config import Gpt2Config, LlamaConfig
 from mitai.proof.commitment import Commitment
+from mitai.proof.field import K, P
 from mitai.proof.graph import Graph, Ints, Real
 from mitai.proof.models.calibration import calibrate, quantise, sample
 from mitai.proof.models.decoder import Decoder
@@ -40,7 +44,9 @@ from mitai.proof.models.llama import Llama
 from mitai.proof.models.nets import lenet, linear_model, perceptron
 from mitai.proof.program import Program
 from mitai.proof.proving import Proof, Weights, commit_weights, prove
+from mitai.proof.sampling import Sampling
 from mitai.proof.stored import array_file, mapped, read, write_commitment, write_weights
+from mitai.proof.verify.points import by_axis, public_value
 from mitai.proof.verify.program import verify
 
 RUNS = 3
@@ -90,7 +96,7 @@ class Everywhere(dict[str, int]):
 
 def main() -> None:
     """Measure all rows, each model by itself."""
-    for name in (*NETS, "llama15m", "gpt2", "demo"):
+    for name in (*NETS, "llama15m", "gpt2", "noise", "demo"):
         if name == "gpt2" and free_gb() < GPT2_FREE_GB:
             progress(f"gpt2 is left out: less than {GPT2_FREE_GB} GB of memory are free")
             continue
@@ -102,6 +108,8 @@ def one(name: str) -> None:
         network(name)
     elif name == "demo":
         demo()
+    elif name == "noise":
+        noise()
     elif name == "qwen05b":
         decoder("proof-qwen05b", Llama(QWEN05B), runs=1, code=False)
     else:
@@ -121,6 +129,18 @@ def network(name: str) -> None:
     row(name, samples, "s", peer=peer, peer_samples=[seconds], **more)
     if name == "proof-lenet":
         row("proof-lenet-rss", [memory], "MB", peer=peer, peer_samples=[megabytes])
+
+
+def noise() -> None:
+    drawn = Sampling(temperature=800, seed=bytes(32), nonce=bytes(32))
+    point = [K(*map(int, pair)) for pair in RNG.integers(0, P, (21, 2), np.uint64)]
+
+    def check() -> None:
+        rows = drawn.noise("00" * 32, [1], 50257).rows(0, TOKENS)
+        hashlib.sha256(rows.tobytes())
+        public_value(rows, by_axis(point, rows.shape))
+
+    row("proof-noise-s", [timed(check) for _ in range(RUNS)], "s")
 
 
 def ezkl(name: str) -> tuple[str, float, float]:

@@ -213,6 +213,8 @@ def verify(
         raise ProofError("proof.model-unnamed", "the model is named by --model, or by --capsule", hint="give one")
     identity = model or _of_capsule(capsule, owner)
     if other := _other(file):
+        if temperature or nonce or commitment:
+            raise _unusable("what nets and BERT say is not drawn", "leave --temperature, --nonce and --commitment out")
         other.verify(output, _content(file), identity)
         return
     answer, card = _read(file)
