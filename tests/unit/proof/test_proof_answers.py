@@ -48,14 +48,15 @@ def test_classes_of_a_perceptron():
         verify(replace(proof.statement, outputs=other), proof.messages)
 
 
-def test_two_tokens_of_a_decoder():
+@pytest.mark.parametrize("uses", [0, 2])
+def test_two_tokens_of_a_decoder(uses):
     rng = np.random.default_rng(8)
     model = Llama(LlamaConfig(**LLAMA))
     arrays = random_weights(model.write(Graph(Everywhere()), 1).program(), rng)
     tokens = rng.integers(0, 50, 5)
     reaches = calibrate(arrays, [sample(model, rng.integers(0, 50, 8))])
     first = model.write(Graph(reaches), 5).program()
-    weights = commit_weights(first, quantise(model, reaches, arrays))
+    weights = commit_weights(first, quantise(model, reaches, arrays), uses)
     before = prove(first, {"tokens": tokens}, weights)
     assert verify(before.statement, before.messages) > 100
     inputs = {"tokens": before.statement.outputs["token"], "cache": before.run.outputs["cache"]}
