@@ -56,8 +56,8 @@ struct FieldKernels {
     // Adds to `out`.
     void (*contract)(const uint64_t* x, size_t columns, size_t n, const uint64_t* weights, uint64_t* out, size_t from,
                      size_t to);
-    // One coset of one block of min(8, rows) rows, with a buffer of as many words times `size`: of `count` coefficients,
-    // of which `first` are in x and the others in `more`.
+    // One coset of one block of min(8, rows) rows, with a buffer of as many words times `size`: of `count`
+    // coefficients, of which `first` are in x and the others in `more`.
     void (*encode)(const uint64_t* x, size_t first, const uint64_t* more, size_t count, size_t size, size_t rows,
                    const uint64_t* shifts, const uint64_t* twiddles, uint64_t root, uint64_t* buffer, uint64_t* out);
 };
