@@ -34,7 +34,7 @@ TIME = "2026-01-01T00:00:00Z"
 WIDTH, INNER, WORDS = 16, 24, 2560
 MODEL = {
     "model_type": "llama", "vocab_size": WORDS, "hidden_size": WIDTH, "intermediate_size": INNER,
-    "num_hidden_layers": 1, "num_attention_heads": 2, "eos_token_id": 2,
+    "num_hidden_layers": 1, "max_position_embeddings": 700, "num_attention_heads": 2, "eos_token_id": 2,
 }  # fmt: skip
 
 

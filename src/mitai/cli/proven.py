@@ -34,13 +34,6 @@ READABLE = (
 )
 _SESSION_ANSWERS = 256
 _PROOF_S = 3600.0  # how long a proof is waited for
-_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "config.json",
-)
 
 
 # ---------------------------------------------------------------------- up
@@ -59,7 +52,7 @@ def start(out: Output, home: Home, found: tuple[Path, str], port: int) -> tuple[
         MitaiError: The model is not supported, or a process did not come up.
     """
     from mitai.proof.card import ModelCard
-    from mitai.proof.prepared import CARD
+    from mitai.proof.prepared import CARD, TOKENIZER
 
     platforms.refuse_second(home)
     folder, name = found
@@ -79,7 +72,7 @@ def start(out: Output, home: Home, found: tuple[Path, str], port: int) -> tuple[
     offer = Offer(address=f"http://127.0.0.1:{port}", model=name, identity=identity, key=Identity.load(key_file).key_id)
     shutil.rmtree(home.proof_client, ignore_errors=True)
     write_private(home.proof_client / OFFER, msgspec.json.format(msgspec.json.encode(offer)))
-    for file in (prepared / each for each in _TOKENIZER):
+    for file in (prepared / name for name in (*TOKENIZER, "config.json")):
         if file.exists():
             shutil.copyfile(file, home.proof_client / file.name)
     return fleet.start(home, config, port, out.note), offer
@@ -92,7 +85,7 @@ def _prepared(out: Output, home: Home, model: Path) -> Path:
     from mitai.proof.texts import calibration
 
     digest = hashlib.sha256()
-    for file in sorted(path for path in model.iterdir() if path.suffix in {".json", ".safetensors"}):
+    for file in sorted(path for path in model.iterdir() if path.suffix in {".json", ".jinja", ".safetensors"}):
         with file.open("rb") as stream:
             digest.update(f"{file.name}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
     folder = home.proof / "models" / digest.hexdigest()[:32]

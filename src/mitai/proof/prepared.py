@@ -47,7 +47,10 @@ from mitai.proof.stored import (
 )
 
 CARD = "card.json"
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"),
+    "chat_template.jinja",
+)
 _FLOAT_BYTES = 8
 
 
@@ -208,7 +211,7 @@ def _quantised(
 
 def _write_card(folder: Path, model: Path, card: ModelCard) -> None:
     with disk():
-        for name in _TOKENIZER:
+        for name in TOKENIZER:
             if (model / name).is_file():
                 shutil.copyfile(model / name, folder / name)
         (folder / "config.json").write_text(card.config, encoding="utf-8")

@@ -48,7 +48,7 @@ def code(answer: httpx2.Response) -> tuple[int, str]:
 def test_the_stock_client_gets_an_answer_first_and_then_its_proof(here):
     client = openai.OpenAI(base_url="http://service.test/v1", api_key="unused", http_client=here.http)
     [model] = client.models.list().data
-    assert (model.id, model.identity) == (NAME, here.identity)
+    assert (model.id, model.identity, model.max_model_len) == (NAME, here.identity, 700)
     whole = client.chat.completions.create(**ASK, extra_headers=FOLLOWS)
     text = whole.choices[0].message.content
     pieces = list(client.chat.completions.create(**ASK, stream=True))

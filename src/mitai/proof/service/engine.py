@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio.to_thread
+import msgspec
 
 from mitai.errors import ProofError, ServeError
 from mitai.identity import Identity
@@ -94,7 +95,7 @@ class ProvenEngine:
         )
         self._info = ModelInfo(
             name=config.name,
-            context_length=min(MAX_TOKENS, config.prompt_tokens + config.answer_tokens),
+            context_length=min(MAX_TOKENS, config.prompt_tokens + config.answer_tokens, *_positions(card.config)),
             vocabulary=card.model.vocabulary,
             has_chat_template=self._prompts.has_template,
             architecture=type(card.model).__name__,
@@ -194,6 +195,17 @@ class ProvenEngine:
         finally:
             left.set()
             work.cancel()
+
+
+class _Positions(msgspec.Struct):
+    n_positions: int | None = None
+    max_position_embeddings: int | None = None
+
+
+def _positions(config: str) -> list[int]:
+    """Return how many tokens a model was made for, where its configuration says so."""
+    found = msgspec.json.decode(config, type=_Positions)
+    return [number for number in (found.n_positions, found.max_position_embeddings) if number is not None]
 
 
 def _thousandths(temperature: float) -> float:
