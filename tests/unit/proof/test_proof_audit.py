@@ -58,20 +58,14 @@ def told(challenge: Challenge | None = None) -> bytes:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_true_trace_passes_whole_and_in_parts(family):
-    auditor, prepared, committed = (
-        Auditor(rig.committed(family), rig.key(family)),
-        rig.prepared(family),
-        rig.committed(family),
-    )
+    committed, prepared = rig.committed(family), rig.prepared(family)
+    auditor = Auditor(committed, rig.key(family))
     total = len(auditor.plan.steps)
     for challenge in (None, draw(auditor.plan, 5), draw(auditor.plan, total + 1)):
         data = b"".join(respond(prepared, committed, challenge))
         report = auditor.check(challenge, io.BytesIO(data))
-        assert (report.steps, report.checked, report.size_bytes) == (
-            total,
-            len(challenge.steps) if challenge else total,
-            len(data),
-        )
+        assert report.checked == (len(challenge.steps) if challenge else total)
+        assert (report.steps, report.size_bytes) == (total, len(data))
         assert report.caught == pytest.approx(report.checked / total)
         assert report.bits > 100
 
@@ -175,8 +169,6 @@ def test_streams_that_are_not_what_was_committed_to():
     challenge = Challenge(steps=(0, 7, 20))
     data = told(challenge)
     rng = np.random.default_rng(1)
-    first = auditor.plan.shown((0,))
-    assert first == {0}
     size = len(data)
     places = [int(place) for place in rng.integers(0, size, 60)]
     spoilt = [data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :] for place in places]
