@@ -74,9 +74,7 @@ class Commitment:
 
     def columns(self, places: Sequence[int]) -> Array:
         """Return the encoded columns at some places, (places, rows)."""
-        if self.code is None:
-            return encoded_at(self.elements, self.elements.shape, places)
-        return columns_of(self.code, places)
+        return columns_of(self.code, self.elements, self.elements.shape, places)
 
 
 def commit(
@@ -132,8 +130,12 @@ def code_shape(shape: Shape | HidingShape) -> tuple[int, int, int]:
     return (1 << shape.rows) // width, 1 << shape.leaves, width
 
 
-def columns_of(code: Code, places: Sequence[int]) -> Array:
-    """Return columns of a code (groups of rows, leaves, rows of a group) at some places, (places, rows)."""
+def columns_of(
+    code: Code | None, elements: Elements, shape: Shape | HidingShape, places: Sequence[int], more: Array | None = None
+) -> Array:
+    """Return the columns of a code at some places, (places, rows), computed again if it was not kept."""
+    if code is None:
+        return encoded_at(elements, shape, places, more)
     return np.moveaxis(code[:, places], 0, 1).reshape(len(places), -1)
 
 

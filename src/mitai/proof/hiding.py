@@ -30,7 +30,6 @@ from mitai.proof.commitment import (
     column_hashes,
     columns_of,
     encoded,
-    encoded_at,
     send_paths,
     tree_over,
 )
@@ -159,10 +158,7 @@ class HidingCommitment:
 
     def show(self, transcript: Prover, places: Sequence[int]) -> None:
         """Say the columns at some places."""
-        if self.code is None:
-            columns = encoded_at(self.elements, self.shape, places, self.margin)
-        else:
-            columns = columns_of(self.code, places)
+        columns = columns_of(self.code, self.elements, self.shape, places, self.margin)
         self.leaves.show(transcript, places, columns)
 
 
