@@ -218,12 +218,12 @@ def draw(found: Sequence[dict[str, float]], projected: Sequence[tuple[int, float
     for tokens in sorted({int(one["tokens"]) for one in found}):
         some = sorted((one["parameters"], one["cpu_s"]) for one in found if one["tokens"] == tokens)
         axes.plot(*zip(*some, strict=True), marker="o", label=f"{tokens} tokens")
-    for tokens, seconds in projected:
+    for tokens, seconds in projected[1:]:
         axes.plot(PARAMETERS_7B, seconds, marker="x", color="gray")
-        axes.annotate(f"  {tokens} tokens, projected", (PARAMETERS_7B, seconds), fontsize=8)
+        axes.annotate(f"7B, {tokens} tokens, projected  ", (PARAMETERS_7B, seconds), fontsize=8, ha="right", va="top")
     for name, (parameters, seconds) in PUBLISHED.items():
         axes.plot(parameters, seconds, marker="*", color="#b3362b")
-        axes.annotate(f"{name} (wall)  ", (parameters, seconds), fontsize=8, ha="right")
+        axes.annotate(f"{name} (wall)  ", (parameters, seconds), fontsize=8, ha="right", va="bottom")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("parameters")
