@@ -14,12 +14,11 @@ Rows, in group `proof`; wall time on all cores, weights random with the true sha
 - `proof-qwen05b-s`, `-verify-s`, `-token-s`: the same for the shape of Qwen2-0.5B, once, without the weights' code;
   only where it is asked for: `python -m benchmarks.proof_models qwen05b`, which takes 8 GB of memory, 12 GB of disk and
   some minutes.
-
 - `proof-noise-s`: what a verifier of an answer that was drawn does besides: noise for 32 tokens of 50,257, its digest,
   and its extension at a point; processor time, on one core.
 - `proof-demo-argmax`: at how many places of 100 the demo model's integers choose the token of floating point.
 
-`rss_mb` is the largest memory while proofs are made, of which up to `mapped_mb` are files that the system may take back;
+`rss_mb` is the largest memory while proofs are made, of which `mapped_mb` are files that the system may take back;
 `commit_rss_mb` the same while weights are committed to, `disk_mb` what a prepared model takes.
 """
 
