@@ -37,7 +37,8 @@ def bert(request, tmp_path_factory):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(demo_model.path() / name, folder / name)
     prepare(folder, [TEXT, list(range(40, 60))], folder / "prepared")
-    return model, folder, Prepared.open(folder / "prepared")
+    prepared = Prepared.open(folder / "prepared")
+    return model, folder, prepared, prove_reading(prepared, TEXT)
 
 
 def exact(model, text):
@@ -47,17 +48,16 @@ def exact(model, text):
 
 
 def test_a_reading_proves_itself(bert):
-    model, folder, prepared = bert
+    model, folder, prepared, reading = bert
     check_prepared(prepared, folder)
-    reading = prove_reading(prepared, TEXT)
     bits, meant = check_reading(Reading.parse(reading.encode()), prepared.card.identity)
     assert bits > 100
     assert np.abs(meant - exact(model, TEXT)).max() < 0.02
 
 
 def test_nothing_of_it_can_be_changed(bert):
-    prepared = bert[2]
-    reading, identity = prove_reading(prepared, TEXT), prepared.card.identity
+    prepared, reading = bert[2:]
+    identity = prepared.card.identity
     last = reading.outputs[:-8] + bytes([reading.outputs[-8] ^ 1]) + reading.outputs[-7:]
     changes = [{"text": (*TEXT[:3], 9)}, {"text": (*TEXT, 9)}, {"text": (*TEXT[:3], 2560)}, {"text": (5,) * 65}]
     changes += [{"outputs": last}, {"outputs": b""}, {"proof": reading.proof[:-1]}]
@@ -85,6 +85,7 @@ def test_models_that_read_do_not_answer(bert):
     assert refused.value.code == "proof.model-unsupported"
 
 
+@pytest.mark.slow
 def test_commands(bert, tmp_path, capsys):
     def run(*words: str) -> dict[str, object]:
         app([*words, "--json"], result_action="return_value")
