@@ -169,16 +169,21 @@ class Counted(HidingCommitment):
 
     @property
     def left(self) -> int:
-        """How many more there are."""
-        return max(self.uses - self.spent_file.stat().st_size, 0)
+        """How many more there are.
+
+        Raises:
+            ProofError: `proof.uses-uncounted`.
+        """
+        with _counting():
+            return max(self.uses - self.spent_file.stat().st_size, 0)
 
     def spend(self) -> None:
         """Count a use, for all processes and across crashes.
 
         Raises:
-            ProofError: `proof.uses-spent`, `proof.disk-full`.
+            ProofError: `proof.uses-spent`, `proof.uses-uncounted`.
         """
-        with disk():
+        with _counting():
             descriptor = os.open(self.spent_file, os.O_WRONLY | os.O_APPEND)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -188,6 +193,18 @@ class Counted(HidingCommitment):
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+@contextmanager
+def _counting() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ProofError(
+            "proof.uses-uncounted",
+            f"what hides the model can't be counted as used ({type(error).__name__}), so nothing is proven",
+            hint="see that its folder is there, that it can be written, and that the disk has room",
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 from mitai.errors import ProofError
 from mitai.proof.operations import Input, MatMul, Weight
 from mitai.proof.program import Output, Program
-from mitai.proof.proving import prove
+from mitai.proof.proving import Weights, prove
 from mitai.proof.stored import CODE, MARGIN, SALTS, SPENT, Counted, read, write_commitment, write_weights
 from mitai.proof.verify.program import verify
 
@@ -37,9 +37,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def left(folder: Path) -> int:
-    commitment = read(folder, PROGRAM, USES).commitment
-    assert isinstance(commitment, Counted)
-    return commitment.left
+    return left_of(read(folder, PROGRAM, USES))
+
+
+def left_of(weights: Weights) -> int:
+    assert isinstance(weights.commitment, Counted)
+    return weights.commitment.left
 
 
 @pytest.mark.parametrize("code", [True, False])
@@ -85,9 +88,16 @@ def test_two_that_have_it_open_share_its_uses(folder: Path) -> None:
 
 
 def test_without_its_count_nothing_is_proven(folder: Path) -> None:
+    weights = read(folder, PROGRAM, USES)
     (folder / SPENT).unlink()
     with pytest.raises(FileNotFoundError):
         read(folder, PROGRAM, USES)
+    with pytest.raises(ProofError) as refused:
+        prove(PROGRAM, X, weights)
+    assert refused.value.code == "proof.uses-uncounted"
+    with pytest.raises(ProofError) as refused:
+        left_of(weights)
+    assert refused.value.code == "proof.uses-uncounted"
 
 
 @pytest.mark.parametrize("name", [MARGIN, SALTS])

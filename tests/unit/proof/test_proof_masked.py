@@ -210,6 +210,10 @@ def test_what_hides_is_used_up() -> None:
     second = prove(use, {"z": first.run.outputs["z"]}, free, first.kept)
     assert verify(second.statement, second.messages) > 100
     assert second.statement.given == first.statement.kept
+    with pytest.raises(ProofError):
+        verify(replace(second.statement, given=bytes(32)), second.messages)
+    with pytest.raises(ProofError):
+        verify(replace(first.statement, kept=bytes(32)), first.messages)
     prove(SMALL, given, committed)
     for again in (
         lambda: prove(SMALL, given, committed),
