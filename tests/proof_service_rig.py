@@ -38,10 +38,10 @@ MODEL = {
 }  # fmt: skip
 
 
-def tiny(folder: Path) -> Path:
-    """Prepare a Llama of random weights, with the demo model's tokenizer."""
-    model, draw = folder / "model", np.random.default_rng(5)
+def tiny_model(model: Path) -> Path:
+    """Write a Llama of random weights, with the demo model's tokenizer, into a new folder, and return that."""
     model.mkdir()
+    draw = np.random.default_rng(5)
     shapes = {"model.embed_tokens": (WORDS, WIDTH), "lm_head": (WORDS, WIDTH)}
     shapes |= {f"model.layers.0.self_attn.{part}_proj": (WIDTH, WIDTH) for part in "qkvo"}
     shapes |= {f"model.layers.0.mlp.{part}_proj": (INNER, WIDTH) for part in ("gate", "up")}
@@ -53,6 +53,12 @@ def tiny(folder: Path) -> Path:
     (model / "config.json").write_text(json.dumps(MODEL))
     for name in TOKENIZER:
         shutil.copyfile(demo_model.path() / name, model / name)
+    return model
+
+
+def tiny(folder: Path) -> Path:
+    """Prepare such a model."""
+    model = tiny_model(folder / "model")
     prepare(model, [list(range(40, 70)), list(range(400, 440))], folder / "prepared")
     return folder / "prepared"
 

@@ -15,7 +15,7 @@ from mitai.cli.chat import Talk
 from mitai.cli.evidence import read_file
 from mitai.cli.output import Output, data, marked, plural
 from mitai.client import chat as chats
-from mitai.errors import ProofError
+from mitai.errors import MitaiError, ProofError
 from mitai.fleet import platform as platforms
 from mitai.fleet import proofs as fleet
 from mitai.fleet.home import Home, write_private
@@ -265,8 +265,6 @@ def audit_session(out: Output, path: Path, identity: str, key_id: str, proofs: P
         file = SessionFile.parse(path.read_bytes())
     audited = _audited(file, identity, key_id, proofs)
     _tell_audit(out, path, audited)
-    if audited.missing:
-        sys.exit(1)
 
 
 def _reveal(out: Output, sampled: Sampled, proofs: Path) -> Audited:
@@ -274,8 +272,12 @@ def _reveal(out: Output, sampled: Sampled, proofs: Path) -> Audited:
     service, file = sampled.service, sampled.file
     for entry in sampled.reveal():
         target = proofs / f"{exchange_of(entry.id)}.proof"
-        if not target.exists():
+        if target.exists():
+            continue
+        try:
             write_private(target, _awaited(out, service, entry.id))
+        except MitaiError as error:  # the audit tells what is missing
+            out.note(f"{exchange_of(entry.id)}: {error}")
     return _audited(sampled.file, file.identity, service.offer.key, proofs)
 
 
@@ -288,6 +290,7 @@ def _audited(file: SessionFile, identity: str, key_id: str, proofs: Path) -> Aud
 
 
 def _tell_audit(out: Output, path: Path, audited: Audited) -> None:
+    """Tell what an audit found; end with status 1 where something is missing."""
     drawn = plural(audited.drawn, "was drawn", "were drawn")
     out.say(f"{plural(audited.answers, 'answer', 'answers')}, signed; of them {drawn}: {data(path)}")
     for exchange, code in audited.missing.items():
@@ -302,3 +305,5 @@ def _tell_audit(out: Output, path: Path, audited: Audited) -> None:
             "missing": audited.missing,
         }
     )
+    if audited.missing:
+        sys.exit(1)

@@ -9,27 +9,21 @@ import types
 from types import SimpleNamespace
 
 import msgspec
-import numpy as np
 import pytest
 import safetensors.numpy
 
-from mitai import demo_model
 from mitai.cli.commands import app
 from mitai.cli.user import proof_identity
 from mitai.errors import CapsuleError, ClientError, MitaiError, ParseError, ProofError
 from mitai.fleet.home import Home
 from mitai.ledger.receipt import CapsuleRef
-from mitai.mpc.models.config import LlamaConfig
 from mitai.proof.answer import Answer, check_answer, generate, prove_answer
 from mitai.proof.card import ModelCard
 from mitai.proof.prepared import CARD, Prepared, check_prepared, prepare
 from mitai.proof.sampling import Agreed, Sampling, commitment
 from mitai.proof.stored import CODE
+from proof_service_rig import tiny_model
 
-CONFIG = {
-    "model_type": "llama", "vocab_size": 2560, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
-    "num_attention_heads": 2, "eos_token_id": 2,
-}  # fmt: skip
 PROMPT = [5, 6, 7]
 SAMPLING = Sampling(temperature=1500, seed=b"s" * 32, nonce=b"n" * 32)
 AGREED = Agreed(1500, b"n" * 32, commitment(b"s" * 32))
@@ -37,24 +31,7 @@ AGREED = Agreed(1500, b"n" * 32, commitment(b"s" * 32))
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A tiny Llama with the demo model's tokenizer."""
-    folder = tmp_path_factory.mktemp("llama")
-    random = np.random.default_rng(5)
-    config = LlamaConfig(**{name: value for name, value in CONFIG.items() if name != "eos_token_id"})
-    width, inner = config.hidden_size, config.intermediate_size
-    shapes = {"model.embed_tokens.weight": (2560, width), "lm_head.weight": (2560, width)}
-    layer = "model.layers.0"
-    shapes |= {f"{layer}.self_attn.{part}_proj.weight": (width, width) for part in "qkvo"}
-    shapes |= {f"{layer}.mlp.{part}_proj.weight": (inner, width) for part in ("gate", "up")}
-    shapes |= {f"{layer}.mlp.down_proj.weight": (width, inner)}
-    tensors = {name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
-    norms = (f"{layer}.input_layernorm.weight", f"{layer}.post_attention_layernorm.weight", "model.norm.weight")
-    tensors |= {name: np.ones(width, np.float32) for name in norms}
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(demo_model.path() / name, folder / name)
-    return folder
+    return tiny_model(tmp_path_factory.mktemp("llama") / "model")
 
 
 @pytest.fixture(scope="module")
