@@ -6,8 +6,11 @@ Run from the repository's root: `python web/scripts/fixtures_proofs.py`. Models 
 bytes to put (hex), code, step]`. `programs.json` has cards, and for lengths of prompt and answer the digest of the
 program, likeliest and drawn. `noise.json` is the noise of an answer.
 
-Run with `programs`, it reads lines of JSON `[card, prompt, answer, drawn]` and writes digests, or codes of errors. With
-`answers FOLDER` it writes more answers than are worth keeping, and on standard output what they are.
+For tests that compare as they run, it writes a line for each line that it reads:
+
+- `files`: what a file is (hex), or the code of an error;
+- `programs`: the digest of a program for `[card, prompt, answer, drawn]` (JSON), or the code of an error;
+- `answers FOLDER`: reads nothing, and writes more answers than are worth keeping.
 """
 
 from __future__ import annotations
@@ -123,6 +126,17 @@ def main() -> None:
     (FOLDER / "noise.json").write_text(json.dumps(numbers) + "\n")
 
 
+def files() -> None:
+    """Say what files are."""
+    for line in sys.stdin:
+        try:
+            answer = Answer.parse(bytes.fromhex(line))
+            found = [*answer.prompt, *answer.answer, len(answer.proof), ModelCard.parse(answer.card).identity]
+        except MitaiError as error:
+            found = [error.code]
+        sys.stdout.write(f"{json.dumps(found)}\n")
+
+
 def programs() -> None:
     """Say which programs follow from cards."""
     for line in sys.stdin:
@@ -146,6 +160,8 @@ def answers(folder: Path) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
+        case ["files"]:
+            files()
         case ["programs"]:
             programs()
         case ["answers", folder]:

@@ -6,6 +6,7 @@ import { concat, fromHex, hex, MitaiError, utf8 } from "@mitai/verify";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Answer, checkAnswer, ModelCard } from "../src/index.ts";
+import { type Packable, pack } from "../src/msgpack.ts";
 import { noise } from "../src/sampling.ts";
 import { FILE, NOISE, python, VERDICTS, withoutPython } from "./fixtures.ts";
 
@@ -120,6 +121,50 @@ test("any bytes are no card, or refused with a MitaiError", () => {
     { numRuns: 300 },
   );
 });
+
+/** A file, in its one encoding or in another, whole or with some bytes changed. */
+const files = fc
+  .record({
+    card: fc.constantFrom(Answer.parse(FILE).card, utf8("{}")),
+    tokens: fc.array(fc.oneof(fc.nat(300), fc.nat(2 ** 20 + 1)), { maxLength: 20 }),
+    proof: fc.uint8Array({ maxLength: 5 }),
+    temperature: fc.option(fc.nat(2001)),
+    seed: fc.constantFrom(31, 32, 32, 32),
+    edit: fc.option(fc.tuple(fc.nat(1200), fc.nat(2), fc.uint8Array({ maxLength: 3 }))),
+  })
+  .map(({ card, tokens, proof, temperature, seed, edit }) => {
+    const all: [string, Packable][] = [
+      ["v", "mitai proof answer v1"],
+      ["card", card],
+      ["prompt", [1, ...tokens]],
+      ["answer", tokens],
+      ["proof", Uint8Array.from(proof)],
+    ];
+    const nonce = new Uint8Array(32);
+    const how = new Map<string, Packable>(Object.entries({ temperature, seed: new Uint8Array(seed), nonce }) as never);
+    const whole = pack(new Map(temperature === null ? all : [...all, ["sampling", how]]));
+    const [at, drop, put] = edit ?? [0, 0, new Uint8Array()];
+    return concat(whole.subarray(0, at), Uint8Array.from(put), whole.subarray(at + drop));
+  });
+
+test.skipIf(withoutPython)("any file is the same in both packages (skipped without Python)", () => {
+  const cases = fc.sample(files, { numRuns: Number(process.env.MITAI_RUNS ?? 300) });
+  const theirs = python(["files"], cases.map(hex));
+  expect(theirs.length).toBe(cases.length);
+  for (const [at, data] of cases.entries()) {
+    expect([hex(data), ...parsed(data)]).toEqual([hex(data), ...JSON.parse(theirs[at] ?? "")]);
+  }
+});
+
+function parsed(data: Uint8Array): (number | string)[] {
+  try {
+    const { card, prompt, answer, proof } = Answer.parse(data);
+    return [...prompt, ...answer, proof.length, ModelCard.parse(card).identity];
+  } catch (error) {
+    if (error instanceof MitaiError) return [error.code];
+    throw error;
+  }
+}
 
 describe("an answer that was drawn", () => {
   const sampling = { temperature: 900, seed: new Uint8Array(32).fill(115), nonce: Uint8Array.from(Array(32).keys()) };
