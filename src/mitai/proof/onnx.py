@@ -96,12 +96,14 @@ class _Reader:
         _require(known and version >= OLDEST, "functions, training, sparse weights, other domains or old operators")
         _require(len(self._graph.node) <= MAX_NODES, f"more than {MAX_NODES} operators")
         self._constants = {one.name: _numbers(one) for one in self._graph.initializer}
+        _require(len(self._constants) == len(self._graph.initializer), "two weights of one name")
         self._steps: list[AnyStep] = []
         self._results: dict[str, int] = {}
         self._shapes: dict[str, Shape] = {}  # as the file has it: a map may be read as a row
         self._lies: list[Shape] = []  # of the input and of each step's result, as it is
         self._arrays: dict[str, Real] = {}
         self._uses = [name for node in self._graph.node for name in node.input]
+        self._uses += [entry.name for entry in self._graph.output]
         self._attributes: dict[str, Any] = {}
 
     def read(self) -> tuple[Net, dict[str, Real]]:
@@ -121,7 +123,7 @@ class _Reader:
         end = self._graph.output[0].name
         _require(self._results.get(end) == len(self._steps), "an output that is not the last step's")
         net = Net(input=self._lies[0], steps=tuple(self._steps))
-        net.shapes  # noqa: B018 - raises
+        _require(net.shapes == self._lies, "results of unclear shapes")
         return net, self._arrays
 
     def _node(self, node: onnx.NodeProto) -> None:
@@ -131,6 +133,8 @@ class _Reader:
             raise _unsupported(f"the operator {kind[:64]}")
         wanted = 2 if kind in {"MaxPool", "Dropout"} else 1  # which have a second result that is rarely asked for
         _require(1 <= len(node.output) <= wanted and not any(node.output[1:]), f"other results of {kind}")
+        known = node.output[0] in self._constants or node.output[0] in self._results
+        _require(bool(node.output[0]) and not known, "two results of one name")
         self._attributes = {one.name: _attribute(one) for one in node.attribute}
         do(self, node)
         if self._attributes:
@@ -161,7 +165,7 @@ class _Reader:
         rest = [size // max(known, 1) if one == -1 else one for one in rest]
         _require(first in {-1, 0, 1} and min(rest, default=0) > 0 and math.prod(rest) == size, "a Reshape of samples")
         if len(rest) == 3 and len(shape) == 1:
-            first_of_all = self._results[node.input[0]] == 0 and not self._steps
+            first_of_all = self._results[node.input[0]] == 0 and not self._steps and self._lies[0] == shape
             _require(first_of_all and rest[0] == 1, "a Reshape to a map, but of the input to one channel")
             self._lies[0] = tuple(rest)
         else:
@@ -247,7 +251,8 @@ class _Reader:
         number, array = self._results[self._known(source)], self._constants[bias]
         last = self._steps[-1] if number and number == len(self._steps) else None
         fits = isinstance(last, Dense) and not last.bias and array.size == last.out == array.shape[-1]
-        _require(fits and self._uses.count(source) == 1, "an Add of a constant, but behind a MatMul")
+        uses = sum(self._uses.count(name) for name, one in self._results.items() if one == number)
+        _require(fits and uses == 1, "an Add of a constant, but behind a MatMul")
         self._steps[-1] = Dense(a=last.a, out=last.out)  # type: ignore[union-attr]
         self._arrays[f"steps.{number}.bias"] = array.reshape(-1).astype(np.float64)
         self._alias(node, self._shape(source))

@@ -141,6 +141,38 @@ def test_a_conv_of_groups():
     unsupported(make.model().SerializeToString(), "groups")
 
 
+def test_a_bias_is_no_bias_of_what_is_used_without_it():
+    make = small()
+    product = make("MatMul", make.weight(4, 4))
+    same = make("Identity", a=product)
+    biased = make("Add", make.weight(4), a=same)
+    make("Add", product, a=biased)
+    unsupported(make.bytes(), "Add of a constant")
+    make = small()
+    product = make("MatMul", make.weight(4, 4))
+    make("Add", make.weight(4))
+    make.last = product
+    unsupported(make.bytes(), "Add of a constant")
+
+
+def test_names_and_shapes_have_one_meaning():
+    make = small(36)
+    for shape in ([-1, 1, 6, 6], [-1, 1, 4, 9]):
+        make("Reshape", make.weight(array=np.array(shape)), a="x")
+    unsupported(make.model().SerializeToString(), "to one channel")
+    make = small(2, 2, 2)
+    make("Flatten"), make("Reshape", make.weight(array=np.array([-1, 1, 2, 4])))
+    unsupported(make.model().SerializeToString(), "to one channel")
+    for name in ("x", "r0", "w0"):
+        make = rig.perceptron()
+        make("Relu")
+        make.nodes[-1].output[0] = name
+        unsupported(make.model().SerializeToString(), "of one name")
+    model = rig.perceptron().model()
+    model.graph.initializer.append(model.graph.initializer[0])
+    unsupported(model.SerializeToString(), "of one name")
+
+
 def test_files_that_reach_beyond_themselves(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_bytes(bytes(64))
