@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 from cyclopts import App, Parameter
 
 from mitai.cli.options import JsonFlag, Positive
-from mitai.cli.output import Output, data
-from mitai.cli.proof import agreed_on
+from mitai.cli.output import Output, data, printable
+from mitai.cli.proof import agreed_on, prompt_and_answer
 from mitai.errors import ProofError
 
 if TYPE_CHECKING:
@@ -111,19 +111,25 @@ def audit(
     temperature: Annotated[float, Parameter(help="At which the answer was to be drawn; 0: not drawn.")] = 0,
     nonce: Annotated[str | None, Parameter(help="That was given with the prompt.")] = None,
     commitment: Annotated[str | None, Parameter(help="To the seed, from before the prompt was given.")] = None,
+    tokenizer: Annotated[
+        Path | None, Parameter(help="The model's folder or a copy of its tokenizer's files, to show words.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Check an answer by its trace, without the model's weights.
 
-    All steps: the answer is the model's. Some steps: what is false in one step is found as often as it says.
+    All steps: the answer is the model's. Some steps: what is false in one step is found as often as it says. The root
+    that is shown has to be the one that the server signed, or told, before it knew of the audit.
     """
     from mitai.proof.audit.check import Auditor
     from mitai.proof.audit.key import MAX_KEY_BYTES, AuditKey
+    from mitai.proof.card import ModelCard
 
     output = Output(json)
     began = time.monotonic()
     secret = AuditKey.parse(_read(key, MAX_KEY_BYTES))
-    auditor = Auditor(_committed(file), secret, agreed_on(temperature, nonce, commitment))
+    committed = _committed(file)
+    auditor = Auditor(committed, secret, agreed_on(temperature, nonce, commitment))
     with _opened(trace) as stream:
         report = auditor.check(_challenge(challenge), stream)
     whole = report.checked == report.steps
@@ -131,7 +137,11 @@ def audit(
     chance = "" if whole else f"; one false step is found in {report.caught:.1%}"
     output.say(f"[green]✔[/] {verdict}; checked in {time.monotonic() - began:.1f} s, {report.bits:.0f} bits{chance}")
     told = {"verdict": "holds" if whole else "nothing found", "model": secret.model, "bits": round(report.bits, 1)}
-    output.result({**told, "steps": report.steps, "checked": report.checked, "caught": report.caught})
+    words = prompt_and_answer(committed.unproven, ModelCard.parse(committed.card), tokenizer)
+    shown = {"root": committed.root.hex(), **words}
+    for name, value in shown.items():
+        output.say(f"{name}: {data(printable(str(value)))}")
+    output.result({**told, **shown, "steps": report.steps, "checked": report.checked, "caught": report.caught})
 
 
 def _committed(file: Path) -> Committed:

@@ -380,11 +380,16 @@ def _unusable(message: str, hint: str) -> ProofError:
 
 
 def _shown(answer: Answer, card: ModelCard, tokenizer: Path | None) -> dict[str, object]:
-    """Return prompt and answer, in words where the model's own tokenizer is at hand, and how it was drawn."""
+    """Return prompt and answer, what the proof hides, and how the answer was drawn."""
+    hides = "weights, and all numbers but these" if card.uses else "nothing"
+    return {**prompt_and_answer(answer, card, tokenizer), "hides": hides, **_drawn(answer)}
+
+
+def prompt_and_answer(answer: Answer, card: ModelCard, tokenizer: Path | None) -> dict[str, object]:
+    """Return both, in words where the model's own tokenizer is at hand."""
     tokens = {"prompt": list(answer.prompt), "answer": list(answer.answer)}
-    drawn = {"hides": "weights, and all numbers but these" if card.uses else "nothing", **_drawn(answer)}
     if tokenizer is None:
-        return {**tokens, **drawn}
+        return {**tokens}
     from mitai.mpc.text import Text
 
     folder = tokenizer if tokenizer.is_dir() else tokenizer.parent
@@ -392,7 +397,7 @@ def _shown(answer: Answer, card: ModelCard, tokenizer: Path | None) -> dict[str,
     if not own.exists() or hashlib.sha256(own.read_bytes()).hexdigest() != card.tokenizer:
         raise ProofError("proof.tokenizer-differs", f"the tokenizer in {folder} is not the one that the card names")
     words = Text.load(folder)
-    return {**{name: words.words(ids) for name, ids in tokens.items()}, **drawn}
+    return {name: words.words(ids) for name, ids in tokens.items()}
 
 
 def _drawn(answer: Answer) -> dict[str, object]:

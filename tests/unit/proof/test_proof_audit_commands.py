@@ -35,6 +35,8 @@ def test_an_audit_by_commands(run, tmp_path):
     run("trace", "prepared", answer, whole)
     checked = run("audit", answer, "--key", key, "--trace", whole)
     assert (checked["verdict"], checked["model"], checked["checked"]) == ("holds", MODEL, checked["steps"])
+    assert checked["root"] == rig.committed().root.hex()
+    assert (checked["prompt"], checked["answer"]) == (list(rig.PROMPT), list(rig.committed().answer))
     drawn = run("challenge", answer, asked, "--model", MODEL, "--steps", 4)
     assert run("trace", "prepared", answer, some, "--challenge", asked)["bytes"] < whole.stat().st_size
     checked = run("audit", answer, "--key", key, "--trace", some, "--challenge", asked)
