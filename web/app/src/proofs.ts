@@ -30,7 +30,8 @@ export class Proofs {
     }
     const question: Question = { file: new Uint8Array(await file.arrayBuffer()), model, agreed };
     signal.throwIfAborted();
-    const worker = this.#start();
+    const url = URL.createObjectURL(new Blob([this.script], { type: "text/javascript" }));
+    const worker = started(url);
     try {
       return await new Promise((resolve, reject) => {
         signal.addEventListener("abort", () => reject(signal.reason), { once: true });
@@ -46,16 +47,13 @@ export class Proofs {
       });
     } finally {
       worker.terminate();
+      URL.revokeObjectURL(url);
     }
   }
+}
 
-  #start(): Worker {
-    const url = URL.createObjectURL(new Blob([this.script], { type: "text/javascript" }));
-    const rules = { createScriptURL: () => url };
-    try {
-      return new Worker(globalThis.trustedTypes?.createPolicy("mitai-proof", rules).createScriptURL(url) ?? url);
-    } finally {
-      URL.revokeObjectURL(url); // the worker has it
-    }
-  }
+/** Start a worker of this address, which is of a text in the page's own script. */
+function started(url: string): Worker {
+  const rules = { createScriptURL: () => url };
+  return new Worker(globalThis.trustedTypes?.createPolicy("mitai-proof", rules).createScriptURL(url) ?? url);
 }
