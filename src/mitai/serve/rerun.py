@@ -36,6 +36,7 @@ from mitai.serve.sampling import Sampler
 from mitai.serve.schema import Base, ChatRequest, CompletionRequest, parse, texts_or_tokens
 
 MAX_CHOICES = 1024
+_MOST_OFF = 60.0  # e to this is more than any probability's inverse that double precision tells from zero
 TOLERANCE = {"float32": 0.01, "bfloat16": 0.5}
 """By how much logits of two right computations may differ."""
 
@@ -110,6 +111,7 @@ class Rerun:
             wanted = completion = parse(CompletionRequest, body)
             given = texts_or_tokens(completion.prompt, "prompt", MAX_CHOICES)
             prompts = [self._prompts.text(each) if isinstance(each, str) else each for each in given]
+        wanted.refuse_unsupported()
         room = self.info.context_length - max(map(len, prompts))
         return Asked(prompts, wanted.sampling(self.info, room), wanted.n or 1)
 
@@ -172,14 +174,16 @@ def check_tokens(
     for at, token in enumerate(tokens):
         row = reading.logits[at].clone()
         sampler.penalise(row)
-        if sampling.temperature == 0:
+        if row.isnan().any():
+            short = float("inf")
+        elif sampling.temperature == 0:
             short = float(row.max() - row[token])
         elif sampling.seed is not None:
             short = _short_of(row, token, sampling, sampler.random.random(), tolerance)
         else:
             drawn += 1
             short = 0.0 if _interval(row, token, sampling, tolerance)[1] > 0 else float("inf")
-        if not short <= tolerance:  # NaN is not, either
+        if short > tolerance:
             raise ServeError(
                 "serve.token-differs",
                 f"token {at} is not the one that these weights give, nor one that rounding explains ({tolerance:g})",
@@ -194,12 +198,11 @@ def check_tokens(
 
 def _short_of(row: torch.Tensor, token: int, sampling: Sampling, uniform: float, tolerance: float) -> float:
     """Return 0 where the number draws the token, `tolerance` where it would with rounding, else infinity."""
-    return next((slack for slack in (0.0, tolerance) if _draws(row, token, sampling, uniform, slack)), float("inf"))
-
-
-def _draws(row: torch.Tensor, token: int, sampling: Sampling, uniform: float, slack: float) -> bool:
-    low, high = _interval(row, token, sampling, slack)
-    return low <= uniform <= high
+    for slack in (0.0, tolerance):
+        low, high = _interval(row, token, sampling, slack)
+        if low <= uniform <= high:
+            return slack
+    return float("inf")
 
 
 def _interval(row: torch.Tensor, token: int, sampling: Sampling, slack: float) -> tuple[float, float]:
@@ -208,20 +211,23 @@ def _interval(row: torch.Tensor, token: int, sampling: Sampling, slack: float) -
     Tokens are drawn in the vocabulary's order; within a nucleus (`top_p` below 1) the likeliest come first, and a token
     may change places with those whose logits are as near.
     """
-    scaled = (row - row.max()).double() / sampling.temperature
-    weights, off = scaled.softmax(dim=-1), slack / sampling.temperature
-    own = float(weights[token])
+    weights = ((row - row.max()).double() / sampling.temperature).softmax(dim=-1)
+    own, off = float(weights[token]), min(2 * slack / sampling.temperature, _MOST_OFF)
     if sampling.top_p >= 1:
-        before = float(weights[:token].sum())
-        return before - off, before + own + off
-    best, order = weights.sort(descending=True, stable=True)
-    starts = best.cumsum(0) - best
-    kept = float(best[(starts < sampling.top_p) | (starts <= 0)].sum())
-    if off:
-        low, high = float(best[best > own * exp(2 * off)].sum()), float(best[best >= own * exp(-2 * off)].sum())
+        low = float(weights[:token].sum())
+        high, kept = low + own, 1.0
     else:
-        low = float(starts[int((order == token).nonzero()[0])])
-        high = low + own
-    if low - off >= sampling.top_p and low > 0:
+        best = weights.sort(descending=True).values
+        low, high = float(best[best > own * exp(off)].sum()), float(best[best >= own * exp(-off)].sum())
+        before = best.cumsum(0) - best
+        kept = float(best[(before < sampling.top_p) | (before <= 0)].sum())
+    low, high = _moved(low, -off), _moved(high, off)
+    if low >= sampling.top_p:
         return 1.0, 0.0
-    return low / kept - off, high / kept + off
+    return low / _moved(kept, off), high / max(sampling.top_p, _moved(kept, -off))
+
+
+def _moved(probability: float, by: float) -> float:
+    """Return what a probability becomes when its logarithm moves against that of its complement."""
+    odds = probability * exp(by)
+    return odds / (odds + max(1 - probability, 0.0))

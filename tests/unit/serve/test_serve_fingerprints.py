@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import json
+import random
 from hashlib import sha256
 
 import msgspec
@@ -40,7 +41,8 @@ from mitai.serve.fingerprints import (
 )
 from mitai.serve.loading import load
 from mitai.serve.printing import PrintBook, Printer
-from mitai.serve.rerun import Rerun, check_end, check_tokens
+from mitai.serve.rerun import Reading, Rerun, _short_of, check_end, check_tokens
+from mitai.serve.sampling import Sampler, sample
 from mitai.serve.transformers_engine import EngineOptions, TransformersEngine
 
 DICE = np.random.default_rng(7)
@@ -281,6 +283,33 @@ def test_tokens_that_a_seed_draws(rerun, top_p):
     for other in (msgspec.structs.replace(sampling, seed=12), msgspec.structs.replace(sampling, temperature=0)):
         with pytest.raises(ServeError, match=r"serve\.token-differs"):
             check_tokens(reading, choice.tokens, other, 0.01)
+
+
+def test_draws_are_bounded_by_rounding():
+    """The interval of a token holds all that logits within the tolerance would draw, and little more."""
+    dice = torch.Generator().manual_seed(3)
+    for top_p in (1.0, 0.7):
+        sampling = Sampling(max_tokens=1, temperature=0.9, top_p=top_p, seed=1)
+        refused = 0
+        for seed in range(40):
+            row = 3 * torch.randn(50, generator=dice)
+            sampler = Sampler(msgspec.structs.replace(sampling, seed=seed), 0)
+            uniform = random.Random(f"{seed}/0").random()
+            moved = row + 0.02 * (2 * torch.rand(50, generator=dice) - 1)
+            (token,) = sample(moved[None], [sampler])
+            assert _short_of(row, token, sampling, uniform, 0.021) <= 0.021
+            refused += sum(_short_of(row, other, sampling, uniform, 0.021) > 1 for other in range(50))
+        assert refused > 40 * 47
+    cold = Sampling(max_tokens=1, temperature=1e-9, seed=1)
+    row = torch.tensor([1.0, 3.0, 2.0])
+    assert [_short_of(row, token, cold, 0.5, 0.1) for token in range(3)] == [float("inf"), 0.0, float("inf")]
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 0}, {"seed": 1}, {"top_p": 0.5, "seed": 1}, {"top_p": 0.5}])
+def test_a_model_that_gives_no_numbers_confirms_nothing(changes):
+    reading = Reading(ROWS[:1], torch.full((1, 5), torch.nan))
+    with pytest.raises(ServeError, match=r"serve\.token-differs"):
+        check_tokens(reading, [3], Sampling(max_tokens=1, **changes), 0.01)
 
 
 def test_what_does_not_fit_the_model(rerun):
