@@ -308,6 +308,7 @@ def test_commands(model, tmp_path, run):
     assert refused.value.code == "proof.tokenizer-differs"
 
 
+@pytest.mark.slow
 def test_a_hidden_model_answers_so_often(model, prepared, tmp_path, run):
     folder, file = tmp_path / "hidden", tmp_path / "answer.proof"
     identity = run("proof", "prepare", str(model), str(folder), "--zk", "--proofs", "2")["model"]

@@ -48,7 +48,7 @@ def test_classes_of_a_perceptron():
         verify(replace(proof.statement, outputs=other), proof.messages)
 
 
-@pytest.mark.parametrize("uses", [0, 2])
+@pytest.mark.parametrize("uses", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_tokens_of_a_decoder(uses):
     rng = np.random.default_rng(8)
     model = Llama(LlamaConfig(**LLAMA))
