@@ -174,7 +174,7 @@ def check_tokens(
     for at, token in enumerate(tokens):
         row = reading.logits[at].clone()
         sampler.penalise(row)
-        if row.isnan().any():
+        if not row.max().isfinite():
             short = float("inf")
         elif sampling.temperature == 0:
             short = float(row.max() - row[token])

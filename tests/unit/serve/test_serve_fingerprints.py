@@ -307,9 +307,10 @@ def test_draws_are_bounded_by_rounding():
 
 @pytest.mark.parametrize("changes", [{"temperature": 0}, {"seed": 1}, {"top_p": 0.5, "seed": 1}, {"top_p": 0.5}])
 def test_a_model_that_gives_no_numbers_confirms_nothing(changes):
-    reading = Reading(ROWS[:1], torch.full((1, 5), torch.nan))
-    with pytest.raises(ServeError, match=r"serve\.token-differs"):
-        check_tokens(reading, [3], Sampling(max_tokens=1, **changes), 0.01)
+    for number in (torch.nan, torch.inf, -torch.inf):
+        reading = Reading(ROWS[:1], torch.full((1, 5), number))
+        with pytest.raises(ServeError, match=r"serve\.token-differs"):
+            check_tokens(reading, [3], Sampling(max_tokens=1, **changes), 0.01)
 
 
 def test_what_does_not_fit_the_model(rerun):
