@@ -16,7 +16,7 @@ export interface Claim {
 }
 
 /** A claim's point within the whole array of 2^log elements. */
-export function fullPoint({ point, offset }: Claim, log: number): K[] {
+function fullPoint({ point, offset }: Claim, log: number): K[] {
   const size = 2 ** point.length;
   if (point.length > log || offset % size || offset < 0 || offset >= 2 ** log) {
     refuse("proof.statement-invalid", "a claim is on elements that the array does not have");

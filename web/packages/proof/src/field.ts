@@ -309,10 +309,15 @@ function powers(base: bigint, count: number): Words {
   return out;
 }
 
+/** The log of a power of two below 2^31. */
+function logOf(size: number): number {
+  return 31 - Math.clz32(size);
+}
+
 /** Evaluate a polynomial over K at a group, in place; place k gets g to the power of k with its bits reversed. */
 function transform(x: Words): void {
   const size = x.length / 4;
-  const group = powers(generator(Math.log2(size)), Math.max(size / 2, 1));
+  const group = powers(generator(logOf(size)), Math.max(size / 2, 1));
   for (let half = size / 2; half >= 1; half /= 2) {
     const step = size / half; // words between the twiddles of this layer
     for (let start = 0; start < size; start += 2 * half) {
@@ -332,7 +337,7 @@ function transform(x: Words): void {
 /** Places of the Reed–Solomon code of rate 1/4 of an array of K, in the order of leaves (docs/spec/proof.md). */
 export function encodedAt(x: Words, places: readonly number[]): Words {
   const size = x.length / 4;
-  const shift = generator(Math.log2(size) + 2);
+  const shift = generator(logOf(size) + 2);
   const out = new Uint32Array(4 * places.length);
   for (let s = 0; s < 4; s++) {
     const coset = x.slice();

@@ -60,7 +60,7 @@ export type Operation =
 export type Term = readonly [operand: number, factor: bigint];
 
 /** Numbers that are part of the program: little-endian, signed, `width` bytes each. */
-export interface Constant {
+interface Constant {
   readonly op: "constant";
   readonly shape: Shape;
   readonly width: 1 | 2 | 4 | 8;
@@ -79,7 +79,8 @@ const NARROW = { 1: Int8Array, 2: Int16Array, 4: Int32Array } as const;
 
 /** An array as a constant, with the narrowest numbers that hold it. */
 export function constantOf(shape: Shape, whole: Float64Array): Constant {
-  if (whole.some((number) => !(Math.abs(number) <= 2 ** 62))) refuse("proof.program-invalid", "a number of 62 bits");
+  if (whole.some((number) => !(Math.abs(number) <= 2 ** 62)))
+    refuse("proof.program-invalid", "a constant has numbers that may exceed 62 bits");
   const ends = whole.reduce((most, number) => Math.max(most, -number - 1, number), 0);
   const width = ([1, 2, 4] as const).find((bytes) => ends < 2 ** (8 * bytes - 1)) ?? 8;
   const numbers = width === 8 ? BigInt64Array.from(whole, BigInt) : NARROW[width].from(whole);
@@ -217,7 +218,7 @@ function later(): never {
   return refuse("proof.program-invalid", "the program takes a result that comes later");
 }
 
-export function sizeOf(shape: Shape): number {
+function sizeOf(shape: Shape): number {
   return shape.reduce((size, length) => size * length, 1);
 }
 

@@ -23,7 +23,7 @@ export interface Program {
   readonly outputs: readonly Output[];
 }
 
-export function encodeProgram({ operations, outputs }: Program): Uint8Array<ArrayBuffer> {
+function encodeProgram({ operations, outputs }: Program): Uint8Array<ArrayBuffer> {
   return pack(
     new Map<string, Packable>([
       ["v", VERSION],
