@@ -54,7 +54,7 @@ def receipt(
     if kind == "mitai proof receipt v1":
         from mitai.cli import proven
 
-        refuse_options(client or home.proof_client, policy=policy)
+        refuse_options(client or home.proof_client, policy=policy, capsule=capsule)
         proven.receipt(out, path, client or home.proof_client)
         return
     if kind == "mitai parties proof v1":
