@@ -13,7 +13,7 @@ Invariants:
 Example:
     >>> lots = Lots(bytes(32), one_in=2)
     >>> lots.sample.one_in, lots.draws("5f" * 32)
-    (2, True)
+    (2, False)
 """
 
 from __future__ import annotations
