@@ -10,7 +10,7 @@ in a process of its own, the shape of Qwen2-0.5B where 8 GB of memory and 12 GB 
   relative errors; both count what is worked on: with padding to powers of two.
 - `proof-projection-7b-TOKENS`: seconds of processor time that this line has for Llama-2's 7 billion parameters. It was
   not run. It assumes that time stays a straight line 16 times beyond the largest model here, that files are read as
-  quickly as they are computed with, and that memory is there for the look-ups: `lookup_gb`, at 40 bytes each.
+  quickly as they are computed with, and that memory is there for the look-ups: `lookup_gb`, at 80 bytes each, as here.
 
 The plot is `benchmarks/out/proof-growth.png`. Published figures that it shows, on other machines and of other proofs:
 
@@ -62,7 +62,7 @@ from mitai.proof.verify.program import verify
 T = TypeVar("T")
 Line = NDArray[np.float64]
 
-LOOKUP_BYTES = 40
+LOOKUP_BYTES = 80
 PARAMETERS_7B = 6.74e9
 SMALL = 2e8  # parameters of models that are proven twice
 QWEN_FREE_GB, QWEN_DISK_GB = 8, 12
