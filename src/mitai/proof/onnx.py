@@ -58,14 +58,26 @@ def read_onnx(data: bytes) -> tuple[Net, dict[str, Real]]:
 
 
 def evaluate(data: bytes, samples: Real) -> Real:
-    """Return what ONNX's reference says for samples [n, …], one by one."""
+    """Return what ONNX's reference says for samples [n, …], one by one.
+
+    Raises:
+        ProofError: `proof.onnx-unevaluated`: it can't say; it takes some pads of pools for others.
+    """
     graph = _package().load_model_from_string(data).graph
     from onnx.reference import ReferenceEvaluator
 
     evaluator: Any = ReferenceEvaluator(data)
     [given] = [entry for entry in graph.input if entry.name not in {one.name for one in graph.initializer}]
     shape = [size.dim_value for size in given.type.tensor_type.shape.dim][1:]
-    rows = [evaluator.run(None, {given.name: sample.reshape(1, *shape).astype(np.float32)})[0] for sample in samples]
+    try:
+        with np.errstate(all="ignore"):
+            rows = [
+                evaluator.run(None, {given.name: sample.reshape(1, *shape).astype(np.float32)})[0] for sample in samples
+            ]
+    except Exception as error:  # noqa: BLE001 - whatever its operators raise
+        raise ProofError(
+            "proof.onnx-unevaluated", f"ONNX's reference evaluator fails on the model ({type(error).__name__})"
+        ) from None
     return np.array(rows, np.float64).reshape(len(samples), -1)
 
 
@@ -214,6 +226,7 @@ class _Reader:
         whole, windows = False, _Windows(kernel=(shape[1], shape[2]), stride=(1, 1), pads=(0, 0, 0, 0))
         if node.op_type != "GlobalAveragePool":
             windows = self._windows(None)
+            _require(windows["pads"][:2] == windows["pads"][2:], "a pool with other pads on one side")
             _require(not self._attributes.pop("storage_order", 0), "a MaxPool by columns")
             whole = bool(self._attributes.pop("count_include_pad", 0))
             of = "max" if node.op_type == "MaxPool" else "mean"

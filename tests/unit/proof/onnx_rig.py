@@ -72,7 +72,7 @@ def residual():
     make("MaxPool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[1, 1])
     make("Add", first), make("Relu")
     make("MaxPool", kernel_shape=[2, 2], strides=[1, 1]), make("Tanh")
-    make("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 0, 0], count_include_pad=0)
+    make("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=0)
     make("GlobalAveragePool")
     make("Reshape", make.weight(array=np.array([-1, 4])))
     make("MatMul", make.weight(4, 5)), make("Add", make.weight(5)), make("Identity")

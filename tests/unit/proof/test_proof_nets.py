@@ -68,6 +68,16 @@ def test_results_prove_themselves(ready):
         check_net(msgspec.structs.replace(result, card=other.encode()), other.identity)
 
 
+def test_a_reference_that_fails_is_said_to_fail(tmp_path, capsys):
+    make = small(1, 6, 7)
+    make("MaxPool", kernel_shape=[3, 1], pads=[2, 0, 2, 0]), make("Flatten"), make.dense(56, 2)
+    (tmp_path / "net.onnx").write_bytes(make.bytes())
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).normal(0, 1, (4, 1, 6, 7)))
+    words = ["prepare", str(tmp_path / "net.onnx"), str(tmp_path / "net"), "--samples", str(tmp_path / "x.npy")]
+    app(["proof", *words, "--json"], result_action="return_value")
+    assert json.loads(capsys.readouterr().out).keys() == {"model", "folder"}
+
+
 def test_large_numbers_are_measured(tmp_path):
     make = rig.perceptron()
     samples = np.random.default_rng(9).normal(0, 3000, (50, 4))
