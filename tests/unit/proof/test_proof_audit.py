@@ -244,9 +244,11 @@ def test_a_key_is_made_from_the_weights_that_the_card_names():
     arrays = dict(good.weights.arrays)
     arrays["table.weight"] = arrays["table.weight"].copy()
     arrays["table.weight"][0, 0] += 1
-    with pytest.raises(ProofError) as refused:
-        make_key(Prepared(good.folder, good.card, Weights(arrays, good.weights.commitment)))
-    assert refused.value.code == "proof.prepared-damaged"
+    other = rig.prepared(seed=5).weights.commitment
+    for weights in (Weights(arrays, good.weights.commitment), Weights(good.weights.arrays, other)):
+        with pytest.raises(ProofError) as refused:
+            make_key(Prepared(good.folder, good.card, weights))
+        assert refused.value.code == "proof.prepared-damaged"
 
 
 def test_models_that_shall_stay_hidden_have_no_keys():
@@ -281,13 +283,19 @@ def test_drawn_answers_are_audited():
     assert auditor.check(None, io.BytesIO(b"".join(respond(prepared, committed, None)))).bits > 100
 
 
-def test_products_of_all_shapes():
+def test_products_of_all_shapes(monkeypatch):
     rng = np.random.default_rng(2)
     r = freivalds.vector(7)
     for left, right in (((3, 4), (4, 7)), ((2, 1, 3, 4), (2, 5, 4, 7)), ((1, 4), (2, 4, 7)), ((2, 5, 3, 4), (5, 4, 6))):
         a, w = rng.integers(-(1 << 20), 1 << 20, left), rng.integers(-(1 << 17), 1 << 17, right)
         projection = freivalds.projected(w, w.ndim - 1, r)
         assert np.array_equal(freivalds.applied(a @ w, r), freivalds.product(a, projection))
+    w, r2 = rng.integers(-9, 9, (2, 5, 3)).astype(np.int32), freivalds.vector(9)
+    for block in (2, 1 << 22):
+        monkeypatch.setattr(freivalds, "BLOCK", block)
+        for axis in range(3):
+            moved = np.moveaxis(w, axis, -1)
+            assert np.array_equal(freivalds.projected(w, axis, r2), freivalds.applied(moved, r2))
     a, w = rng.integers(-9, 9, (2, 5, 3, 4)), rng.integers(-9, 9, (2, 5, 4, 7))
     summed = (a @ w).sum(0, keepdims=True).sum(1, keepdims=True)
     assert np.array_equal(freivalds.applied(summed, r), freivalds.product(a, freivalds.projected(w, 3, r), (0, 1)))

@@ -22,7 +22,7 @@ import numpy as np
 
 from mitai.proof import field, kernels
 from mitai.proof.field import Array, P
-from mitai.proof.operation import Ints, wide
+from mitai.proof.operation import Ints
 
 BLOCK = 1 << 22  # numbers that are made elements of F at a time
 
@@ -38,20 +38,26 @@ def vector(length: int) -> Array:
 
 def projected(weight: Ints, axis: int, r: Array) -> Array:
     """Return a weight times the beginning of r along an axis, over K: its other axes in their order, and 2."""
-    moved = np.moveaxis(weight, axis, -1)
-    return applied(moved, r[: moved.shape[-1]])
+    if axis == weight.ndim - 1:
+        return applied(weight, r)
+    before, n, after = weight.shape[:axis], weight.shape[axis], weight.shape[axis + 1 :]
+    whole = weight.reshape(math.prod(before), n, -1)
+    out, step = np.zeros((len(whole), whole.shape[2], 2), np.uint64), max(1, BLOCK // whole.shape[2])
+    for total, matrix in zip(out, whole, strict=True):
+        for at in range(0, n, step):
+            part = kernels.contract(kernels.residues(matrix[None, at : at + step]), r[at : min(at + step, n)])
+            total[...] = field.add(total, part[0])
+    return out.reshape(*before, *after, 2)
 
 
 def applied(result: Ints, r: Array) -> Array:
     """Return an array (…, m) times the beginning of r along its last axis, over K (…, 2)."""
-    *outer, rows, m = result.shape
-    out = np.empty((*outer, rows, 2), np.uint64)
-    step = max(1, BLOCK // m)
-    for index in np.ndindex(*outer):
-        for at in range(0, rows, step):
-            block = field.signed(wide(np.ascontiguousarray(result[index][at : at + step])))
-            out[(*index, slice(at, at + step))] = kernels.contract(block[:, :, None], r[:m])[:, 0]
-    return out
+    m = result.shape[-1]
+    rows, step = result.reshape(-1, m), max(1, BLOCK // m)
+    out = np.empty((len(rows), 2), np.uint64)
+    for at in range(0, len(rows), step):
+        out[at : at + step] = kernels.contract(kernels.residues(rows[at : at + step])[:, :, None], r[:m])[:, 0]
+    return out.reshape(*result.shape[:-1], 2)
 
 
 def product(a: Ints, projection: Array, sums: tuple[int, ...] = ()) -> Array:
@@ -61,7 +67,7 @@ def product(a: Ints, projection: Array, sums: tuple[int, ...] = ()) -> Array:
     right = np.broadcast_to(projection, (*batch, *projection.shape[-2:]))
     out = np.empty((*batch, a.shape[-2], 2), np.uint64)
     for index in np.ndindex(*batch):
-        numbers = field.signed(wide(left[index]))
+        numbers = kernels.residues(left[index])
         out[index] = kernels.contract(numbers[:, :, None], np.ascontiguousarray(right[index]))[:, 0]
     for axis in sums:
         out = np.expand_dims(field.total(out, axis), axis)

@@ -23,7 +23,7 @@ from mitai.errors import ProofError
 from mitai.proof.answer import statement
 from mitai.proof.audit import tree
 from mitai.proof.audit.files import MAGIC, SALT_BYTES, Challenge, Committed, asked, root_of
-from mitai.proof.audit.numbers import pieces
+from mitai.proof.audit.numbers import pieces, size
 from mitai.proof.audit.plan import Plan
 from mitai.proof.operation import Ints
 from mitai.proof.prepared import Prepared
@@ -64,18 +64,24 @@ def trace_root(
     return _commit(prepared, prompt, answer, salt, sampling).root
 
 
-def respond(prepared: Prepared, committed: Committed, challenge: Challenge | None = None) -> Iterator[bytes]:
+def respond(
+    prepared: Prepared, committed: Committed, challenge: Challenge | None = None, limit: int | None = None
+) -> Iterator[bytes]:
     """Yield what an auditor gets who asks for these steps, or for all.
 
     Raises:
-        ProofError: `proof.model-differs`. `proof.challenge-invalid`: there are no such steps. `proof.answer-differs`:
-            the root is of another trace than this model's, which is known at the end.
+        ProofError: `proof.model-differs`. `proof.challenge-invalid`: there are no such steps. `proof.trace-too-large`:
+            they have more than `limit` bytes. `proof.answer-differs`: the root is of another trace than this model's,
+            which is known at the end.
     """
     if committed.card != prepared.card.encode():
         raise ProofError("proof.model-differs", "the answer is of another model than this one", step="model")
     claim = statement(committed.unproven, prepared.card)
     plan = Plan.of(claim.program)
     shown = plan.shown(asked(challenge, len(plan.steps)))
+    total = sum(size(plan.value(plan.steps[place])) for place in shown)
+    if limit is not None and total > limit:
+        raise ProofError("proof.trace-too-large", f"a trace of {total} bytes is above the limit of {limit}")
     return _response(plan, claim, prepared.weights.arrays, committed, shown)
 
 
