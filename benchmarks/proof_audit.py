@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -50,8 +51,9 @@ CONFIGS: dict[str, dict[str, object]] = {
 
 def main() -> None:
     """Measure all rows, each model by itself."""
+    one_core = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     for name in CONFIGS:
-        subprocess.run([sys.executable, "-m", __spec__.name, f"model{name}"], check=True)
+        subprocess.run([sys.executable, "-m", __spec__.name, f"model{name}"], check=True, env=one_core)
 
 
 def one(name: str) -> None:
