@@ -74,6 +74,12 @@ def test_the_story(proving):
     assert (answer["proven"], answer["bits"] > 100) == (True, True)
     receipt = proving.mitai("receipt", answer["receipt"], "--json").fields
     assert (receipt["promise"], receipt["proven"], receipt["identity"]) == ("follows", True, told["identity"])
+    [prepared], key = (proving.home.proof / "models").iterdir(), proving.home.root / "auditor.key"
+    proving.mitai("proof", "audit-key", str(prepared), str(key))
+    audited = proving.mitai("proof", "audit-answer", "--key", str(key), "--json").fields
+    assert (audited["verdict"], audited["root"]) == ("holds", receipt["trace"])
+    some = proving.mitai("proof", "audit-answer", "--key", str(key), "--steps", "5", "--json").fields
+    assert (some["verdict"], some["checked"]) == ("nothing found", 5)
     status = proving.mitai("status", "--json").fields
     assert (status["trust"], status["processes"]) == ("proof", {"server": True, "prover": True})
     assert status["queue"]["answers"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -13,9 +14,12 @@ from mitai.cli.options import JsonFlag, Positive
 from mitai.cli.output import Output, data, printable
 from mitai.cli.proof import agreed_on, prompt_and_answer
 from mitai.errors import ProofError
+from mitai.fleet.home import Home
 
 if TYPE_CHECKING:
+    from mitai.proof.audit.check import Report
     from mitai.proof.audit.files import Challenge, Committed
+    from mitai.proof.audit.key import AuditKey
 
 _PREPARED = Annotated[Path, Parameter(help="A folder that `mitai proof prepare` made.")]
 _FILE = Annotated[Path, Parameter(help="An answer with its trace's root, of `mitai proof ask --commit`.")]
@@ -25,6 +29,7 @@ def add_to(app: App) -> None:
     """Add the commands to `mitai proof`."""
     for command in (audit_key, challenge, trace, audit):
         app.command(command)
+    app.command(answer, name="audit-answer")
 
 
 def audit_key(
@@ -122,26 +127,70 @@ def audit(
     that is shown has to be the one that the server signed, or told, before it knew of the audit.
     """
     from mitai.proof.audit.check import Auditor
-    from mitai.proof.audit.key import MAX_KEY_BYTES, AuditKey
-    from mitai.proof.card import ModelCard
 
     output = Output(json)
     began = time.monotonic()
-    secret = AuditKey.parse(_read(key, MAX_KEY_BYTES))
     committed = _committed(file)
-    auditor = Auditor(committed, secret, agreed_on(temperature, nonce, commitment))
+    auditor = Auditor(committed, _key(key), agreed_on(temperature, nonce, commitment))
     with _opened(trace) as stream:
         report = auditor.check(_challenge(challenge), stream)
+    _tell(output, committed, report, began, tokenizer)
+
+
+def answer(
+    which: Annotated[
+        str | None, Parameter(help="A receipt's id, how it begins, or its file; the newest by default.")
+    ] = None,
+    *,
+    key: Annotated[Path, Parameter(help="The auditor's key, of the model that should have answered.")],
+    steps: Annotated[Positive | None, Parameter(help="How many steps are drawn and checked; all by default.")] = None,
+    client: Annotated[
+        Path | None, Parameter(help="Whose folder says where the service is, and which key it has; else this home's.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Audit an answer of a service of proofs: ask for its trace, and check that.
+
+    The receipt, as `mitai chat` kept it, was signed with the answer, before the service could know of any audit.
+
+    Example: `mitai proof audit-answer --key auditor.key`
+    """
+    from mitai.cli.evidence import read_file
+    from mitai.cli.user import receipt_path
+    from mitai.proof.service.audits import audit_answer
+    from mitai.proof.service.client import Service
+    from mitai.proof.service.receipts import Kept
+
+    output, home = Output(json), Home.default()
+    began = time.monotonic()
+    path = receipt_path(home, which, sorted(home.receipts.glob("*.json"), key=lambda path: path.stat().st_mtime))
+    folder = client or home.proof_client
+    with closing(Service(folder)) as service:
+        found = audit_answer(service, Kept.parse(read_file(path)), _key(key), steps)
+    _tell(output, found.committed, found.report, began, folder)
+
+
+def _tell(output: Output, committed: Committed, report: Report, began: float, tokenizer: Path | None) -> None:
+    """Tell what an audit found, and about which answer."""
+    from mitai.proof.card import ModelCard
+
+    card = ModelCard.parse(committed.card)
     whole = report.checked == report.steps
     verdict = "this model answers so" if whole else f"nothing false in {report.checked} of {report.steps} steps"
     chance = "" if whole else f"; one false step is found in {report.caught:.1%}"
     output.say(f"[green]✔[/] {verdict}; checked in {time.monotonic() - began:.1f} s, {report.bits:.0f} bits{chance}")
-    told = {"verdict": "holds" if whole else "nothing found", "model": secret.model, "bits": round(report.bits, 1)}
-    words = prompt_and_answer(committed.unproven, ModelCard.parse(committed.card), tokenizer)
+    told = {"verdict": "holds" if whole else "nothing found", "model": card.identity, "bits": round(report.bits, 1)}
+    words = prompt_and_answer(committed.unproven, card, tokenizer)
     shown = {"root": committed.root.hex(), **words}
     for name, value in shown.items():
         output.say(f"{name}: {data(printable(str(value)))}")
     output.result({**told, **shown, "steps": report.steps, "checked": report.checked, "caught": report.caught})
+
+
+def _key(file: Path) -> AuditKey:
+    from mitai.proof.audit.key import MAX_KEY_BYTES, AuditKey
+
+    return AuditKey.parse(_read(file, MAX_KEY_BYTES))
 
 
 def _committed(file: Path) -> Committed:

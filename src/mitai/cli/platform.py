@@ -62,6 +62,9 @@ def up(
     fingerprints: Annotated[
         bool, Parameter(negative="", help="Take fingerprints of each answer's activations: mitai check.")
     ] = False,
+    unaudited: Annotated[
+        bool, Parameter(negative="", help="With --trust proof: answers end sooner, and nobody can audit them.")
+    ] = False,
     kem: Annotated[
         Literal["x25519", "x-wing"], Parameter(help="Key exchange; x-wing also resists quantum computers.")
     ] = "x25519",
@@ -86,6 +89,8 @@ def up(
         useless = {"--no-model": no_model, "--replicas": replicas > 1, "--train": train}
         useless |= {"--brokers": brokers > 1, "--database": given_database, "--capture": capture}
         _refuse(useless | {"--threads": threads, "--kem": kem != "x25519", "--fingerprints": fingerprints}, "tee")
+    if trust != "proof":
+        _refuse({"--unaudited": unaudited}, "proof")
     if trust == "mpc":
         _refuse({"--port": port != _PORT}, "tee and proof")
         lengths = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
@@ -93,7 +98,7 @@ def up(
         return
     _refuse({"--setting": setting, "--prompt-tokens": prompt_tokens, "--new-tokens": new_tokens}, "mpc")
     if trust == "proof":
-        _up_proven(out, home, model, port, detach=detach)
+        _up_proven(out, home, model, port, detach=detach, unaudited=unaudited)
         return
     found = None if no_model else model_folder(model)
     _refuse_shown_password(database)
@@ -154,14 +159,14 @@ def _up_together(
         _stay(platform, out)
 
 
-def _up_proven(out: Output, home: Home, model: str | None, port: int, *, detach: bool) -> None:
+def _up_proven(out: Output, home: Home, model: str | None, port: int, *, detach: bool, unaudited: bool) -> None:
     """Start a service of answers with a proof; see `up`."""
     from mitai.cli import proven
 
     found = model_folder(model)
     out.say(proven.READABLE)
     _end_on_sigterm()
-    platform, offer = proven.start(out, home, found, port)
+    platform, offer = proven.start(out, home, found, port, unaudited=unaudited)
     try:
         out.say(f"[green]✔[/] up at {platform.gateway}; what your clients have to know is in {data(home.proof_client)}")
         out.say(f"  model {data(offer.model)}, identity {offer.identity}\n  next: mitai verify, mitai chat")

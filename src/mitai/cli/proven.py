@@ -25,7 +25,7 @@ from mitai.ledger.assurance import Proof
 from mitai.ledger.receipt import verify_assured
 from mitai.proof.answer import MAX_ANSWER_BYTES
 from mitai.proof.service.client import OFFER, Given, Offer, Progress, Service, Wanted
-from mitai.proof.service.receipts import Kept, exchange_of, proven
+from mitai.proof.service.receipts import Kept, exchange_of, proven, traced
 from mitai.proof.service.sessions import Audited, Sampled, SessionFile, audit
 
 READABLE = (
@@ -39,7 +39,9 @@ _PROOF_S = 3600.0  # how long a proof is waited for
 # ---------------------------------------------------------------------- up
 
 
-def start(out: Output, home: Home, found: tuple[Path, str], port: int) -> tuple[platforms.Platform, Offer]:
+def start(
+    out: Output, home: Home, found: tuple[Path, str], port: int, *, unaudited: bool
+) -> tuple[platforms.Platform, Offer]:
     """Prepare a model if it is not yet, start both processes, and return them with what clients have to know.
 
     Args:
@@ -47,6 +49,7 @@ def start(out: Output, home: Home, found: tuple[Path, str], port: int) -> tuple[
         home: Gets the prepared model, the service's key, and the client's folder.
         found: A model's folder, and its name.
         port: Of the API; another free one when it is taken.
+        unaudited: Whether receipts go without roots of traces.
 
     Raises:
         MitaiError: The model is not supported, or a process did not come up.
@@ -67,9 +70,12 @@ def start(out: Output, home: Home, found: tuple[Path, str], port: int) -> tuple[
         "name": name,
         "key": str(key_file),
         "state": str(home.proof / "state"),
+        "unaudited": unaudited,
     }
     config = platforms.config(home.proof / "service.toml", fields)
-    offer = Offer(address=f"http://127.0.0.1:{port}", model=name, identity=identity, key=Identity.load(key_file).key_id)
+    key_id = Identity.load(key_file).key_id
+    address = f"http://127.0.0.1:{port}"
+    offer = Offer(address=address, model=name, identity=identity, key=key_id, unaudited=unaudited)
     shutil.rmtree(home.proof_client, ignore_errors=True)
     write_private(home.proof_client / OFFER, msgspec.json.format(msgspec.json.encode(offer)))
     for file in (prepared / name for name in (*TOKENIZER, "config.json")):
@@ -111,6 +117,10 @@ def verify(out: Output, folder: Path) -> None:
         ("model", offer.model),
         ("identity", offer.identity),
         ("proven", "that this model gives this answer to this prompt: by mathematics, whatever the service does"),
+        (
+            "audited",
+            "nothing" if offer.unaudited else "all steps of an answer, by whoever has an auditor's key and asks",
+        ),
         ("signed only", "answers whose proof nobody asked for"),
         ("not known", "whether the model behind this identity is a good one: its publisher says so"),
         ("they see", "your prompts and the answers, which are kept for a day"),
@@ -224,6 +234,7 @@ def receipt(out: Output, path: Path, folder: Path) -> None:
     found, assurance = verify_assured(kept.envelope, Proof, receipt_key=key)
     if assurance.identity != offer.identity:
         raise ProofError("proof.service-differs", "the receipt is about another model than the one that is known")
+    trace = traced(found, offer.identity)
     proof = path.with_suffix(".proof")
     bits = proven(kept.id, found, offer.identity, read_file(proof, MAX_ANSWER_BYTES)) if proof.exists() else None
     sample = f", one in {assurance.sample.one_in}, by {assurance.sample.commitment}" if assurance.sample else ""
@@ -235,6 +246,7 @@ def receipt(out: Output, path: Path, folder: Path) -> None:
         ("time", f"{found.started} to {found.finished}"),
         ("promised proof", f"{assurance.promise}{sample}"),
         ("proof", f"{proof}, {bits:.0f} bits" if bits else "none is kept here"),
+        ("trace", f"root {trace.trace}; see: mitai proof audit-answer" if trace else "none was committed to"),
     ]
     out.table(("", ""), rows)
     out.say(f"[green]✔[/] signed by the service, with the key that you know{'; and proven' if bits else ''}")
@@ -247,6 +259,7 @@ def receipt(out: Output, path: Path, folder: Path) -> None:
             "identity": assurance.identity,
             "promise": assurance.promise,
             "proven": bits is not None,
+            "trace": trace.trace if trace else None,
             "started": found.started,
             "finished": found.finished,
         }

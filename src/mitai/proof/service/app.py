@@ -1,4 +1,4 @@
-"""A service's addresses: the OpenAI API of `mitai.serve`, and beside it receipts, proofs and sessions.
+"""A service's addresses: the OpenAI API of `mitai.serve`, and beside it receipts, proofs, sessions and traces.
 
 Follows `docs/spec/proof-service.md`.
 
@@ -41,6 +41,7 @@ from mitai.proof.service.config import ServiceConfig
 from mitai.proof.service.engine import ASKED, Asked, ProvenEngine
 from mitai.proof.service.receipts import DRAW_HEADER, HEADER
 from mitai.proof.service.store import SEED_S, Standing, Store
+from mitai.proof.service.traces import MAX_CHALLENGE_BYTES, Traces
 from mitai.serve.api import create_app, error_response
 from mitai.serve.schema import RequestError, parse
 
@@ -79,13 +80,16 @@ def create_service(config: ServiceConfig) -> Starlette:
         MitaiError: There is no prepared model, tokenizer or key where the configuration says.
     """
     store = Store(Path(config.state), config)
-    engine = ProvenEngine(config, store, Identity.load(Path(config.key)))
+    key = Identity.load(Path(config.key))
+    engine = ProvenEngine(config, store, key)
     api = create_app(lambda: engine, engine.limits, check=engine.check)
-    own = _Own(store, config)
+    own = _Own(store, Traces(engine.prepared, store, key.public, config), config)
     routes = [
         Route("/v1/receipts/{id}", _guarded(own.receipt), methods=["GET"]),
         Route("/v1/proofs/{id}", _guarded(own.proof), methods=["GET"]),
         Route("/v1/proofs/{id}", _guarded(own.ask), methods=["POST"]),
+        Route("/v1/traces/{id}", _guarded(own.committed), methods=["GET"]),
+        Route("/v1/traces/{id}", _guarded(own.trace), methods=["POST"]),
         Route("/v1/proof-seeds", _guarded(own.seed), methods=["POST"]),
         Route("/v1/proof-sessions", _guarded(own.open), methods=["POST"]),
         Route("/v1/proof-sessions/{id}/reveal", _guarded(own.reveal), methods=["POST"]),
@@ -133,8 +137,8 @@ def asked(headers: Headers) -> Asked:
 class _Own:
     """The addresses that OpenAI's API does not have."""
 
-    def __init__(self, store: Store, config: ServiceConfig) -> None:
-        self._store, self._config = store, config
+    def __init__(self, store: Store, traces: Traces, config: ServiceConfig) -> None:
+        self._store, self._traces, self._config = store, traces, config
 
     async def receipt(self, request: Request) -> Response:
         """GET /v1/receipts/ID."""
@@ -156,6 +160,15 @@ class _Own:
     async def ask(self, request: Request) -> Response:
         """POST /v1/proofs/ID."""
         return _standing(await _off(self._store.ask, request.path_params["id"]))
+
+    async def committed(self, request: Request) -> Response:
+        """GET /v1/traces/ID."""
+        committed = await _off(self._traces.committed, request.path_params["id"])
+        return Response(committed.encode(), media_type="application/octet-stream")
+
+    async def trace(self, request: Request) -> Response:
+        """POST /v1/traces/ID."""
+        return await self._traces.show(request.path_params["id"], await _body(request, MAX_CHALLENGE_BYTES))
 
     async def seed(self, _: Request) -> Response:
         """POST /v1/proof-seeds."""
@@ -203,12 +216,12 @@ def _guarded(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Re
     return answer
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, limit: int = _MAX_BODY_BYTES) -> bytes:
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > _MAX_BODY_BYTES:
-            raise RequestError("serve.body-too-large", f"a request is at most {_MAX_BODY_BYTES} bytes here", status=413)
+        if len(body) > limit:
+            raise RequestError("serve.body-too-large", f"a request is at most {limit} bytes here", status=413)
     return bytes(body)
 
 

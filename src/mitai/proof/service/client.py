@@ -40,7 +40,7 @@ from mitai.ledger.receipt import MAX_RECEIPT_BYTES, Receipt
 from mitai.mpc.text import end_tokens, read_tokenizer
 from mitai.proof.answer import MAX_ANSWER_BYTES, Tokens
 from mitai.proof.sampling import SEED_BYTES, Agreed
-from mitai.proof.service.receipts import DRAW_HEADER, HEADER, Promise, Said, Terms, opened
+from mitai.proof.service.receipts import DRAW_HEADER, HEADER, Promise, Said, Terms, opened, traced
 from mitai.serve.engine import Sampling as Wish
 from mitai.serve.prompts import Prompts
 from mitai.serve.text import Telling
@@ -63,6 +63,7 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         model: The model's name there.
         identity: The model's.
         key: Id of the key that signs receipts.
+        unaudited: Receipts have no root of the answer's trace.
     """
 
     v: Literal["mitai proof service v1"] = "mitai proof service v1"
@@ -70,6 +71,7 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     model: Name
     identity: Digest
     key: Digest
+    unaudited: bool = False
 
     @staticmethod
     def parse(data: bytes) -> Offer:
@@ -229,6 +231,8 @@ class Service:
         reply = parse_json(content, Replied, _MAX_REPLY_BYTES, _MALFORMED, message)
         said = Said(answer_id, reply.prompt, reply.answer, wanted.agreed)
         receipt = opened(reply.envelope, self.key, said, self.terms(wanted.promise, wanted.sample))
+        if not self.offer.unaudited and traced(receipt, self.offer.identity) is None:
+            raise _differs("its receipt has no root of the answer's trace")
         if list(reply.prompt) != list(prompt):
             raise _differs("its receipt is about another question")
         if self.words(reply.answer) != text:
@@ -265,9 +269,11 @@ class Service:
                 raise ProofError("proof.late", f"the proof is not there after {within_s:g} s", hint="ask again later")
             time.sleep(_LOOK_EVERY_S)
 
-    def reply(self, method: str, path: str, body: Mapping[str, object] | None = None) -> bytes:
+    def reply(
+        self, method: str, path: str, body: Mapping[str, object] | None = None, limit: int = _MAX_REPLY_BYTES
+    ) -> bytes:
         """Return what the service answers; raise `MitaiError` where it refuses."""
-        status, content = self._exchange(method, path, body, _MAX_REPLY_BYTES)
+        status, content = self._exchange(method, path, body, limit)
         if status not in {200, 201, 202}:
             raise refusal(status, content)
         return content
@@ -277,14 +283,18 @@ class Service:
             with self.http.stream(method, path, json=body) as answer:
                 content = bounded(answer, limit)
         except httpx2.HTTPError as error:
-            raise ProofError(
-                "proof.service-unreachable",
-                f"the service at {self.offer.address} does not answer ({type(error).__name__})",
-                hint="is it up? mitai status",
-            ) from error
+            raise self.unreachable(error) from error
         if content is None:
             raise ProofError("proof.answer-too-large", f"the service answers with more than {limit} bytes")
         return answer.status_code, content
+
+    def unreachable(self, error: httpx2.HTTPError) -> ProofError:
+        """Return the error of a service that does not answer, or not to the end."""
+        return ProofError(
+            "proof.service-unreachable",
+            f"the service at {self.offer.address} does not answer ({type(error).__name__})",
+            hint="is it up? mitai status",
+        )
 
 
 def _differs(why: str) -> MitaiError:

@@ -38,6 +38,10 @@ class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         keep_answers: How many of them at most.
         keep_gib: How much of the disk their proofs take at most.
         memory_gib: What the proving process may take besides the weights; 0: whatever there is.
+        unaudited: Receipts have no root of the answer's trace, so no audits; always so where proofs hide the weights.
+        traces: How many are shown to auditors at once.
+        trace_mib: Of one trace, at most.
+        trace_s: How long showing one may take.
     """
 
     port: Annotated[int, Meta(ge=0, le=65535)]
@@ -58,6 +62,10 @@ class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_answers: Annotated[int, Meta(ge=1)] = 10_000
     keep_gib: Annotated[float, Meta(gt=0)] = 8.0
     memory_gib: Annotated[float, Meta(ge=0)] = 0.0
+    unaudited: bool = False
+    traces: Annotated[int, Meta(ge=1, le=64)] = 1
+    trace_mib: Annotated[int, Meta(ge=1)] = 1024
+    trace_s: Annotated[float, Meta(gt=0)] = 600.0
 
     @staticmethod
     def read(path: Path) -> ServiceConfig:

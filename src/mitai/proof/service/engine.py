@@ -8,6 +8,7 @@ Invariants:
   that was promised: all of it, or there is no end.
 - Answers are made in threads of their own, so many at once; a client that leaves frees its thread with the next token.
 - What is proven is what was told: tokens that came after a stop string are dropped.
+- The root of an answer's trace is in its receipt, unless that is switched off, or the model's weights are hidden.
 
 Example:
     >>> app = create_app(lambda: engine, engine.limits, check=engine.check)
@@ -23,6 +24,7 @@ from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +35,7 @@ from mitai.errors import ProofError, ServeError
 from mitai.identity import Identity
 from mitai.mpc.text import end_tokens, read_tokenizer
 from mitai.proof.answer import generate
+from mitai.proof.audit.trace import trace_root
 from mitai.proof.card import MAX_TOKENS
 from mitai.proof.prepared import Prepared
 from mitai.proof.sampling import Agreed, Sampling
@@ -85,7 +88,9 @@ class ProvenEngine:
         tokenizer = read_tokenizer(folder)
         self._prompts, self._ends = Prompts(tokenizer, config.name), end_tokens(folder, tokenizer)
         self._threads = ThreadPoolExecutor(config.answers, "answer")
+        self._roots = ThreadPoolExecutor(config.answers, "root")  # an answer that is made does not wait for new ones
         card = self._prepared.card
+        self._audited = not config.unaudited and not card.uses
         self.limits = Limits(
             max_body_bytes=_MAX_BODY_BYTES,
             max_requests=config.answers + config.waiting,
@@ -103,6 +108,11 @@ class ProvenEngine:
             temperature=0.0,
             about={"identity": card.identity, "key": key.public.raw},
         )
+
+    @property
+    def prepared(self) -> Prepared:
+        """The model."""
+        return self._prepared
 
     @property
     def info(self) -> ModelInfo:
@@ -146,7 +156,8 @@ class ProvenEngine:
                 answer.append(token)
                 step = telling.step(token, end=token in self._ends)
                 if step.finish is not None:
-                    await anyio.to_thread.run_sync(self._keep, said, asked, sampling, started)
+                    root = await self._root(said, sampling) if self._audited else None
+                    await anyio.to_thread.run_sync(self._keep, said, asked, sampling, started, root)
                 yield step
                 if step.finish is not None:
                     return
@@ -157,12 +168,21 @@ class ProvenEngine:
 
     def close(self, reason: ServeError | None = None) -> None:  # noqa: ARG002
         """Take no further answers."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._threads, self._roots):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _keep(self, said: Said, asked: Asked, sampling: Sampling | None, started: datetime) -> None:
+    async def _root(self, said: Said, sampling: Sampling | None) -> bytes:
+        """Return the root over an answer's trace."""
+        root = partial(trace_root, self._prepared, said.prompt, said.answer, said.salt, sampling)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._roots, root)
+        except ProofError as error:
+            raise _refused(error) from None
+
+    def _keep(self, said: Said, asked: Asked, sampling: Sampling | None, started: datetime, root: bytes | None) -> None:
         sample = self._store.sample(asked.session) if asked.session else None
         terms = Terms(self._info.name, self._prepared.card.identity, asked.promise, sample)
-        receipt = made(said, terms, _time(started), _time(datetime.now(UTC)))
+        receipt = made(said, terms, _time(started), _time(datetime.now(UTC)), root)
         self._store.add(said, receipt.sign(self._key), asked.promise, asked.session, sampling)
 
     async def _tokens(self, prompt: list[int], count: int, sampling: Sampling | None) -> AsyncGenerator[int, None]:
@@ -191,7 +211,7 @@ class ProvenEngine:
                 yield token
             await work
         except ProofError as error:
-            raise RequestError(error.code, error.message, status=400, hint=error.hint) from None
+            raise _refused(error) from None
         finally:
             left.set()
             work.cancel()
@@ -206,6 +226,10 @@ def _positions(config: str) -> list[int]:
     """Return how many tokens a model was made for, where its configuration says so."""
     found = msgspec.json.decode(config, type=_Positions)
     return [number for number in (found.n_positions, found.max_position_embeddings) if number is not None]
+
+
+def _refused(error: ProofError) -> RequestError:
+    return RequestError(error.code, error.message, status=400, hint=error.hint)
 
 
 def _thousandths(temperature: float) -> float:

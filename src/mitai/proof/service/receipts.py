@@ -6,7 +6,7 @@ Invariants:
 
 - Digests are of tokens, under the answer's secret id: a proof can be compared with them, guesses of words can't.
 - A receipt has one encoding and one signature: who could write it in other bytes could choose whether it is drawn.
-- A receipt alone proves nothing. It says who answered what, and which proof is owed.
+- A receipt alone proves nothing. It says who answered what, and which proof is owed, or trace.
 
 Example:
     >>> envelope = made(answer, terms, started, finished).sign(key)
@@ -27,14 +27,15 @@ import numpy as np
 from mitai.channel.exchange import Exchange
 from mitai.errors import ProofError
 from mitai.identity import Envelope, PublicKey
-from mitai.ledger.assurance import Proof, Sample
+from mitai.ledger.assurance import CommitAndAudit, Proof, Sample
 from mitai.ledger.receipt import ASSURED_LABEL, MAX_RECEIPT_BYTES, Receipt, Usage, verify_assured
 from mitai.proof.answer import Answer, check_answer
+from mitai.proof.audit.files import SCHEME
 from mitai.proof.sampling import Agreed, commitment
 from mitai.wire import parse_json
 
 PROMPT_LABEL, DRAWN_LABEL = b"mitai proof prompt v1\0", b"mitai proof drawn prompt v1\0"
-ANSWER_LABEL = b"mitai proof tokens v1\0"
+ANSWER_LABEL, SALT_LABEL = b"mitai proof tokens v1\0", b"mitai proof trace salt v1\0"
 
 HEADER, DRAW_HEADER = "mitai-proof", "mitai-draw"  # of a request: what becomes of its answer
 
@@ -115,15 +116,21 @@ class Said:
             drawn += bytes.fromhex(self.agreed.commitment or "") + (self.agreed.nonce or b"")
         return _digest(label, self.id, self.prompt, drawn), _digest(ANSWER_LABEL, self.id, self.answer)
 
+    @property
+    def salt(self) -> bytes:
+        """What the root of its trace begins with: as secret as the id, and chosen by nobody."""
+        return hashlib.sha256(SALT_LABEL + self.id.encode()).digest()
+
 
 def exchange_of(answer_id: str) -> str:
     """Return the public name of an answer."""
     return Exchange("proof", answer_id).name
 
 
-def made(said: Said, terms: Terms, started: str, finished: str) -> Receipt:
-    """Return the receipt of an answer, to be signed; times are UTC, `YYYY-MM-DDThh:mm:ssZ`."""
+def made(said: Said, terms: Terms, started: str, finished: str, root: bytes | None = None) -> Receipt:
+    """Return the receipt of an answer, to be signed; times are UTC, `YYYY-MM-DDThh:mm:ssZ`, the root is its trace's."""
     request_sha256, response_sha256 = said.digests
+    traced = (CommitAndAudit(identity=terms.identity, trace=root.hex(), scheme=SCHEME),) if root else ()
     return Receipt(
         v=ASSURED_LABEL,
         exchange=said.exchange,
@@ -136,7 +143,7 @@ def made(said: Said, terms: Terms, started: str, finished: str) -> Receipt:
         evidence_sha256=None,
         started=started,
         finished=finished,
-        assurances=(terms.assurance,),
+        assurances=(*traced, terms.assurance),
     )
 
 
@@ -159,7 +166,20 @@ def opened(envelope: bytes, key: PublicKey, said: Said | None, terms: Terms) -> 
         raise _differs("it is about another model")
     if assurance != terms.assurance:
         raise _differs("it promises something else")
+    traced(receipt, terms.identity)
     return receipt
+
+
+def traced(receipt: Receipt, identity: str) -> CommitAndAudit | None:
+    """Return what a receipt says of the answer's trace, if anything.
+
+    Raises:
+        ProofError: `proof.receipt-differs`: it is about another model, or a scheme that is not known.
+    """
+    found = receipt.assurance(CommitAndAudit)
+    if found and (found.identity, found.scheme) != (identity, SCHEME):
+        raise _differs("its trace is of another model or scheme")
+    return found
 
 
 def proven(answer_id: str, receipt: Receipt, identity: str, data: bytes) -> float:
@@ -176,13 +196,22 @@ def proven(answer_id: str, receipt: Receipt, identity: str, data: bytes) -> floa
         ParseError: It is no proof.
     """
     answer = Answer.parse(data)
+    return check_answer(answer, identity, agreed_for(answer_id, receipt, answer))
+
+
+def agreed_for(answer_id: str, receipt: Receipt, answer: Answer) -> Agreed | None:
+    """Return how the answer of a receipt was to be drawn, if this is that answer.
+
+    Raises:
+        ProofError: `proof.receipt-differs`: it is another one.
+    """
     agreed = None
     if drawn := answer.sampling or None:
         agreed = Agreed(drawn.temperature, drawn.nonce, commitment(drawn.seed))
     said = Said(answer_id, answer.prompt, answer.answer, agreed)
     if (said.exchange, *said.digests) != (receipt.exchange, receipt.request_sha256, receipt.response_sha256):
-        raise _differs("the proof is about another answer")
-    return check_answer(answer, identity, agreed)
+        raise _differs("it is about another answer than the one that is shown")
+    return agreed
 
 
 def _digest(label: bytes, answer_id: str, tokens: Sequence[int], drawn: bytes = b"") -> str:

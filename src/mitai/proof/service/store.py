@@ -60,6 +60,7 @@ create table if not exists sessions (
 create table if not exists seeds (commitment text primary key, seed blob not null, created real not null);
 """
 _ADD = "insert into answers (id, session, prompt, answer, receipt, created, sampling) values (?, ?, ?, ?, ?, ?, ?)"
+_WHOLE = "select prompt, answer, receipt, sampling from answers where id = ?"
 _LOOK = "select state, asked, began, length(prompt) + length(answer) from answers where id = ?"
 _AHEAD = "select count(*) from answers where state = 'proving' or (state = 'waiting' and asked < ?)"
 _LAST = "select seconds, length(prompt) + length(answer) from answers where state = 'done' order by asked desc limit 1"
@@ -151,10 +152,15 @@ class Store:
         Raises:
             RequestError: `proof.answer-unknown`.
         """
-        row = self._one("select prompt, answer, receipt from answers where id = ?", answer_id)
+        said, receipt, _ = self.whole(answer_id)
+        return said, receipt
+
+    def whole(self, answer_id: str) -> tuple[Said, bytes, Sampling | None]:
+        """Return an answer, its receipt, and how it was drawn; see `get`."""
+        row = self._one(_WHOLE, answer_id)
         if row is None:
             raise _unknown()
-        return Said(answer_id, _tokens(row[0]), _tokens(row[1])), row[2]
+        return Said(answer_id, _tokens(row[0]), _tokens(row[1])), row[2], _sampling(row[3])
 
     # ------------------------------------------------------------------ proofs
 
@@ -215,9 +221,7 @@ class Store:
             if row is None:
                 return None
             db.execute(_TAKE, (self._clock(), row[0]))
-        return Said(row[0], _tokens(row[1]), _tokens(row[2])), msgspec.msgpack.decode(row[3], type=Sampling) if row[
-            3
-        ] else None
+        return Said(row[0], _tokens(row[1]), _tokens(row[2])), _sampling(row[3])
 
     def done(self, answer_id: str, proof: bytes) -> None:
         """Keep a proof."""
@@ -411,6 +415,10 @@ def _places(answers: int, one_in: int) -> int:
 def _tokens(data: bytes) -> list[int]:
     tokens: list[int] = np.frombuffer(data, "<u4").tolist()
     return tokens
+
+
+def _sampling(data: bytes | None) -> Sampling | None:
+    return msgspec.msgpack.decode(data, type=Sampling) if data else None
 
 
 def _unknown() -> RequestError:
