@@ -267,6 +267,13 @@ def test_equations_hold_for_pads_if_they_do_for_numbers(seed: int) -> None:
         assert (found == equation.constant) == (false == field.ZERO)
 
 
+@pytest.mark.parametrize("uses", [-1, 4097, 1 << 70])
+def test_no_statement_has_uses_that_there_are_not(uses: int) -> None:
+    with pytest.raises(ProofError) as refused:
+        replace(proven().statement, uses=uses)
+    assert refused.value.code == "proof.statement-invalid"
+
+
 def test_hidden_numbers_have_no_value() -> None:
     equations = Equations()
     one = equations.message(K(5))

@@ -14,6 +14,7 @@ from mitai.proof.operation import Ints
 from mitai.proof.operations import Argmax, Constant, Input
 from mitai.proof.program import Program
 from mitai.proof.transcript import HASH_BYTES
+from mitai.proof.verify.hiding import MAX_USES
 
 HIDDEN_USES = {"hint": 1, "input": 2, "result": 2}  # what is kept is opened again when it is given
 
@@ -32,6 +33,9 @@ class Statement:
         kept: Root of the commitment to all results that are not public, likewise.
         uses: 0: the proof is a succinct one, which hides nothing. Else it is masked, and all commitments are hiding
             ones; that to weights serves so many proofs (docs/spec/proof-zk.md).
+
+    Raises:
+        ProofError: `proof.statement-invalid`: there are no such uses.
     """
 
     program: Program
@@ -42,6 +46,10 @@ class Statement:
     given: bytes | None = None
     kept: bytes | None = None
     uses: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.uses <= MAX_USES:
+            raise ProofError("proof.statement-invalid", f"a commitment serves 1 to {MAX_USES} proofs, or hides nothing")
 
     def uses_of(self, source: str) -> int:
         """Return how often a hiding commitment may be opened."""
