@@ -36,7 +36,6 @@ without trusting any machine.""",
 )
 _PREPARED = Annotated[Path, Parameter(help="A folder that `mitai proof prepare` made.")]
 _FILE = Annotated[Path, Parameter(help="An answer with its proof.")]
-MAX_INSPECTED = 1 << 26  # numbers in a stranger's program: a few seconds
 
 
 @app.command
@@ -240,6 +239,7 @@ def inspect(
     json: JsonFlag = False,
 ) -> None:
     """Show what an answer's file says of itself. Nothing of it is checked."""
+    from mitai.proof.card import MAX_INSPECTED
     from mitai.proof.cost import cost
 
     output = Output(json)

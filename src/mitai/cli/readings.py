@@ -9,9 +9,10 @@ import msgspec
 
 from mitai.cli.output import Output, data, printable
 from mitai.errors import MitaiError, ProofError
-from mitai.proof.card import ModelCard, family
+from mitai.proof.card import MAX_INSPECTED, ModelCard, family
 from mitai.proof.graph import Real
 from mitai.proof.models.bert import Bert
+from mitai.proof.models.blocks import written
 from mitai.proof.prepared import Prepared
 from mitai.proof.readings import Reading, check_reading, prove_reading
 
@@ -57,6 +58,12 @@ def inspect(output: Output, content: bytes) -> None:
     """Show what a file says of itself."""
     reading = Reading.parse(content)
     card = ModelCard.parse(reading.card)
+    if written(card.reader.config.num_hidden_layers, len(reading.text), 0) > MAX_INSPECTED:
+        raise ProofError(
+            "proof.card-too-large",
+            "the model is too large for its program to be written down for a card that nobody checked",
+            hint="mitai proof verify asks for the model's identity first",
+        )
     statement, meant = reading.statement()
     facts = {
         "model": card.identity,

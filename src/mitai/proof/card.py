@@ -32,6 +32,7 @@ from mitai.wire import parse_json
 LABEL = b"mitai proof model v1\0"
 MAX_CARD_BYTES = 4 << 20
 MAX_TOKENS = 4096  # of prompt and answer together
+MAX_INSPECTED = 1 << 26  # numbers in the program of a card that nobody checked: a few seconds
 
 Reach = Annotated[int, msgspec.Meta(ge=-64, le=62)]
 

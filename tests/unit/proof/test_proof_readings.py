@@ -101,3 +101,15 @@ def test_commands(bert, tmp_path, capsys):
     for words in (["--input", file], ["--temperature", "1"]):
         with pytest.raises(ProofError):
             run("proof", "ask", folder, "What?", *words)
+
+
+def test_a_strangers_card_is_looked_at_in_bounded_time(bert, tmp_path):
+    reading = bert[3]
+    card = ModelCard.parse(reading.card)
+    config = json.dumps(json.loads(card.config) | {"num_hidden_layers": 1 << 20})
+    (tmp_path / "file").write_bytes(
+        msgspec.structs.replace(reading, card=msgspec.structs.replace(card, config=config).encode()).encode()
+    )
+    with pytest.raises(ProofError) as refused:
+        app(["proof", "inspect", str(tmp_path / "file"), "--json"], result_action="return_value")
+    assert refused.value.code == "proof.card-too-large"

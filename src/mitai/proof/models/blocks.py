@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mitai.mpc import reproducible
 from mitai.proof.graph import MOST_FRACTION, Graph, Real, Tensor
-from mitai.proof.operation import Shape
+from mitai.proof.operation import MAX_TABLE, Shape
 
 COARSE = 4  # how many bits of fraction less than a word weights may have
 FINE = 15  # of fraction of weights, where it costs nothing
@@ -36,6 +36,11 @@ SCORE_FRACTION = 10
 FAR = 1 << 15  # what is hidden lies so far below, in steps of scores
 
 Mask = NDArray[np.bool_]
+
+
+def written(layers: int, n: int, size: int) -> int:
+    """Return about how many numbers a program of n tokens has in it: tables, masks and turns of all layers."""
+    return layers * (4 * MAX_TABLE + n * (n + size))
 
 
 def product(x: Tensor, name: str, shape: Shape, fraction: int) -> Tensor:

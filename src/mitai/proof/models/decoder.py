@@ -21,8 +21,7 @@ import numpy as np
 
 from mitai.mpc.models.arrays import Tensors
 from mitai.proof.graph import Graph, Real, Tensor
-from mitai.proof.models.blocks import NORM_FRACTION, attention, causal
-from mitai.proof.operation import MAX_TABLE
+from mitai.proof.models.blocks import NORM_FRACTION, attention, causal, written
 from mitai.proof.sampling import NOISE_BITS, NOISE_FRACTION
 
 Reveal = Literal["token", "logits", "all"]
@@ -123,8 +122,8 @@ class Decoder(ABC):
         return graph.output("cache", places.cache(), public=False) if keep else graph
 
     def written(self, n: int) -> int:
-        """Return about how many numbers a program of n tokens has in it: tables, masks and turns of all layers."""
-        return self.layers * (4 * MAX_TABLE + n * (n + self.head_size))
+        """Return about how many numbers a program of n tokens has in it."""
+        return written(self.layers, n, self.head_size)
 
     def measure(self, graph: Graph, n: int) -> Graph:
         """Write the program of n tokens with the logits of all places."""
