@@ -65,7 +65,7 @@ class Leaves:
     def over(hashes: NDArray[np.uint8]) -> Leaves:
         """Make a tree over hashes of columns (leaves, 32)."""
         salts = np.frombuffer(os.urandom(hashes.size), np.uint8).reshape(hashes.shape)
-        return Leaves(salts, tree_over(kernels.hashes(SALTED, np.concatenate([hashes, salts], axis=1))))
+        return Leaves(salts, tree_over(_salted(hashes, salts)))
 
     @property
     def root(self) -> bytes:
@@ -73,7 +73,15 @@ class Leaves:
         return self.levels[-1].tobytes()
 
     def show(self, transcript: Prover, places: Sequence[int], columns: Array) -> None:
-        """Say the columns at some places."""
+        """Say the columns at some places.
+
+        Raises:
+            ProofError: `proof.prepared-damaged`: these are others than were committed to, which may hide nothing.
+        """
+        if not np.array_equal(_salted(column_hashes(columns), self.salts[places]), self.levels[0][places]):
+            raise ProofError(
+                "proof.prepared-damaged", "the files of what is hidden do not belong together", hint="prepare it again"
+            )
         transcript.send("columns", columns)
         transcript.send_bytes("salts", self.salts[places].tobytes())
         send_paths(transcript, self.levels, places)
@@ -142,6 +150,19 @@ class HidingCommitment:
     def shape(self) -> HidingShape:
         """The matrix's shape."""
         return HidingShape.of(self.log, self.uses)
+
+    @property
+    def left(self) -> int:
+        """How often it may still be opened."""
+        return self.uses - self.spent
+
+    def require_left(self) -> None:
+        """Refuse before any work what `spend` would refuse after it.
+
+        Raises:
+            ProofError: `proof.uses-spent`.
+        """
+        _counted(self.uses - self.left, self.uses)
 
     def spend(self) -> None:
         """Count a use.
@@ -265,6 +286,11 @@ def prove_hidden(
         places = transcript.places("columns", HIDING_QUERIES, own.leaves)
         for each in (*them, one):
             each.show(transcript, places)
+
+
+def _salted(hashes: NDArray[np.uint8], salts: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the hashes of leaves, of their columns' hashes (leaves, 32)."""
+    return kernels.hashes(SALTED, np.concatenate([hashes, salts], axis=1))
 
 
 def _folded(rows: Array, weights: Array) -> Array:

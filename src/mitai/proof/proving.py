@@ -97,7 +97,13 @@ class Proof:
     run: Run
 
 
-def prove(program: Program, inputs: Mapping[str, Ints], weights: Weights, given: AnyCommitment | None = None) -> Proof:
+def prove(
+    program: Program,
+    inputs: Mapping[str, Ints],
+    weights: Weights,
+    given: AnyCommitment | None = None,
+    wanted: Mapping[str, Ints] | None = None,
+) -> Proof:
     """Run a program, and prove what came out; where weights are hidden, the proof hides all that is not public.
 
     Args:
@@ -105,11 +111,18 @@ def prove(program: Program, inputs: Mapping[str, Ints], weights: Weights, given:
         inputs: All inputs by name, those that are not public, too.
         weights: The model's.
         given: The commitment to inputs that are not public, such as an earlier proof's `kept`; made here by default.
+        wanted: Results that have to come out, by name; none by default.
 
     Raises:
-        ProofError: Inputs do not fit, or numbers leave their range: nothing is proven. `proof.uses-spent`.
+        ProofError: Inputs do not fit, or numbers leave their range, or `proof.answer-differs`: other results come out;
+            nothing is proven then, and no use of what hides weights is spent. `proof.uses-spent`.
     """
+    for commitment in (weights.commitment, given):
+        if isinstance(commitment, HidingCommitment):
+            commitment.require_left()
     run = program.run(inputs, weights.arrays)
+    if any(not np.array_equal(run.outputs[name], array) for name, array in (wanted or {}).items()):
+        raise ProofError("proof.answer-differs", "the model gives another answer, so this one can't be proven")
     private = [inputs[name] for name, entry in program.inputs.items() if not entry.public]
     results = [run.outputs[output.name] for output in program.outputs if not output.public]
     commitments = {

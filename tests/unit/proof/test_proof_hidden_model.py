@@ -63,6 +63,29 @@ def test_a_stored_commitment_serves_its_number_of_proofs(tmp_path: Path, code: b
     assert len((tmp_path / SPENT).read_bytes()) == USES
 
 
+def test_what_can_not_be_proven_takes_no_use_and_no_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = read(folder, PROGRAM, USES)
+    with pytest.raises(ProofError) as refused:
+        prove(PROGRAM, X, weights, wanted={"y": np.zeros((3, 4), np.int64)})
+    assert refused.value.code == "proof.answer-differs"
+    assert left(folder) == USES
+    (folder / SPENT).write_bytes(b"." * USES)
+    monkeypatch.setattr(Program, "run", None)
+    with pytest.raises(ProofError) as refused:
+        prove(PROGRAM, X, weights)
+    assert refused.value.code == "proof.uses-spent"
+
+
+@pytest.mark.parametrize("name", [MARGIN, SALTS])
+def test_what_was_not_committed_to_is_not_shown(tmp_path: Path, name: str) -> None:
+    write_weights(tmp_path, PROGRAM, lambda _: [np.arange(36) - 18])
+    write_commitment(tmp_path, PROGRAM, uses=USES, code=False)
+    np.save(tmp_path / name, np.zeros_like(np.load(tmp_path / name)))
+    with pytest.raises(ProofError) as refused:
+        prove(PROGRAM, X, read(tmp_path, PROGRAM, USES))
+    assert refused.value.code == "proof.prepared-damaged"
+
+
 def spend_and_die(folder: Path) -> None:
     commitment = read(folder, PROGRAM, USES).commitment
     assert isinstance(commitment, Counted)
