@@ -167,7 +167,8 @@ def answer(
     folder = client or home.proof_client
     with closing(Service(folder)) as service:
         found = audit_answer(service, Kept.parse(read_file(path)), _key(key), steps)
-    _tell(output, found.committed, found.report, began, folder)
+    words = folder if (folder / "tokenizer.json").exists() else None
+    _tell(output, found.committed, found.report, began, words)
 
 
 def _tell(output: Output, committed: Committed, report: Report, began: float, tokenizer: Path | None) -> None:

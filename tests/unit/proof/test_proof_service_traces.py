@@ -256,7 +256,7 @@ def test_a_trace_that_takes_too_long_is_too_large_or_fails_ends(tmp_path, prepar
     store, none = Store(tmp_path / "state", service.config), msgspec.structs.replace(service.config, trace_mib=0)
     traces = shown.Traces(Prepared.open(prepared), store, KEY.public, none)
     with pytest.raises(MitaiError) as large:
-        traces._parts(one.id, b"all")
+        traces._parts(traces.committed(one.id), b"all")
     assert (large.value.code, large.value.status) == ("proof.trace-too-large", 400)
     store.close()
 

@@ -34,13 +34,13 @@ from mitai.bodies import PLAIN, bounded
 from mitai.client.chat import refusal
 from mitai.errors import MitaiError, ParseError, ProofError
 from mitai.identity import PublicKey
-from mitai.ledger.assurance import Sample
+from mitai.ledger.assurance import CommitAndAudit, Sample
 from mitai.ledger.entry import Digest, Name
 from mitai.ledger.receipt import MAX_RECEIPT_BYTES, Receipt
 from mitai.mpc.text import end_tokens, read_tokenizer
 from mitai.proof.answer import MAX_ANSWER_BYTES, Tokens
 from mitai.proof.sampling import SEED_BYTES, Agreed
-from mitai.proof.service.receipts import DRAW_HEADER, HEADER, Promise, Said, Terms, opened, traced
+from mitai.proof.service.receipts import DRAW_HEADER, HEADER, Promise, Said, Terms, opened
 from mitai.serve.engine import Sampling as Wish
 from mitai.serve.prompts import Prompts
 from mitai.serve.text import Telling
@@ -231,7 +231,7 @@ class Service:
         reply = parse_json(content, Replied, _MAX_REPLY_BYTES, _MALFORMED, message)
         said = Said(answer_id, reply.prompt, reply.answer, wanted.agreed)
         receipt = opened(reply.envelope, self.key, said, self.terms(wanted.promise, wanted.sample))
-        if not self.offer.unaudited and traced(receipt, self.offer.identity) is None:
+        if not self.offer.unaudited and receipt.assurance(CommitAndAudit) is None:
             raise _differs("its receipt has no root of the answer's trace")
         if list(reply.prompt) != list(prompt):
             raise _differs("its receipt is about another question")

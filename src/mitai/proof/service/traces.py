@@ -85,20 +85,21 @@ class Traces:
         Raises:
             RequestError: There is no such answer, or no such challenge; or too many auditors (`proof.traces-busy`).
         """
+        committed = await anyio.to_thread.run_sync(self.committed, answer_id)  # strangers take nobody's place
         if not self._free:
             raise RequestError("proof.traces-busy", "other traces are being shown", status=429, hint="ask again later")
         self._free -= 1
         try:
-            parts = await anyio.to_thread.run_sync(self._parts, answer_id, challenge)
+            parts = await anyio.to_thread.run_sync(self._parts, committed, challenge)
         except BaseException:
             self._release()
             raise
         return _Shown(parts, self._config.trace_s, self._release)
 
-    def _parts(self, answer_id: str, challenge: bytes) -> Iterator[bytes]:
+    def _parts(self, committed: Committed, challenge: bytes) -> Iterator[bytes]:
         try:
             asked = None if challenge == ALL else Challenge.parse(challenge)
-            return respond(self._prepared, self.committed(answer_id), asked, self._config.trace_mib << 20)
+            return respond(self._prepared, committed, asked, self._config.trace_mib << 20)
         except (ParseError, ProofError) as error:
             hint = "ask for fewer steps" if error.code == "proof.trace-too-large" else error.hint
             raise RequestError(error.code, error.message, hint=hint) from None
