@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from mitai.cli.output import Output, data
+from mitai.cli.output import Output, data, security
 from mitai.errors import ParseError, ProofError
 from mitai.proof.graph import Real
 from mitai.proof.nets import NetCard, NetResult, Numbers, PreparedNet, check_net, prepare_net
@@ -73,7 +73,7 @@ def verify(output: Output, content: bytes, identity: str) -> None:
     began = time.monotonic()
     bits, numbers = check_net(NetResult.parse(content), identity)
     took = time.monotonic() - began
-    output.say(f"[green]✔[/] this net says so; checked in {took:.2f} s, with {bits:.0f} bits of security\n")
+    output.say(f"[green]✔[/] this net says so; checked in {took:.2f} s, with {security(bits)}\n")
     shown = _shown(numbers)
     for name, value in shown.items():
         output.say(f"{name}: {value}")

@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from rich.text import Text
 
 # C0 (but tab and newline), DEL and C1 controls, and what turns the direction of the text around it.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+USUAL_BITS = 100
 
 
 def printable(text: str) -> str:
@@ -151,6 +153,12 @@ class _Bytes(DownloadColumn):
 
 def _one_line(text: str) -> str:
     return " ".join(printable(text).split("\n")).replace("\t", " ")
+
+
+def security(bits: float) -> str:
+    """Return how hard a check is to deceive, and say so where that is less than is usual."""
+    less = "" if bits >= USUAL_BITS else f", fewer than {USUAL_BITS}, as it is a long computation"
+    return f"{math.floor(bits)} bits of security{less}"
 
 
 def plural(number: int, one: str, many: str) -> str:

@@ -17,7 +17,7 @@ from cyclopts import App, Parameter
 
 from mitai.cli.capsule import CapsuleOption, OwnerOption, read_manifest
 from mitai.cli.options import JsonFlag, Positive
-from mitai.cli.output import Output, data, printable
+from mitai.cli.output import Output, data, printable, security
 from mitai.errors import ProofError
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def verify(
     began = time.monotonic()
     bits = check_answer(answer, identity, agreed_on(temperature, nonce, commitment))
     took = time.monotonic() - began
-    output.say(f"[green]✔[/] this model answers so; checked in {took:.1f} s, with {bits:.0f} bits of security\n")
+    output.say(f"[green]✔[/] this model answers so; checked in {took:.1f} s, with {security(bits)}\n")
     shown = _shown(answer, card, tokenizer)
     for name, value in shown.items():
         output.say(f"{name}: {data(printable(str(value)))}")

@@ -13,7 +13,7 @@ import msgspec
 
 from mitai.cli.chat import Talk
 from mitai.cli.evidence import read_file
-from mitai.cli.output import Output, data, marked, plural
+from mitai.cli.output import Output, data, marked, plural, security
 from mitai.client import chat as chats
 from mitai.errors import MitaiError, ProofError
 from mitai.fleet import platform as platforms
@@ -189,7 +189,7 @@ class ProvenTalk(Talk):
             return {"receipt": name, "proven": None}
         bits = self._fetch(given.said.id, given)
         self.out.note(
-            f"✔ proven: this model gives this answer ({bits:.0f} bits); receipt {name} (check it: mitai receipt)"
+            f"✔ proven: this model gives this answer ({security(bits)}); receipt {name} (check it: mitai receipt)"
         )
         return {"receipt": name, "proven": True, "bits": round(bits, 1)}
 
@@ -245,7 +245,7 @@ def receipt(out: Output, path: Path, folder: Path) -> None:
         ("tokens", f"{found.usage.prompt_tokens} in, {found.usage.completion_tokens} out"),
         ("time", f"{found.started} to {found.finished}"),
         ("promised proof", f"{assurance.promise}{sample}"),
-        ("proof", f"{proof}, {bits:.0f} bits" if bits else "none is kept here"),
+        ("proof", f"{proof}, {security(bits)}" if bits else "none is kept here"),
         ("trace", f"root {trace.trace}; see: mitai proof audit-answer" if trace else "none was committed to"),
     ]
     out.table(("", ""), rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from mitai.cli.output import Output, data, printable
+from mitai.cli.output import Output, data, printable, security
 from mitai.errors import MitaiError, ProofError
 from mitai.proof.card import MAX_INSPECTED, ModelCard, family
 from mitai.proof.graph import Real
@@ -48,7 +48,7 @@ def verify(output: Output, content: bytes, identity: str) -> None:
     began = time.monotonic()
     bits, meant = check_reading(reading, identity)
     took = time.monotonic() - began
-    output.say(f"[green]✔[/] this model reads so; checked in {took:.1f} s, with {bits:.0f} bits of security\n")
+    output.say(f"[green]✔[/] this model reads so; checked in {took:.1f} s, with {security(bits)}\n")
     shown = {"text": list(reading.text), **_shown(ModelCard.parse(reading.card), meant)}
     _say(output, shown)
     output.result({"verdict": "holds", "bits": round(bits, 1), "model": identity, **shown})

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from mitai.cli.output import Output, _Bytes, data, marked, plural, printable, to_json
+from mitai.cli.output import Output, _Bytes, data, marked, plural, printable, security, to_json
 from mitai.ledger.entry import PartyRegistered
 
 STEERING = ["\x1b[2J", "\x1b]52;c;aGk=\x07", "\x9b31m", "\r", "\x08", "\x7f", "\u202e", "\u2066"]
@@ -82,6 +82,11 @@ def test_a_simulated_platform_says_so_beside_the_result(capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.count("SIMULATED") == 1
+
+
+def test_less_security_than_is_usual_is_said():
+    assert security(100.9) == "100 bits of security"
+    assert security(99.9).startswith("99 bits of security, fewer than 100")
 
 
 def test_one_is_singular():
