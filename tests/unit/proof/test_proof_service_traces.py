@@ -6,9 +6,11 @@ import base64
 import json
 import threading
 import time
+from dataclasses import replace
 
 import httpx2
 import msgspec
+import numpy as np
 import pytest
 
 from mitai.cli.commands import app
@@ -187,6 +189,18 @@ def test_a_root_that_is_signed_for_another_answer_is_refused(here, key, kept):
     )
     lie = msgspec.structs.replace(kept[0], envelope=signed)
     assert refused(audit_answer, service, lie, key) == "proof.trace-refuted"
+
+
+def test_a_service_that_answers_with_other_weights_is_caught(tmp_path, prepared, key, monkeypatch):
+    model = Prepared.open(prepared)
+    arrays = {name: np.roll(one, 1, axis=0) if "down" in name else one for name, one in model.weights.arrays.items()}
+    assert any(one is not model.weights.arrays[name] for name, one in arrays.items())
+    other = replace(model, weights=replace(model.weights, arrays=arrays))
+    monkeypatch.setattr(Prepared, "open", lambda _: other)
+    with running(tmp_path, prepared) as service:
+        assert (
+            refused(audit_answer, service.service(), keep(fetch(service, ask(service))), key) == "proof.weights-refuted"
+        )
 
 
 def test_an_audit_is_of_what_the_auditor_knows(here, key, kept):
