@@ -72,6 +72,10 @@ class Commitment:
         """The log of the array's size."""
         return self.elements.log
 
+    def again(self) -> bytes:
+        """Return the root, computed again from the elements."""
+        return commit(self.elements, lambda _: None).root
+
     def columns(self, places: Sequence[int]) -> Array:
         """Return the encoded columns at some places, (places, rows)."""
         return columns_of(self.code, self.elements, self.elements.shape, places)

@@ -151,6 +151,11 @@ class HidingCommitment:
         """The matrix's shape."""
         return HidingShape.of(self.log, self.uses)
 
+    def again(self) -> bytes:
+        """Return the root, computed again from elements, margin and salts."""
+        hashes, _ = encoded(self.elements, self.shape, self.margin, lambda _: None, lambda *_: None)
+        return tree_over(_salted(hashes, self.leaves.salts))[-1].tobytes()
+
     @property
     def left(self) -> int:
         """How often it may still be opened."""

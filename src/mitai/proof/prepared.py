@@ -27,7 +27,9 @@ import numpy as np
 
 from mitai.errors import MpcError, ProofError
 from mitai.mpc.models.arrays import Tensors
+from mitai.proof import kernels
 from mitai.proof.card import ModelCard, family
+from mitai.proof.elements import pieces
 from mitai.proof.graph import Graph, Real
 from mitai.proof.models.bert import Bert
 from mitai.proof.models.calibration import calibrate, sample
@@ -45,6 +47,7 @@ from mitai.proof.stored import (
     write_commitment,
     write_weights,
 )
+from mitai.proof.verify.layout import Layout
 
 CARD = "card.json"
 TOKENIZER = (
@@ -169,6 +172,8 @@ def card_of(files: Mapping[str, bytes], samples: Sequence[Sequence[int]]) -> Mod
 def check_prepared(prepared: Prepared, model: Path) -> None:
     """Check that what was prepared is the model in a Hugging Face folder: configuration, tokenizer, all weights.
 
+    The weights have to be behind the card's root as well, which takes as long as committing to them.
+
     Raises:
         ProofError: `proof.prepared-differs`.
         MitaiError: The folder can't be read.
@@ -181,12 +186,30 @@ def check_prepared(prepared: Prepared, model: Path) -> None:
         [whole] = graph.quantised([(name, array)]).values()
         same = same and np.array_equal(whole, prepared.weights.arrays[name])
         left.discard(name)
-    if not same or left:
+    if not same or left or not are_committed(prepared):
         raise ProofError(
             "proof.prepared-differs",
             f"what was prepared in {prepared.folder} is another model than {model}",
             hint="prepare this one: mitai proof prepare",
         )
+
+
+def are_committed(prepared: Prepared) -> bool:
+    """Return whether the weights are those behind the card's root, which is computed again.
+
+    The files say so of themselves (`Prepared.open`), and may be damaged, or somebody else's. They may be larger than
+    memory.
+    """
+    commitment, arrays = prepared.weights.commitment, prepared.weights.arrays
+    if commitment is None or commitment.again().hex() != prepared.card.weights:
+        return False
+    weights = prepared.card.declared.weights
+    at, layout = 0, Layout.of([weight.shape for weight in weights.values()])
+    for piece in pieces([arrays[name] for name in weights], layout):
+        if not np.array_equal(kernels.residues(piece), commitment.elements.part(at, at + len(piece))):
+            return False
+        at += len(piece)
+    return True
 
 
 def _tokenizer(model: Path) -> str:

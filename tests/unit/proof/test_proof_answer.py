@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import types
+from dataclasses import replace
 from types import SimpleNamespace
 
 import msgspec
@@ -19,7 +20,10 @@ from mitai.fleet.home import Home
 from mitai.ledger.receipt import CapsuleRef
 from mitai.proof.answer import Answer, check_answer, generate, prove_answer
 from mitai.proof.card import ModelCard
+from mitai.proof.commitment import commit
+from mitai.proof.hiding import commit_hiding
 from mitai.proof.prepared import CARD, Prepared, check_prepared, prepare
+from mitai.proof.proving import Weights
 from mitai.proof.sampling import Agreed, Sampling, commitment
 from mitai.proof.stored import CODE
 from proof_service_rig import tiny_model
@@ -217,6 +221,23 @@ def test_what_was_prepared_is_the_model(model, prepared, tmp_path):
         assert refused.value.code == "proof.prepared-differs"
         if text is not None:
             shutil.copyfile(model / name, other / name)
+
+
+@pytest.mark.parametrize("uses", [0, 2])
+def test_what_was_prepared_is_behind_the_root(model, prepared, uses):
+    elements = prepared.weights.commitment.elements
+    numbers = elements.part(0, 1 << elements.log).copy()
+    for flip in (0, 1):
+        numbers[0] ^= flip
+        made = commit_hiding(numbers, uses) if uses else commit(numbers)
+        card = msgspec.structs.replace(prepared.card, weights=made.root.hex(), uses=uses or msgspec.UNSET)
+        own = replace(prepared, card=card, weights=Weights(prepared.weights.arrays, made, uses))
+        if not flip:
+            check_prepared(own, model)
+            continue
+        with pytest.raises(ProofError) as refused:
+            check_prepared(own, model)
+        assert refused.value.code == "proof.prepared-differs"
 
 
 def test_receipts_and_proofs_name_the_same_model(model, prepared, answer, run, tmp_path, monkeypatch):

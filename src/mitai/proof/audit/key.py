@@ -19,16 +19,12 @@ import msgspec
 import numpy as np
 
 from mitai.errors import ParseError, ProofError
-from mitai.proof import field, kernels
+from mitai.proof import field
 from mitai.proof.audit.freivalds import projected, vector
 from mitai.proof.audit.plan import Plan, Product
-from mitai.proof.commitment import Commitment, commit
-from mitai.proof.elements import pieces
 from mitai.proof.field import Array
 from mitai.proof.operation import Ints, signed, wide
-from mitai.proof.prepared import Prepared
-from mitai.proof.program import Program
-from mitai.proof.verify.layout import Layout
+from mitai.proof.prepared import Prepared, are_committed
 
 MAX_KEY_BYTES = 1 << 31
 WORD = 8
@@ -124,26 +120,11 @@ def make_key(prepared: Prepared) -> AuditKey:
             hint="prepare it without --zk",
         )
     program = prepared.card.program(1, 1)
-    if not _are_committed(prepared, program):
+    if not are_committed(prepared):
         raise ProofError(
             "proof.prepared-damaged", "the weights are not those that the model's card names", hint="prepare it again"
         )
     return key_of(prepared.card.identity, Plan.of(program), prepared.weights.arrays)
-
-
-def _are_committed(prepared: Prepared, program: Program) -> bool:
-    """Compute the root again, and compare what it is of with the weights; both may be larger than memory."""
-    commitment, arrays = prepared.weights.commitment, prepared.weights.arrays
-    if not isinstance(commitment, Commitment):
-        return False
-    if commit(commitment.elements, lambda _: None).root.hex() != prepared.card.weights:
-        return False
-    at, layout = 0, Layout.of([weight.shape for weight in program.weights.values()])
-    for piece in pieces([arrays[name] for name in program.weights], layout):
-        if not np.array_equal(kernels.residues(piece), commitment.elements.part(at, at + len(piece))):
-            return False
-        at += len(piece)
-    return True
 
 
 def key_of(model: str, plan: Plan, weights: Mapping[str, Ints]) -> AuditKey:
