@@ -32,7 +32,7 @@ from mitai.proof.card import ModelCard, family
 from mitai.proof.elements import pieces
 from mitai.proof.graph import Graph, Real
 from mitai.proof.models.bert import Bert
-from mitai.proof.models.calibration import calibrate, sample
+from mitai.proof.models.calibration import calibrate, sample, weight_reaches
 from mitai.proof.models.decoder import Decoder
 from mitai.proof.program import Program
 from mitai.proof.proving import Weights, commit_weights
@@ -184,6 +184,7 @@ def check_prepared(prepared: Prepared, model: Path) -> None:
     graph = program.measure(Graph(card.reaches), 1)
     for name, array in program.arrays(Tensors(model)) if same else ():
         [whole] = graph.quantised([(name, array)]).values()
+        same = same and card.reaches[name] == weight_reaches({name: array})[name]  # else all could be rounded away
         same = same and np.array_equal(whole, prepared.weights.arrays[name])
         left.discard(name)
     if not same or left or not are_committed(prepared):

@@ -18,12 +18,14 @@ from mitai.cli.user import proof_identity
 from mitai.errors import CapsuleError, ClientError, MitaiError, ParseError, ProofError
 from mitai.fleet.home import Home
 from mitai.ledger.receipt import CapsuleRef
+from mitai.mpc.models.arrays import Tensors
 from mitai.proof.answer import Answer, check_answer, generate, prove_answer
 from mitai.proof.card import ModelCard
 from mitai.proof.commitment import commit
 from mitai.proof.hiding import commit_hiding
+from mitai.proof.models.calibration import quantise
 from mitai.proof.prepared import CARD, Prepared, check_prepared, prepare
-from mitai.proof.proving import Weights
+from mitai.proof.proving import Weights, commit_weights
 from mitai.proof.sampling import Agreed, Sampling, commitment
 from mitai.proof.stored import CODE
 from proof_service_rig import tiny_model
@@ -238,6 +240,17 @@ def test_what_was_prepared_is_behind_the_root(model, prepared, uses):
         with pytest.raises(ProofError) as refused:
             check_prepared(own, model)
         assert refused.value.code == "proof.prepared-differs"
+
+
+def test_what_was_prepared_is_not_rounded_away(model, prepared):
+    known = prepared.card.reaches
+    reaches = known | {name: known[name] + 8 for name in prepared.weights.arrays}
+    arrays = quantise(prepared.card.model, reaches, dict(prepared.card.model.arrays(Tensors(model))))
+    weights = commit_weights(prepared.card.declared, arrays)
+    card = msgspec.structs.replace(prepared.card, reaches=reaches, weights=weights.root.hex())
+    with pytest.raises(ProofError) as refused:
+        check_prepared(replace(prepared, card=card, weights=weights), model)
+    assert refused.value.code == "proof.prepared-differs"
 
 
 def test_receipts_and_proofs_name_the_same_model(model, prepared, answer, run, tmp_path, monkeypatch):
