@@ -127,6 +127,8 @@ def rerun(
         if len(each.kept.answers) != len(asked.prompts) * asked.n:
             raise ClientError("client.kept-malformed", "there are more or fewer answers than were asked for")
         known = Fingerprints.decode(each.fingerprints).choices if each.fingerprints is not None else None
+        if known is not None and len(known) != len(each.kept.answers):
+            raise ClientError("client.fingerprints-differ", "there are fingerprints of another number of answers")
         tokens = equal = drawn = 0
         margin = 0.0
         for at, said in enumerate(each.kept.answers):

@@ -401,6 +401,20 @@ def test_kept_answers_that_were_changed(kept, model_folders, tmp_path):
         commands.fingerprint((path,), model=model_folders["qwen2"], policy=policy)
 
 
+def test_fingerprints_of_fewer_answers(kept, llama_folder, monkeypatch):
+    policy, (path, _) = kept
+    answer = KeptAnswer.decode(path.read_bytes())
+    request = json.loads(bytes(answer.request)) | {"n": 2}
+    twice = msgspec.structs.replace(
+        answer, answers=answer.answers * 2, request=msgspec.Raw(json.dumps(request).encode())
+    )
+    promised = commands._Checked("x", twice, answer.fingerprints, None)  # as a replica could sign it
+    monkeypatch.setattr(commands, "_checked", lambda *_: [promised])
+    for command in (commands.fingerprint, commands.rerun):
+        with pytest.raises(ClientError, match=r"client\.fingerprints-differ"):
+            command((path,), model=llama_folder, policy=policy)
+
+
 def test_a_receipt_without_fingerprints(kept):
     policy, (path, _) = kept
     answer = KeptAnswer.decode(path.read_bytes())
