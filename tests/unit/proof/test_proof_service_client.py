@@ -245,6 +245,14 @@ def test_a_session_that_says_something_else_is_refused(here, sampled):
         assert (name, refused.value.code) == (name, code)
 
 
+def test_an_id_is_no_path(sampled):
+    file = sampled[0].file
+    for fields in ({"session": "../proofs/x"}, {"receipts": (Entry(b"", "x?y"),)}):
+        with pytest.raises(MitaiError) as refused:
+            SessionFile.parse(msgspec.structs.replace(file, **fields).encode())
+        assert refused.value.code == "proof.session-malformed"
+
+
 def test_a_service_that_says_other_draws_is_caught(here, tmp_path):
     service = here.service()
     session = Sampled.begin(service, 2, 4, tmp_path)
@@ -261,7 +269,13 @@ def test_a_service_that_says_other_draws_is_caught(here, tmp_path):
 def test_a_kept_receipt_is_read_strictly():
     kept = Kept(key=KEY.public.raw, envelope=b"{}", id="x")
     assert Kept.parse(kept.encode()) == kept
-    for bad in (b"", b"{}", kept.encode().replace(b"v1", b"v2"), kept.encode()[:-2] + b', "more": 1}'):
+    for bad in (
+        b"",
+        b"{}",
+        kept.encode().replace(b"v1", b"v2"),
+        kept.encode()[:-2] + b', "more": 1}',
+        kept.encode().replace(b'"x"', b'"../x"'),
+    ):
         with pytest.raises(MitaiError) as refused:
             Kept.parse(bad)
         assert refused.value.code == "proof.receipt-malformed"

@@ -40,6 +40,7 @@ ANSWER_LABEL, SALT_LABEL = b"mitai proof tokens v1\0", b"mitai proof trace salt 
 HEADER, DRAW_HEADER = "mitai-proof", "mitai-draw"  # of a request: what becomes of its answer
 
 Promise = Literal["follows", "on-demand", "sampled"]
+AnswerId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]{0,64}\Z")]  # it becomes a part of addresses
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     v: Literal["mitai proof receipt v1"] = "mitai proof receipt v1"
     key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     envelope: Annotated[bytes, msgspec.Meta(max_length=MAX_RECEIPT_BYTES)]
-    id: Annotated[str, msgspec.Meta(max_length=64)]
+    id: AnswerId
 
     def encode(self) -> bytes:
         """Return the JSON form."""

@@ -34,7 +34,7 @@ from mitai.ledger.entry import Digest, Name
 from mitai.ledger.lots import SEED_BYTES, Lots
 from mitai.ledger.receipt import MAX_RECEIPT_BYTES, Receipt, receipt_sha256
 from mitai.proof.service.client import Given, Service, Wanted
-from mitai.proof.service.receipts import Terms, exchange_of, opened, proven
+from mitai.proof.service.receipts import AnswerId, Terms, exchange_of, opened, proven
 from mitai.wire import parse_json
 
 MAX_SESSION_BYTES = 16 << 20
@@ -46,7 +46,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A receipt, and its answer's id where that is told."""
 
     envelope: Annotated[bytes, msgspec.Meta(max_length=MAX_RECEIPT_BYTES)]
-    id: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    id: AnswerId = ""
 
     @property
     def digest(self) -> str:
@@ -70,7 +70,7 @@ class SessionFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """
 
     v: Literal["mitai proof session v1"] = "mitai proof session v1"
-    session: Annotated[str, msgspec.Meta(max_length=64)]
+    session: AnswerId
     model: Name
     identity: Digest
     key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -113,7 +113,7 @@ class SessionFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class _Opened(msgspec.Struct, frozen=True):
-    id: str
+    id: AnswerId
     answers: int
 
 
