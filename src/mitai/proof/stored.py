@@ -146,6 +146,8 @@ def read(folder: Path, program: Program, uses: int = 0) -> Weights:
         raise ValueError("files of another model")
     arrays = _arrays(folder, program)
     if not uses:
+        if (folder / SPENT).exists():  # the sizes alone may be those of a model that nothing hides
+            raise ValueError("files of a model that proofs have to hide")
         return Weights(arrays, Commitment(levels[-1].tobytes(), elements, levels, code))
     (folder / SPENT).stat()
     hiding = HidingShape.of(layout.log, uses)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mitai.errors import ProofError
-from mitai.proof.operations import Input, MatMul, Weight
+from mitai.proof.operations import Input, MatMul, Sum, Weight
 from mitai.proof.program import Output, Program
 from mitai.proof.proving import Weights, prove
 from mitai.proof.stored import CODE, MARGIN, SALTS, SPENT, Counted, read, write_commitment, write_weights
@@ -121,6 +121,16 @@ def test_without_its_count_nothing_is_proven(folder: Path) -> None:
     with pytest.raises(ProofError) as refused:
         left_of(weights)
     assert refused.value.code == "proof.uses-uncounted"
+
+
+def test_what_is_hidden_is_never_read_as_what_is_not(tmp_path: Path) -> None:
+    size = 128  # so that a code has as many rows and columns as one that hides nothing
+    program = Program((Weight(name="w", shape=(size, size), bits=8), Sum(a=0, axis=1)), ())
+    write_weights(tmp_path, program, lambda _: [np.zeros(size * size, np.int64)])
+    write_commitment(tmp_path, program, uses=1)
+    assert read(tmp_path, program, 1).uses == 1
+    with pytest.raises(ValueError, match="hide"):
+        read(tmp_path, program, 0)
 
 
 @pytest.mark.parametrize("name", [MARGIN, SALTS])
