@@ -163,7 +163,7 @@ ASK = {"model": "demo", "messages": [{"role": "user", "content": "a private ques
 
 
 def assert_nothing_in_the_clear(backend):
-    for text in ("private question", "key-of-the-user", "chat/completions", "fid", "密态"):
+    for text in ("private question", "key-of-the-user", "chat/completions", "ential", "密态"):
         assert text.encode() not in backend.wire_bytes
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -99,8 +101,10 @@ class Sides:
 
     @staticmethod
     def _free():
-        with listening(Address("127.0.0.1", 0)) as server:
-            return server.getsockname()[1]
+        while True:  # below the ports that the system gives to whoever connects
+            port = secrets.choice(range(15000, 32000))
+            with suppress(MpcError), listening(Address("127.0.0.1", port)):
+                return port
 
     def _run(self, role, work):
         try:
