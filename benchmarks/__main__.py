@@ -19,7 +19,7 @@ SEVERAL = {
     "broker": ["broker", "broker_failover", "broker_rotation"],
     "channel": ["channel", "throughput"],
     "mpc": ["mpc_kernels", "mpc", "mpc_distill"],
-    "proof": ["proof", "proof_models", "proof_audit", "proof_zk", "proof_growth"],
+    "proof": ["proof", "proof_models", "proof_audit", "proof_zk", "proof_growth", "proof_bits"],
     "train": ["train", "transcript"],
     "serve": ["serve", "serve_adapter", "serve_fingerprints"],
 }  # groups whose rows come from several modules

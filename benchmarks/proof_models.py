@@ -123,13 +123,18 @@ def one(name: str) -> None:
         decoder(f"proof-{name}", model)
 
 
-def network(name: str) -> None:
+def small(name: str) -> tuple[Program, dict[str, Ints], dict[str, Ints]]:
+    """Return a net's program, inputs and weights."""
     write, shape = NETS[name]
     arrays = random_weights(write(Graph(Everywhere())).program())
-    x = RNG.integers(0, 4096, shape)
-    graph = write(Graph(calibrate(arrays, [(write, {"x": x})]), word=WORD))
-    weights = commit_weights(graph.program(), graph.quantised(arrays.items()))
-    samples, more, _ = proven(graph.program(), {"x": x}, weights)
+    inputs = {"x": RNG.integers(0, 4096, shape)}
+    graph = write(Graph(calibrate(arrays, [(write, inputs)]), word=WORD))
+    return graph.program(), inputs, graph.quantised(arrays.items())
+
+
+def network(name: str) -> None:
+    program, inputs, arrays = small(name)
+    samples, more, _ = proven(program, inputs, commit_weights(program, arrays))
     memory = memory_mb()
     peer, seconds, megabytes = ezkl(name)
     row(name, samples, "s", peer=peer, peer_samples=[seconds], **more)

@@ -8,7 +8,8 @@ Rows:
 - `web-ttft-ms`: milliseconds that the sealed channel adds to the first token in the page, over the same engine in
   plaintext HTTP, in turn; both servers are those of `benchmarks.throughput`.
 - `web-proof-verify-ms`: milliseconds in the page to check an answer of the demo model with its proof. Beside it
-  `mitai.proof.answer.check_answer` in Python on the same file, in turn.
+  `mitai.proof.answer.check_answer` in Python on the same file, in turn. `web-proof-zk-verify-ms`: with proofs that
+  hide the weights, one of so many `uses`.
 - `web-weight-kb`: thousands of bytes, headers included, that servers send for the first visit of the chat, all of it:
   page, evidence, list of models, service worker and what that keeps for offline use. `script_kb` is the chat's script
   alone, `console_kb` all that a first visit of the console loads.
@@ -70,6 +71,7 @@ TTFT_PAIRS = 60
 PROOFS = 7
 PROOF_PROMPT = [1, 362, 201, 532, 464, 322, 33, 2, 201, 1, 369, 201]  # "Who are you?" in the demo model's template
 PROOF_TOKENS = 12
+PROOF_USES = (64, 1000)  # what `mitai proof prepare --zk` has unless asked, and many
 
 
 class Browser:
@@ -194,9 +196,9 @@ def verification(browser: Browser, machine: Machine) -> None:
 # ---------------------------------------------------------------------------------------------------------------- proof
 
 
-def proof(browser: Browser, folder: Path) -> None:
-    """Measure `web-proof-verify-ms`."""
-    card = prepare(demo_model.path(), [PROOF_PROMPT, list(range(100, 140))], folder)
+def proof(browser: Browser, folder: Path, uses: int = 0) -> None:
+    """Measure `web-proof-verify-ms`; with uses `web-proof-zk-verify-ms`."""
+    card = prepare(demo_model.path(), [PROOF_PROMPT, list(range(100, 140))], folder, uses=uses)
     prepared = Prepared.open(folder)
     answer = prove_answer(prepared, PROOF_PROMPT, generate(prepared, PROOF_PROMPT, PROOF_TOKENS, lambda _: True))
     encoded = answer.encode()
@@ -212,12 +214,13 @@ def proof(browser: Browser, folder: Path) -> None:
             ours.append(found["ms"])
             theirs.append(seconds * 1e3)
     row(
-        "web-proof-verify-ms",
+        "web-proof-zk-verify-ms" if uses else "web-proof-verify-ms",
         ours,
         "ms",
         peer="mitai.proof.answer.check_answer in Python",
         peer_samples=theirs,
         tokens=len(answer.prompt) + len(answer.answer),
+        uses=uses,
         file_kb=round(len(encoded) / 1e3, 1),
         bits=round(bits, 1),
         chromium=browser.version,
@@ -351,6 +354,8 @@ def main() -> int:
             machine = Machine.make(Path(folder))
             verification(browser, machine)
             proof(browser, Path(folder) / "prepared")
+            for uses in PROOF_USES:
+                proof(browser, Path(folder) / f"hidden-{uses}", uses)
             weight(browser, machine)
             first_token(browser, Path(folder) / "model")
     finally:

@@ -29,6 +29,7 @@ from mitai.proof.service.worker import work
 
 IDENTITY, NAME = "ab" * 32, "tiny"
 KEY = Identity.from_seed(bytes(32))
+STATE_KEY = bytes(range(32))
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 TIME = "2026-01-01T00:00:00Z"
 WIDTH, INNER, WORDS = 16, 24, 2560
@@ -101,7 +102,7 @@ class Running:
     def worker(self) -> Iterator[None]:
         """Prove while this lasts."""
         stop = threading.Event()
-        thread = threading.Thread(target=work, args=(self.config, stop))
+        thread = threading.Thread(target=work, args=(self.config, STATE_KEY, stop))
         thread.start()
         try:
             yield
@@ -123,7 +124,7 @@ def running(folder: Path, prepared: Path, **changes: object) -> Iterator[Running
     for name in (*TOKENIZER, "config.json"):
         shutil.copyfile(prepared / name, client / name)
     own = config(folder, prepared, **changes)
-    transport = Local(create_service(own))
+    transport = Local(create_service(own, STATE_KEY))
     try:
         yield Running(folder, own, transport, identity)
     finally:

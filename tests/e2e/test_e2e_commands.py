@@ -105,6 +105,7 @@ def test_the_ledger_holds_and_every_entry_is_proven(running):
     assert running.mitai("ledger", "checkpoint", "--json").fields["size"] >= report["size"]
 
 
+@pytest.mark.slow
 def test_a_witness_that_did_not_cosign_is_missed(running):
     stranger = vkey("witness.other", Identity.generate().public, kind=COSIGNATURE)
     error = running.mitai("ledger", "verify", "--witness", stranger, "--json", status=1).fields["error"]

@@ -124,6 +124,7 @@ def test_a_mistake_is_answered_with_what_to_do(running, places, monkeypatch, cap
     assert "Traceback" not in told.err
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_said(running, tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -88,6 +88,10 @@ def test_the_story(proving):
     assert "proven" in logs
     assert QUESTION not in logs
     assert answer["answer"] not in logs
+    stored = [path.read_bytes() for path in (proving.home.proof / "state").rglob("*") if path.is_file()]
+    kept = proving.home.receipts / f"{answer['receipt']}.proof"
+    secret = [answer["receipt"].encode(), kept.read_bytes()[5000:5032], QUESTION.encode(), answer["answer"].encode()]
+    assert not [part for part in secret for content in stored if part in content]
 
 
 def test_a_tampered_proof_is_refused(proving):

@@ -5,6 +5,7 @@ Run `python tests/fuzz/fuzz_proof_nets.py [libFuzzer options]` with atheris.
 
 import sys
 
+import msgspec
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
@@ -26,6 +27,9 @@ CARD = NetCard(
     weights="5a" * 32,
 )
 RESULT = NetResult(card=CARD.encode(), inputs=bytes(32), outputs=bytes(16), proof=b"\1" * 64)
+HIDDEN = NetResult(
+    card=msgspec.structs.replace(CARD, uses=1).encode(), inputs=bytes(32), outputs=bytes(16), proof=b"\1" * 64
+)
 
 
 def _onnx() -> bytes:
@@ -47,7 +51,7 @@ def _onnx() -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
-SEEDS = (_onnx(), CARD.encode(), RESULT.encode())
+SEEDS = (_onnx(), CARD.encode(), RESULT.encode(), HIDDEN.encode())
 
 
 def one_input(data: bytes) -> None:

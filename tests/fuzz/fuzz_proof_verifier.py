@@ -36,14 +36,15 @@ EQUATION = Equation(
     _WEIGHTS[:1],
     inner(_WEIGHTS, _PADS.values) + _FIRST * _SECOND + ONE,  # 0 and 1 are committed to
 )
-prove_hidden(_HIDING, _PADS, EQUATION, [(_COMMITTED, [], _WEIGHTS)])
+_OPENING = Opening(_COMMITTED.root, 1, 1, [], _WEIGHTS)
+prove_hidden(_HIDING, _PADS, EQUATION, [(_COMMITTED, _OPENING)])
 SEEDS = [_PROVER.proof, _PROVER.proof[:400], bytes(4096), _HIDING.proof]
 
 
 def hidden(data: bytes) -> None:
     """Check a proof that hides two pads and two numbers."""
     verifier = Verifier(data)
-    check_hidden(verifier, receive_pads(verifier, 2), EQUATION, [Opening(_COMMITTED.root, 1, 1, [], _WEIGHTS)])
+    check_hidden(verifier, receive_pads(verifier, 2), EQUATION, [_OPENING])
     verifier.finish()
 
 

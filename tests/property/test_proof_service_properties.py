@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from mitai.ledger.lots import Lots
 from mitai.ledger.receipt import receipt_sha256
@@ -15,16 +16,18 @@ from mitai.proof.service.config import ServiceConfig
 from mitai.proof.service.sessions import Entry, SessionFile
 from mitai.proof.service.store import Store
 from mitai.serve.schema import RequestError
-from proof_service_rig import IDENTITY, KEY, NAME, config, receipt, said
+from proof_service_rig import IDENTITY, KEY, NAME, STATE_KEY, config, receipt, said
 
 STEPS = st.lists(
     st.sampled_from(["add", "follows", "ask", "take", "done", "failed", "killed", "purge"]), min_size=1, max_size=40
 )
 
 
-def opened(folder: str, bounds: ServiceConfig) -> Store:
-    store = Store(Path(folder), bounds)
-    store._db.execute("pragma synchronous = off")  # no power is cut here
+def opened(bounds: ServiceConfig) -> Store:
+    store = Store(bounds, STATE_KEY)
+    event.listen(
+        store._state._engine, "checkout", lambda own, *_: own.execute("pragma synchronous = off")
+    )  # no power is cut
     return store
 
 
@@ -33,7 +36,7 @@ def opened(folder: str, bounds: ServiceConfig) -> Store:
 def test_every_accepted_request_ends_in_a_proof_or_a_failure(steps):
     with tempfile.TemporaryDirectory() as folder:
         bounds = config(Path(folder), places=4, keep_answers=3)
-        store, number, accepted, taken = opened(folder, bounds), 0, {}, None
+        store, number, accepted, taken = opened(bounds), 0, {}, None
         for step in steps:
             if step in {"add", "follows"}:
                 number += 1
@@ -51,7 +54,7 @@ def test_every_accepted_request_ends_in_a_proof_or_a_failure(steps):
                 accepted[taken], taken = step, None
             elif step == "killed":  # and another one begins
                 store.close()
-                store, taken = opened(folder, bounds), None
+                store, taken = opened(bounds), None
                 store.again()
             elif step == "purge":
                 store.purge()
@@ -79,7 +82,7 @@ def test_every_accepted_request_ends_in_a_proof_or_a_failure(steps):
 def test_both_sides_draw_the_same(seed, one_in, numbers):
     lots = Lots(seed, one_in)
     with tempfile.TemporaryDirectory() as folder:
-        store = opened(folder, config(Path(folder), places=4096))
+        store = opened(config(Path(folder), places=4096))
         session = store.open_session(lots.sample, 256)
         entries = []
         for number in numbers:

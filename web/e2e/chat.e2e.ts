@@ -130,9 +130,11 @@ it("remembers the pinned policy, and stops when the host offers another one", as
 
 it("stops an answer, answers again, edits the last message", async () => {
   const page = await arrive();
+  host.tricks = [{ on: /^POST .*\/ohttp/, pauseMs: 3000 }];
   await ask(page, "Tell me everything about confidential computing, at length.");
   await page.getByRole("button", { name: "Stop" }).click();
   await page.getByText("You stopped this answer.").waitFor();
+  host.tricks = [];
   await page.getByRole("button", { name: "Answer again" }).click();
   await proven(page).waitFor();
   await page.getByRole("button", { name: "Edit" }).click();

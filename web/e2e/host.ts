@@ -7,6 +7,8 @@ export interface Trick {
   on: RegExp;
   /** Change the answer's body; it is held back until it is whole. */
   answer?: (body: Buffer, path: string) => Buffer | Promise<Buffer>;
+  /** Pause so long before each piece of the answer. */
+  pauseMs?: number;
   /** End the connection after so many bytes of the answer. */
   cutAfter?: number;
   /** Send the browser elsewhere. */
@@ -56,6 +58,7 @@ export class Host {
         outgoing.writeHead(answer.statusCode ?? 502, answer.headers);
         let left = trick?.cutAfter ?? Number.POSITIVE_INFINITY;
         for await (const part of answer as AsyncIterable<Buffer>) {
+          if (trick?.pauseMs) await new Promise((resolve) => setTimeout(resolve, trick.pauseMs));
           outgoing.write(part.subarray(0, Math.max(0, left)));
           left -= part.length;
           if (left <= 0) {

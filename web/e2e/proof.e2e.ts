@@ -11,7 +11,9 @@ import { launch, PHONE, type Visit, visit } from "./browser.ts";
 const PAGE = join(import.meta.dirname, "../../src/mitai/web/page");
 const FIXTURES = join(import.meta.dirname, "../packages/proof/test/fixtures");
 const FILE = readFileSync(join(FIXTURES, "answer.proof"));
+const TOKENIZER = readFileSync(join(FIXTURES, "tokenizer.json"));
 const { identity } = JSON.parse(readFileSync(join(FIXTURES, "verdicts.json"), "utf8"));
+const HIDDEN = JSON.parse(readFileSync(join(FIXTURES, "hidden.json"), "utf8"));
 const TYPES: Readonly<Record<string, string>> = { html: "text/html", js: "text/javascript", svg: "image/svg+xml" };
 
 let browser: Browser;
@@ -50,6 +52,18 @@ async function arrive(options: Parameters<typeof visit>[2] = {}): Promise<Page> 
 
 const file = (buffer: Buffer) => ({ name: "answer.proof", mimeType: "application/octet-stream", buffer });
 
+async function drop(page: Page, ...files: readonly { name: string; buffer: Buffer }[]): Promise<void> {
+  const said = files.map(({ name, buffer }) => [name, buffer.toString("base64")] as const);
+  const dataTransfer = await page.evaluateHandle((all) => {
+    const transfer = new DataTransfer();
+    for (const [name, data] of all) {
+      transfer.items.add(new File([Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))], name));
+    }
+    return transfer;
+  }, said);
+  await page.locator("main").dispatchEvent("drop", { dataTransfer });
+}
+
 it("checks a file by keyboard alone, for the identity that was typed", async () => {
   const page = await arrive();
   await page.keyboard.press("Escape"); // no policy is offered: decided later
@@ -62,7 +76,7 @@ it("checks a file by keyboard alone, for the identity that was typed", async () 
   const check = dialog.getByRole("button", { name: "Check", exact: true });
 
   expect(await check.isDisabled()).toBe(true);
-  await dialog.locator("#proof-file").setInputFiles(file(FILE));
+  await dialog.locator("input[name=file]").setInputFiles(file(FILE));
   const field = dialog.getByRole("textbox", { name: "Identity of the model" });
   await field.focus();
   await page.keyboard.type("cafe");
@@ -87,6 +101,19 @@ it("checks a file by keyboard alone, for the identity that was typed", async () 
     "102 bits",
     "Checked in",
   ]);
+
+  const other = { name: "tokenizer.json", mimeType: "application/json", buffer: Buffer.from("{}") };
+  await dialog.locator("input[name=tokenizer]").setInputFiles(other);
+  await field.press("Enter");
+  await dialog.getByText("The tokenizer is another one.").waitFor();
+  await dialog.getByRole("button", { name: "Leave it out" }).focus();
+  await page.keyboard.press("Enter");
+  await dialog.locator("input[name=tokenizer]").setInputFiles({ ...other, buffer: TOKENIZER });
+  await field.press("Enter");
+  await dialog.getByText("The proof holds").waitFor();
+  const said = await dialog.locator("blockquote").allInnerTexts();
+  expect(said).toEqual(["Who are<b> you</b>?", "⟨U+202E⟩I am 星<|end of turn▁|>"]); // no markup, nothing turned around
+  expect(await dialog.locator("blockquote bdi").allInnerTexts()).toEqual(["<|end of turn▁|>"]);
   expect(asked.slice(before)).toEqual([]); // the worker is no file of the host
   const { violations } = await new AxeBuilder({ page }).analyze();
   expect(violations.map(({ id, nodes }) => [id, nodes.map(({ target }) => target)])).toEqual([]);
@@ -99,16 +126,31 @@ it("takes a file that is dropped, fits a phone, and says in Chinese that a chang
   await page.keyboard.press("Escape");
   const changed = Buffer.from(FILE);
   changed[FILE.length >> 1] = (changed[FILE.length >> 1] ?? 0) ^ 1;
-  const dropped = await page.evaluateHandle((data) => {
-    const transfer = new DataTransfer();
-    transfer.items.add(new File([Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))], "a.proof"));
-    return transfer;
-  }, changed.toString("base64"));
-  await page.locator("main").dispatchEvent("drop", { dataTransfer: dropped });
+  await drop(page, { name: "a.proof", buffer: changed }, { name: "tokenizer.json", buffer: TOKENIZER });
   const dialog = page.locator("proof-dialog");
   await dialog.getByRole("textbox", { name: "模型的标识" }).fill(identity);
   await dialog.getByRole("button", { name: "检验", exact: true }).click();
   await dialog.getByText("证明不成立。").waitFor();
+  expect(await dialog.locator("blockquote").count()).toBe(0); // no words of what is not proven
+  await drop(page, { name: "a.proof", buffer: FILE });
+  await dialog.getByRole("button", { name: "检验", exact: true }).click();
+  await dialog.getByText("证明成立", { exact: true }).waitFor();
+  expect(await dialog.locator("blockquote").count()).toBe(2);
   const wide = await page.getByRole("dialog").evaluate((element) => element.scrollWidth - element.clientWidth);
   expect(wide).toBe(0);
+});
+
+it("checks a proof that hides the model's weights, and not under the identity of a model whose proofs don't", async () => {
+  const page = await arrive();
+  await page.keyboard.press("Escape");
+  await drop(page, { name: "hidden.proof", buffer: readFileSync(join(FIXTURES, "hidden.proof")) });
+  const dialog = page.locator("proof-dialog");
+  const field = dialog.getByRole("textbox", { name: "Identity of the model" });
+  await field.fill(identity);
+  await field.press("Enter");
+  await dialog.getByText("The answer is another model's.").waitFor();
+  await field.fill(HIDDEN.identity);
+  await field.press("Enter");
+  await dialog.getByText("The proof holds").waitFor();
+  expect(await dialog.locator("dl.facts").innerText()).toContain(`${Math.floor(HIDDEN.bits)} bits`);
 });

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 from cyclopts import App, Parameter
 
-from mitai.cli.options import JsonFlag, Positive
+from mitai.cli.options import LEAST_BITS, BitsOption, JsonFlag, Positive
 from mitai.cli.output import Output, data, printable
 from mitai.cli.proof import agreed_on, prompt_and_answer
 from mitai.errors import ProofError
@@ -119,6 +119,7 @@ def audit(
     tokenizer: Annotated[
         Path | None, Parameter(help="The model's folder or a copy of its tokenizer's files, to show words.")
     ] = None,
+    bits: BitsOption = LEAST_BITS,
     json: JsonFlag = False,
 ) -> None:
     """Check an answer by its trace, without the model's weights.
@@ -133,7 +134,7 @@ def audit(
     committed = _committed(file)
     auditor = Auditor(committed, _key(key), agreed_on(temperature, nonce, commitment))
     with _opened(trace) as stream:
-        report = auditor.check(_challenge(challenge), stream)
+        report = auditor.check(_challenge(challenge), stream, bits)
     _tell(output, committed, report, began, tokenizer)
 
 
@@ -147,6 +148,7 @@ def answer(
     client: Annotated[
         Path | None, Parameter(help="Whose folder says where the service is, and which key it has; else this home's.")
     ] = None,
+    bits: BitsOption = LEAST_BITS,
     json: JsonFlag = False,
 ) -> None:
     """Audit an answer of a service of proofs: ask for its trace, and check that.
@@ -166,7 +168,7 @@ def answer(
     path = receipt_path(home, which, sorted(home.receipts.glob("*.json"), key=lambda path: path.stat().st_mtime))
     folder = client or home.proof_client
     with closing(Service(folder)) as service:
-        found = audit_answer(service, Kept.parse(read_file(path)), _key(key), steps)
+        found = audit_answer(service, Kept.parse(read_file(path)), _key(key), steps, bits)
     words = folder if (folder / "tokenizer.json").exists() else None
     _tell(output, found.committed, found.report, began, words)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from mitai.cli.output import Output, data, security
+from mitai.cli.output import Output, data, hides, left, security
 from mitai.errors import ParseError, ProofError
 from mitai.proof.graph import Real
 from mitai.proof.nets import NetCard, NetResult, Numbers, PreparedNet, check_net, prepare_net
@@ -23,7 +23,7 @@ class _Kind(msgspec.Struct):
     v: str = ""
 
 
-def prepare(output: Output, model: Path, out: Path, samples: Path | None) -> None:
+def prepare(output: Output, model: Path, out: Path, samples: Path | None, *, code: bool, uses: int) -> None:
     """Make a net ready out of an ONNX file, and say how near its integers come to it."""
     from mitai.proof.onnx import MAX_ONNX_BYTES, evaluate, read_onnx
 
@@ -32,7 +32,7 @@ def prepare(output: Output, model: Path, out: Path, samples: Path | None) -> Non
     content = _read(model, MAX_ONNX_BYTES)
     net, arrays = read_onnx(content)
     numbers = read_numbers(samples, net.input)
-    card = prepare_net(net, arrays, numbers, out)
+    card = prepare_net(net, arrays, numbers, out, code=code, uses=uses)
     some = numbers[:: max(1, len(numbers) // COMPARED)][:COMPARED]
     found = PreparedNet.open(out).run(some).reshape(len(some), -1)
     report: dict[str, object] = {}
@@ -61,20 +61,23 @@ def ask(output: Output, folder: Path, _text: str, out: Path, numbers: Path | Non
     took = time.monotonic() - began
     encoded = result.encode()
     out.write_bytes(encoded)
-    shown = _shown(result.statement()[1])
+    shown = _shown(prepared.card, result.statement()[1])
     output.say(f"results: {shown['results']}")
     output.say(f"[green]✔[/] proven in {took:.2f} s: {data(out)}, {len(encoded) / 1e6:.2f} MB")
-    output.say(f"  next: mitai proof verify {data(out)} --model {prepared.card.identity}")
+    output.say(
+        f"  next: mitai proof verify {data(out)} --model {prepared.card.identity}" + left(prepared.weights.left, "net")
+    )
     output.result({**shown, "file": str(out), "bytes": len(encoded), "seconds": round(took, 3)})
 
 
-def verify(output: Output, content: bytes, identity: str) -> None:
+def verify(output: Output, content: bytes, identity: str, least_bits: int) -> None:
     """Check a file."""
     began = time.monotonic()
-    bits, numbers = check_net(NetResult.parse(content), identity)
+    result = NetResult.parse(content)
+    bits, numbers = check_net(result, identity, least_bits)
     took = time.monotonic() - began
     output.say(f"[green]✔[/] this net says so; checked in {took:.2f} s, with {security(bits)}\n")
-    shown = _shown(numbers)
+    shown = _shown(NetCard.parse(result.card), numbers)
     for name, value in shown.items():
         output.say(f"{name}: {value}")
     output.result({"verdict": "holds", "bits": round(bits, 1), "model": identity, **shown})
@@ -91,7 +94,7 @@ def inspect(output: Output, content: bytes) -> None:
         "program": statement.program.digest.hex(),
         "steps": [type(step).__name__.lower() for step in card.net.steps],
         "proof": f"{len(result.proof)} bytes",
-        **_shown(numbers),
+        **_shown(card, numbers),
     }
     output.say("[yellow]Not checked[/]: mitai proof verify")
     output.table(("", ""), [(name, str(value)) for name, value in facts.items()])
@@ -144,9 +147,9 @@ def _read(path: Path, most: int) -> bytes:
     return content
 
 
-def _shown(numbers: Numbers) -> dict[str, object]:
+def _shown(card: NetCard, numbers: Numbers) -> dict[str, object]:
     rows = numbers.outputs[:SHOWN].tolist()
-    return {"samples": len(numbers.inputs), "results": rows}
+    return {"samples": len(numbers.inputs), "results": rows, "hides": hides(card.uses or 0, "samples and results")}
 
 
 def _unusable(message: str, hint: str) -> ProofError:

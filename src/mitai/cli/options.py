@@ -20,6 +20,15 @@ _POLICY_HINT = "take it anew from whoever publishes the release, or see docs/con
 Natural = Annotated[int, Parameter(validator=Number(gte=0, lt=1 << 31))]
 Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
 Positive = Annotated[int, Parameter(validator=Number(gte=1, lt=1 << 31))]
+LEAST_BITS = 100  # soundness.LEAST_BITS, which takes longer to import
+BitsOption = Annotated[
+    int,
+    Parameter(
+        validator=Number(gte=1, lte=128),
+        help="Of security, at least: with fewer it is refused. B bits: 2^H trials find a false proof that is accepted "
+        "with a chance of 2^(H−B) at most.",
+    ),
+]
 JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object instead of text.")]
 UrlArgument = Annotated[str | None, Parameter(help="The gateway's address; by default that of the local platform.")]
 PlatformArgument = Annotated[

@@ -31,7 +31,6 @@ from rich.text import Text
 
 # C0 (but tab and newline), DEL and C1 controls, and what turns the direction of the text around it.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-USUAL_BITS = 100
 
 
 def printable(text: str) -> str:
@@ -156,9 +155,20 @@ def _one_line(text: str) -> str:
 
 
 def security(bits: float) -> str:
-    """Return how hard a check is to deceive, and say so where that is less than is usual."""
-    less = "" if bits >= USUAL_BITS else f", fewer than {USUAL_BITS}, as it is a long computation"
-    return f"{math.floor(bits)} bits of security{less}"
+    """Return how hard a check is to deceive."""
+    return f"{math.floor(bits)} bits of security"
+
+
+def hides(uses: int, what: str) -> str:
+    """Return what proofs of a model of so many uses hide: weights, and all numbers but what stands in the file."""
+    return f"weights, and all numbers but {what}" if uses else "nothing"
+
+
+def left(proofs: int | None, what: str) -> str:
+    """Return how many more proofs can hide a model or net; nothing where nothing is hidden."""
+    if proofs is None:
+        return ""
+    return f"\n  {plural(proofs, 'more proof', 'more proofs')} can hide this {what}; then it has to be prepared again"
 
 
 def plural(number: int, one: str, many: str) -> str:

@@ -170,8 +170,10 @@ def _up_proven(out: Output, home: Home, model: str | None, port: int, *, detach:
     try:
         out.say(f"[green]✔[/] up at {platform.gateway}; what your clients have to know is in {data(home.proof_client)}")
         out.say(f"  model {data(offer.model)}, identity {offer.identity}\n  next: mitai verify, mitai chat")
+        if link := proven.page_link(out, home, offer):
+            out.say(f"  in the browser, with model and key pinned: {link}")
         told = {"trust": "proof", "gateway": platform.gateway, "client": str(home.proof_client), "model": offer.model}
-        out.result(told | {"identity": offer.identity, "key": offer.key, "simulated": False})
+        out.result(told | {"identity": offer.identity, "key": offer.key, "page": link, "simulated": False})
     except BaseException:
         platform.stop()
         raise

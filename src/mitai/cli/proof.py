@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from mitai.cli.capsule import CapsuleOption, OwnerOption, read_manifest
-from mitai.cli.options import JsonFlag, Positive
-from mitai.cli.output import Output, data, printable, security
+from mitai.cli.options import LEAST_BITS, BitsOption, JsonFlag, Positive
+from mitai.cli.output import Output, data, hides, left, printable, security
 from mitai.errors import ProofError
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ def prepare(
     if model.is_file():
         from mitai.cli import nets
 
-        if zk:
-            raise ProofError("proof.model-unsupported", "proofs about nets hide nothing", hint="leave out --zk")
-        nets.prepare(output, model, out, samples)
+        nets.prepare(output, model, out, samples, code=code, uses=proofs if zk else 0)
         return
     words = Text.load(model)
     lines = texts.read_text(encoding="utf-8").splitlines() if texts else TEXTS
@@ -157,9 +155,10 @@ def ask(
     took = time.monotonic() - began
     output.say(f"[green]✔[/] proven in {took:.1f} s: {data(file)}, {len(encoded) / 1e6:.1f} MB")
     drawn = f" --temperature {temperature:g} --nonce {sampling.nonce.hex()}" if sampling else ""
-    output.say(f"  next: mitai proof verify {data(file)} --model {prepared.card.identity}{drawn}")
-    if (left := prepared.left) is not None:
-        output.say(f"  {left} more proofs can hide this model; then it has to be prepared again")
+    output.say(
+        f"  next: mitai proof verify {data(file)} --model {prepared.card.identity}{drawn}"
+        + left(prepared.weights.left, "model")
+    )
     output.result({"answer": told, "tokens": said, "file": str(file), "bytes": len(encoded), "seconds": round(took, 2)})
 
 
@@ -199,6 +198,7 @@ def verify(
     tokenizer: Annotated[
         Path | None, Parameter(help="The model's folder or a copy of its tokenizer's files, to show words.")
     ] = None,
+    bits: BitsOption = LEAST_BITS,
     json: JsonFlag = False,
 ) -> None:
     """Check that the model of this identity gave this answer to this prompt, without weights and without trust.
@@ -214,19 +214,19 @@ def verify(
     if other := _other(file):
         if temperature or nonce or commitment:
             raise _unusable("what nets and BERT say is not drawn", "leave --temperature, --nonce and --commitment out")
-        other.verify(output, _content(file), identity)
+        other.verify(output, _content(file), identity, bits)
         return
     answer, card = _read(file)
     began = time.monotonic()
-    bits = check_answer(answer, identity, agreed_on(temperature, nonce, commitment))
+    found = check_answer(answer, identity, agreed_on(temperature, nonce, commitment), bits)
     took = time.monotonic() - began
-    output.say(f"[green]✔[/] this model answers so; checked in {took:.1f} s, with {security(bits)}\n")
+    output.say(f"[green]✔[/] this model answers so; checked in {took:.1f} s, with {security(found)}\n")
     shown = _shown(answer, card, tokenizer)
     for name, value in shown.items():
         output.say(f"{name}: {data(printable(str(value)))}")
     if temperature and not (nonce and commitment):
         output.say("[yellow]Not known[/]: that nobody chose what was drawn; give --nonce and --commitment")
-    output.result({"verdict": "holds", "bits": round(bits, 1), "model": card.identity, **shown})
+    output.result({"verdict": "holds", "bits": round(found, 1), "model": card.identity, **shown})
 
 
 @app.command
@@ -381,8 +381,8 @@ def _unusable(message: str, hint: str) -> ProofError:
 
 def _shown(answer: Answer, card: ModelCard, tokenizer: Path | None) -> dict[str, object]:
     """Return prompt and answer, what the proof hides, and how the answer was drawn."""
-    hides = "weights, and all numbers but these" if card.uses else "nothing"
-    return {**prompt_and_answer(answer, card, tokenizer), "hides": hides, **_drawn(answer)}
+    hidden = hides(card.uses or 0, "prompt and answer")
+    return {**prompt_and_answer(answer, card, tokenizer), "hides": hidden, **_drawn(answer)}
 
 
 def prompt_and_answer(answer: Answer, card: ModelCard, tokenizer: Path | None) -> dict[str, object]:

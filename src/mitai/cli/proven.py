@@ -27,6 +27,7 @@ from mitai.proof.answer import MAX_ANSWER_BYTES
 from mitai.proof.service.client import OFFER, Given, Offer, Progress, Service, Wanted
 from mitai.proof.service.receipts import Kept, exchange_of, proven, traced
 from mitai.proof.service.sessions import Audited, Sampled, SessionFile, audit
+from mitai.web.page import installed_page
 
 READABLE = (
     "[black on yellow] NOT PRIVATE [/] No hardware is trusted, and none hides anything: whoever runs the service reads "
@@ -82,6 +83,20 @@ def start(
         if file.exists():
             shutil.copyfile(file, home.proof_client / file.name)
     return fleet.start(home, config, port, out.note), offer
+
+
+def page_link(out: Output, home: Home, offer: Offer) -> str | None:
+    """Return the link to the service's page that names model and key; nothing, and say why, where there can be none."""
+    from mitai.proof.service.page import PageOffer
+
+    if installed_page() is None:
+        return None
+    try:
+        page = PageOffer.of(home.proof_client, offer.model, offer.identity, offer.key, unaudited=offer.unaudited)
+    except MitaiError as error:
+        out.note(f"no chat in the browser: {error}")
+        return None
+    return f"{offer.address}/#{page.fragment}"
 
 
 def _prepared(out: Output, home: Home, model: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from mitai.cli.output import Output, data, printable, security
+from mitai.cli.output import Output, data, hides, left, printable, security
 from mitai.errors import MitaiError, ProofError
 from mitai.proof.card import MAX_INSPECTED, ModelCard, family
 from mitai.proof.graph import Real
@@ -38,15 +38,18 @@ def ask(output: Output, folder: Path, text: str, out: Path, numbers: Path | None
     shown = _shown(prepared.card, reading.statement()[1])
     _say(output, shown)
     output.say(f"[green]✔[/] proven in {took:.1f} s: {data(out)}, {len(encoded) / 1e6:.1f} MB")
-    output.say(f"  next: mitai proof verify {data(out)} --model {prepared.card.identity}")
+    output.say(
+        f"  next: mitai proof verify {data(out)} --model {prepared.card.identity}"
+        + left(prepared.weights.left, "model")
+    )
     output.result({**shown, "file": str(out), "bytes": len(encoded), "seconds": round(took, 2)})
 
 
-def verify(output: Output, content: bytes, identity: str) -> None:
+def verify(output: Output, content: bytes, identity: str, least_bits: int) -> None:
     """Check a file."""
     reading = Reading.parse(content)
     began = time.monotonic()
-    bits, meant = check_reading(reading, identity)
+    bits, meant = check_reading(reading, identity, least_bits)
     took = time.monotonic() - began
     output.say(f"[green]✔[/] this model reads so; checked in {took:.1f} s, with {security(bits)}\n")
     shown = {"text": list(reading.text), **_shown(ModelCard.parse(reading.card), meant)}
@@ -101,8 +104,8 @@ def _say(output: Output, shown: dict[str, object]) -> None:
 
 
 def _shown(card: ModelCard, meant: Real) -> dict[str, object]:
-    config = card.reader.config
+    config, hidden = card.reader.config, {"hides": hides(card.uses or 0, "text and result")}
     if not config.labels:
-        return {"embedding": meant[:SHOWN].round(4).tolist(), "width": len(meant)}
+        return {"embedding": meant[:SHOWN].round(4).tolist(), "width": len(meant), **hidden}
     label = int(meant[0])
-    return {"class": label, "label": (config.id2label or {}).get(str(label), f"LABEL_{label}")}
+    return {"class": label, "label": (config.id2label or {}).get(str(label), f"LABEL_{label}"), **hidden}

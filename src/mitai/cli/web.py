@@ -145,7 +145,11 @@ def export(
 @app.command
 def serve(
     *,
-    gateway: GatewayOption,
+    gateway: Annotated[str | None, Parameter(help="The address of the gateway that the page shall talk to.")] = None,
+    proof: Annotated[
+        Path | None,
+        Parameter(help="Instead, a client's folder of a service of answers with a proof (`mitai up --trust proof`)."),
+    ] = None,
     policy: PolicyOption = None,
     release: ReleasesOption = (),
     port: Annotated[Port, Parameter(help="The port; another free one when it is taken or 0.")] = 8780,
@@ -154,16 +158,19 @@ def serve(
 ) -> None:
     """Run the page from your own machine, for a gateway elsewhere, until Ctrl-C: no host can swap its script.
 
-    Example: `mitai web serve --gateway https://gateway.example`
+    Examples: `mitai web serve --gateway https://gateway.example`, `mitai web serve --proof ~/.mitai/user/proof`
     """
     out = Output(json)
-    page, offer = _elsewhere(gateway, policy, release)
+    if (gateway is None) == (proof is None):
+        raise ClientError("client.option-malformed", "one of --gateway and --proof says whom the page shall talk to")
+    page, offer, fragment = _proven(proof) if proof else (*_elsewhere(gateway or "", policy, release), "")
     site = Site(page, offer)
     own = TrustedHostMiddleware(site.app(), ["127.0.0.1", "localhost"])  # not for a site whose name leads here
     server = uvicorn.Server(uvicorn.Config(own, log_level="warning", access_log=False, http="h11"))
     with bound(port) as listener, suppress(KeyboardInterrupt):
         listener.listen()  # from here on nobody else answers at this port, and the browser waits for us
-        link = page_link(f"http://127.0.0.1:{listener.getsockname()[1]}", offer.policy.encode())
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        link = f"{address}/#{fragment}" if fragment else page_link(address, offer.policy.encode())
         out.say(f"[green]✔[/] the installed page, for {data(offer.gateway)}: {link}")
         out.result({"page": link, "gateway": offer.gateway, "digest": page.digest})
         if browser:
@@ -198,3 +205,13 @@ def _elsewhere(gateway: str, policy: Path | None, releases: tuple[Path, ...]) ->
     read_policy(home, policy)
     url = platform_url(home, gateway)
     return connected(Page.load(), url), Offer.read(policy or home.policy, releases, url)
+
+
+def _proven(folder: Path) -> tuple[Page, Offer, str]:
+    """Return the installed page for a service that a client's folder describes, what is offered, and the link's end."""
+    from mitai.proof.service.client import Offer as Known
+    from mitai.proof.service.page import PageOffer
+
+    known = Known.read(folder)
+    offer = PageOffer.of(folder, known.model, known.identity, known.key, unaudited=known.unaudited)
+    return connected(Page.load(), known.address), Offer(gateway=known.address, proof=offer.text()), offer.fragment

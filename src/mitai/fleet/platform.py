@@ -99,7 +99,9 @@ class Platform:
         """Start a process again that has ended, with the same configuration; return when it answers, if it does."""
         old = self.processes[name]
         old.popen.poll()
-        self.processes[name] = start_process(name, old.module, old.arguments, old.health, self.home.logs)
+        self.processes[name] = start_process(
+            name, old.module, old.arguments, old.health, self.home.logs, secret=old.secret
+        )
         if old.health:
             self.processes[name].wait_healthy()
         self.record()

@@ -13,8 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
@@ -36,6 +36,7 @@ class Process:
     log: Path
     log_start: int  # where its own words begin, in bytes
     popen: subprocess.Popen[bytes]
+    secret: bytes = field(default=b"", repr=False)
 
     def wait_healthy(self, timeout_s: float = 60.0) -> None:
         """Return when the health address answers; raise `FleetError` when the process dies or stays silent."""
@@ -65,20 +66,32 @@ class Process:
         return self.log.read_bytes()[self.log_start :][-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
 
 
-def start(name: str, module: str, arguments: Sequence[str], health: str, logs: Path) -> Process:
-    """Start `python -m module arguments…` in a session of its own."""
+def start(name: str, module: str, arguments: Sequence[str], health: str, logs: Path, *, secret: bytes = b"") -> Process:
+    """Start `python -m module arguments…` in a session of its own, with a short secret on its standard input."""
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{name}.log"
     log_start = log.stat().st_size if log.exists() else 0
-    with log.open("ab") as sink:
+    with log.open("ab") as sink, _pipe(secret) as source:
         popen = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=source,
             stdout=sink,
             stderr=sink,
             start_new_session=True,
         )
-    return Process(name, module, arguments, health, popen.pid, log, log_start, popen)
+    return Process(name, module, arguments, health, popen.pid, log, log_start, popen, secret)
+
+
+@contextlib.contextmanager
+def _pipe(content: bytes) -> Iterator[int]:
+    """Give the end of a pipe that has this content, which is in no file."""
+    source, sink = os.pipe()
+    try:
+        with os.fdopen(sink, "wb") as file:
+            file.write(content)
+        yield source
+    finally:
+        os.close(source)
 
 
 def stop(pids: Sequence[int], timeout_s: float = 10.0) -> None:

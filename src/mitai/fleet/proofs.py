@@ -1,6 +1,7 @@
 """A service of answers with a proof on one machine: a process that answers, and one that proves.
 
 What they serve, and how much of it, is in a configuration file that is written before (`mitai.proof.service.config`).
+What they keep is sealed under a key that is drawn here, and is nowhere but in their memory and this process's.
 
 Example:
     >>> platform = start(Home.default(), Path("service.toml"), 8700)
@@ -10,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import httpx2
@@ -20,6 +22,9 @@ from mitai.errors import FleetError
 from mitai.fleet.home import Home
 from mitai.fleet.platform import Platform, Say
 from mitai.fleet.processes import start as start_process
+from mitai.process import forbid_core_dumps
+from mitai.proof.service.config import ServiceConfig
+from mitai.proof.service.sealed import KEY_BYTES
 
 SERVER, PROVER = "server", "prover"
 _MAX_BYTES = 64 << 10
@@ -36,16 +41,21 @@ def start(home: Home, config: Path, port: int, say: Say = lambda _: None) -> Pla
 
     Raises:
         FleetError: A process did not come up.
+        ProofError: The configuration is not valid.
     """
+    if any(Path(ServiceConfig.read(config).state).glob("*.db")):
+        say("answers and proofs of the former run can't be opened any more, and are deleted")
     platform = Platform(home, f"http://127.0.0.1:{port}", trust="proof")
-    health = f"{platform.gateway}/healthz"
+    forbid_core_dumps()  # this process keeps the key, for those that it starts again
+    health, state_key = f"{platform.gateway}/healthz", secrets.token_bytes(KEY_BYTES)
     try:
         for name, module, address in (
             (SERVER, "mitai.proof.service", health),
             (PROVER, "mitai.proof.service.worker", ""),
         ):
             say(f"starting {name} …")
-            platform.processes[name] = start_process(name, module, ["--config", str(config)], address, home.logs)
+            arguments = ["--config", str(config)]
+            platform.processes[name] = start_process(name, module, arguments, address, home.logs, secret=state_key)
         platform.processes[SERVER].wait_healthy()
         platform.processes[PROVER].check()
     except BaseException:

@@ -33,6 +33,7 @@ from mitai.proof.program import Program
 from mitai.proof.proving import prove
 from mitai.proof.sampling import Agreed, Sampling, differs
 from mitai.proof.verify.program import verify
+from mitai.proof.verify.soundness import LEAST_BITS
 from mitai.proof.verify.statement import Statement
 
 MAX_ANSWER_BYTES = 1 << 28
@@ -120,20 +121,21 @@ def prove_answer(prepared: Prepared, prompt: list[int], answer: list[int], sampl
     )
 
 
-def check_answer(answer: Answer, model: str, agreed: Agreed | None = None) -> float:
+def check_answer(answer: Answer, model: str, agreed: Agreed | None = None, least_bits: int = LEAST_BITS) -> float:
     """Check that the model of this identity answers this prompt so; return the security in bits.
 
     Args:
         answer: With its proof.
         model: The identity.
         agreed: How it was to be drawn; None if its tokens have to be the likeliest.
+        least_bits: Of security, which it has to have.
 
     Raises:
         ProofError: `proof.model-differs`: it is another model's. `proof.sampling-differs`: its tokens were chosen in
-            another way than agreed. Or the first check of the proof that does not hold.
+            another way than agreed. `proof.too-few-bits`. Or the first check of the proof that does not hold.
         ParseError: The card is malformed.
     """
-    return verify(claimed(answer, model, agreed), answer.proof)
+    return verify(claimed(answer, model, agreed), answer.proof, least_bits)
 
 
 def claimed(answer: Answer, model: str, agreed: Agreed | None = None) -> Statement:

@@ -196,17 +196,18 @@ def tree_over(leaves: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     return levels
 
 
-def open_claims(transcript: Prover, commitment: Commitment, claims: Sequence[Claim]) -> None:
+def open_claims(transcript: Prover, commitment: Commitment, claims: Sequence[Claim], work: int = 0) -> None:
     """Show true claims on the array (`check_openings`)."""
     elements, shape = commitment.elements, commitment.elements.shape
-    rows = fold_claims(transcript, elements, claims)
+    rows = fold_claims(transcript, elements, claims, work)
     transcript.send("combination", elements.combined(kernels.equality(rows)))
+    transcript.work(work)
     places = transcript.places("columns", QUERIES, shape.leaves)
     transcript.send("columns", commitment.columns(places))
     send_paths(transcript, commitment.levels, places)
 
 
-def fold_claims(transcript: Prover, elements: Elements, claims: Sequence[Claim]) -> list[K]:
+def fold_claims(transcript: Prover, elements: Elements, claims: Sequence[Claim], work: int = 0) -> list[K]:
     """Show true claims as far as rows go (`check_fold`); return the point at which rows are combined."""
     rows = elements.shape.rows
     bind_claims(transcript, claims)
@@ -220,7 +221,7 @@ def fold_claims(transcript: Prover, elements: Elements, claims: Sequence[Claim])
         weights[:, i] = kernels.add_multiple(nothing, by, kernels.equality(inner))
         by = by * gamma
     value = powers_sum(gamma, [claim.value for claim in claims])
-    return prove_batch(transcript, sums.reshape(-1, 2), weights.reshape(-1, 2), value, rows)
+    return prove_batch(transcript, sums.reshape(-1, 2), weights.reshape(-1, 2), value, rows, work=work)
 
 
 def send_paths(transcript: Prover, levels: Sequence[NDArray[np.uint8]], places: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ Example:
     >>> pads = commit_pads(prover, 3)
     >>> [x, y, z] = [one + pad for one, pad in zip(hidden, field.elements(pads.values))]  # what is said
     >>> equation = Equation(linear, [(0, 1)], field.array([ONE]), constant)
-    >>> prove_hidden(prover, pads, equation, [(commitment, point, weights)])
+    >>> prove_hidden(prover, pads, equation, [(commitment, opening)])
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from mitai.proof.verify.hiding import (
     bind_equation,
     draw,
     inner,
+    most_work,
     polynomials,
 )
 from mitai.proof.verify.soundness import HIDING_QUERIES
@@ -241,7 +242,7 @@ def commit_pads(transcript: Prover, count: int) -> Pads:
 
 
 def prove_hidden(
-    transcript: Prover, pads: Pads, equation: Equation, openings: Sequence[tuple[HidingCommitment, Point, Array]]
+    transcript: Prover, pads: Pads, equation: Equation, openings: Sequence[tuple[HidingCommitment, Opening]]
 ) -> None:
     """Show a true equation (`check_hidden`).
 
@@ -249,16 +250,16 @@ def prove_hidden(
         transcript: Where messages go, as they are.
         pads: What the equation is about.
         equation: It must hold.
-        openings: What arrays add to it: the array, the point at which its rows are combined, and weights.
+        openings: What arrays add to it.
 
     Raises:
         ProofError: `proof.uses-spent`.
     """
     pads.spent = _counted(pads.spent, 1)
-    for commitment, _, _ in openings:
+    for commitment, _ in openings:
         commitment.spend()
     shape = HidingShape.of_pads(pads.count)
-    asked = [Opening(one.root, one.log, one.uses, point, weights) for one, point, weights in openings]
+    asked = [opening for _, opening in openings]
     bind_equation(transcript, equation, asked)
     # 1. what is fixed
     factors = Coded.of(_factors(pads, equation, shape), shape, shape.margin)
@@ -275,6 +276,7 @@ def prove_hidden(
         masked_sum = masked_sum + inner(opening.weights, one.matrix[: len(opening.weights)])
     transcript.send("sum", field.array([masked_sum]))
     # 2. what is drawn
+    transcript.work(most_work(asked))
     beta, delta, fold = draw(transcript, shape, equation)
     # 3. what is masked
     both = (pads.coded, factors)
@@ -283,11 +285,12 @@ def prove_hidden(
     polynomial = _polynomial(polynomials(equation, shape, beta), pads.coded.code, factors.code, shape)
     transcript.send("combination", kernels.add_multiple(mask[: shape.coefficients, :2], delta, folded))
     transcript.send("polynomial", kernels.add_multiple(mask[:, 2:], delta, polynomial))
-    for one, (commitment, point, _) in zip(masks[1:], openings, strict=True):
-        transcript.send("combination", kernels.add_multiple(one.matrix, delta, commitment.folded(point)))
+    for one, (commitment, opening) in zip(masks[1:], openings, strict=True):
+        transcript.send("combination", kernels.add_multiple(one.matrix, delta, commitment.folded(opening.point)))
     # 5. the columns
-    shown: list[Sequence[Coded | HidingCommitment]] = [both, *((commitment,) for commitment, _, _ in openings)]
-    for own, them, one in zip(shapes, shown, masks, strict=True):
+    shown: list[Sequence[Coded | HidingCommitment]] = [both, *((commitment,) for commitment, _ in openings)]
+    for own, them, one, work in zip(shapes, shown, masks, [0, *(opening.work for opening in asked)], strict=True):
+        transcript.work(work)
         places = transcript.places("columns", HIDING_QUERIES, own.leaves)
         for each in (*them, one):
             each.show(transcript, places)

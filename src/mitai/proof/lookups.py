@@ -65,7 +65,7 @@ def count(columns: Sequence[Column], table: Table) -> Array:
 
 
 def prove_lookups(
-    transcript: Prover, columns: Sequence[Column], table: Table, counts: Array
+    transcript: Prover, columns: Sequence[Column], table: Table, counts: Array, work: int = 0
 ) -> tuple[list[list[Claim]], Claim]:
     """Prove that all entries of columns are in a table.
 
@@ -74,11 +74,13 @@ def prove_lookups(
         columns: what is looked up.
         table: the table.
         counts: how often each of its entries is, as `count` returns.
+        work: how many bits of it come before the challenges.
 
     Returns:
         For each column a claim for each component, as an array of its own (offset 0); then the claim on counts.
     """
     offsets, log = bind_statement(transcript, [column.shape for column in columns], table)
+    transcript.work(work)
     alpha, beta = transcript.challenges("look-ups", 2)
     numerators = np.zeros(1 << log, np.uint64)
     parts = [slice(offset, offset + len(column.arrays[0])) for column, offset in zip(columns, offsets, strict=True)]

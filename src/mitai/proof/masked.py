@@ -14,6 +14,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from mitai.errors import ProofError
 from mitai.proof import field
@@ -60,9 +61,9 @@ class MaskedProver(MaskedTranscript, Prover):
         self._drawn += drawn
         return drawn
 
-    def show_later(self, commitment: HidingCommitment, claims: Sequence[Claim]) -> None:
+    def show_later(self, commitment: HidingCommitment, claims: Sequence[Claim], work: int) -> None:
         """Show true claims as far as rows go; what is left is shown at the end."""
-        fold_claims(self, commitment.elements, claims)
+        fold_claims(self, commitment.elements, claims, work)
         self._opened.append(commitment)
 
     def finish(self) -> None:
@@ -74,7 +75,7 @@ class MaskedProver(MaskedTranscript, Prover):
         heard = _Heard(self._spoken, self._drawn)
         hear(self._statement, heard)
         equation, openings = heard.equations.combined(self.challenge("equations"))
-        shown = [(own, one.point, one.weights) for own, one in zip(self._opened, openings, strict=True)]
+        shown = [(own, replace(one, root=own.root)) for own, one in zip(self._opened, openings, strict=True)]
         prove_hidden(self, self._pads, equation, shown)
 
 
@@ -94,6 +95,9 @@ class _Heard(MaskedVerifier):
 
     def challenges(self, _label: str, count: int) -> list[K]:
         return [next(self._drawn) for _ in range(count)]
+
+    def work(self, _bits: int) -> None:
+        """Nothing: it was done."""
 
     def _step(self, _kind: int, _label: str, _data: bytes | memoryview) -> None:
         """Nothing: all is known that will be drawn."""

@@ -32,13 +32,16 @@ from mitai.proof.graph import Graph, Real
 from mitai.proof.models.calibration import calibrate
 from mitai.proof.models.net import Net, lying
 from mitai.proof.operations import Argmax
-from mitai.proof.proving import Weights, commit_weights, prove
+from mitai.proof.proving import Weights, prove
+from mitai.proof.stored import are_committed, named_last, read, write_commitment, write_weights
+from mitai.proof.verify.hiding import MAX_USES
 from mitai.proof.verify.program import verify
+from mitai.proof.verify.soundness import LEAST_BITS
 from mitai.proof.verify.statement import Statement
 from mitai.wire import parse_json
 
 LABEL = b"mitai proof net v1\0"
-CARD, WEIGHTS = "card.json", "weights.npz"
+CARD = "card.json"
 MAX_RESULT_BYTES = 1 << 28
 MAX_SAMPLES = 1 << 16
 MAX_WORK = 1 << 26  # numbers that one step of a program looks at, for all samples
@@ -55,12 +58,14 @@ class NetCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         net: Its steps.
         reaches: How large its numbers become, by name, as calibration found.
         weights: Root of the commitment to its weights, in hex.
+        uses: How many proofs its commitment hides it in; absent where proofs are succinct ones, which hide nothing.
     """
 
     v: Literal["mitai proof net v1"] = "mitai proof net v1"
     net: Net
     reaches: dict[str, Reach]
     weights: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    uses: Annotated[int, msgspec.Meta(ge=1, le=MAX_USES)] | msgspec.UnsetType = msgspec.UNSET
 
     def encode(self) -> bytes:
         """Return the one encoding."""
@@ -158,7 +163,7 @@ class NetResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         y = np.frombuffer(self.outputs, "<i8").astype(np.int64).reshape(wanted)
         choices = {k: y for k, operation in enumerate(program.operations) if isinstance(operation, Argmax)}
         root = bytes.fromhex(card.weights) if program.weights else None
-        statement = Statement(program, root, {"x": x}, {output.name: y}, choices)
+        statement = Statement(program, root, {"x": x}, {output.name: y}, choices, uses=card.uses or 0)
         return statement, Numbers(
             np.ldexp(x.astype(np.float64), -graph.fractions["x"]),
             np.ldexp(y.astype(np.float64), -graph.fractions[output.name]),
@@ -173,8 +178,8 @@ class Numbers:
     outputs: Real
 
 
-def check_net(result: NetResult, model: str) -> tuple[float, Numbers]:
-    """Check that the net of this identity gives these results for these inputs.
+def check_net(result: NetResult, model: str, least_bits: int = LEAST_BITS) -> tuple[float, Numbers]:
+    """Check that the net of this identity gives these results for these inputs, with so many bits of security.
 
     Returns:
         The security in bits, and the numbers.
@@ -192,7 +197,7 @@ def check_net(result: NetResult, model: str) -> tuple[float, Numbers]:
             hint="ask whoever publishes the net for its identity",
         )
     statement, numbers = result.statement()
-    return verify(statement, result.proof), numbers
+    return verify(statement, result.proof, least_bits), numbers
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ class PreparedNet:
 
     @staticmethod
     def open(folder: Path) -> PreparedNet:
-        """Read a folder, and commit to its weights again.
+        """Map a folder, and look whether its weights are those that its card names.
 
         Raises:
             ProofError: `proof.prepared-missing`, `proof.prepared-damaged`.
@@ -212,19 +217,22 @@ class PreparedNet:
         """
         try:
             card = NetCard.parse((folder / CARD).read_bytes())
-            with np.load(folder / WEIGHTS, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file}
+            program = card.graph(1).program()
+            if not program.weights:
+                return PreparedNet(card, Weights({}, None))
+            weights = read(folder, program, card.uses or 0)
         except FileNotFoundError:
-            raise ProofError("proof.prepared-missing", f"{folder} is no net that was prepared") from None
-        except (ValueError, OSError):
-            raise _damaged(folder) from None
-        program = card.graph(1).program()
-        shapes = {name: weight.shape for name, weight in program.weights.items()}
-        if {name: array.shape for name, array in arrays.items()} != shapes:
-            raise _damaged(folder)
-        weights = commit_weights(program, arrays)
-        if weights.root is not None and weights.root.hex() != card.weights:
-            raise _damaged(folder)
+            raise ProofError(
+                "proof.prepared-missing",
+                f"{folder} is no net that was prepared",
+                hint="see: mitai proof prepare --help",
+            ) from None
+        except ValueError:
+            weights = None
+        if weights is None or (weights.root or b"").hex() != card.weights or not are_committed(weights, program):
+            raise ProofError(
+                "proof.prepared-damaged", f"the files in {folder} do not belong together", hint="prepare it again"
+            )
         return PreparedNet(card, weights)
 
     def prove(self, samples: Real) -> NetResult:
@@ -232,6 +240,7 @@ class PreparedNet:
 
         Raises:
             ProofError: `proof.out-of-range`: a number is larger than the net has room for, or no number.
+                `proof.uses-spent`.
         """
         x = _lie(self.card.net, samples)
         graph = self.card.graph(len(samples))
@@ -262,7 +271,9 @@ class PreparedNet:
         return np.asarray(output * 0.5 ** graph.fractions[name])
 
 
-def prepare_net(net: Net, arrays: Mapping[str, Real], samples: Real, out: Path) -> NetCard:
+def prepare_net(
+    net: Net, arrays: Mapping[str, Real], samples: Real, out: Path, *, code: bool = True, uses: int = 0
+) -> NetCard:
     """Make a net ready, in a new folder.
 
     Args:
@@ -270,20 +281,25 @@ def prepare_net(net: Net, arrays: Mapping[str, Real], samples: Real, out: Path) 
         arrays: Its weights by name, as its program takes them.
         samples: Inputs like those that it will see [n, …], to measure how large its numbers become.
         out: A folder that is not there yet.
+        code: Whether the encoded weights are kept, as of models.
+        uses: How many proofs there may be, which hide weights and results of steps; 0 for any number of succinct ones.
 
     Raises:
         ProofError: `proof.net-invalid`, `proof.out-exists`.
     """
-    if out.exists():
-        raise ProofError("proof.out-exists", f"there is something at {out}", hint="give a folder that is not there yet")
-    reaches = _measure(net, arrays, samples)
-    graph = net.write(Graph(reaches), 1)
-    weights = graph.quantised(arrays.items())
-    root = commit_weights(graph.program(), weights).root
-    card = NetCard(net=net, reaches=reaches, weights=(root or bytes(32)).hex())
-    out.mkdir(mode=0o700, parents=True)
-    np.savez(out / WEIGHTS, **weights)  # type: ignore[arg-type]  # names are none of its parameters'
-    (out / CARD).write_bytes(card.encode())
+    with named_last(out) as partial:
+        reaches = _measure(net, arrays, samples)
+        graph = net.write(Graph(reaches), 1)
+        program, root = graph.program(), bytes(32)
+        if program.weights:
+            write_weights(partial, program, lambda name: graph.integers(name, arrays[name]))
+            root = write_commitment(partial, program, uses=uses, code=code)
+        elif uses:
+            raise ProofError(
+                "proof.net-invalid", "the net has no weights, so there is nothing to hide", hint="leave out --zk"
+            )
+        card = NetCard(net=net, reaches=reaches, weights=root.hex(), uses=uses or msgspec.UNSET)
+        (partial / CARD).write_bytes(card.encode())
     return card
 
 
@@ -320,9 +336,3 @@ def _lie(net: Net, samples: Real) -> Real:
         raise ProofError("proof.input-mismatch", f"samples are finite numbers, {shape} each")
     shaped = samples.astype(np.float64).reshape(len(samples), *net.input)
     return shaped if len(net.input) == 1 else shaped.reshape(len(samples), net.input[0], -1).transpose(0, 2, 1)
-
-
-def _damaged(folder: Path) -> ProofError:
-    return ProofError(
-        "proof.prepared-damaged", f"the files in {folder} do not belong together", hint="prepare it again"
-    )

@@ -2,7 +2,6 @@
 
 The folder is the prover's: it holds the weights (`mitai.proof.stored`).
 
-- It gets its name last: what was interrupted looks like no model that was prepared.
 - No more than the largest of the weights is in memory, and what a commitment works on at a time.
 
 Example:
@@ -27,9 +26,7 @@ import numpy as np
 
 from mitai.errors import MpcError, ProofError
 from mitai.mpc.models.arrays import Tensors
-from mitai.proof import kernels
 from mitai.proof.card import ModelCard, family
-from mitai.proof.elements import pieces
 from mitai.proof.graph import Graph, Real
 from mitai.proof.models.bert import Bert
 from mitai.proof.models.calibration import calibrate, sample, weight_reaches
@@ -37,17 +34,17 @@ from mitai.proof.models.decoder import Decoder
 from mitai.proof.program import Program
 from mitai.proof.proving import Weights, commit_weights
 from mitai.proof.stored import (
-    Counted,
     Sizes,
+    are_committed,
     array_file,
     disk,
     disk_full,
     mapped,
+    named_last,
     read,
     write_commitment,
     write_weights,
 )
-from mitai.proof.verify.layout import Layout
 
 CARD = "card.json"
 TOKENIZER = (
@@ -90,12 +87,6 @@ class Prepared:
             )
         return Prepared(folder, card, weights)
 
-    @property
-    def left(self) -> int | None:
-        """How many more proofs hide its weights; None where proofs are succinct ones."""
-        commitment = self.weights.commitment
-        return commitment.left if isinstance(commitment, Counted) else None
-
 
 def prepare(
     model: Path,
@@ -123,14 +114,10 @@ def prepare(
         raise MpcError(
             "mpc.model-mismatch", f"{model} has no config.json", hint="a folder as save_pretrained writes it"
         )
-    if out.exists():
-        raise ProofError("proof.out-exists", f"there is something at {out}", hint="give a folder that is not there yet")
     config = (model / "config.json").read_bytes()
     program = family(config)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _say_sizes(program, out.parent, say, code=code, uses=uses)
-    partial = Path(tempfile.mkdtemp(prefix=f"{out.name}.unfinished-", dir=out.parent))
-    try:
+    with named_last(out) as partial:
+        _say_sizes(program, partial, say, code=code, uses=uses)
         whole, reaches = _quantised(program, model, samples, partial, say)
         progress = _percent("committing to the weights", say)
         root = write_commitment(partial, whole, uses=uses, code=code, say=progress)
@@ -142,10 +129,6 @@ def prepare(
             uses=uses or msgspec.UNSET,
         )
         _write_card(partial, model, card)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return card
 
 
@@ -187,30 +170,12 @@ def check_prepared(prepared: Prepared, model: Path) -> None:
         same = same and card.reaches[name] == weight_reaches({name: array})[name]  # else all could be rounded away
         same = same and np.array_equal(whole, prepared.weights.arrays[name])
         left.discard(name)
-    if not same or left or not are_committed(prepared):
+    if not same or left or not are_committed(prepared.weights, card.declared):
         raise ProofError(
             "proof.prepared-differs",
             f"what was prepared in {prepared.folder} is another model than {model}",
             hint="prepare this one: mitai proof prepare",
         )
-
-
-def are_committed(prepared: Prepared) -> bool:
-    """Return whether the weights are those behind the card's root, which is computed again.
-
-    The files say so of themselves (`Prepared.open`), and may be damaged, or somebody else's. They may be larger than
-    memory.
-    """
-    commitment, arrays = prepared.weights.commitment, prepared.weights.arrays
-    if commitment is None or commitment.again().hex() != prepared.card.weights:
-        return False
-    weights = prepared.card.declared.weights
-    at, layout = 0, Layout.of([weight.shape for weight in weights.values()])
-    for piece in pieces([arrays[name] for name in weights], layout):
-        if not np.array_equal(kernels.residues(piece), commitment.elements.part(at, at + len(piece))):
-            return False
-        at += len(piece)
-    return True
 
 
 def _tokenizer(model: Path) -> str:

@@ -31,6 +31,7 @@ from mitai.proof.equations import (
 from mitai.proof.field import Array, K, Point
 from mitai.proof.hiding import HidingCommitment, commit_hiding
 from mitai.proof.lookups import Column, count, prove_lookups
+from mitai.proof.lowering import lower
 from mitai.proof.masked import MaskedProver
 from mitai.proof.operation import Ints
 from mitai.proof.operations import Argmax
@@ -41,6 +42,7 @@ from mitai.proof.verify.claims import Claim
 from mitai.proof.verify.layout import Layout
 from mitai.proof.verify.lookups import logs
 from mitai.proof.verify.points import Axes, padded
+from mitai.proof.verify.sizes import Sizes
 from mitai.proof.verify.statement import HIDDEN_USES, Statement
 from mitai.proof.verify.walk import Factor, Walk
 
@@ -65,6 +67,11 @@ class Weights:
     def root(self) -> bytes | None:
         """The root; None of a program that has no weights."""
         return self.commitment.root if self.commitment else None
+
+    @property
+    def left(self) -> int | None:
+        """How many more proofs hide them; None where that is not counted, as proofs are succinct ones."""
+        return self.commitment.left if isinstance(self.commitment, HidingCommitment) else None
 
 
 def commit_weights(program: Program, arrays: Mapping[str, Ints], uses: int = 0) -> Weights:
@@ -115,11 +122,13 @@ def prove(
 
     Raises:
         ProofError: Inputs do not fit, or numbers leave their range, or `proof.answer-differs`: other results come out;
-            nothing is proven then, and no use of what hides weights is spent. `proof.uses-spent`.
+            nothing is proven then, and no use of what hides weights is spent. `proof.uses-spent`. Before anything is
+            computed, `proof.too-few-bits` or `proof.statement-invalid`: the program is too large.
     """
     for commitment in (weights.commitment, given):
         if isinstance(commitment, HidingCommitment):
             commitment.require_left()
+    Sizes.of(lower(program), weights.uses)
     run = program.run(inputs, weights.arrays)
     if any(not np.array_equal(run.outputs[name], array) for name, array in (wanted or {}).items()):
         raise ProofError("proof.answer-differs", "the model gives another answer, so this one can't be proven")
@@ -178,7 +187,7 @@ class _Proving(Walk):
             count(columns, self.table(*key)) for columns, key in zip(self._columns, self.tables, strict=True)
         ]
         hints = [self._arrays.ints(node) for node in self.plan.committed("hint")]
-        whole = placed([*hints, *(one.view(np.int64) for one in self._counts)], self.hints)
+        whole = placed([*hints, *(one.view(np.int64) for one in self._counts)], self.sizes.layouts["hint"])
         self._commitments["hint"] = _commit(whole, HIDDEN_USES["hint"] if statement.uses else 0)
         self._trees: dict[Zero, list[Array]] = {}
 
@@ -192,7 +201,8 @@ class _Proving(Walk):
 
     def lookups(self, _nodes: Sequence[tuple[int, ...]], table: int) -> tuple[list[list[Claim]], Claim]:
         columns, self._columns[table] = self._columns[table], []
-        return prove_lookups(self.transcript, columns, self.table(*self.tables[table]), self._counts[table])
+        key, counts = self.tables[table], self._counts[table]
+        return prove_lookups(self.transcript, columns, self.table(*key), counts, self.sizes.before_lookups[key])
 
     def halves(self, zero: Zero, layer: int, point: Point, value: K) -> tuple[list[K], K, K]:
         if zero not in self._trees:
@@ -265,8 +275,8 @@ class _Proving(Walk):
         """The same."""
 
     def opened(self, source: str, claims: Sequence[Claim], _log: int) -> None:
-        commitment = self._commitments[source]
+        commitment, work = self._commitments[source], self.sizes.before_openings[source]
         if isinstance(commitment, HidingCommitment) and isinstance(self.transcript, MaskedProver):
-            self.transcript.show_later(commitment, claims)
+            self.transcript.show_later(commitment, claims, work)
         elif isinstance(commitment, Commitment):
-            open_claims(self.transcript, commitment, claims)
+            open_claims(self.transcript, commitment, claims, work)

@@ -27,6 +27,7 @@ from mitai.proof.operations import Argmax
 from mitai.proof.prepared import Prepared
 from mitai.proof.proving import prove
 from mitai.proof.verify.program import verify
+from mitai.proof.verify.soundness import LEAST_BITS
 from mitai.proof.verify.statement import Statement
 
 _OUTPUT_BYTES = 8
@@ -110,8 +111,8 @@ def prove_reading(prepared: Prepared, text: Sequence[int]) -> Reading:
     return Reading(card=card.encode(), text=tuple(text), outputs=output.astype("<i8").tobytes(), proof=proof.messages)
 
 
-def check_reading(reading: Reading, model: str) -> tuple[float, Real]:
-    """Check that the model of this identity reads this text so.
+def check_reading(reading: Reading, model: str, least_bits: int = LEAST_BITS) -> tuple[float, Real]:
+    """Check that the model of this identity reads this text so, with so many bits of security.
 
     Returns:
         The security in bits; and the class, or the mean of all tokens' states.
@@ -129,7 +130,7 @@ def check_reading(reading: Reading, model: str) -> tuple[float, Real]:
             hint="ask whoever publishes the model for its identity",
         )
     statement, meant = reading.statement()
-    return verify(statement, reading.proof), meant
+    return verify(statement, reading.proof, least_bits), meant
 
 
 def _tokens(text: Sequence[int]) -> Ints:

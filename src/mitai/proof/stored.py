@@ -9,7 +9,8 @@
 | `margin.npy`, `salts.npy` | of a commitment that hides: the random coefficients of each row, the salts of leaves |
 | `spent` | of such a one: a byte for each time that it was opened |
 
-Files are written from the first to the last byte, never through a map, so that a full disk is an error and no signal.
+- Files are written from the first to the last byte, never through a map, so that a full disk is an error and no signal.
+- A folder gets its name last: what was interrupted looks like no model that was prepared.
 
 Example:
     >>> write_weights(folder, program, lambda name: [weights[name]])
@@ -22,6 +23,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mitai.errors import ProofError
+from mitai.proof import kernels
 from mitai.proof.commitment import Commitment, Progress, code_shape, commit
 from mitai.proof.elements import Elements, ends, pieces, with_padding
 from mitai.proof.field import Array
@@ -70,6 +74,25 @@ class Sizes:
         shape = _shape(_layout(program).log, uses)
         hashes = (3 if uses else 2) * HASH_BYTES << shape.leaves
         return Sizes(2 * _bytes(program) + hashes, _ELEMENT_BYTES << shape.leaves + shape.rows)
+
+
+@contextmanager
+def named_last(out: Path) -> Iterator[Path]:
+    """Make a folder, which gets its name when all is in it.
+
+    Raises:
+        ProofError: `proof.out-exists`.
+    """
+    if out.exists():
+        raise ProofError("proof.out-exists", f"there is something at {out}", hint="give a folder that is not there yet")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{out.name}.unfinished-", dir=out.parent))
+    try:
+        yield partial
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def write_weights(folder: Path, program: Program, numbers: Numbers) -> None:
@@ -157,6 +180,21 @@ def read(folder: Path, program: Program, uses: int = 0) -> Weights:
     leaves = Leaves(salts, levels)
     counted = Counted(elements.cut(hiding.positions), margin, leaves, uses, code, spent_file=folder / SPENT)
     return Weights(arrays, counted, uses)
+
+
+def are_committed(weights: Weights, program: Program) -> bool:
+    """Return whether weights are those behind their root, which is computed again.
+
+    The files say so of themselves (`read`), and may be damaged, or somebody else's. They may be larger than memory.
+    """
+    commitment, at, layout = weights.commitment, 0, _layout(program)
+    if commitment is None or commitment.again() != weights.root:
+        return False
+    for piece in pieces([weights.arrays[name] for name in program.weights], layout):
+        if not np.array_equal(kernels.residues(piece), commitment.elements.part(at, at + len(piece))):
+            return False
+        at += len(piece)
+    return True
 
 
 @dataclass

@@ -62,14 +62,18 @@ def prove_rounds(
     return point, [(_only(a), _only(b)) for a, b in pairs]
 
 
-def prove_batch(transcript: Prover, a: Array, b: Array, claim: K, rounds: int) -> list[K]:
-    """Prove Σ_x Σ_j a_j(x) b_j(x) = claim for tables (2^rounds, pairs) of K, flat; return the point."""
+def prove_batch(transcript: Prover, a: Array, b: Array, claim: K, rounds: int, *, work: int = 0) -> list[K]:
+    """Prove Σ_x Σ_j a_j(x) b_j(x) = claim for tables (2^rounds, pairs) of K, flat; return the point.
+
+    Before each challenge comes work of so many bits.
+    """
     transcript.bind_claim(claim, [])
     point: list[K] = []
     for _ in range(rounds):
         known, square = kernels.half_sums([(a, b)], None, upper=False)
         linear = claim - known - known - square
         transcript.send_elements("round", linear, square)
+        transcript.work(work)
         r = transcript.challenge("round")
         claim = known + r * (linear + r * square)
         a, b = (kernels.fold(table, r, own=True) for table in (a, b))

@@ -3,6 +3,7 @@
 - Both sides make the same calls in the same order, `send` on one side where `receive` is on the other.
 - A proof is the messages and nothing else; the verifier alone decides how long each of them is.
 - Every byte of a proof is in the state, before anything is drawn after it.
+- Work is of the state as it is then: none of it can be done before, or for another proof.
 
 Example:
     >>> prover = Prover()
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fractions import Fraction
 from hashlib import sha256, shake_256
+from itertools import count as integers
 
 import numpy as np
 
@@ -29,8 +31,10 @@ from mitai.proof.field import ZERO, Array, K, P
 
 START = sha256(b"mitai proof transcript v1\x00").digest()
 CHALLENGES = b"mitai proof challenges v1\x00"
+WORK = b"mitai proof work v1\x00"
 INPUT, MESSAGE, CHALLENGE = range(3)
 HASH_BYTES = 32
+NONCE_BYTES = 8
 
 
 class Transcript:
@@ -120,6 +124,12 @@ class Prover(Transcript):
         self._step(MESSAGE, label, data)
         self._said.append(data)
 
+    def work(self, bits: int) -> None:
+        """Do so many bits of work, and say its nonce; nothing for none."""
+        if bits:
+            nonces = (number.to_bytes(NONCE_BYTES, "little") for number in integers())
+            self.send_bytes("work", next(nonce for nonce in nonces if worked(self._state, nonce, bits)))
+
     def finish(self) -> None:
         """End the proof: all is said."""
 
@@ -162,7 +172,19 @@ class Verifier(Transcript):
         self._at = end
         return data
 
+    def work(self, bits: int) -> None:
+        """Hear that so many bits of work were done; nothing for none."""
+        if bits:
+            before = self._state
+            if not worked(before, self.receive_bytes("work", NONCE_BYTES), bits):
+                raise ProofError("proof.work-refuted", "the work before a challenge was not done", step="work")
+
     def finish(self) -> None:
         """End the proof: nothing may be left over."""
         if self._at != len(self._proof):
             raise ProofError("proof.malformed", f"{len(self._proof) - self._at} bytes follow the proof", step="end")
+
+
+def worked(state: bytes, nonce: bytes, bits: int) -> bool:
+    """Return whether a nonce is so many bits of work on a state: its hash begins with as many zeros."""
+    return int.from_bytes(sha256(WORK + state + nonce).digest(), "big") >> 8 * HASH_BYTES - bits == 0

@@ -38,6 +38,7 @@ class Offer(msgspec.Struct, frozen=True):
     gateway: str = ""  # its base URL; empty: where the page came from
     policy: str = ""  # text of the appraisal policy
     releases: tuple[str, ...] = ()  # signed release manifests, as text
+    proof: str | msgspec.UnsetType = msgspec.UNSET  # what a service of answers with a proof is
 
     @staticmethod
     def read(policy: Path, releases: tuple[Path, ...] = (), gateway: str = "") -> Offer:

@@ -9,8 +9,10 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
+from mitai.cli import options
 from mitai.cli.output import Output, _Bytes, data, marked, plural, printable, security, to_json
 from mitai.ledger.entry import PartyRegistered
+from mitai.proof.verify import soundness
 
 STEERING = ["\x1b[2J", "\x1b]52;c;aGk=\x07", "\x9b31m", "\r", "\x08", "\x7f", "\u202e", "\u2066"]
 
@@ -84,9 +86,9 @@ def test_a_simulated_platform_says_so_beside_the_result(capsys):
     assert shown.err.count("SIMULATED") == 1
 
 
-def test_less_security_than_is_usual_is_said():
+def test_bits_of_security_are_whole():
     assert security(100.9) == "100 bits of security"
-    assert security(99.9).startswith("99 bits of security, fewer than 100")
+    assert options.LEAST_BITS == soundness.LEAST_BITS
 
 
 def test_one_is_singular():

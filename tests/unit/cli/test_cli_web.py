@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
+from mitai import demo_model
 from mitai.attest import Policy
 from mitai.attest.refvalues.release import Measurements, Release, sign_release
 from mitai.attest.refvalues.statement import Subject
@@ -188,6 +189,28 @@ def test_serve_runs_the_page_for_a_gateway_elsewhere(run, monkeypatch):
     assert host == "127.0.0.1"
     assert told["page"].startswith(f"http://127.0.0.1:{port}/#policy=")
     assert told["digest"] != PAGE.digest
+
+
+def test_serve_runs_the_page_for_a_service_of_proofs(run, refused, monkeypatch, tmp_path):
+    offer = {"v": "mitai proof service v1", "address": "http://proofs.example", "model": "tiny"}
+    (tmp_path / "service.json").write_text(json.dumps(offer | {"identity": "ab" * 32, "key": "cd" * 32}))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((demo_model.path() / name).read_bytes())
+
+    def serve(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        client = TestClient(server.config.app, "http://127.0.0.1")
+        served.append(client.get("/mitai.json").json())
+        assert "connect-src 'self' http://proofs.example;" in client.get("/").headers["content-security-policy"]
+
+    served = []
+    monkeypatch.setattr("uvicorn.Server.run", serve)
+    told = run("serve", "--proof", tmp_path, "--no-browser", "--port", "0")
+    [offered] = served
+    assert offered["gateway"] == told["gateway"] == "http://proofs.example"
+    assert told["page"].endswith(f"/#proof={hashlib.sha256(offered['proof'].encode()).hexdigest()}")
+    for words in ((), ("--proof", tmp_path, "--gateway", "https://gateway.example")):
+        assert refused("serve", *words).code == "client.option-malformed"
+    assert refused("serve", "--proof", tmp_path / "none").code == "proof.no-service"
 
 
 def test_an_address_is_shown_as_it_is(monkeypatch, capsys):

@@ -271,6 +271,7 @@ def test_no_randomness_is_used_twice_wherever_a_process_is_killed(quick):
     assert len(uses) < total - len(left) <= 2 * step  # some were lost, none is there twice
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_whole_tapes_only(quick):
     step = done = 0
     while not done:

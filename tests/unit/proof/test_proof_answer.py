@@ -351,7 +351,7 @@ def test_a_hidden_model_answers_so_often(model, prepared, tmp_path, run):
     said = generate(own, PROMPT, 1, lambda _: True)
     for left in (1, 0):
         answer = prove_answer(own, PROMPT, said)
-        assert (own.card.uses, own.left) == (2, left)
+        assert (own.card.uses, own.weights.left) == (2, left)
     with pytest.raises(ProofError) as refused:
         prove_answer(Prepared.open(folder), PROMPT, said)
     assert refused.value.code == "proof.uses-spent"

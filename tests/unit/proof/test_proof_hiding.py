@@ -50,6 +50,10 @@ def sides(equation, pads, openings):
     return total
 
 
+def asked_of(one, point, weights):
+    return Opening(one.root, one.log, one.uses, point, weights)
+
+
 class Case:
     """An equation that holds about some pads and arrays."""
 
@@ -65,12 +69,12 @@ class Case:
         self.equation = replace(equation, constant=sides(equation, self.pads, self.openings))
 
     def prove(self):
-        prove_hidden(self.prover, self.pads, self.equation, self.openings)
+        prove_hidden(self.prover, self.pads, self.equation, [(one[0], asked_of(*one)) for one in self.openings])
         return self.prover.proof
 
     @property
     def asked(self):
-        return [Opening(one.root, one.log, one.uses, point, weights) for one, point, weights in self.openings]
+        return [asked_of(*one) for one in self.openings]
 
     def check(self, proof, equation=None, openings=None):
         verifier = Verifier(proof)
@@ -469,7 +473,7 @@ def test_all_witnesses_have_the_same_proofs(monkeypatch):
         openings = [(commitment, point, weights)]
         own = replace(equation, constant=sides(equation, pads, openings) if constant is None else constant)
         assert sides(own, pads, openings) == K(0)
-        prove_hidden(prover, pads, own, openings)
+        prove_hidden(prover, pads, own, [(commitment, asked_of(*openings[0]))])
         return prover, commitment, pads, own.constant
 
     first = Tape(monkeypatch)

@@ -13,7 +13,9 @@ import pytest
 from mitai.errors import ProofError
 from mitai.proof import field, masked, proving
 from mitai.proof.field import K, P
+from mitai.proof.graph import Graph
 from mitai.proof.masked import MaskedProver
+from mitai.proof.models.net import Choice, Conv, Dense, Function, Net, Pool
 from mitai.proof.operations import (
     Argmax,
     Concat,
@@ -62,6 +64,22 @@ LARGE = Program(
     ),
     (Output(name="y", operand=9, public=True),),
 )
+REACHES = {"x": 2, "steps.1.weight": 0, "steps.1.bias": 0, "steps.1": 5, "steps.4": 4, "steps.5.weight": 0}
+NET = (
+    Net(
+        input=(2, 4, 4),
+        steps=(
+            Conv(a=0, out=3, kernel=(2, 2), pads=(1, 1, 0, 0)),
+            Function(a=1, name="tanh"),
+            Pool(a=2, of="max", kernel=(2, 2), stride=(2, 2), pads=(0, 0, 1, 1)),
+            Pool(a=3, of="mean", kernel=(2, 2), pads=(1, 0, 0, 0)),
+            Dense(a=4, out=3, bias=False),
+            Choice(a=5),
+        ),
+    )
+    .write(Graph(REACHES), 2)
+    .program()
+)
 
 
 def inputs(program: Program) -> dict[str, np.ndarray]:
@@ -97,7 +115,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Proof]) -> tupl
         return sent, make()
 
 
-@pytest.mark.parametrize("program", [SMALL, LARGE])
+@pytest.mark.parametrize("program", [SMALL, LARGE, NET])
 def test_what_was_computed_is_proven(program: Program) -> None:
     proof = proven(program, 2)
     assert verify(proof.statement, proof.messages) > 100
@@ -153,7 +171,7 @@ def test_there_are_as_many_pads_as_messages(by: int, monkeypatch: pytest.MonkeyP
     assert (refused.value.code, refused.value.step) == ("proof.malformed", "pads")
 
 
-@pytest.mark.parametrize("program", [SMALL, LARGE])
+@pytest.mark.parametrize("program", [SMALL, LARGE, NET])
 def test_whatever_is_said_has_a_pad_of_its_own(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """All elements are sent plus the next pad; what else is sent is a hash, or belongs to the last argument."""
     meant: list[K] = []
@@ -177,10 +195,11 @@ def test_whatever_is_said_has_a_pad_of_its_own(program: Program, monkeypatch: py
     assert {label for label, _ in sent[len(walk) :]} == LAST
 
 
-def test_two_proofs_have_no_word_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, given = weights(LARGE), inputs(LARGE)
-    committed = commit_weights(LARGE, own, 2)
-    one, other = (recorded(monkeypatch, lambda: prove(LARGE, given, committed))[0] for _ in range(2))
+@pytest.mark.parametrize("program", [LARGE, NET])
+def test_two_proofs_have_no_word_in_common(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, given = weights(program), inputs(program)
+    committed = commit_weights(program, own, 2)
+    one, other = (recorded(monkeypatch, lambda: prove(program, given, committed))[0] for _ in range(2))
     columns = [label for label, _ in one].index("salts") - 1  # of which one of the weights may be shown twice
     for (_, data), (_, again) in zip(one[1:columns], other[1:columns], strict=True):
         assert not (np.frombuffer(data, np.uint64) == np.frombuffer(again, np.uint64)).any()
@@ -193,6 +212,14 @@ def test_a_lie_is_refused_by_the_last_argument(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Rescale, "execute", lambda self, a: (a >> 3) + 1)
     monkeypatch.setattr(proving, "count", lambda columns, table: np.zeros(1 << table.log, np.uint64))
     proof = proven(LARGE)
+    with pytest.raises(ProofError) as refused:
+        verify(proof.statement, proof.messages)
+    assert refused.value.code == "proof.hidden-refuted"
+
+
+def test_false_products_of_a_net_are_refused_by_the_last_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MatMul, "execute", lambda self, a, b: a @ b + 1)
+    proof = proven(NET)
     with pytest.raises(ProofError) as refused:
         verify(proof.statement, proof.messages)
     assert refused.value.code == "proof.hidden-refuted"

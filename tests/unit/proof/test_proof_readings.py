@@ -103,6 +103,31 @@ def test_commands(bert, tmp_path, capsys):
             run("proof", "ask", folder, "What?", *words)
 
 
+@pytest.mark.slow
+def test_commands_of_a_hidden_model_that_reads(bert, tmp_path, capsys):
+    def run(*words: str) -> dict[str, object]:
+        app(["proof", *words, "--json"], result_action="return_value")
+        return json.loads(capsys.readouterr().out)
+
+    folder, file = str(tmp_path / "prepared"), str(tmp_path / "reading.proof")
+    identity = str(run("prepare", str(bert[1]), folder, "--zk", "--proofs", "1")["model"])
+    told = run("ask", folder, "A fine day.", "--out", file)
+    for shown in (told, run("verify", file, "--model", identity), run("inspect", file)):
+        assert str(shown["hides"]).startswith("weights")
+    for code, words in (
+        ("proof.uses-spent", ("ask", folder, "A fine day.", "--out", file)),
+        ("proof.model-differs", ("verify", file, "--model", bert[2].card.identity)),
+    ):
+        with pytest.raises(ProofError) as refused:
+            run(*words)
+        assert refused.value.code == code
+    reading = Reading.parse((tmp_path / "reading.proof").read_bytes())
+    for uses in (2, msgspec.UNSET):
+        card = msgspec.structs.replace(ModelCard.parse(reading.card), uses=uses)
+        with pytest.raises(ProofError):
+            check_reading(msgspec.structs.replace(reading, card=card.encode()), card.identity)
+
+
 def test_a_strangers_card_is_looked_at_in_bounded_time(bert, tmp_path):
     reading = bert[3]
     card = ModelCard.parse(reading.card)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 
 import httpx2
+import msgspec
+import numpy as np
 import openai
 import pytest
+from sqlalchemy import update
 
 from mitai.errors import MitaiError, ProofError
 from mitai.identity import Identity
@@ -18,8 +22,9 @@ from mitai.proof.service import worker as workers
 from mitai.proof.service.app import create_service
 from mitai.proof.service.client import Wanted
 from mitai.proof.service.receipts import proven
-from mitai.proof.service.store import Store
-from proof_service_rig import KEY, NAME, config, running, tiny
+from mitai.proof.service.store import Answered, Store
+from mitai.proof.service.tables import answers
+from proof_service_rig import KEY, NAME, STATE_KEY, config, running, tiny
 
 QUESTION = [{"role": "user", "content": "Who are you?"}]
 ASK = {"model": NAME, "messages": QUESTION, "max_tokens": 3}
@@ -199,11 +204,48 @@ def test_an_answer_that_the_model_can_not_give_is_an_error(here, monkeypatch):
     assert "[DONE]" not in events
 
 
+def test_nothing_that_was_said_or_proven_is_on_the_disk(tmp_path, prepared):
+    with running(tmp_path, prepared) as service, service.worker():
+        told = chat(service, max_tokens=12).json()
+        given = service.http.get(f"/v1/receipts/{told['id']}").json()
+        proof = service.service().proof(told["id"], within_s=60)
+        envelope, words = base64.b64decode(given["envelope"]), given["prompt"] + given["answer"]
+        texts = told["id"], QUESTION[0]["content"], told["choices"][0]["message"]["content"], given["envelope"][:40]
+        secret = [STATE_KEY, envelope[:40], envelope[-40:], *(text.encode() for text in texts)]
+        secret += [np.array(words[:4], kind).tobytes() for kind in ("<u4", ">u4", "<u8", "<u2")]
+        secret += [msgspec.msgpack.encode(given[part])[3:] for part in ("prompt", "answer")]
+        pieces = [proof[start : start + 16] for start in range(0, len(proof) - 16, 997)]
+        secret += [piece for piece in pieces if len(set(piece)) > 8]  # of those that are not zeros
+        files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+        assert {"answers.db", "answers.db-wal"} <= {path.name for path in files}
+        found = [(path.name, part) for path in files for part in secret if part in path.read_bytes()]
+        assert (found, min(map(len, secret)) >= 8) == ([], True)
+
+
+def test_a_proof_that_was_changed_on_the_disk_is_not_told_to_its_end(tmp_path, prepared):
+    with running(tmp_path, prepared) as service, service.worker():
+        told = chat(service, headers={"mitai-proof": "follows"}).json()
+        service.service().proof(told["id"], within_s=60)
+        [path] = (tmp_path / "state" / "proofs").iterdir()
+        good = path.read_bytes()
+        path.write_bytes(good[:100])
+        damaged = service.http.get(f"/v1/proofs/{told['id']}")
+        assert (damaged.status_code, damaged.json()["error"]["code"]) == (500, "proof.state-damaged")
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        with pytest.raises(MitaiError):
+            service.service().proof(told["id"], within_s=5)
+
+
 def test_an_answer_that_can_not_be_proven_is_said_to_be_so(tmp_path, prepared):
     with running(tmp_path, prepared) as service:
         told = chat(service).json()
-        store = Store(tmp_path / "state", service.config)
-        store._db.execute("update answers set answer = x'0500000005000000' where id = ?", (told["id"],))
+        store = Store(service.config, STATE_KEY)
+        said, envelope, _ = store.whole(told["id"])
+        tag, false = store._tag(said.id), Answered(said.id, said.prompt, [5, 5], envelope, None)
+        with store._state.writing() as db:
+            db.execute(
+                update(answers).where(answers.c.tag == tag).values(sealed=store._state.seal("answer", tag, false))
+            )
         with service.worker(), pytest.raises(MitaiError) as failed:
             service.service().proof(told["id"], within_s=60)
         assert failed.value.code == "proof.failed"
@@ -251,11 +293,11 @@ def test_a_client_that_leaves_frees_its_thread(tmp_path, prepared, monkeypatch):
 
 def test_a_service_without_its_model_or_key_does_not_start(tmp_path, prepared):
     with pytest.raises(MitaiError) as missing:
-        create_service(config(tmp_path, prepared))
+        create_service(config(tmp_path, prepared), STATE_KEY)
     assert missing.value.code == "identity.key-missing"
     KEY.save(tmp_path / "key.pem")
     with pytest.raises(MitaiError) as missing:
-        create_service(config(tmp_path, tmp_path))
+        create_service(config(tmp_path, tmp_path), STATE_KEY)
     assert missing.value.code == "proof.prepared-missing"
 
 

@@ -27,7 +27,7 @@ from mitai.proof.service.audits import audit_answer
 from mitai.proof.service.client import Wanted
 from mitai.proof.service.receipts import Kept, Terms, made
 from mitai.proof.service.store import Store
-from proof_service_rig import KEY, NAME, TIME, config, running, said, tiny
+from proof_service_rig import KEY, NAME, STATE_KEY, TIME, config, running, said, tiny
 
 QUESTION = [{"role": "user", "content": "Who are you?"}]
 SIZES = (3, 4)
@@ -267,7 +267,7 @@ def test_a_trace_that_takes_too_long_is_too_large_or_fails_ends(tmp_path, prepar
         for _ in range(2):  # what failed is not in the way of the next one
             assert refused(audit_answer, service.service(), one, key) == "proof.service-unreachable"
     monkeypatch.undo()
-    store, none = Store(tmp_path / "state", service.config), msgspec.structs.replace(service.config, trace_mib=0)
+    store, none = Store(service.config, STATE_KEY), msgspec.structs.replace(service.config, trace_mib=0)
     traces = shown.Traces(Prepared.open(prepared), store, KEY.public, none)
     with pytest.raises(MitaiError) as large:
         traces._parts(traces.committed(one.id), b"all")
@@ -294,7 +294,7 @@ def test_a_model_whose_weights_are_hidden_has_no_traces(tmp_path, prepared, monk
         reply = service.http.get(f"/v1/receipts/{ask(service)['id']}").json()
         [promised] = Receipt.open(base64.b64decode(reply["envelope"]), KEY.public).assurances
         assert (type(promised), promised.identity) == (Proof, hidden.identity)
-    store = Store(tmp_path / "state", own := config(tmp_path, prepared))
+    store = Store(own := config(tmp_path, prepared), STATE_KEY)
     for number, identity in enumerate((hidden.identity, model.card.identity)):  # a promise; a model of before
         receipt = made(said(number), Terms(NAME, identity), TIME, TIME, bytes(32))
         store.add(said(number), receipt.sign(KEY), "on-demand")

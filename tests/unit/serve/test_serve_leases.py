@@ -67,6 +67,7 @@ def test_a_revocation_ends_requests_streams_and_the_key(stage, capsys):
         sys.stdout.write(f"\n  from revocation to refused requests: {took:.2f} s, renewing every {RENEW_S} s\n")
 
 
+@pytest.mark.slow
 def test_the_end_of_an_owners_time_ends_serving(stage):
     stage.serve(not_after=datetime.now(UTC) + timedelta(seconds=4))
     status = stage.until_withdrawn()

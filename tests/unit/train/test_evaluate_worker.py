@@ -90,6 +90,7 @@ def delivered(stage: Stage, owner: Owner, report: str, name: str = REPORT_NAME) 
     return source.read(name)
 
 
+@pytest.mark.slow
 def test_both_owners_get_the_same_numbers_and_nothing_else(stage: Stage) -> None:
     vendor, hospital = stage.party("vendor"), stage.party("hospital")
     agreed = Job.parse(JOB.format(model="m", data="d")).declared()["evaluation"]

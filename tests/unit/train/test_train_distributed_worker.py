@@ -130,6 +130,7 @@ def test_a_silent_rank_ends_the_job(pair: Pair) -> None:
     assert two.until(ids[1])["error"]["code"] == "train.peer-gone"
 
 
+@pytest.mark.slow
 def test_a_rank_of_another_job_is_refused_and_the_right_one_let_in(pair: Pair) -> None:
     one, two = pair.stages
     ids = pair.submit(job := pair.job(), pair.job(epochs=3))
@@ -140,6 +141,7 @@ def test_a_rank_of_another_job_is_refused_and_the_right_one_let_in(pair: Pair) -
     assert [each["state"] for each in pair.ended([ids[0], right])] == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_a_cancelled_rank_ends_the_job(pair: Pair) -> None:
     one, two = pair.stages
     ids = pair.submit(pair.job(epochs=900), pair.job(epochs=900))

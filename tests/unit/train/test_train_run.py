@@ -46,6 +46,7 @@ class Notes:
         return {"notes.json": repr(self.steps).encode()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [LORA, ""])
 def test_resumed_at_any_step_ends_the_same(inputs: dict[str, MemorySource], more: str) -> None:
     tables = "[checkpoints]\nevery_steps = 1\n[evaluation]\nevery_steps = 2\nrows = 4\n[early_stopping]\npatience = 3\n"

@@ -132,6 +132,7 @@ def test_a_tolerance_takes_what_is_near_and_nothing_else(honest: Run) -> None:
     assert step_of(forged_state(honest, 20, size=float("nan")), share=1.0, tolerance=0.01) == "segment"
 
 
+@pytest.mark.slow
 def test_states_that_do_not_fit_each_other_are_refused(honest: Run) -> None:
     from transcript_rig import forged_state
 

@@ -59,6 +59,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory):
 SLOW_JOB = "[training]\nbatch = 1\nepochs = 1000\nmax_length = 32\n[checkpoints]\nevery_steps = 2\n"
 
 
+@pytest.mark.slow
 def test_a_joint_adapter_belongs_to_all(scene: Scene) -> None:
     stage = scene.stage
     tables = "[training]\nepochs = 2\nmax_length = 64\n[checkpoints]\nevery_steps = 2\n[transcript]\nsegment_steps = 4"
@@ -232,6 +233,7 @@ def test_a_release_that_was_held_back_gives_no_longer_lease(scene: Scene, monkey
     assert told["lease"] <= told["asked"]
 
 
+@pytest.mark.slow
 def test_a_revocation_stops_training_within_seconds(scene: Scene) -> None:  # the last one: it is for good
     stage = scene.stage
     job = stage.submit(scene.job(SLOW_JOB)).json()["id"]

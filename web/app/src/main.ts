@@ -7,6 +7,8 @@ import { connect } from "./live.ts";
 import { keepPage } from "./offline.ts";
 import { fetchOffer, keptPin, openedLink } from "./pinning.ts";
 import { Proofs } from "./proofs.ts";
+import { provenApp } from "./proven/begin.ts";
+import { keptProof, linkedProof } from "./proven/offer.ts";
 import { ChatState } from "./state.ts";
 import { DeviceStore } from "./store/index.ts";
 import { startTheme } from "./theme.ts";
@@ -14,14 +16,25 @@ import { startTheme } from "./theme.ts";
 installDesign(document);
 startTheme();
 startLanguage();
-const store = await DeviceStore.open();
-const chat = new ChatState(connect, store, fetchOffer);
-const app = new ChatApp();
-app.chat = chat;
-app.store = store;
-app.proofs = new Proofs(proofWorker);
-document.body.append(app);
-store.watch(() => void app.kept());
+const proofs = new Proofs(proofWorker);
+const [link, pin] = [openedLink(), await keptPin()];
+const proof = link === undefined ? (linkedProof(location.hash) ?? (pin ? undefined : keptProof())) : undefined;
 void keepPage();
 window.addEventListener("hashchange", () => location.reload()); // another link
-await Promise.all([chat.refresh(), chat.start(await keptPin(), openedLink())]);
+if (proof !== undefined) document.body.append(provenApp(proofs, proof, pin !== undefined));
+else await sealed();
+
+/** The chat that is encrypted for a verified machine. */
+async function sealed(): Promise<void> {
+  const store = await DeviceStore.open();
+  const chat = new ChatState(connect, store, fetchOffer);
+  const app = new ChatApp();
+  app.chat = chat;
+  app.store = store;
+  app.proofs = proofs;
+  document.body.append(app);
+  store.watch(() => void app.kept());
+  await Promise.all([chat.refresh(), chat.start(pin, link)]);
+  const open = chat.standing.kind === "none" && chat.offer?.proof !== undefined;
+  if (open && link === undefined) app.replaceWith(provenApp(proofs, undefined, false)); // it says that a link is needed
+}

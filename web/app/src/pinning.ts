@@ -19,6 +19,8 @@ export interface Offer {
   readonly gateway: string;
   readonly policy: Policy | undefined;
   readonly releases: readonly Bytes[];
+  /** What a service of answers with a proof says that it is; see proven/offer.ts. */
+  readonly proof?: string | undefined;
 }
 
 export interface Policy {
@@ -115,12 +117,14 @@ export async function readOffer(bytes: Bytes, page: string): Promise<Offer> {
     throw malformed("mitai.json is not JSON");
   }
   if (!isRecord(value) || value.v !== 1) throw malformed("mitai.json is of an unknown version");
-  const { gateway = "", policy, releases = [] } = value;
+  const { gateway = "", policy, releases = [], proof } = value;
   if (typeof gateway !== "string" || (policy !== undefined && policy !== null && typeof policy !== "string"))
     throw malformed("mitai.json is malformed");
   if (!Array.isArray(releases) || releases.length > MAX_RELEASES)
     throw malformed("mitai.json has a malformed list of releases");
+  if (proof !== undefined && typeof proof !== "string") throw malformed("mitai.json is malformed");
   return {
+    ...(proof !== undefined && { proof }),
     gateway: gatewayUrl(gateway, page),
     policy: policy ? await policyOf(policy) : undefined,
     releases: releases.map((release: unknown) =>

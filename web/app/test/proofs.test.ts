@@ -1,5 +1,5 @@
 /** What the page does with the worker that checks proofs; the worker itself runs in e2e/proof.e2e.ts. */
-import { MAX_ANSWER_BYTES } from "@mitai/proof";
+import { MAX_ANSWER_BYTES, MAX_TOKENIZER_BYTES } from "@mitai/proof";
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import type { Question } from "../src/proof-worker.ts";
 import { Proofs } from "../src/proofs.ts";
@@ -56,6 +56,22 @@ it("hands over the file, tells how far it is, and ends the worker", async () => 
   expect(worker.ended).toBe(true);
 });
 
+it("hands over the tokenizer too, for words", async () => {
+  FakeWorker.made = [];
+  const result = new Proofs("script").check(
+    new Blob(["file"]),
+    { ...ask, tokenizer: new Blob(["{}"]) },
+    () => undefined,
+    nobody,
+  );
+  await vi.waitFor(() => expect(FakeWorker.made.at(-1)?.question).toBeDefined());
+  const [worker] = FakeWorker.made as [FakeWorker];
+  expect(new TextDecoder().decode(worker.question?.tokenizer)).toBe("{}");
+  const words = { prompt: [], answer: [{ kind: "text", text: "a" }] };
+  worker.tell({ kind: "checked", checked: { words } });
+  expect(await result).toEqual({ words });
+});
+
 it("says why a proof does not hold", async () => {
   const { result, worker } = await begun();
   worker.tell({ kind: "failed", failure: { code: "proof.malformed", message: "short", hint: "", step: "round" } });
@@ -83,5 +99,27 @@ it("starts nothing for what was cancelled before, or is too large", async () => 
   await expect(proofs.check(large, ask, () => undefined, nobody)).rejects.toMatchObject({
     code: "proof.answer-malformed",
   });
+  const book = { ...ask, tokenizer: { size: MAX_TOKENIZER_BYTES + 1 } as Blob };
+  await expect(proofs.check(new Blob([]), book, () => undefined, nobody)).rejects.toMatchObject({
+    code: "proof.tokenizer-malformed",
+  });
   expect(FakeWorker.made).toEqual([]);
+});
+
+it("takes a tokenizer that can be read for no conversation that was compared", async () => {
+  FakeWorker.made = [];
+  const said = { prompt: [1], answer: [2] };
+  const template = { head: "", user: "", assistant: "", tail: "" };
+  const words = new Uint8Array([1]);
+  for (const [kind, holds] of [
+    ["readable", false],
+    ["told", true],
+  ] as const) {
+    const result = new Proofs("script").requireTold(words, "5f1c", said, { template, turns: ["a"], text: "b" });
+    await vi.waitFor(() => expect(FakeWorker.made.at(-1)?.question).toBeDefined());
+    const worker = FakeWorker.made.pop();
+    expect(worker?.question).toMatchObject({ words, digest: "5f1c", told: { said, conversation: { turns: ["a"] } } });
+    worker?.tell({ kind });
+    await (holds ? expect(result).resolves.toBeUndefined() : expect(result).rejects.toThrow("says nothing"));
+  }
 });

@@ -14,7 +14,7 @@ describe("strings", () => {
     expect(t("a", {})).toBe("{x} and {y}");
   });
 
-  it.each(["chat", "keeping", "proof"])("of %s have the same values in both languages", async (name) => {
+  it.each(["chat", "keeping", "proof", "proven"])("of %s have the same values in both languages", async (name) => {
     const source = readFileSync(new URL(`web/app/src/strings/${name}.ts`, root), "utf8");
     const [, en = "", zh = ""] = source.split(/^ {2}(?:en|zh): \{$/m);
     const values = (table: string) =>

@@ -34,6 +34,7 @@ from mitai.proof.audit.plan import Plan, Product
 from mitai.proof.operation import Ints
 from mitai.proof.operations import Input, Weight
 from mitai.proof.sampling import Agreed
+from mitai.proof.verify.soundness import LEAST_BITS, too_few
 from mitai.proof.verify.statement import Statement
 
 AUDITS = 1 << 16  # with one key, for which `bits` holds
@@ -76,10 +77,10 @@ class Auditor:
         self._keyed = Keyed(key, self.plan)
         self._committed = committed
 
-    def check(self, challenge: Challenge | None, stream: BinaryIO) -> Report:
+    def check(self, challenge: Challenge | None, stream: BinaryIO, least_bits: int = LEAST_BITS) -> Report:
         """Check what a prover sent, for a challenge or for none, which is of all steps.
 
-        1. The challenge is of this answer's steps.
+        1. The challenge is of this answer's steps, and of no more than the key has bits of security for.
         2. Of each step that is shown, the numbers are in their range; the last ones are the answer.
         3. Each step of the challenge follows from those that it takes.
         4. The hashes that are left lead to the root, and nothing follows.
@@ -87,10 +88,14 @@ class Auditor:
         Raises:
             ProofError: `proof.trace-malformed`: the stream ends too early, or too late. `proof.trace-refuted`: it is
                 not what is behind the root. `proof.step-refuted`, `proof.weights-refuted`: what is behind the root is
-                false; `step` says where.
+                false; `step` says where. `proof.too-few-bits`.
         """
         # 1. the challenge
         places = asked(challenge, len(self.plan.steps))
+        products = sum(self.plan.steps[place] in self.plan.products for place in places)
+        bits = freivalds.bits(max(products, 1), AUDITS)
+        if bits < least_bits:
+            raise too_few(least_bits)
         heard = _Stream(stream)
         if heard.read(len(MAGIC)) != MAGIC:
             raise ProofError("proof.trace-malformed", "this is no trace", step="stream")
@@ -104,13 +109,8 @@ class Auditor:
             raise ProofError("proof.trace-refuted", "the trace is not the one behind the root", step="root")
         if steps.failure:
             raise steps.failure
-        return self._report(places, heard.size)
-
-    def _report(self, places: Sequence[int], size: int) -> Report:
         total, checked = len(self.plan.steps), len(places)
-        products = sum(self.plan.steps[place] in self.plan.products for place in places)
-        bits = freivalds.bits(max(products, 1), AUDITS)
-        return Report(total, checked, float(caught(total, checked)), bits, size)
+        return Report(total, checked, float(caught(total, checked)), bits, heard.size)
 
 
 def plan_of(committed: Committed, model: str) -> Plan:

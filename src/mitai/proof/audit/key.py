@@ -24,7 +24,8 @@ from mitai.proof.audit.freivalds import projected, vector
 from mitai.proof.audit.plan import Plan, Product
 from mitai.proof.field import Array
 from mitai.proof.operation import Ints, signed, wide
-from mitai.proof.prepared import Prepared, are_committed
+from mitai.proof.prepared import Prepared
+from mitai.proof.stored import are_committed
 
 MAX_KEY_BYTES = 1 << 31
 WORD = 8
@@ -120,7 +121,7 @@ def make_key(prepared: Prepared) -> AuditKey:
             hint="prepare it without --zk",
         )
     program = prepared.card.program(1, 1)
-    if not are_committed(prepared):
+    if not are_committed(prepared.weights, program):
         raise ProofError(
             "proof.prepared-damaged", "the weights are not those that the model's card names", hint="prepare it again"
         )

@@ -1,4 +1,4 @@
-"""Run the server of a service: `python -m mitai.proof.service --config service.toml`."""
+"""Run the server of a service: `python -m mitai.proof.service --config service.toml`, the state's key on its input."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import Path
 
 import structlog
 import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
 
 from mitai.errors import MitaiError
 from mitai.process import forbid_core_dumps, log_to_stderr
 from mitai.proof.service.app import create_service
 from mitai.proof.service.config import ServiceConfig
+from mitai.proof.service.sealed import read_key
+from mitai.proof.service.state import database_refuses
 
 log = structlog.get_logger("mitai.proof.service")
 _MAX_CONNECTIONS = 512
@@ -26,9 +29,11 @@ def main() -> None:
     forbid_core_dumps()
     try:
         config = ServiceConfig.read(arguments.config)
-        app = create_service(config)
+        app = create_service(config, read_key())
     except (MitaiError, OSError) as error:
         raise SystemExit(error.diagnostics() if isinstance(error, MitaiError) else str(error)) from None
+    except SQLAlchemyError as error:  # its words may be a statement's
+        raise SystemExit(database_refuses(config, error)) from None
     log.info("service starts", host=config.host, port=config.port)
     uvicorn.run(
         app,

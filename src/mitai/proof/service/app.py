@@ -39,9 +39,10 @@ from mitai.ledger.assurance import OneIn, Sample
 from mitai.ledger.entry import Digest
 from mitai.proof.service.config import ServiceConfig
 from mitai.proof.service.engine import ASKED, Asked, ProvenEngine
+from mitai.proof.service.page import TOKENIZER, Paged, offered
 from mitai.proof.service.receipts import DRAW_HEADER, HEADER
 from mitai.proof.service.store import SEED_S, Standing, Store
-from mitai.proof.service.traces import MAX_CHALLENGE_BYTES, Traces
+from mitai.proof.service.traces import MAX_CHALLENGE_BYTES, Shown, Traces
 from mitai.serve.api import create_app, error_response
 from mitai.serve.schema import RequestError, parse
 
@@ -73,13 +74,13 @@ class Reveal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: Digest
 
 
-def create_service(config: ServiceConfig) -> Starlette:
-    """Return the service as an ASGI app.
+def create_service(config: ServiceConfig, state_key: bytes) -> Starlette:
+    """Return the service as an ASGI app, whose state is sealed under a key (32 bytes).
 
     Raises:
         MitaiError: There is no prepared model, tokenizer or key where the configuration says.
     """
-    store = Store(Path(config.state), config)
+    store = Store(config, state_key)
     key = Identity.load(Path(config.key))
     engine = ProvenEngine(config, store, key)
     api = create_app(lambda: engine, engine.limits, check=engine.check)
@@ -93,11 +94,14 @@ def create_service(config: ServiceConfig) -> Starlette:
         Route("/v1/proof-seeds", _guarded(own.seed), methods=["POST"]),
         Route("/v1/proof-sessions", _guarded(own.open), methods=["POST"]),
         Route("/v1/proof-sessions/{id}/reveal", _guarded(own.reveal), methods=["POST"]),
+        Route("/v1/tokenizer", _guarded(own.tokenizer), methods=["GET"]),
         Route("/healthz", _guarded(own.health), methods=["GET"]),
         Mount("/", _Asking(api)),
     ]
     cors = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"])
-    return Starlette(routes=routes, middleware=[cors])
+    card, unaudited = engine.prepared.card, config.unaudited or bool(engine.prepared.card.uses)
+    offer = offered(Path(config.prepared), config.name, card.identity, key.public.key_id, unaudited=unaudited)
+    return Starlette(routes=routes, middleware=[Middleware(Paged, offer), cors])
 
 
 class _Asking:
@@ -155,7 +159,8 @@ class _Own:
             raise RequestError("proof.failed", "this answer could not be proven", status=500, hint="ask again")
         if standing.state != "done":
             return _standing(standing)
-        return FileResponse(self._store.proof(request.path_params["id"]), media_type="application/octet-stream")
+        size, parts = await _off(self._store.proof, request.path_params["id"])
+        return Shown(parts, size=size)
 
     async def ask(self, request: Request) -> Response:
         """POST /v1/proofs/ID."""
@@ -193,6 +198,10 @@ class _Own:
         wanted = parse(Reveal, await _body(request))
         answers, drawn = await _off(self._store.reveal, request.path_params["id"], bytes.fromhex(wanted.seed))
         return _json({"answers": answers, "drawn": drawn})
+
+    async def tokenizer(self, _: Request) -> Response:
+        """GET /v1/tokenizer."""
+        return FileResponse(Path(self._config.prepared) / TOKENIZER, media_type="application/json")
 
     async def health(self, _: Request) -> Response:
         """GET /healthz."""

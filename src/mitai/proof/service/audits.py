@@ -37,6 +37,7 @@ from mitai.proof.audit.files import MAX_COMMITTED_BYTES, Challenge, Committed
 from mitai.proof.audit.key import AuditKey
 from mitai.proof.service.client import Service
 from mitai.proof.service.receipts import Kept, agreed_for, exchange_of, traced
+from mitai.proof.verify.soundness import LEAST_BITS
 
 _MAX_ERROR_BYTES = 1 << 20
 _TRACE_S = 3600.0
@@ -57,7 +58,9 @@ class AuditedAnswer:
     report: Report
 
 
-def audit_answer(service: Service, kept: Kept, key: AuditKey, steps: int | None = None) -> AuditedAnswer:
+def audit_answer(
+    service: Service, kept: Kept, key: AuditKey, steps: int | None = None, least_bits: int = LEAST_BITS
+) -> AuditedAnswer:
     """Audit an answer.
 
     1. The receipt is signed by the service's key, and has a root, for the model that is known; the key is for it too.
@@ -69,6 +72,7 @@ def audit_answer(service: Service, kept: Kept, key: AuditKey, steps: int | None 
         kept: The answer's receipt.
         key: Of the auditor.
         steps: How many are drawn; None for all.
+        least_bits: Of security, which the audit has to have.
 
     Raises:
         MitaiError: One of these does not hold, or the service does not show the trace.
@@ -91,7 +95,7 @@ def audit_answer(service: Service, kept: Kept, key: AuditKey, steps: int | None 
     # 3. the trace
     challenge = draw(auditor.plan, steps) if steps else None
     with _asked(service, kept.id, challenge) as stream:
-        return AuditedAnswer(receipt, committed, auditor.check(challenge, stream))
+        return AuditedAnswer(receipt, committed, auditor.check(challenge, stream, least_bits))
 
 
 @contextmanager

@@ -25,7 +25,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         prepared: Folder of a model that was prepared (`mitai proof prepare`).
         name: The model's name in the API.
         key: The service's key, PEM: it signs receipts.
-        state: Folder in which answers wait for their proofs.
+        state: Folder in which answers wait for their proofs, and proofs to be fetched; sealed.
+        state_url: PostgreSQL database of its own that has the answers (`postgresql://…`); empty: SQLite in that folder.
         prompt_tokens: Of a prompt, at most; with the answer's they are at most 4096.
         answer_tokens: Of an answer, at most.
         answers: How many are made at once.
@@ -49,6 +50,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,256}\Z")]
     key: str
     state: str
+    state_url: Annotated[str, Meta(pattern=r"^(postgresql(\+psycopg)?://.*)?\Z")] = ""
     host: str = "127.0.0.1"
     prompt_tokens: Annotated[int, Meta(ge=1, le=4095)] = 512
     answer_tokens: Annotated[int, Meta(ge=1, le=4095)] = 256

@@ -32,6 +32,7 @@ from mitai.ledger.receipt import ASSURED_LABEL, MAX_RECEIPT_BYTES, Receipt, Usag
 from mitai.proof.answer import Answer, check_answer
 from mitai.proof.audit.files import SCHEME
 from mitai.proof.sampling import Agreed, commitment
+from mitai.proof.verify.soundness import LEAST_BITS
 from mitai.wire import parse_json
 
 PROMPT_LABEL, DRAWN_LABEL = b"mitai proof prompt v1\0", b"mitai proof drawn prompt v1\0"
@@ -183,7 +184,7 @@ def traced(receipt: Receipt, identity: str) -> CommitAndAudit | None:
     return found
 
 
-def proven(answer_id: str, receipt: Receipt, identity: str, data: bytes) -> float:
+def proven(answer_id: str, receipt: Receipt, identity: str, data: bytes, least_bits: int = LEAST_BITS) -> float:
     """Check that a proof is about the answer of a receipt that was opened, and holds; return its bits.
 
     Args:
@@ -191,13 +192,14 @@ def proven(answer_id: str, receipt: Receipt, identity: str, data: bytes) -> floa
         receipt: The answer's.
         identity: The model's.
         data: A file.
+        least_bits: Of security, which it has to have.
 
     Raises:
         ProofError: `proof.receipt-differs`; or the proof does not hold.
         ParseError: It is no proof.
     """
     answer = Answer.parse(data)
-    return check_answer(answer, identity, agreed_for(answer_id, receipt, answer))
+    return check_answer(answer, identity, agreed_for(answer_id, receipt, answer), least_bits)
 
 
 def agreed_for(answer_id: str, receipt: Receipt, answer: Answer) -> Agreed | None:

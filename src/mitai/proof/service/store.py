@@ -1,88 +1,71 @@
-"""Answers that wait for their proofs, and sessions: a SQLite file that the server and the proving process share.
+"""Answers that wait for their proofs, and sessions: a database that the server and the proving process share.
 
 Follows `docs/spec/proof-service.md`. One process proves; any number of threads and processes may ask.
 
 Invariants:
 
 - What a method has returned from is on the disk: a process that is killed loses nothing that it acknowledged.
+- Nothing there can be read without the key (`mitai.proof.service.state`).
 - Proofs asked for, in the making, and places of open sessions are bounded together, but for answers in progress.
 - A session's answers are fixed when its seed is shown; the proofs of all drawn ones are asked for in that moment.
-- Proofs are files named by exchanges, which no request chooses; only the proving process writes and deletes them.
 
 Example:
-    >>> store = Store(Path("state"), config)
+    >>> store = Store(config, read_key())
     >>> store.add(said, envelope, promise="follows")
-    >>> (job := store.take()).prompt, store.look(job.id).state
+    >>> (job := store.take())[0].prompt, store.look(job[0].id).state
     ([4, 17], 'proving')
 """
 
 from __future__ import annotations
 
-import os
 import secrets
-import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
+import structlog
+from sqlalchemy import Connection, Select, and_, case, delete, func, insert, or_, select, update
 
-from mitai.errors import LedgerError
+from mitai.errors import LedgerError, ProofError
 from mitai.ledger.assurance import Sample
 from mitai.ledger.lots import Lots
 from mitai.ledger.receipt import receipt_sha256
 from mitai.proof.sampling import SEED_BYTES, Sampling, commitment
 from mitai.proof.service.config import ServiceConfig
 from mitai.proof.service.receipts import Promise, Said
+from mitai.proof.service.state import SealedState
+from mitai.proof.service.tables import (
+    answers,
+    ask,
+    loose,
+    open_sessions,
+    seeds,
+    sessions,
+)
 from mitai.serve.schema import RequestError
 
+log = structlog.get_logger(__name__)
 ATTEMPTS = 5
 SEED_S, MOST_SEEDS = 600.0, 1024
 State = Literal["kept", "waiting", "proving", "done", "failed"]
-_SCHEMA = """
-create table if not exists answers (
-    number integer primary key, id text unique not null, session text not null, prompt blob not null,
-    answer blob not null, receipt blob not null, created real not null, state text not null default 'kept',
-    asked integer not null default 0, attempts integer not null default 0, began real not null default 0,
-    seconds real not null default 0, bytes integer not null default 0, sampling blob
-);
-create index if not exists by_state on answers (state, asked);
-create index if not exists by_session on answers (session);
-create table if not exists sessions (
-    id text primary key, commitment text unique not null, one_in integer not null, answers integer not null,
-    opened real not null, seed text not null default ''
-);
-create table if not exists seeds (commitment text primary key, seed blob not null, created real not null);
-"""
-_ADD = "insert into answers (id, session, prompt, answer, receipt, created, sampling) values (?, ?, ?, ?, ?, ?, ?)"
-_WHOLE = "select prompt, answer, receipt, sampling from answers where id = ?"
-_LOOK = "select state, asked, began, length(prompt) + length(answer) from answers where id = ?"
-_AHEAD = "select count(*) from answers where state = 'proving' or (state = 'waiting' and asked < ?)"
-_LAST = "select seconds, length(prompt) + length(answer) from answers where state = 'done' order by asked desc limit 1"
-_AGAIN = """
-update answers set state = case when attempts >= ? then 'failed' else 'waiting' end where state = 'proving'
-"""
-_NEXT = "select id, prompt, answer, sampling from answers where state = 'waiting' order by asked limit 1"
-_TAKE = "update answers set state = 'proving', attempts = attempts + 1, began = ? where id = ?"
-_DONE = "update answers set state = 'done', bytes = ?, seconds = ? - began where id = ?"
-_QUEUE = """
-update answers set state = 'waiting', attempts = 0, asked = (select max(asked) + 1 from answers) where id = ?
-"""
-_LOOSE = """
-select id from (
-    select *, sum(bytes) over (order by number desc) as above, row_number() over (order by number desc) as place
-    from answers
-)
-where state not in ('waiting', 'proving') and (created < ? or place > ? or above > ?)
-    and session not in (select id from sessions where seed = '' and opened >= ?)
-"""
-_OVER = "delete from sessions where opened < ? and id not in (select session from answers)"
-_SESSION = "select commitment, one_in, answers from sessions where id = ? and seed = '' and opened >= ?"
+_UNDER_WAY = answers.c.state.in_(["waiting", "proving"])
+
+
+class Answered(msgspec.Struct, frozen=True, array_like=True):
+    """An answer, as it is sealed."""
+
+    id: str
+    prompt: Sequence[int]
+    answer: Sequence[int]
+    receipt: bytes
+    sampling: Sampling | None
+
+    @property
+    def said(self) -> Said:
+        """What was said."""
+        return Said(self.id, self.prompt, self.answer)
 
 
 @dataclass(frozen=True)
@@ -106,26 +89,20 @@ class Store:
     """The shared state of a service.
 
     Args:
-        folder: Where it lies; made when missing.
-        config: Its bounds.
+        config: Where it lies, and its bounds.
+        key: Seals it (32 bytes).
         clock: Seconds since the epoch.
+
+    Raises:
+        ProofError: `proof.state-key`: it is in use under another key.
     """
 
-    def __init__(self, folder: Path, config: ServiceConfig, *, clock: Callable[[], float] = time.time) -> None:
-        self.proofs = folder / "proofs"
-        self.proofs.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
-        self._config, self._clock, self._lock = config, clock, threading.RLock()
-        self._db = sqlite3.connect(folder / "state.db", timeout=30, isolation_level=None, check_same_thread=False)
-        self._db.execute("pragma journal_mode = wal")
-        self._db.execute("pragma synchronous = full")
-        self._db.execute("pragma secure_delete = on")
-        with self._lock:
-            self._db.executescript(_SCHEMA)
+    def __init__(self, config: ServiceConfig, key: bytes, *, clock: Callable[[], float] = time.time) -> None:
+        self._config, self._clock, self._state = config, clock, SealedState(config, key)
 
     def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+        """Leave folder and database."""
+        self._state.close()
 
     # ------------------------------------------------------------------ answers
 
@@ -137,14 +114,16 @@ class Store:
         Raises:
             RequestError: Its session is over, or full.
         """
-        tokens = [np.array(part, "<u4").tobytes() for part in (said.prompt, said.answer)]
-        with self._writing() as db:
+        tag, answered = self._tag(said.id), Answered(said.id, said.prompt, said.answer, receipt, sampling)
+        row = {"tag": tag, "sealed": self._state.seal("answer", tag, answered), "created": self._clock()}
+        with self._state.writing() as db:
             if session:
-                self._open(session)
-            drawn = msgspec.msgpack.encode(sampling) if sampling else None
-            db.execute(_ADD, (said.id, session, *tokens, receipt, self._clock(), drawn))
+                self._open(db, session)
+            of_session = self._state.sealer.tag("session", session) if session else b""
+            size = len(said.prompt) + len(said.answer)
+            db.execute(insert(answers).values(row | {"session": of_session, "tokens": size}))
             if promise == "follows":
-                self._queue(said.id)
+                ask(db, tag)
 
     def get(self, answer_id: str) -> tuple[Said, bytes]:
         """Return an answer and its receipt.
@@ -157,10 +136,13 @@ class Store:
 
     def whole(self, answer_id: str) -> tuple[Said, bytes, Sampling | None]:
         """Return an answer, its receipt, and how it was drawn; see `get`."""
-        row = self._one(_WHOLE, answer_id)
-        if row is None:
+        tag = self._tag(answer_id)
+        with self._state.reading() as db:
+            sealed = db.scalar(select(answers.c.sealed).where(answers.c.tag == tag))
+        if sealed is None:
             raise _unknown()
-        return Said(answer_id, _tokens(row[0]), _tokens(row[1])), row[2], _sampling(row[3])
+        answered = self._state.open("answer", tag, sealed, Answered)
+        return answered.said, answered.receipt, answered.sampling
 
     # ------------------------------------------------------------------ proofs
 
@@ -170,11 +152,11 @@ class Store:
         Raises:
             RequestError: `proof.answer-unknown`, `proof.queue-full`.
         """
-        with self._writing():
-            if self.look(answer_id).state in {"kept", "failed"}:
-                self._require(1)
-                self._queue(answer_id)
-        return self.look(answer_id)
+        with self._state.writing() as db:
+            if self._look(db, answer_id).state in {"kept", "failed"}:
+                self._require(db, 1)
+                ask(db, self._tag(answer_id))
+            return self._look(db, answer_id)
 
     def look(self, answer_id: str) -> Standing:
         """Return how far the proof of an answer is.
@@ -182,82 +164,79 @@ class Store:
         Raises:
             RequestError: `proof.answer-unknown`.
         """
-        row = self._one(_LOOK, answer_id)
-        if row is None:
-            raise _unknown()
-        state, asked, began, size = row
-        if state not in {"waiting", "proving"}:
-            return Standing(state)
-        [ahead] = self._row(_AHEAD, asked) if state == "waiting" else (0,)
-        before = self._one(_LAST)
-        seconds = max(0.0, self._clock() - began) if state == "proving" else 0.0
-        return Standing(state, ahead, round(seconds, 1), round(before[0] * size / before[1], 1) if before else None)
+        with self._state.reading() as db:
+            return self._look(db, answer_id)
 
     def require_place(self) -> None:
         """Raise `RequestError` (`proof.queue-full`) when no further proof may be asked for now."""
-        self._require(1)
+        with self._state.reading() as db:
+            self._require(db, 1)
 
     def counts(self) -> dict[str, int]:
         """Return how many proofs wait, how many places sessions hold, and how many answers are kept."""
-        [waiting] = self._row("select count(*) from answers where state in ('waiting', 'proving')")
-        [kept] = self._row("select count(*) from answers")
-        return {"waiting": waiting, "reserved": self._reserved(), "answers": kept}
+        with self._state.reading() as db:
+            return self._counts(db)
 
-    def proof(self, answer_id: str) -> Path:
-        """Return where the proof of an answer lies, or will."""
-        return self.proofs / f"{Said(answer_id, (), ()).exchange}.proof"
+    def proof(self, answer_id: str) -> tuple[int, Iterator[bytes]]:
+        """Return the size of an answer's proof, and its bytes in parts.
+
+        Raises:
+            RequestError: It was forgotten since somebody looked.
+            ProofError: `proof.state-damaged`; also by the later parts.
+        """
+        try:
+            return self._state.files.read(answer_id)
+        except FileNotFoundError:
+            raise _unknown() from None
 
     # ------------------------------------------------------------------ the proving process
 
     def again(self) -> None:
         """Put back what a proving process had begun that is no more; to be called by the one that is."""
-        with self._writing() as db:
-            db.execute(_AGAIN, (ATTEMPTS,))
+        state = case((answers.c.attempts >= ATTEMPTS, "failed"), else_="waiting")
+        with self._state.writing() as db:
+            db.execute(update(answers).where(answers.c.state == "proving").values(state=state))
 
     def take(self) -> tuple[Said, Sampling | None] | None:
         """Return the answer whose proof was asked for first, how it was drawn, and note that it is being proven."""
-        with self._writing() as db:
-            row = self._one(_NEXT)
-            if row is None:
-                return None
-            db.execute(_TAKE, (self._clock(), row[0]))
-        return Said(row[0], _tokens(row[1]), _tokens(row[2])), _sampling(row[3])
+        first = select(answers.c.tag, answers.c.sealed).where(answers.c.state == "waiting").order_by(answers.c.asked)
+        begun = {"state": "proving", "attempts": answers.c.attempts + 1, "began": self._clock()}
+        with self._state.writing() as db:
+            while row := db.execute(first.limit(1)).first():
+                this = update(answers).where(answers.c.tag == row.tag)
+                try:
+                    answered = self._state.open("answer", row.tag, row.sealed, Answered)
+                except ProofError as error:
+                    log.error("not proven", kind=error.code)
+                    db.execute(this.values(state="failed"))
+                    continue
+                db.execute(this.values(begun))
+                return answered.said, answered.sampling
+        return None
 
     def done(self, answer_id: str, proof: bytes) -> None:
         """Keep a proof."""
-        path = self.proof(answer_id)
-        part = path.with_suffix(".part")
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(proof)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        folder = os.open(self.proofs, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        with self._writing() as db:
-            db.execute(_DONE, (len(proof), self._clock(), answer_id))
+        self._state.files.write(answer_id, proof)
+        made = {"state": "done", "bytes": len(proof), "seconds": self._clock() - answers.c.began}
+        with self._state.writing() as db:
+            db.execute(update(answers).where(answers.c.tag == self._tag(answer_id)).values(made))
 
     def failed(self, answer_id: str) -> None:
         """Note that an answer can't be proven now."""
-        with self._writing() as db:
-            db.execute("update answers set state = 'failed' where id = ?", (answer_id,))
+        with self._state.writing() as db:
+            db.execute(update(answers).where(answers.c.tag == self._tag(answer_id)).values(state="failed"))
 
     def purge(self) -> int:
         """Forget what is too old or too much, but nothing that is asked for or in an open session; return how many."""
         config, now = self._config, self._clock()
-        with self._writing() as db:
-            bounds = now - config.keep_s, config.keep_answers, config.keep_gib * (1 << 30), now - config.session_s
-            rows = db.execute(_LOOSE, bounds).fetchall()
-            db.executemany("delete from answers where id = ?", rows)
-            db.execute(_OVER, (now - max(config.session_s, config.keep_s),))
-        known = {self.proof(row[0]) for row in self._all("select id from answers")}
-        for path in self.proofs.iterdir():
-            if path not in known:
-                path.unlink()
-        return len(rows)
+        gone = loose(now - config.keep_s, config.keep_answers, int(config.keep_gib * (1 << 30)), now - config.session_s)
+        over = sessions.c.opened < now - max(config.session_s, config.keep_s)
+        with self._state.writing() as db:
+            forgotten = db.execute(delete(answers).where(answers.c.number.in_(gone))).rowcount
+            db.execute(delete(sessions).where(over, sessions.c.tag.not_in(select(answers.c.session))))
+            known = db.scalars(select(answers.c.tag)).all()
+        self._state.files.keep(known)
+        return forgotten
 
     # ------------------------------------------------------------------ seeds of answers that are drawn
 
@@ -267,13 +246,15 @@ class Store:
         Raises:
             RequestError: `proof.too-many-seeds`.
         """
-        seed = secrets.token_bytes(SEED_BYTES)
-        with self._writing() as db:
-            db.execute("delete from seeds where created < ?", (self._clock() - SEED_S,))
-            if self._row("select count(*) from seeds")[0] >= MOST_SEEDS:
+        promised = commitment(seed := secrets.token_bytes(SEED_BYTES))
+        tag = self._state.sealer.tag("seed", promised)
+        with self._state.writing() as db:
+            db.execute(delete(seeds).where(seeds.c.created < self._clock() - SEED_S))
+            if _count(db, select(seeds.c.tag)) >= MOST_SEEDS:
                 raise RequestError("proof.too-many-seeds", "too many seeds wait to be used", status=429)
-            db.execute("insert into seeds values (?, ?, ?)", (commitment(seed), seed, self._clock()))
-        return commitment(seed)
+            sealed = self._state.sealer.seal("seed", tag, seed)
+            db.execute(insert(seeds).values(tag=tag, sealed=sealed, created=self._clock()))
+        return promised
 
     def spend(self, seed: str) -> bytes:
         """Return the seed behind a commitment, for the one answer that it is for.
@@ -281,39 +262,39 @@ class Store:
         Raises:
             RequestError: `proof.seed-unknown`.
         """
-        with self._writing() as db:
-            row = db.execute("delete from seeds where commitment = ? returning seed", (seed,)).fetchone()
-        if row is None:
+        tag = self._state.sealer.tag("seed", seed)
+        with self._state.writing() as db:
+            sealed = db.scalar(delete(seeds).where(seeds.c.tag == tag).returning(seeds.c.sealed))
+        if sealed is None:
             hint = "get one for each answer: POST /v1/proof-seeds"
             raise RequestError(
                 "proof.seed-unknown", "there is no unused seed of that commitment", status=404, hint=hint
             )
-        return bytes(row[0])
+        return self._state.sealer.open("seed", tag, sealed)
 
     # ------------------------------------------------------------------ sessions
 
-    def open_session(self, sample: Sample, answers: int) -> str:
-        """Begin a session, and take its places; return its id.
+    def open_session(self, sample: Sample, most: int) -> str:
+        """Begin a session of so many answers, and take its places; return its id.
 
         Raises:
             RequestError: `proof.session-known`, `proof.queue-full`.
         """
         name = f"ps-{secrets.token_hex(16)}"
-        with self._writing() as db:
-            self._require(_places(answers, sample.one_in))
-            values = name, sample.commitment, sample.one_in, answers, self._clock()
-            try:
-                db.execute(
-                    "insert into sessions (id, commitment, one_in, answers, opened) values (?, ?, ?, ?, ?)", values
-                )
-            except sqlite3.IntegrityError:
+        tag, known = self._state.sealer.tag("session", name), self._state.sealer.tag("commitment", sample.commitment)
+        row = {"tag": tag, "commitment": known, "sealed": self._state.seal("session", tag, sample)}
+        bounds = {"answers": most, "places": (places := -(-most // sample.one_in)), "opened": self._clock()}
+        with self._state.writing() as db:
+            self._require(db, places)
+            if _count(db, select(sessions.c.tag).where(sessions.c.commitment == known)):
                 raise RequestError(
                     "proof.session-known",
                     "a session with this commitment was opened before",
                     status=409,
                     param="commitment",
                     hint="draw a new seed for each session",
-                ) from None
+                )
+            db.execute(insert(sessions).values(row | bounds))
         return name
 
     def sample(self, session: str) -> Sample:
@@ -322,7 +303,8 @@ class Store:
         Raises:
             RequestError: `proof.session-unknown`, `proof.session-full`.
         """
-        return self._open(session)
+        with self._state.reading() as db:
+            return self._open(db, session)
 
     def reveal(self, session: str, seed: bytes) -> tuple[int, list[str]]:
         """End a session; return how many answers it has, and the ids of those that are drawn.
@@ -330,38 +312,65 @@ class Store:
         Raises:
             RequestError: `proof.session-unknown`; `ledger.lots-commitment`.
         """
-        with self._writing() as db:
-            row = self._one("select commitment, one_in, seed, opened from sessions where id = ?", session)
-            if row is None or (not row[2] and self._clock() - row[3] > self._config.session_s):
+        tag = self._state.sealer.tag("session", session)
+        with self._state.writing() as db:
+            row = db.execute(select(sessions).where(sessions.c.tag == tag)).first()
+            if row is None or (not row.revealed and self._clock() - row.opened > self._config.session_s):
                 raise _no_session()
             try:
-                lots = Lots.open(Sample(one_in=row[1], commitment=row[0]), seed)
+                lots = Lots.open(self._state.open("session", tag, row.sealed, Sample), seed)
             except LedgerError as error:
                 raise RequestError(error.code, error.message, param="seed") from None
-            answers = self._all("select id, receipt, state from answers where session = ? order by number", session)
-            drawn = [(one, state) for one, receipt, state in answers if lots.draws(receipt_sha256(receipt))]
-            if not row[2]:
-                db.execute("update sessions set seed = ? where id = ?", (seed.hex(), session))
-                for answer_id, state in drawn:
-                    if state == "kept":
-                        self._queue(answer_id)
-        return len(answers), [answer_id for answer_id, _ in drawn]
+            given = select(answers.c.tag, answers.c.sealed, answers.c.state).where(answers.c.session == tag)
+            drawn, count = [], 0
+            for count, answer in enumerate(db.execute(given.order_by(answers.c.number)).all(), 1):  # noqa: B007
+                answered = self._state.open("answer", answer.tag, answer.sealed, Answered)
+                if lots.draws(receipt_sha256(answered.receipt)):
+                    drawn.append(answered.id)
+                    if not row.revealed and answer.state == "kept":
+                        ask(db, answer.tag)
+            db.execute(update(sessions).where(sessions.c.tag == tag).values(revealed=True))
+        return count, drawn
 
     # ------------------------------------------------------------------ within
 
-    def _open(self, session: str) -> Sample:
+    def _open(self, db: Connection, session: str) -> Sample:
         """Return the sample of a session that takes one more answer; see `sample`."""
-        row = self._one(_SESSION, session, self._clock() - self._config.session_s)
+        tag = self._state.sealer.tag("session", session)
+        row = db.execute(select(sessions).where(sessions.c.tag.in_(self._still_open()), sessions.c.tag == tag)).first()
         if row is None:
             raise _no_session()
-        if self._row("select count(*) from answers where session = ?", session)[0] >= row[2]:
+        if _count(db, select(answers.c.tag).where(answers.c.session == tag)) >= row.answers:
             raise RequestError(
-                "proof.session-full", f"the session has its {row[2]} answers", status=429, hint="reveal its seed"
+                "proof.session-full", f"the session has its {row.answers} answers", status=429, hint="reveal its seed"
             )
-        return Sample(one_in=row[1], commitment=row[0])
+        return self._state.open("session", tag, row.sealed, Sample)
 
-    def _require(self, places: int) -> None:
-        counts = self.counts()
+    def _look(self, db: Connection, answer_id: str) -> Standing:
+        row = db.execute(select(answers).where(answers.c.tag == self._tag(answer_id))).first()
+        if row is None:
+            raise _unknown()
+        if row.state not in {"waiting", "proving"}:
+            return Standing(row.state)
+        before = and_(answers.c.state == "waiting", answers.c.asked < row.asked)
+        first = select(answers.c.tag).where(or_(answers.c.state == "proving", before))
+        ahead = _count(db, first) if row.state == "waiting" else 0
+        seconds = max(0.0, self._clock() - row.began) if row.state == "proving" else 0.0
+        last = select(answers).where(answers.c.state == "done").order_by(answers.c.asked.desc()).limit(1)
+        made = db.execute(last).first()
+        expected = round(made.seconds * row.tokens / made.tokens, 1) if made else None
+        return Standing(row.state, ahead, round(seconds, 1), expected)
+
+    def _counts(self, db: Connection) -> dict[str, int]:
+        reserved = select(func.sum(sessions.c.places)).where(sessions.c.tag.in_(self._still_open()))
+        return {
+            "waiting": _count(db, select(answers.c.tag).where(_UNDER_WAY)),
+            "reserved": db.scalar(reserved) or 0,
+            "answers": _count(db, select(answers.c.tag)),
+        }
+
+    def _require(self, db: Connection, places: int) -> None:
+        counts = self._counts(db)
         if counts["waiting"] + counts["reserved"] + places > self._config.places:
             raise RequestError(
                 "proof.queue-full",
@@ -370,55 +379,15 @@ class Store:
                 hint="ask again later",
             )
 
-    def _reserved(self) -> int:
-        since = self._clock() - self._config.session_s
-        rows = self._all("select answers, one_in from sessions where seed = '' and opened >= ?", since)
-        return sum(_places(*row) for row in rows)
+    def _still_open(self) -> Select[tuple[bytes]]:
+        return open_sessions(self._clock() - self._config.session_s)
 
-    def _queue(self, answer_id: str) -> None:
-        self._db.execute(_QUEUE, (answer_id,))
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            yield self._db
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Do all of it or nothing; on the disk when this ends."""
-        with self._lock:
-            self._db.execute("begin immediate")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("rollback")
-                raise
-            self._db.execute("commit")
-
-    def _one(self, query: str, *values: object) -> tuple[Any, ...] | None:
-        with self._reading() as db:
-            row: tuple[Any, ...] | None = db.execute(query, values).fetchone()
-        return row
-
-    def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._reading() as db:
-            return db.execute(query, values).fetchall()
-
-    def _row(self, query: str, *values: object) -> tuple[Any, ...]:
-        return self._one(query, *values) or ()
+    def _tag(self, answer_id: str) -> bytes:
+        return self._state.sealer.tag("answer", answer_id)
 
 
-def _places(answers: int, one_in: int) -> int:
-    return -(-answers // one_in)
-
-
-def _tokens(data: bytes) -> list[int]:
-    tokens: list[int] = np.frombuffer(data, "<u4").tolist()
-    return tokens
-
-
-def _sampling(data: bytes | None) -> Sampling | None:
-    return msgspec.msgpack.decode(data, type=Sampling) if data else None
+def _count(db: Connection, rows: Select[Any]) -> int:
+    return db.scalar(select(func.count()).select_from(rows.subquery())) or 0
 
 
 def _unknown() -> RequestError:

@@ -16,6 +16,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import anyio
@@ -94,7 +95,7 @@ class Traces:
         except BaseException:
             self._release()
             raise
-        return _Shown(parts, self._config.trace_s, self._release)
+        return Shown(parts, within_s=self._config.trace_s, ended=self._release)
 
     def _parts(self, committed: Committed, challenge: bytes) -> Iterator[bytes]:
         try:
@@ -108,11 +109,19 @@ class Traces:
         self._free += 1
 
 
-class _Shown(StreamingResponse):
-    """A trace on its way: ended when it takes too long, broken off when it fails."""
+class Shown(StreamingResponse):
+    """A file on its way: ended when it takes too long, broken off when it fails."""
 
-    def __init__(self, parts: Iterator[bytes], within_s: float, ended: Callable[[], None]) -> None:
-        super().__init__(parts, media_type="application/octet-stream")
+    def __init__(
+        self,
+        parts: Iterator[bytes],
+        *,
+        size: int | None = None,
+        within_s: float = math.inf,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        headers = {} if size is None else {"content-length": str(size)}
+        super().__init__(parts, headers=headers, media_type="application/octet-stream")
         self._within_s, self._ended = within_s, ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,6 +132,6 @@ class _Shown(StreamingResponse):
         except ClientDisconnect:
             pass
         except Exception as error:  # noqa: BLE001 - a traceback could hold a prompt
-            log.error("trace not shown", kind=type(error).__name__)
+            log.error("not shown to its end", kind=type(error).__name__)
         finally:
             self._ended()

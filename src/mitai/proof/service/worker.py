@@ -1,7 +1,7 @@
 """The proving process of a service: takes the answer that was asked for first, proves it, and so on.
 
-`python -m mitai.proof.service.worker --config service.toml`. It may be killed at any moment: what it had begun is begun
-anew by the next one, up to five times.
+`python -m mitai.proof.service.worker --config service.toml`, the state's key on its input. It may be killed at any
+moment: what it had begun is begun anew by the next one, up to five times.
 
 Invariants:
 
@@ -10,7 +10,7 @@ Invariants:
 - It runs at a lower priority than answers do.
 
 Example:
-    >>> work(config, threading.Event())
+    >>> work(config, read_key(), threading.Event())
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import fcntl
 import os
 import resource
 import signal
-import sqlite3
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from mitai.errors import MitaiError
 from mitai.process import forbid_core_dumps, log_to_stderr
@@ -35,6 +35,8 @@ from mitai.proof.prepared import Prepared
 from mitai.proof.sampling import Sampling
 from mitai.proof.service.config import ServiceConfig
 from mitai.proof.service.receipts import Said
+from mitai.proof.service.sealed import read_key
+from mitai.proof.service.state import database_refuses
 from mitai.proof.service.store import Store
 
 log = structlog.get_logger("mitai.proof.service.worker")
@@ -43,14 +45,14 @@ _NICE = 5
 PAUSE_S = 5.0  # for a disk that is full to become less so
 
 
-def work(config: ServiceConfig, stop: threading.Event) -> None:
+def work(config: ServiceConfig, state_key: bytes, stop: threading.Event) -> None:
     """Prove what is asked for until told to stop.
 
     Raises:
         MitaiError: There is no prepared model where the configuration says.
     """
     prepared = Prepared.open(Path(config.prepared))
-    store = Store(Path(config.state), config)
+    store = Store(config, state_key)
     with (Path(config.state) / "worker.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel opens it when this process ends, however it does
         store.again()
@@ -64,10 +66,10 @@ def work(config: ServiceConfig, stop: threading.Event) -> None:
                     stop.wait(_LOOK_EVERY_S)
                 else:
                     _prove(prepared, store, *job)
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, SQLAlchemyError) as error:
                 log.error("the disk refuses", kind=type(error).__name__)
                 stop.wait(PAUSE_S)
-                with suppress(sqlite3.Error):
+                with suppress(SQLAlchemyError):
                     store.again()
     store.close()
 
@@ -99,11 +101,13 @@ def main() -> None:
         if config.memory_gib:
             limit = int(config.memory_gib * (1 << 30))
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-        work(config, stop)
+        work(config, read_key(), stop)
     except MemoryError:
         raise SystemExit("the model itself takes more memory than there is, or than memory_gib allows") from None
     except (MitaiError, OSError) as error:
         raise SystemExit(error.diagnostics() if isinstance(error, MitaiError) else str(error)) from None
+    except SQLAlchemyError as error:  # its words may be a statement's
+        raise SystemExit(database_refuses(config, error)) from None
 
 
 if __name__ == "__main__":

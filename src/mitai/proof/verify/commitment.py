@@ -53,8 +53,10 @@ def bind_root(transcript: Transcript, root: bytes, log: int) -> None:
     transcript.bind("commitment", bytes([log]) + root)
 
 
-def check_openings(transcript: Verifier, root: bytes, log: int, claims: Sequence[Claim]) -> None:
+def check_openings(transcript: Verifier, root: bytes, log: int, claims: Sequence[Claim], work: int = 0) -> None:
     """Check claims on an array of 2^log elements behind a root, which was bound before anything of them was drawn.
+
+    Work of so many bits comes before each challenge for a row, and before the places of columns.
 
     1. A challenge γ combines the claims: Σ_i γ^i Σ_c eq(outer_i, c) Σ_r eq(inner_i, r) f(c, r) is known.
     2. A sum-check over r leaves a point of challenges, at which the rows are combined.
@@ -63,24 +65,29 @@ def check_openings(transcript: Verifier, root: bytes, log: int, claims: Sequence
     """
     shape = Shape.of(log)
     # 1. and 2. one claim, and one point
-    rows, left, factors = check_fold(transcript, log, shape.positions, claims)
+    rows, left, factors = check_fold(transcript, log, shape.positions, claims, work)
     # 3. what is left
     combined = transcript.receive_k("combination", 1 << shape.positions)
     values = _values(combined, claims, log, shape.positions)
     if sum(map(mul, factors, values), ZERO) != left:
         raise ProofError("proof.value-refuted", "a committed array has another value at a point", step="opening")
     # 4. the combination
+    transcript.work(work)
     places = transcript.places("columns", QUERIES, shape.leaves)
     columns = transcript.receive("columns", len(places) << shape.rows).reshape(len(places), 1 << shape.rows)
     expected = field.encode(combined)[places]
     if not np.array_equal(field.total(field.scale(field.equality(rows), columns), axis=1), expected):
         raise ProofError("proof.column-refuted", "an encoded column is not a part of the combination", step="opening")
     _check_leaves(transcript, root, shape.leaves, places, columns)
-    transcript.error += soundness.opening(shape.positions, shape.rows)
+    transcript.error += soundness.opening(shape.positions, shape.rows) / (1 << work)
 
 
-def check_fold(transcript: Verifier, log: int, positions: int, claims: Sequence[Claim]) -> tuple[list[K], K, list[K]]:
+def check_fold(
+    transcript: Verifier, log: int, positions: int, claims: Sequence[Claim], work: int = 0
+) -> tuple[list[K], K, list[K]]:
     """Check claims on a matrix of 2^positions by 2^(log − positions), whose rows are folded.
+
+    Work of so many bits comes before each challenge for a row.
 
     Returns:
         A point of challenges at which rows are combined; then a value, and for each claim a factor: what is left to
@@ -93,7 +100,7 @@ def check_fold(transcript: Verifier, log: int, positions: int, claims: Sequence[
     gamma = transcript.challenge("claims")
     transcript.error += soundness.joined(len(claims))
     value = powers_sum(gamma, [claim.value for claim in claims])
-    rows, left = check_rounds(transcript, value, [None] * (log - positions))
+    rows, left = check_rounds(transcript, value, [None] * (log - positions), work)
     factors, by = [], ONE
     for point in points:
         factors.append(by * field.equal(point, rows))

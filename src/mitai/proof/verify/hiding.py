@@ -112,6 +112,7 @@ class Opening:
         uses: How often it may be opened.
         point: A challenge for each bit of a row's number.
         weights: (2^positions, 2).
+        work: How many bits of it come before what its error depends on.
     """
 
     root: bytes
@@ -119,6 +120,7 @@ class Opening:
     uses: int
     point: Point
     weights: Array
+    work: int = 0
 
     @property
     def shape(self) -> HidingShape:
@@ -149,6 +151,7 @@ def check_hidden(transcript: Verifier, pads: bytes, equation: Equation, openings
     masks = [transcript.receive_bytes("mask", HASH_BYTES) for _ in range(1 + len(openings))]
     [masked_sum] = field.elements(transcript.receive_k("sum", 1))
     # 2. what is drawn
+    transcript.work(most_work(openings))
     beta, delta, fold = draw(transcript, shape, equation)
     # 3. what is masked
     folded = transcript.receive_k("combination", shape.coefficients)
@@ -200,6 +203,11 @@ def bind_equation(transcript: Transcript, equation: Equation, openings: Sequence
         transcript.bind("opening", bytes([opening.log]) + opening.uses.to_bytes(8, "little") + opening.root)
         transcript.bind_elements("point", *opening.point)
         transcript.bind("weights", opening.weights.astype("<u8").tobytes())
+
+
+def most_work(openings: Sequence[Opening]) -> int:
+    """Return how much work comes before the challenges that all openings share."""
+    return max((opening.work for opening in openings), default=0)
 
 
 def draw(transcript: Transcript, shape: HidingShape, equation: Equation) -> tuple[K, K, list[K]]:
@@ -254,12 +262,13 @@ def salted(hashes: Sequence[bytes], salts: bytes) -> list[bytes]:
 def _check_opening(transcript: Verifier, opening: Opening, mask: bytes, delta: K, combination: Array) -> None:
     """Check that mask + δ · combination of an array's rows is what was said."""
     shape = opening.shape
+    transcript.work(opening.work)
     places = transcript.places("columns", HIDING_QUERIES, shape.leaves)
     columns = _columns(transcript, opening.root, shape, places, 1 << shape.rows)
     masks = _columns(transcript, mask, shape, places, 2)
     encoded = field.encode(combination, shape.size)[places]
     _compare(masks, delta, _fold(field.equality(opening.point), columns), encoded)
-    transcript.error += soundness.hidden_opening(shape.coefficients, shape.leaves, shape.rows)
+    transcript.error += soundness.hidden_opening(shape.coefficients, shape.leaves, shape.rows) / (1 << opening.work)
 
 
 def _columns(transcript: Verifier, root: bytes, shape: HidingShape, places: list[int], width: int) -> Array:

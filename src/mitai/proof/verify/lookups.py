@@ -99,7 +99,7 @@ def bind_statement(transcript: Transcript, shapes: Sequence[Sequence[int]], tabl
 
 
 def check_lookups(
-    transcript: Verifier, shapes: Sequence[Sequence[int]], table: Table
+    transcript: Verifier, shapes: Sequence[Sequence[int]], table: Table, work: int = 0
 ) -> tuple[list[list[Claim]], Claim]:
     """Check that all entries of columns are in a table.
 
@@ -107,14 +107,16 @@ def check_lookups(
         transcript: where the messages come from; columns and multiplicities were bound.
         shapes: the true shape of each column; each has as many arrays as the table has components.
         table: the table.
+        work: how many bits of it come before the challenges.
 
     Returns:
         For each column a claim for each component, as an array of its own (offset 0); then the claim on multiplicities.
     """
     offsets, log = bind_statement(transcript, shapes, table)
     width = len(table.components)
+    transcript.work(work)
     alpha, beta = transcript.challenges("look-ups", 2)
-    transcript.error += soundness.lookups(log, table.log, width)
+    transcript.error += soundness.lookups(log, table.log, width) / (1 << work)
 
     top, bottom, point, p, q = check_fractions(transcript, log)
     said = transcript.receive_elements("columns", len(shapes) * width)

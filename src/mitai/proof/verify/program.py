@@ -4,7 +4,7 @@ The order of steps is in `walk`; this is what the verifier does at each of them.
 
 Example:
     >>> security = verify(statement, proof)
-    >>> security > 100
+    >>> security > 100  # or it would have been refused
     True
 """
 
@@ -24,20 +24,23 @@ from mitai.proof.verify.hiding import HidingShape, Opening
 from mitai.proof.verify.lookups import check_lookups
 from mitai.proof.verify.masked import MaskedVerifier
 from mitai.proof.verify.points import Axes, mask_value, public_value
+from mitai.proof.verify.soundness import LEAST_BITS, too_few
 from mitai.proof.verify.statement import Statement
 from mitai.proof.verify.sumcheck import check_product
 from mitai.proof.verify.walk import Factor, Walk
 
 
-def verify(statement: Statement, proof: bytes) -> float:
-    """Check a proof; return b, if a false statement is accepted with a probability of 2^−b at most.
+def verify(statement: Statement, proof: bytes, least_bits: int = LEAST_BITS) -> float:
+    """Check a proof; return b, if a false statement is accepted with a probability of 2^−b at most for each hash.
 
     Raises:
-        ProofError: The first thing that does not hold.
+        ProofError: The first thing that does not hold; `proof.too-few-bits`: there are fewer than the least.
     """
     verifier = MaskedVerifier(proof, statement.uses) if statement.uses else Verifier(proof)
     hear(statement, verifier)
     verifier.finish()
+    if verifier.error * (1 << least_bits) > 1:
+        raise too_few(least_bits)
     return soundness.bits(verifier.error)
 
 
@@ -61,7 +64,8 @@ class _Checking(Walk):
 
     def lookups(self, nodes: Sequence[tuple[int, ...]], table: int) -> tuple[list[list[Claim]], Claim]:
         shapes = [self.plan.shape(first) for first, *_ in nodes]
-        return check_lookups(self.transcript, shapes, self.table(*self.tables[table]))
+        key = self.tables[table]
+        return check_lookups(self.transcript, shapes, self.table(*key), self.sizes.before_lookups[key])
 
     def halves(self, _zero: Zero, _layer: int, point: Point, value: K) -> tuple[list[K], K, K]:
         return check_product(self.transcript, value, list(point))
@@ -93,7 +97,7 @@ class _Checking(Walk):
         self.require_zero(value - field.evaluate(table, point), "public")
 
     def opened(self, source: str, claims: Sequence[Claim], log: int) -> None:
-        check_openings(self.transcript, self.root(source), log, claims)
+        check_openings(self.transcript, self.root(source), log, claims, self.sizes.before_openings[source])
 
     def root(self, source: str) -> bytes:
         return self._hints if source == "hint" else self.roots[source]
@@ -106,12 +110,12 @@ class MaskedChecking(_Checking):
 
     def opened(self, source: str, claims: Sequence[Claim], log: int) -> None:
         """Check claims as far as rows go; the rest is an equation."""
-        uses = self.statement.uses_of(source)
+        uses, work = self.statement.uses_of(source), self.sizes.before_openings[source]
         positions = HidingShape.of(log, uses).positions
-        rows, left, factors = check_fold(self.transcript, log, positions, claims)
+        rows, left, factors = check_fold(self.transcript, log, positions, claims, work)
 
         def times(by: K) -> Opening:
             weights = functional(claims, [by * factor for factor in factors], log, positions)
-            return Opening(self.root(source), log, uses, rows, weights)
+            return Opening(self.root(source), log, uses, rows, weights, work)
 
         self.transcript.equations.require_opened(left, times)

@@ -1,21 +1,32 @@
 """How likely each check is to be deceived (docs/spec/proof.md, "Soundness"); checks add these up in `Verifier.error`.
 
+Where a sum of these is more than its share, work comes before the challenges: both sides know from the statement how
+much (docs/spec/proof.md, "Work").
+
 Example: four openings of 2^28 elements, 2^26 look-ups
     >>> bits(4 * opening(17, 11) + lookups(26, 16, 2)) > 100
     True
+    >>> work([lookups(28, 16, 2), lookups(20, 16, 2)], LOOKUPS)
+    [3, 0]
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
+from mitai.errors import ProofError
 from mitai.proof.field import P
 
 CHALLENGES = P**2  # elements of K
 LOG_BLOWUP = 2  # rate 1/4
 QUERIES = 152
 HIDING_QUERIES = 172  # of codes of rate up to 5/16: 21/32 each
+LEAST_BITS = 100  # of a proof, unless whoever checks it asks for others
+LOOKUPS = Fraction(1, 4 << LEAST_BITS)  # what the challenges of all look-ups may add to the error
+OPENINGS = Fraction(11, 16 << LEAST_BITS)  # what all openings may; a sixteenth is left for everything else
+MAX_WORK = 20
 
 
 def rounds(count: int) -> Fraction:
@@ -49,6 +60,30 @@ def hidden(coefficients: int, leaves: int, rows: int, joined: int) -> Fraction:
     """Return the error of the equation of pads: a wrong one is not seen after β, or after δ; rows of pads."""
     drawn = Fraction(joined + 1, CHALLENGES) + Fraction((rows + 1) << leaves, CHALLENGES)
     return drawn + hidden_opening(2 * coefficients, leaves, rows)
+
+
+def work(errors: Sequence[Fraction], share: Fraction) -> list[int]:
+    """Return the bits of work that each of some arguments needs, so that together they err no more than a share.
+
+    Raises:
+        ProofError: `proof.too-few-bits`: one needs more than there may be.
+    """
+    if sum(errors) <= share:
+        return [0] * len(errors)
+    needed = [(math.ceil(error * len(errors) / share) - 1).bit_length() for error in errors]
+    if max(needed) > MAX_WORK:
+        raise too_few(LEAST_BITS)
+    return needed
+
+
+def too_few(least: int) -> ProofError:
+    """Return the refusal of what is deceived more often than is bearable."""
+    return ProofError(
+        "proof.too-few-bits",
+        f"a computation of this size has a proof of fewer than {least} bits of security",
+        step="soundness",
+        hint="ask for a shorter answer; or for fewer bits, where they are enough",
+    )
 
 
 def bits(error: Fraction) -> float:

@@ -53,7 +53,12 @@ class Statement:
 
     def uses_of(self, source: str) -> int:
         """Return how often a hiding commitment may be opened."""
-        return self.uses if source == "weight" else HIDDEN_USES[source]
+        return uses_of(source, self.uses)
+
+
+def uses_of(source: str, uses: int) -> int:
+    """Return how often a hiding commitment may be opened, where that to weights may be opened so often."""
+    return uses if source == "weight" else HIDDEN_USES[source]
 
 
 def known_arrays(statement: Statement, plan: Plan) -> dict[int, Ints]:

@@ -16,13 +16,14 @@ from mitai.proof.verify import soundness
 HALF = K((P + 1) // 2)
 
 
-def check_rounds(transcript: Verifier, claim: K, weights: Sequence[K | None]) -> tuple[list[K], K]:
+def check_rounds(transcript: Verifier, claim: K, weights: Sequence[K | None], work: int = 0) -> tuple[list[K], K]:
     """Check Σ_x w(x) g(x) = claim for some g of degree 2 in each variable.
 
     Args:
         transcript: where the messages come from.
         claim: the value of the sum.
         weights: for each variable z_i where w has the factor eq(z_i, x_i), or None where it has none.
+        work: how many bits of it come before each challenge.
 
     Returns:
         The point r, and the value that g(r) has if the claim is true.
@@ -31,6 +32,7 @@ def check_rounds(transcript: Verifier, claim: K, weights: Sequence[K | None]) ->
     point: list[K] = []
     for weight in weights:
         linear, square = transcript.receive_elements("round", 2)
+        transcript.work(work)
         r = transcript.challenge("round")
         share, z = (HALF, HALF) if weight is None else (ONE, weight)  # t(0) = share · claim − z · (t(1) − t(0))
         claim = transcript.weighted((share, claim), (r - z, linear), (r * r - z, square))

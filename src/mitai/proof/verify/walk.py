@@ -38,12 +38,10 @@ from mitai.proof.equations import (
 from mitai.proof.field import ONE, ZERO, Array, K, P, Point
 from mitai.proof.lowering import lower
 from mitai.proof.operation import Ints, Shape
-from mitai.proof.program import Output
 from mitai.proof.transcript import Transcript
 from mitai.proof.verify import soundness
 from mitai.proof.verify.claims import Claim
 from mitai.proof.verify.commitment import bind_root
-from mitai.proof.verify.layout import Layout
 from mitai.proof.verify.lookups import Table, inside, logs
 from mitai.proof.verify.points import (
     Axes,
@@ -54,6 +52,7 @@ from mitai.proof.verify.points import (
     restricted,
     scattered,
 )
+from mitai.proof.verify.sizes import Sizes
 from mitai.proof.verify.statement import Statement, known_arrays
 
 
@@ -102,20 +101,9 @@ class Walk(ABC):
         self.plan = lower(statement.program)
         self.known = known_arrays(statement, self.plan)
         self.claims: list[list[tuple[Axes, K]]] = [[] for _ in self.plan.nodes]
-        self.tables = list(dict.fromkeys((entry.table, entry.bits) for entry in self.plan.listed))
-        hints = [self.plan.shape(node) for node in self.plan.committed("hint")]
-        self.hints = Layout.of([*hints, *((1 << self.table(*key).log,) for key in self.tables)])
-        self.sources = {
-            "weight": Layout.of([self.plan.shape(node) for node in self.plan.committed("weight")]),
-            "input": Layout.of([self.plan.shape(node) for node in self.plan.committed("input")]),
-            "result": Layout.of([self.plan.shape(self.plan.results[output.operand]) for output in self.kept]),
-        }
+        self.sizes = Sizes.of(self.plan, statement.uses)
+        self.tables = list(self.sizes.before_lookups)
         self.kept_points: list[tuple[Axes, K]] = []
-
-    @property
-    def kept(self) -> list[Output]:
-        """The results that are not public."""
-        return [output for output in self.statement.program.outputs if not output.public]
 
     def table(self, node: int | None, bits: int) -> Table:
         """Return the table of a look-up."""
@@ -143,14 +131,15 @@ class Walk(ABC):
         bind("program", statement.program.digest)
         for source, root in self.roots.items():
             bind("source", source.encode())
-            bind_root(self.transcript, root, self.sources[source].log)
+            bind_root(self.transcript, root, self.sizes.layouts[source].log)
         for number, array in sorted(self.known.items()):
             bind("known", number.to_bytes(8, "little") + _digest(array))
         for name, array in sorted(statement.outputs.items()):
             bind("output", name.encode())
             bind("numbers", _digest(array))
-        if self.hints.blocks:
-            bind_root(self.transcript, self.hints_root(), self.hints.log)
+        hints = self.sizes.layouts["hint"]
+        if hints.blocks:
+            bind_root(self.transcript, self.hints_root(), hints.log)
 
     @property
     def roots(self) -> dict[str, bytes]:
@@ -332,14 +321,14 @@ class Walk(ABC):
         """Join claims on what is committed, and open it."""
         for source in ("weight", "input"):
             claims = [self.claims[number] for number in self.plan.committed(source)]
-            self.open(source, self.sources[source], claims)
-        self.open("result", self.sources["result"], [[one] for one in self.kept_points])
+            self.open(source, claims)
+        self.open("result", [[one] for one in self.kept_points])
         claims = [self.claims[number] for number in self.plan.committed("hint")]
-        self.open("hint", self.hints, [*claims, *([((tuple(one.point),), one.value)] for one in counted)])
+        self.open("hint", [*claims, *([((tuple(one.point),), one.value)] for one in counted)])
 
-    def open(self, source: str, layout: Layout, claims: Sequence[Sequence[tuple[Axes, K]]]) -> None:
+    def open(self, source: str, claims: Sequence[Sequence[tuple[Axes, K]]]) -> None:
         """Open what is behind a root, with some claims on each of its arrays, which are claims on blocks."""
-        placed: list[Claim] = []
+        layout, placed = self.sizes.layouts[source], list[Claim]()
         for blocks, own in zip(layout.blocks, claims, strict=True):
             for axes, value in own:
                 weights, parts = zip(*(block.part(axes) for block in blocks), strict=True)

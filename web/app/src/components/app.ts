@@ -44,6 +44,7 @@ export class ChatApp extends View {
   /** What checks answers with a proof; without it, nothing is said about them. */
   @property({ attribute: false }) accessor proofs: Proofs | undefined;
   @state() private accessor proofFile: File | undefined;
+  @state() private accessor tokenizer: File | undefined;
   @state() private accessor turn = 0;
   @state() private accessor sheet: Sheet | undefined;
   @state() private accessor shownAnswer: string | undefined;
@@ -188,14 +189,22 @@ export class ChatApp extends View {
     event.preventDefault();
     this.dropping = false;
     const files = [...(event.dataTransfer?.files ?? [])];
-    if (this.proofs && files.length === 1 && files[0]?.name.endsWith(".proof")) {
-      this.proofFile = files[0];
-      this.sheet = "proof";
-      return;
-    }
+    if (this.proofs && this.dropProof(files)) return;
     const policy = files.length === 1 && files[0]?.name.endsWith(".toml") && this.chat.status.kind !== "verified";
     if (policy && files[0]) void this.readPolicy(files[0]);
     else if (this.chat.status.kind === "verified") void this.composer.attach(files);
+  }
+
+  /** Whether these are an answer with its proof and its tokenizer, or one of them while the other is asked for. */
+  private dropProof(files: readonly File[]): boolean {
+    const proofs = files.filter(({ name }) => name.endsWith(".proof"));
+    const tokenizers = files.filter(({ name }) => name.endsWith(".json"));
+    if (proofs.length > 1 || tokenizers.length > 1 || proofs.length + tokenizers.length !== files.length) return false;
+    if (proofs.length === 0 && this.sheet !== "proof") return false;
+    this.proofFile = proofs[0] ?? this.proofFile;
+    this.tokenizer = tokenizers[0] ?? this.tokenizer;
+    this.sheet = "proof";
+    return true;
   }
 
   private readonly closeSheet = (): void => {
@@ -402,7 +411,7 @@ export class ChatApp extends View {
       ></verification-sheet>
       <exchange-sheet .message=${answer?.role === "assistant" ? answer : undefined} ?provable=${answer && this.chat.canProve(answer.id)} .exchange=${answer && exchanges.get(answer.id)}></exchange-sheet>
       <policy-dialog ?open=${this.sheet === "policy"} .standing=${standing}></policy-dialog>
-      ${this.proofs ? html`<proof-dialog ?open=${this.sheet === "proof"} .proofs=${this.proofs} .file=${this.proofFile}></proof-dialog>` : nothing}
+      ${this.proofs ? html`<proof-dialog ?open=${this.sheet === "proof"} .proofs=${this.proofs} .file=${this.proofFile} .tokenizer=${this.tokenizer}></proof-dialog>` : nothing}
       <settings-dialog ?open=${this.sheet === "settings"} ?proofs=${this.proofs !== undefined}>
         ${this.store ? html`<keeping-settings slot="keeping" .store=${this.store} turn=${this.turn}></keeping-settings>` : nothing}
       </settings-dialog>

@@ -1,9 +1,11 @@
 /**
  * `<proof-dialog>`: checks an answer with a proof, for an identity that the user enters. Leaving it ends the check.
  *
+ * With the model's tokenizer, it says prompt and answer in words once the proof holds.
+ *
  * The identity of the last proof that held is kept on this device, and filled in the next time.
  */
-import type { Agreed, Checked } from "@mitai/proof";
+import type { Agreed, Checked, Piece } from "@mitai/proof";
 import { css, html, nothing, type PropertyValues } from "lit";
 import { customElement, property, query, state } from "lit/decorators.js";
 import { type Failure, failureOf } from "../conversations.ts";
@@ -49,27 +51,42 @@ export class ProofDialog extends View {
       progress {
         width: 100%;
       }
+      .words {
+        margin: 0;
+        padding: 0.5rem 0.75rem;
+        border-inline-start: 3px solid var(--line);
+        white-space: pre-wrap;
+        overflow-wrap: anywhere;
+      }
+      .words bdi {
+        border: 1px solid var(--line);
+        border-radius: var(--round);
+        padding-inline: 0.25rem;
+        font: var(--small) var(--mono, monospace);
+        color: var(--muted);
+      }
     `,
   ];
 
   @property({ type: Boolean }) accessor open = false;
   @property({ attribute: false }) accessor proofs!: Proofs;
   @property({ attribute: false }) accessor file: File | undefined;
+  @property({ attribute: false }) accessor tokenizer: File | undefined;
   @state() private accessor outcome: Outcome = { kind: "none" };
-  @query("#proof-file") private accessor picker!: HTMLInputElement;
   @query("form") private accessor form!: HTMLFormElement;
   private running: AbortController | undefined;
 
   protected override willUpdate(changed: PropertyValues<this>): void {
-    if (!changed.has("open") && !changed.has("file")) return;
+    if (!changed.has("open") && !changed.has("file") && !changed.has("tokenizer")) return;
     this.running?.abort();
     this.outcome = { kind: "none" };
   }
 
-  private readonly picked = (): void => {
-    const [file] = this.picker.files ?? [];
-    this.picker.value = "";
-    if (file) this.file = file;
+  private readonly picked = (event: Event & { target: HTMLInputElement }): void => {
+    const picker = event.target;
+    const [file] = picker.files ?? [];
+    picker.value = "";
+    if (file) this[picker.name as "file" | "tokenizer"] = file;
   };
 
   /** What was entered; or what is wrong with it. */
@@ -93,7 +110,7 @@ export class ProofDialog extends View {
 
   private readonly check = async (event: Event): Promise<void> => {
     event.preventDefault();
-    const { file, running } = this;
+    const { file, tokenizer, running } = this;
     const expected = this.expected();
     if ("kind" in expected) {
       this.outcome = expected;
@@ -109,7 +126,7 @@ export class ProofDialog extends View {
     const start = performance.now();
     try {
       const heard = (part: number) => show({ kind: "checking", part });
-      const checked = await this.proofs.check(file, expected, heard, controller.signal);
+      const checked = await this.proofs.check(file, { ...expected, tokenizer }, heard, controller.signal);
       remember(KEPT, checked.model);
       show({ kind: "holds", checked, agreed: expected.agreed, took_ms: performance.now() - start });
     } catch (error) {
@@ -127,19 +144,13 @@ export class ProofDialog extends View {
     return html`<m-dialog ?open=${this.open} heading=${t("title")}>
       <form id="check" class="stack" @submit=${this.check}>
         <p>${t("text")}</p>
-        <div>
-          <div class="row wrap">
-            <button type="button" ?disabled=${checking} @click=${() => this.picker.click()}>${icons.file}${t("choose")}</button>
-            ${this.file ? html`<span class="clip grow">${t("chosen", { name: printable(this.file.name), size: size(this.file.size) })}</span>` : nothing}
-          </div>
-          <input id="proof-file" type="file" hidden aria-label=${t("file")} @change=${this.picked} />
-          <p class="small muted">${t("chooseText")}</p>
-        </div>
+        ${this.chooser("file", this.file, checking)}
         <label>
           <span>${t("identity")}</span>
           <input class="hex" name="model" required autocomplete="off" autocapitalize="off" spellcheck="false" ?disabled=${checking} value=${recall(KEPT) ?? ""} />
           <span class="small muted">${t("identityText")}</span>
         </label>
+        ${this.chooser("tokenizer", this.tokenizer, checking)}
         <details>
           <summary>${t("drawn")}</summary>
           <div class="stack">
@@ -157,6 +168,22 @@ export class ProofDialog extends View {
         }
       </div>
     </m-dialog>`;
+  }
+
+  private chooser(name: "file" | "tokenizer", chosen: File | undefined, checking: boolean) {
+    const pick = () => this.form.querySelector<HTMLInputElement>(`input[name=${name}]`)?.click();
+    const leave = () => {
+      this.tokenizer = undefined;
+    };
+    return html`<div>
+      <div class="row wrap">
+        <button type="button" ?disabled=${checking} @click=${pick}>${icons.file}${t(name === "file" ? "choose" : "chooseTokenizer")}</button>
+        <input type="file" name=${name} hidden aria-label=${t(name)} @change=${this.picked} />
+        ${chosen ? html`<span class="clip grow">${t("chosen", { name: printable(chosen.name), size: size(chosen.size) })}</span>` : nothing}
+        ${chosen && name === "tokenizer" ? html`<button type="button" ?disabled=${checking} @click=${leave}>${t("leaveTokenizer")}</button>` : nothing}
+      </div>
+      <p class="small muted">${t(name === "file" ? "chooseText" : "tokenizerText")}</p>
+    </div>`;
   }
 
   private field(name: "temperature" | "nonce" | "commitment") {
@@ -189,10 +216,11 @@ export class ProofDialog extends View {
   }
 }
 
-function holds({ model, prompt, answer, bits }: Checked, agreed: Agreed | undefined, took_ms: number) {
+function holds({ model, prompt, answer, bits, words }: Checked, agreed: Agreed | undefined, took_ms: number) {
   return html`<section class="card stack">
     <p class="note good">${icons.check} <strong>${t("holds")}</strong></p>
     <p>${t(!agreed ? "holdsText" : agreed.nonce && agreed.commitment ? "drawnHolds" : "drawnCould")}</p>
+    ${words ? [said(t("prompt"), words.prompt), said(t("answer"), words.answer), html`<p class="small muted">${t("wordsText")}</p>`] : nothing}
     <dl class="facts">
       <dt>${t("identity")}</dt>
       <dd><code>${model}</code></dd>
@@ -207,6 +235,18 @@ function holds({ model, prompt, answer, bits }: Checked, agreed: Agreed | undefi
     </dl>
     <p class="small muted">${t("not")}</p>
   </section>`;
+}
+
+/** Words as text and nothing else; in a frame, what is no word. */
+function said(heading: string, pieces: readonly Piece[]) {
+  return html`<figure>
+    <figcaption>${heading}</figcaption>
+    <blockquote class="words" dir="auto">${pieces.map(({ kind, text }) =>
+      kind === "text"
+        ? printable(text)
+        : html`<bdi>${kind === "special" ? printable(text) : t("unknown", { number: text })}</bdi>`,
+    )}</blockquote>
+  </figure>`;
 }
 
 declare global {

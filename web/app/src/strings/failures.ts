@@ -557,17 +557,13 @@ const FAILURES: Readonly<Record<string, Entry>> = {
       "请填写您与服务器的约定。如果可以任意抽取，证明者就能在许多回答中挑选。",
     ],
   },
-  "proof.mode-unsupported": {
+  "proof.too-few-bits": {
     en: [
-      "This kind of proof can't be checked here.",
-      "It hides the model's weights. The page knows the shorter proofs only, which hide nothing.",
-      "Check it with: mitai proof verify.",
+      "The proof is not strong enough.",
+      "It has fewer than 100 bits of security, so a false one could be found with too little work.",
+      "Ask for a shorter answer.",
     ],
-    zh: [
-      "这里无法检验这种证明。",
-      "这种证明会隐藏模型的权重，而本页只认识不隐藏任何内容的较短证明。",
-      "请用 mitai proof verify 检验。",
-    ],
+    zh: ["证明的强度不足。", "它的安全强度低于 100 位，因此用不够多的计算就可能找到虚假的证明。", "请要求更短的回答。"],
   },
   "proof.model-unsupported": {
     en: [
@@ -579,6 +575,146 @@ const FAILURES: Readonly<Record<string, Entry>> = {
       "这里无法检验这类模型的回答。",
       "它的配置属于其他类别，或要求了无法证明的内容。",
       "支持 GPT-2、Llama 和 Qwen2。",
+    ],
+  },
+  "proof.service-differs": {
+    en: [
+      "This is not the service that you know.",
+      "What it says of itself or of this answer is not what the link pins: another model, key or tokenizer, other words than you wrote, or others than you were shown.",
+      "Do not rely on it. Ask whoever gave you the link.",
+    ],
+    zh: [
+      "这不是您所知的服务。",
+      "它对自身或这个回答的说法与链接固定的不符：另一个模型、密钥或分词器，或文字与您写的、看到的不同。",
+      "请不要依赖它，并询问给您链接的人。",
+    ],
+  },
+  "proof.receipt-differs": {
+    en: [
+      "Receipt or proof are about something else.",
+      "What the service signed does not fit this answer, this model or what was asked for; or the proof is that of another answer.",
+      "Do not rely on the answer. Ask the service's operator.",
+    ],
+    zh: [
+      "回执或证明与此不符。",
+      "服务签署的内容与这个回答、这个模型或所要求的不符，或证明属于另一个回答。",
+      "请不要依赖这个回答，并询问服务的运营者。",
+    ],
+  },
+  "proof.offer-malformed": {
+    en: [
+      "The link names something else.",
+      "What it names is no service of answers with a proof, or one of a kind that this page does not know.",
+      "Ask whoever gave you the link for a new one, or use: mitai chat.",
+    ],
+    zh: [
+      "链接指向的不是这种服务。",
+      "它所指的不是提供带证明回答的服务，或其种类是本页不认识的。",
+      "请向给您链接的人索取新的链接，或使用 mitai chat。",
+    ],
+  },
+  "proof.page-unsupported": {
+    en: [
+      "This model can't be used in the page.",
+      "The page does not know how this model's words are made, so it could not compare them with what is proven.",
+      "Use: mitai chat.",
+    ],
+    zh: [
+      "无法在网页中使用这个模型。",
+      "本页不知道这个模型如何生成文字，因此无法与被证明的内容核对。",
+      "请使用 mitai chat。",
+    ],
+  },
+  "proof.queue-full": {
+    en: [
+      "There is no place for another proof.",
+      "The service makes as many as it can. Nothing is known of the answer but that it is signed.",
+      "Ask again later.",
+    ],
+    zh: ["没有空位生成新的证明。", "服务正在尽力生成证明。目前只知道回答有签名。", "请稍后再次索取。"],
+  },
+  "proof.late": {
+    en: [
+      "The proof did not come.",
+      "The service has not made it in an hour. It may be slow, or it may not want to: nobody can tell from here.",
+      "Ask again. Without its proof the answer is only signed.",
+    ],
+    zh: [
+      "证明没有到来。",
+      "服务一小时内没有生成证明。它可能很慢，也可能不愿意：从这里无法分辨。",
+      "请再次索取。没有证明，回答就只是有签名而已。",
+    ],
+  },
+  "proof.failed": {
+    en: [
+      "The service could not prove the answer.",
+      "It says so itself, and not why. Whoever does not get a proof has a signed answer and nothing more.",
+      "Ask again, or ask the operator.",
+    ],
+    zh: [
+      "服务无法证明这个回答。",
+      "这是它自己说的，没有说明原因。得不到证明，就只有一个带签名的回答。",
+      "请再次索取，或询问运营者。",
+    ],
+  },
+  "proof.answer-unknown": {
+    en: [
+      "The service does not know the answer any more.",
+      "It keeps answers for a day, or says so to avoid a proof.",
+      "Ask your question again.",
+    ],
+    zh: ["服务已不记得这个回答。", "它保存回答一天，也可能是为了逃避证明而这样说。", "请重新提问。"],
+  },
+  "proof.not-asked": {
+    en: [
+      "The service has forgotten that a proof was asked for.",
+      "Nothing is known of the answer but that it is signed.",
+      "Ask again.",
+    ],
+    zh: ["服务忘记了曾被索取证明。", "目前只知道回答有签名。", "请再次索取。"],
+  },
+  "proof.answer-too-large": {
+    en: [
+      "The service sends more than it may.",
+      "Its answer is larger than such answers are, and was not read to its end.",
+      "Do not rely on it. Ask the operator.",
+    ],
+    zh: ["服务发送的内容过多。", "它的应答超出了应有的大小，未被读完。", "请不要依赖它，并询问运营者。"],
+  },
+  "proof.tokenizer-differs": {
+    en: [
+      "The tokenizer is another one.",
+      "The file is not the tokenizer that the model's identity names, so its words could be wrong. The proof was not checked.",
+      "Choose the model's own tokenizer.json, unchanged; or leave it out, and check the proof without words.",
+    ],
+    zh: [
+      "这是另一个分词器。",
+      "该文件不是模型标识所指的分词器，显示的文字可能有误。证明尚未检验。",
+      "请选择该模型自己的、未经改动的 tokenizer.json；或不使用它，只检验证明而不显示文字。",
+    ],
+  },
+  "proof.tokenizer-malformed": {
+    en: [
+      "The tokenizer can't be read.",
+      "The file is no tokenizer.json, or it contradicts itself. The proof was not checked.",
+      "Leave it out, and check the proof without words.",
+    ],
+    zh: [
+      "无法读取分词器。",
+      "该文件不是 tokenizer.json，或内容自相矛盾。证明尚未检验。",
+      "请不使用它，只检验证明而不显示文字。",
+    ],
+  },
+  "proof.tokenizer-unsupported": {
+    en: [
+      "This kind of tokenizer is not known here.",
+      "It makes words in a way that this page does not know. The proof was not checked.",
+      "Leave it out, and check the proof without words; or show them with: mitai proof verify.",
+    ],
+    zh: [
+      "本页不认识这种分词器。",
+      "它以本页不认识的方式生成文字。证明尚未检验。",
+      "请不使用它，只检验证明而不显示文字；或用 mitai proof verify 显示文字。",
     ],
   },
   "mpc.model-unsupported": {

@@ -79,12 +79,30 @@ export async function* chat(
     onWire,
   );
   if (response.status !== 200) throw refusal(response.status, await bounded(response, MAX_REFUSAL_BYTES));
+  const { finishReason, usage } = yield* completion(pieces(response));
+  yield { kind: "end", finishReason, usage, exchange: exchangeOf(response), verified: view.verified };
+}
+
+/** How a completion ended. */
+export interface Completed {
+  readonly finishReason: string;
+  readonly usage: Usage;
+  /** The answer's, by the server. */
+  readonly id: string;
+}
+
+/** Read the words of a streamed completion, to the stream's very end; `client.answer-incomplete` if it has none. */
+export async function* completion(
+  stream: AsyncIterable<Uint8Array>,
+): AsyncGenerator<{ readonly kind: "text"; readonly text: string }, Completed> {
   let usage: Usage = { promptTokens: 0, completionTokens: 0 };
-  let finishReason = "";
-  for await (const event of events(pieces(response))) {
+  let [finishReason, id] = ["", ""];
+  for await (const event of events(stream)) {
     if (event === "[DONE]") continue; // the exchange has its digests only at its very end
     const read = readChunk(utf8(event));
     usage = read.usage ?? usage;
+    id ||= read.id;
+    if (id !== read.id && read.id) throw new MitaiError(MALFORMED, "the server's stream is of two answers");
     for (const choice of read.choices) {
       finishReason = choice.finishReason || finishReason;
       if (choice.delta.content) yield { kind: "text", text: choice.delta.content };
@@ -93,7 +111,7 @@ export async function* chat(
   if (!finishReason) {
     throw new MitaiError("client.answer-incomplete", "the server ended its answer before it was complete");
   }
-  yield { kind: "end", finishReason, usage, exchange: exchangeOf(response), verified: view.verified };
+  return { finishReason, usage, id };
 }
 
 /** The names of the models that the server offers. */
@@ -108,6 +126,7 @@ export async function models(session: Session, signal?: AbortSignal): Promise<re
 const count = integer();
 const chunk = struct(
   {
+    id: optional(string, ""),
     choices: optional(
       array(
         struct(

@@ -26,7 +26,22 @@ export interface Answer {
 }
 
 /** GET what is public; throw `client.timeout` or `client.unreachable`, or what the caller's signal was aborted with. */
-export async function get(fetcher: Fetch, url: string, limit: number, signal?: AbortSignal): Promise<Answer> {
+export function get(fetcher: Fetch, url: string, limit: number, signal?: AbortSignal): Promise<Answer> {
+  return exchanged(fetcher, url, limit, {}, signal);
+}
+
+/** POST without a body, likewise. */
+export function post(fetcher: Fetch, url: string, limit: number, signal?: AbortSignal): Promise<Answer> {
+  return exchanged(fetcher, url, limit, { method: "POST" }, signal);
+}
+
+async function exchanged(
+  fetcher: Fetch,
+  url: string,
+  limit: number,
+  how: RequestInit,
+  signal?: AbortSignal,
+): Promise<Answer> {
   const who = new URL(url).origin;
   const slow = new AbortController();
   const end = () => slow.abort();
@@ -38,6 +53,7 @@ export async function get(fetcher: Fetch, url: string, limit: number, signal?: A
   };
   try {
     const response = await fetcher(url, {
+      ...how,
       credentials: "omit",
       redirect: "error",
       cache: "no-store",

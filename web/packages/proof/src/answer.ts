@@ -15,7 +15,10 @@ import { refuse } from "./errors.ts";
 import { Unpacker } from "./msgpack.ts";
 import type { Ints } from "./operations.ts";
 import { type Agreed, MOST_TEMPERATURE, noise, requireAgreed, type Sampling, SEED_BYTES } from "./sampling.ts";
+import { LEAST_BITS } from "./soundness.ts";
+import { Tokenizer } from "./tokenizer.ts";
 import { type Statement, verify } from "./verify.ts";
+import type { Piece } from "./words.ts";
 
 export const MAX_ANSWER_BYTES = 1 << 28;
 const VERSION = "mitai proof answer v1";
@@ -76,18 +79,39 @@ export interface Checked {
   readonly answer: number;
   /** A false statement is accepted with a probability of 2^−bits at most. */
   readonly bits: number;
+  /** Prompt and answer in words, if a tokenizer was at hand. */
+  readonly words: { readonly prompt: readonly Piece[]; readonly answer: readonly Piece[] } | undefined;
+}
+
+/** Prompt and answer, in tokens. */
+export interface Said {
+  readonly prompt: readonly number[];
+  readonly answer: readonly number[];
+}
+
+/** What else is known, or wanted. */
+interface Asked {
+  readonly agreed?: Agreed | undefined;
+  readonly heard?: ((part: number) => void) | undefined;
+  readonly tokenizer?: Uint8Array | undefined;
+  readonly leastBits?: number | undefined;
+  /** The tokens that were told. */
+  readonly said?: Said | undefined;
 }
 
 /**
  * Check that the model of this identity answers this prompt so.
  *
+ * @param tokenizer The model's `tokenizer.json`, to say prompt and answer in words.
  * @param agreed How the answer was to be drawn; undefined if its tokens have to be the likeliest.
+ * @param said What was told, if it is known.
  * @param heard Is told how much of the proof was read, between 0 and 1.
+ * @param leastBits Of security, which the proof has to have.
  */
 export function checkAnswer(
   answer: Answer,
   model: string,
-  { agreed, heard }: { agreed?: Agreed | undefined; heard?: ((part: number) => void) | undefined } = {},
+  { agreed, heard, tokenizer, said, leastBits = LEAST_BITS }: Asked = {},
 ): Checked {
   const card = ModelCard.parse(answer.card);
   if (card.identity !== model) {
@@ -99,13 +123,19 @@ export function checkAnswer(
     );
   }
   requireAgreed(answer.sampling, agreed);
-  if (card.hides) {
-    const message = "proofs of this model hide its weights, and can't be checked here";
-    refuse("proof.mode-unsupported", message, "model", "check it with: mitai proof verify");
+  if (said && !(same(said.prompt, answer.prompt) && same(said.answer, answer.answer))) {
+    const hint = "don't rely on this answer; ask the service's operator";
+    refuse("proof.receipt-differs", "the proof is about another answer than the one that is shown", "receipt", hint);
   }
+  const reader = tokenizer && Tokenizer.open(tokenizer, card.tokenizer);
   const told = heard && ((bytes: number) => heard(bytes / answer.proof.length));
-  const bits = verify(statementOf(answer, card), answer.proof, told);
-  return { model, prompt: answer.prompt.length, answer: answer.answer.length, bits };
+  const bits = verify(statementOf(answer, card), answer.proof, leastBits, told);
+  const words = reader && { prompt: reader.words(answer.prompt), answer: reader.words(answer.answer) };
+  return { model, prompt: answer.prompt.length, answer: answer.answer.length, bits, words };
+}
+
+function same(one: readonly number[], other: readonly number[]): boolean {
+  return one.length === other.length && one.every((token, at) => token === other[at]);
 }
 
 /** What an answer's proof has to prove. */
@@ -125,6 +155,7 @@ function statementOf({ prompt, answer, sampling }: Answer, card: ModelCard): Sta
     inputs,
     outputs: new Map([["token", said]]),
     choices: new Map([[program.operations.findIndex(({ op }) => op === "argmax"), said]]),
+    uses: card.uses,
   };
 }
 

@@ -9,6 +9,7 @@ import { sha256 } from "@noble/hashes/sha2.js";
 import { type Decoder, decoderOf, writeProgram } from "./decoder.ts";
 import { refuse } from "./errors.ts";
 import { Graph } from "./graph.ts";
+import { MAX_USES } from "./hiding.ts";
 import type { Program } from "./program.ts";
 
 export const MAX_CARD_BYTES = 4 << 20;
@@ -22,7 +23,7 @@ const members = struct({
   reaches: dictionary(integer(-64, 62)),
   weights: pattern(/^[0-9a-f]{64}$/),
   tokenizer: pattern(/^([0-9a-f]{64})?$/),
-  uses: optional(integer(1, 4096), undefined),
+  uses: optional(integer(1, MAX_USES), undefined),
 });
 
 export class ModelCard {
@@ -30,8 +31,10 @@ export class ModelCard {
   readonly identity: string;
   /** Root of the commitment to the model's weights. */
   readonly weights: Uint8Array;
-  /** Whether its proofs hide the weights (docs/spec/proof-zk.md): those are not checked here. */
-  readonly hides: boolean;
+  /** SHA-256 of its `tokenizer.json`, hex; empty if it has none. */
+  readonly tokenizer: string;
+  /** How many proofs the hiding commitment to weights serves (docs/spec/proof-zk.md); 0 if proofs hide nothing. */
+  readonly uses: number;
   readonly #config: Uint8Array;
   readonly #reaches: ReadonlyMap<string, number>;
   #model: Decoder | undefined;
@@ -39,7 +42,7 @@ export class ModelCard {
   private constructor(data: Uint8Array) {
     const code = "proof.card-malformed";
     if (data.length > MAX_CARD_BYTES) refuse(code, `${data.length} bytes are too many for a card`);
-    const { config, reaches, weights, uses } = decodeCanonical(
+    const { config, reaches, weights, tokenizer, uses } = decodeCanonical(
       data,
       members,
       code,
@@ -49,7 +52,8 @@ export class ModelCard {
     if (this.#config.length > MAX_CONFIG_BYTES) refuse(code, "the card's configuration is too long");
     this.#reaches = reaches;
     this.weights = fromHex(weights);
-    this.hides = uses !== undefined;
+    this.tokenizer = tokenizer;
+    this.uses = uses ?? 0;
     this.identity = hex(
       sha256
         .create()

@@ -4,14 +4,14 @@
  * The array may hold arrays of several sizes, each at a multiple of its size (`placed`): one commitment to all of them.
  */
 import { refuse } from "./errors.ts";
-import { bits, equal, type K, type Point, ZERO } from "./field.ts";
+import { bits, equal, type K, type Point, type Value, ZERO } from "./field.ts";
 import { checkProduct, unweighted } from "./sumcheck.ts";
 import { u64, type Verifier } from "./transcript.ts";
 
 /** That the 2^(point's length) elements from `offset` on have the multilinear extension `value` at `point`. */
 export interface Claim {
   readonly point: Point;
-  readonly value: K;
+  readonly value: Value;
   readonly offset: number;
 }
 
@@ -50,19 +50,18 @@ export function checkClaims(verifier: Verifier, log: number, claims: readonly Cl
     gamma,
     points.map((one) => equal(one, point)),
   );
-  if (!e.equals(expected)) {
-    refuse("proof.claims-refuted", "claims on one array were not combined as drawn", "claims");
-  }
+  const message = "claims on one array were not combined as drawn";
+  verifier.requireZero(e.minus(expected), "proof.claims-refuted", message, "claims");
   return { point, value: f, offset: 0 };
 }
 
 /** Bind claims and draw what combines them; return their full points, the challenge, and the combined value. */
-export function combined(verifier: Verifier, log: number, claims: readonly Claim[]): [Point[], K, K] {
+export function combined(verifier: Verifier, log: number, claims: readonly Claim[]): [Point[], K, Value] {
   if (claims.length === 0) refuse("proof.statement-invalid", "there are no claims to join");
   const points = claims.map((claim) => fullPoint(claim, log));
   for (const { point, value, offset } of claims) {
     verifier.bind("offset", u64(offset));
-    verifier.bindElements("claim", value, ...point);
+    verifier.bindClaim(value, point);
   }
   const gamma = verifier.challenge("claims");
   verifier.soundness.joined(claims.length);
@@ -74,6 +73,8 @@ export function combined(verifier: Verifier, log: number, claims: readonly Claim
 }
 
 /** terms[0] + base · terms[1] + base² · terms[2] and so on. */
-export function powersSum(base: K, terms: Point): K {
-  return terms.reduceRight((out, term) => out.times(base).plus(term), ZERO);
+export function powersSum(base: K, terms: Point): K;
+export function powersSum(base: K, terms: readonly Value[]): Value;
+export function powersSum(base: K, terms: readonly Value[]): Value {
+  return terms.reduceRight<Value>((out, term) => out.times(base).plus(term), ZERO);
 }

@@ -15,6 +15,13 @@
 export type Words = Uint32Array<ArrayBuffer>;
 export type Point = readonly K[];
 
+/** A number to compute with: one that the verifier sees, which is a `K`, or one that is hidden from it (`masked.ts`). */
+export interface Value {
+  plus(other: Value): Value;
+  minus(other: Value): Value;
+  times(other: Value): Value;
+}
+
 export const P = 0xffff_ffff_0000_0001n;
 const NON_RESIDUE = 7n; // generates F*, and so is no square
 const WORD = 2 ** 32;
@@ -24,7 +31,7 @@ if (new Uint8Array(new Uint32Array([1]).buffer)[0] !== 1)
   throw new Error("a machine whose words are not little-endian");
 
 /** An element a + bX. */
-export class K {
+export class K implements Value {
   constructor(
     readonly a: bigint,
     readonly b: bigint,
@@ -35,15 +42,24 @@ export class K {
     return new K(residue(BigInt(number)), 0n);
   }
 
-  plus(other: K): K {
+  plus(other: K): K;
+  plus(other: Value): Value;
+  plus(other: Value): Value {
+    if (!(other instanceof K)) return other.plus(this);
     return new K((this.a + other.a) % P, (this.b + other.b) % P);
   }
 
-  minus(other: K): K {
+  minus(other: K): K;
+  minus(other: Value): Value;
+  minus(other: Value): Value {
+    if (!(other instanceof K)) return other.times(MINUS_ONE).plus(this);
     return new K((this.a + P - other.a) % P, (this.b + P - other.b) % P);
   }
 
-  times(other: K): K {
+  times(other: K): K;
+  times(other: Value): Value;
+  times(other: Value): Value {
+    if (!(other instanceof K)) return other.times(this);
     const { a, b } = this;
     return new K((a * other.a + NON_RESIDUE * b * other.b) % P, (a * other.b + b * other.a) % P);
   }
@@ -55,7 +71,14 @@ export class K {
 
 export const ZERO = K.of(0);
 export const ONE = K.of(1);
+export const MINUS_ONE = K.of(-1);
 export const HALF = K.of((P + 1n) / 2n);
+
+/** A number that is not hidden; where one is, the program is wrong. */
+export function seen(value: Value): K {
+  if (value instanceof K) return value;
+  throw new TypeError("a hidden number has no value");
+}
 
 /** The residue of an integer. */
 function residue(number: bigint): bigint {
@@ -77,13 +100,10 @@ export function generator(log: number): bigint {
   return power(NON_RESIDUE, (P - 1n) >> BigInt(log));
 }
 
-export function sum(elements: Iterable<K>): K {
-  let [a, b] = [0n, 0n];
-  for (const element of elements) {
-    a += element.a;
-    b += element.b;
-  }
-  return new K(a % P, b % P);
+export function sum(all: Point): K;
+export function sum(all: readonly Value[]): Value;
+export function sum(all: readonly Value[]): Value {
+  return all.reduce((out, one) => out.plus(one), ZERO);
 }
 
 /** eq(x, y) of two points: Π (1 − x_i − y_i + 2 x_i y_i). */
@@ -244,10 +264,10 @@ export function signed(integers: BigInt64Array<ArrayBuffer>): Words {
   return out;
 }
 
-/** eq(point, x) for all x: 2^n elements of K. */
-export function equality(point: Point): Words {
+/** eq(point, x) for all x, times a factor: 2^n elements of K. */
+export function equality(point: Point, by: K = ONE): Words {
   const out = new Uint32Array(4 * 2 ** point.length);
-  out[0] = 1;
+  out.set(words([by]));
   let size = 4;
   for (const coordinate of [...point].reverse()) {
     const factor = words([coordinate]);
@@ -314,13 +334,18 @@ function logOf(size: number): number {
   return 31 - Math.clz32(size);
 }
 
-/** Evaluate a polynomial over K at a group, in place; place k gets g to the power of k with its bits reversed. */
-function transform(x: Words): void {
+/**
+ * Evaluate a polynomial over K at some places of a group, in place; place k is g to the power of k with its bits reversed.
+ *
+ * A layer cuts blocks in halves that need nothing of each other: those without a place are left as they are.
+ */
+function transform(x: Words, places: readonly number[]): void {
   const size = x.length / 4;
   const group = powers(generator(logOf(size)), Math.max(size / 2, 1));
   for (let half = size / 2; half >= 1; half /= 2) {
     const step = size / half; // words between the twiddles of this layer
-    for (let start = 0; start < size; start += 2 * half) {
+    for (const block of new Set(places.map((place) => Math.floor(place / (2 * half))))) {
+      const start = block * 2 * half;
       for (let at = 0; at < half; at++) {
         for (let part = 0; part < 4; part += 2) {
           const upper = 4 * (start + at) + part;
@@ -334,18 +359,27 @@ function transform(x: Words): void {
   }
 }
 
-/** Places of the Reed–Solomon code of rate 1/4 of an array of K, in the order of leaves (docs/spec/proof.md). */
-export function encodedAt(x: Words, places: readonly number[]): Words {
-  const size = x.length / 4;
+/**
+ * Places of the Reed–Solomon code of 4 · size places of an array of K, in the order of leaves (docs/spec/proof.md).
+ *
+ * The size is the number of coefficients (rate 1/4) unless it is said: a power of two, for any number of them.
+ */
+export function encodedAt(x: Words, places: readonly number[], size = x.length / 4): Words {
   const shift = generator(logOf(size) + 2);
   const out = new Uint32Array(4 * places.length);
   for (let s = 0; s < 4; s++) {
-    const coset = x.slice();
-    const factors = powers(power(shift, BigInt(s)), size);
-    for (let at = 0; at < coset.length; at += 2) multiply(coset, at, coset, at, factors, 2 * (at >> 2));
-    transform(coset);
-    places.forEach((place, at) => {
-      if (Math.floor(place / size) === s) out.set(coset.subarray(4 * (place % size), 4 * (place % size) + 4), 4 * at);
+    const coset = new Uint32Array(4 * size);
+    const factors = powers(power(shift, BigInt(s)), x.length / 4);
+    for (let at = 0; at < x.length; at += 2) {
+      const to = at % coset.length; // X^size is the same at all places of a coset
+      multiply(term, 0, x, at, factors, 2 * (at >> 2));
+      add(coset, to, coset, to, term, 0);
+    }
+    const own = [...places.keys()].filter((at) => Math.floor((places[at] as number) / size) === s);
+    const within = own.map((at) => (places[at] as number) % size);
+    transform(coset, within);
+    within.forEach((place, index) => {
+      out.set(coset.subarray(4 * place, 4 * place + 4), 4 * (own[index] as number));
     });
   }
   return out;

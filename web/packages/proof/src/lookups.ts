@@ -6,8 +6,9 @@
 import { sha256 } from "@noble/hashes/sha2.js";
 import { type Claim, ceilLog, placed, powersSum } from "./claims.ts";
 import { refuse } from "./errors.ts";
-import { bits, equal, evaluate, K, ONE, type Point, signed, type Words, ZERO } from "./field.ts";
+import { bits, equal, evaluate, K, ONE, type Point, signed, type Value, type Words, ZERO } from "./field.ts";
 import type { Shape } from "./operations.ts";
+import { lookups } from "./soundness.ts";
 import { checkRounds } from "./sumcheck.ts";
 import type { Verifier } from "./transcript.ts";
 
@@ -88,15 +89,25 @@ function below(size: number, point: Point): K {
   return out;
 }
 
-/** Check columns of these true shapes; return for each a claim for each component, then the claim on multiplicities. */
-export function checkLookups(verifier: Verifier, shapes: readonly Shape[], table: Table): [Claim[][], Claim] {
+/**
+ * Check columns of these true shapes; return for each a claim for each component, then the claim on multiplicities.
+ *
+ * Work of so many bits comes before the challenges.
+ */
+export function checkLookups(
+  verifier: Verifier,
+  shapes: readonly Shape[],
+  table: Table,
+  work: number,
+): [Claim[][], Claim] {
   const [offsets, log] = placed(shapes.map(logOf));
   if (shapes.length === 0 || log > MAX_LOG) refuse("proof.statement-invalid", `there are 1 to 2^${MAX_LOG} look-ups`);
   verifier.bind("table", table.digest);
   for (const shape of shapes) verifier.bind("column", new Uint8Array(BigUint64Array.from(shape, BigInt).buffer));
   const { width } = table;
+  verifier.work(work);
   const [alpha, beta] = verifier.challenges("look-ups", 2) as [K, K];
-  verifier.soundness.lookups(log, table.log, width);
+  verifier.soundness.add(lookups(log, table.log, width), work);
 
   const columns = checkFractions(verifier, log);
   const said = verifier.receiveElements("columns", shapes.length * width);
@@ -111,47 +122,42 @@ export function checkLookups(verifier: Verifier, shapes: readonly Shape[], table
     q = q.plus(chosen.times(powersSum(beta, components)));
     return components.map((value) => ({ point: own, value, offset: 0 }));
   });
-  if (!p.equals(ZERO) || !q.equals(alpha)) {
-    refuse("proof.lookup-refuted", "columns are not what was looked up", "columns");
+  const code = "proof.lookup-refuted";
+  for (const zero of [p, q.minus(alpha)]) {
+    verifier.requireZero(zero, code, "columns are not what was looked up", "columns");
   }
 
   const entries = checkFractions(verifier, table.log);
-  if (!entries.q.equals(alpha.minus(powersSum(beta, table.evaluate(entries.point))))) {
-    refuse("proof.lookup-refuted", "the table is not the one that was looked up in", "table");
-  }
-  const same = columns.top.times(entries.bottom).equals(entries.top.times(columns.bottom));
-  if (!same || columns.bottom.equals(ZERO) || entries.bottom.equals(ZERO)) {
-    refuse("proof.lookup-refuted", "an entry of a column is not in the table", "sums");
-  }
+  const expected = alpha.minus(powersSum(beta, table.evaluate(entries.point)));
+  verifier.requireZero(entries.q.minus(expected), code, "the table is not the one that was looked up in", "table");
+  const difference = columns.top.times(entries.bottom).minus(entries.top.times(columns.bottom));
+  const message = "an entry of a column is not in the table";
+  verifier.requireZero(difference, code, message, "sums");
+  for (const { bottom } of [columns, entries]) verifier.requireNotZero(bottom, code, message, "sums");
   return [claims, { point: entries.point, value: entries.p, offset: 0 }];
 }
 
 /** A sum of fractions, top / bottom; and what the extensions of numerators and denominators must be at a point. */
 interface Fractions {
-  readonly top: K;
-  readonly bottom: K;
+  readonly top: Value;
+  readonly bottom: Value;
   readonly point: Point;
-  readonly p: K;
-  readonly q: K;
+  readonly p: Value;
+  readonly q: Value;
 }
 
 /** Check a sum of 2^log fractions. */
 function checkFractions(verifier: Verifier, log: number): Fractions {
-  const [top, bottom] = verifier.receiveElements("sum", 2) as [K, K];
+  const [top, bottom] = verifier.receiveElements("sum", 2) as [Value, Value];
   let [p, q] = [top, bottom];
   let point: K[] = [];
   for (let layer = 0; layer < log; layer++) {
     const by = verifier.challenge("layer");
     const [left, value] = checkRounds(verifier, p.plus(by.times(q)), point);
-    const [p0, p1, q0, q1] = verifier.receiveElements("halves", 4) as [K, K, K, K];
-    if (
-      !p0
-        .times(q1)
-        .plus(q0.times(p1.plus(by.times(q1))))
-        .equals(value)
-    ) {
-      refuse("proof.fractions-refuted", "fractions do not add up", `layer ${layer}`);
-    }
+    const [p0, p1, q0, q1] = verifier.receiveElements("halves", 4) as [Value, Value, Value, Value];
+    const numerator = p0.times(q1).plus(q0.times(p1));
+    const both = numerator.plus(by.times(q0.times(q1)));
+    verifier.requireZero(both.minus(value), "proof.fractions-refuted", "fractions do not add up", `layer ${layer}`);
     const half = verifier.challenge("half");
     point = [half, ...left];
     p = p0.plus(half.times(p1.minus(p0)));

@@ -1,20 +1,27 @@
 /** Sum-checks (docs/spec/proof.md, "Sum-check"): a claim on a sum becomes a claim on one term at a random point. */
-import { refuse } from "./errors.ts";
-import { HALF, type K } from "./field.ts";
+import { HALF, type K, type Value } from "./field.ts";
 import type { Verifier } from "./transcript.ts";
 
 /** For each variable z_i where the sum's weight has the factor eq(z_i, x_i), or null where it has none. */
 export type Weights = readonly (K | null)[];
 
-/** Check Σ_x w(x) g(x) = claim, for some g of degree 2 in each variable; return the point r, and what g(r) then is. */
-export function checkRounds(verifier: Verifier, claim: K, weights: Weights): [point: K[], value: K] {
-  verifier.bindElements("claim", claim, ...weights.filter((one) => one !== null));
+/**
+ * Check Σ_x w(x) g(x) = claim, for some g of degree 2 in each variable; return the point r, and what g(r) then is.
+ *
+ * Work of so many bits comes before each challenge.
+ */
+export function checkRounds(verifier: Verifier, claim: Value, weights: Weights, work = 0): [point: K[], value: Value] {
+  verifier.bindClaim(
+    claim,
+    weights.filter((one) => one !== null),
+  );
   const point: K[] = [];
   let value = claim;
   for (const weight of weights) {
-    const [linear, square] = verifier.receiveElements("round", 2) as [K, K];
+    const [linear, square] = verifier.receiveElements("round", 2) as [Value, Value];
     const rest = linear.plus(square); // t(1) − t(0)
     const constant = weight ? value.minus(weight.times(rest)) : value.minus(rest).times(HALF);
+    verifier.work(work);
     const r = verifier.challenge("round");
     value = constant.plus(r.times(linear.plus(r.times(square))));
     point.push(r);
@@ -24,12 +31,11 @@ export function checkRounds(verifier: Verifier, claim: K, weights: Weights): [po
 }
 
 /** Check Σ_x w(x) a(x) b(x) = claim; return the point r, and ã(r) and b̃(r) as the prover says: two claims. */
-export function checkProduct(verifier: Verifier, claim: K, weights: Weights): [point: K[], a: K, b: K] {
+export function checkProduct(verifier: Verifier, claim: Value, weights: Weights): [point: K[], a: Value, b: Value] {
   const [point, value] = checkRounds(verifier, claim, weights);
-  const [a, b] = verifier.receiveElements("factors", 2) as [K, K];
-  if (!a.times(b).equals(value)) {
-    refuse("proof.product-refuted", "a sum of products is not what was claimed", "sum-check");
-  }
+  const [a, b] = verifier.receiveElements("factors", 2) as [Value, Value];
+  const message = "a sum of products is not what was claimed";
+  verifier.requireZero(a.times(b).minus(value), "proof.product-refuted", message, "sum-check");
   return [point, a, b];
 }
 

@@ -8,11 +8,14 @@ import { concat, utf8 } from "@mitai/verify";
 import { sha256 } from "@noble/hashes/sha2.js";
 import { shake256 } from "@noble/hashes/sha3.js";
 import { refuse } from "./errors.ts";
-import { elements, isCanonical, K, P, type Point, type Words, words } from "./field.ts";
+import { elements, isCanonical, K, P, type Point, seen, type Value, type Words, words, ZERO } from "./field.ts";
 import { Soundness } from "./soundness.ts";
 
 export const HASH_BYTES = 32;
+export type Refusal = Parameters<typeof refuse>;
 const CHALLENGES = utf8("mitai proof challenges v1\0");
+const WORK = utf8("mitai proof work v1\0");
+const NONCE_BYTES = 8;
 const [INPUT, MESSAGE, CHALLENGE] = [0, 1, 2];
 
 export class Verifier {
@@ -32,8 +35,23 @@ export class Verifier {
     this.#step(INPUT, label, data);
   }
 
-  bindElements(label: string, ...all: Point): void {
+  bindElements(label: string, all: Point): void {
     this.bind(label, new Uint8Array(words(all).buffer));
+  }
+
+  /** Take in a claim, before anything is drawn that depends on it. */
+  bindClaim(value: Value, point: Point): void {
+    this.bindElements("claim", [seen(value), ...point]);
+  }
+
+  /** Refuse what the prover said unless this is zero. */
+  requireZero(value: Value, ...refusal: Refusal): void {
+    if (!seen(value).equals(ZERO)) refuse(...refusal);
+  }
+
+  /** Refuse what the prover said if this is zero. */
+  requireNotZero(value: Value, ...refusal: Refusal): void {
+    if (seen(value).equals(ZERO)) refuse(...refusal);
   }
 
   /** Draw one element of K. */
@@ -62,8 +80,8 @@ export class Verifier {
     return array;
   }
 
-  /** Hear single elements of K. */
-  receiveElements(label: string, count: number): K[] {
+  /** Hear single elements of K, to compute with. */
+  receiveElements(label: string, count: number): Value[] {
     return elements(this.receive(label, 2 * count));
   }
 
@@ -75,6 +93,16 @@ export class Verifier {
     this.#at += size;
     this.heard(this.#at);
     return data;
+  }
+
+  /** Hear that so many bits of work were done: the hash of the state and a nonce begins with as many zeros. */
+  work(bits: number): void {
+    if (bits === 0) return;
+    const before = this.#state;
+    const hash = sha256(concat(WORK, before, this.receiveBytes("work", NONCE_BYTES)));
+    if (new DataView(hash.buffer, hash.byteOffset).getUint32(0) >>> (32 - bits) !== 0) {
+      refuse("proof.work-refuted", "the work before a challenge was not done", "work");
+    }
   }
 
   /** End the proof: nothing may be left over. */

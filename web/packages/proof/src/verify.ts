@@ -11,15 +11,17 @@ import { sha256 } from "@noble/hashes/sha2.js";
 import { type Claim, ceilLog, checkClaims } from "./claims.ts";
 import { bindRoot, checkOpenings } from "./commitment.ts";
 import { refuse } from "./errors.ts";
-import { evaluate, HALF, K, ONE, type Point, sum, type Words, ZERO } from "./field.ts";
+import { evaluate, HALF, K, ONE, type Point, sum, type Value, type Words, ZERO } from "./field.ts";
 import { type Layout, layoutOf, partOf } from "./layout.ts";
 import { checkLookups, inside, logOf, logs, Table } from "./lookups.ts";
+import { checkMaskedOpenings, MaskedVerifier } from "./masked.ts";
 import { type Ints, intsOf, type Shape } from "./operations.ts";
 import { type Listed, lower, type Node, type Plan, type Zero } from "./plan.ts";
 import { type Axes, byAxis, maskValue, outerInside, publicValue, restricted, scattered } from "./points.ts";
 import { digestOf, type Program } from "./program.ts";
 import { checkProduct, unweighted, type Weights } from "./sumcheck.ts";
 import { HASH_BYTES, u64, Verifier } from "./transcript.ts";
+import { beforeLookups, beforeOpenings } from "./work.ts";
 
 /** That a model gave these results for these inputs; both by name, and results of `argmax` by operation. */
 export interface Statement {
@@ -29,17 +31,37 @@ export interface Statement {
   readonly inputs: ReadonlyMap<string, Ints>;
   readonly outputs: ReadonlyMap<string, Ints>;
   readonly choices: ReadonlyMap<number, Ints>;
+  /** 0: the proof is a succinct one, which hides nothing. Else so many may open the hiding commitment to weights. */
+  readonly uses: number;
 }
 
 type NodeOf<Kind extends Node["kind"]> = Extract<Node, { kind: Kind }>;
 type Two = Extract<Node, { b: number }>;
-type Valued = readonly [axes: Axes, value: K];
+type Valued = readonly [axes: Axes, value: Value];
 
-/** Return b, if a false statement is accepted with a probability of 2^−b at most; `heard` is told bytes that were read. */
-export function verify(statement: Statement, proof: Uint8Array, heard?: (bytes: number) => void): number {
-  const verifier = new Verifier(proof, heard);
+/** What is looked up in one table. */
+interface Looked {
+  readonly entries: readonly Listed[];
+  readonly shapes: readonly Shape[];
+  readonly table: Table;
+}
+
+/**
+ * Return b, if a false statement is accepted with a probability of 2^−b at most for each hash, and b is not too small.
+ *
+ * @param heard Is told bytes that were read.
+ */
+export function verify(
+  statement: Statement,
+  proof: Uint8Array,
+  leastBits: number,
+  heard?: (bytes: number) => void,
+): number {
+  const { uses } = statement;
+  const verifier = uses ? new MaskedVerifier(proof, uses, heard) : new Verifier(proof, heard);
   new Walk(statement, verifier).run();
   verifier.finish();
+  verifier.soundness.require(leastBits);
   return verifier.soundness.bits;
 }
 
@@ -63,14 +85,22 @@ class Walk {
   }
 
   run(): void {
+    const { uses } = this.statement;
+    const [beforeWeights, beforeHints] = beforeOpenings([
+      [this.#weights.log, uses],
+      [this.#hints.log, uses && 1],
+    ]) as [number, number];
+    const looked = this.#tables.map((table) => this.#looked(table));
+    const beforeTables = beforeLookups(looked);
     const hints = this.#bind();
-    const counts = this.#tables.map((table) => this.#lookUp(table));
+    const counts = looked.map((one, index) => this.#lookUp(one, beforeTables[index] as number));
     for (const zero of this.#plan.zeros) this.#findZeros(zero);
     this.#results();
     for (let number = this.#plan.nodes.length - 1; number >= 0; number--) this.#visit(number);
     const own = (source: "weight" | "hint") => this.#committed(source).map((node) => this.#claims[node] as Valued[]);
-    this.#open(this.statement.weights, this.#weights, own("weight"));
-    this.#open(hints, this.#hints, [...own("hint"), ...counts.map(({ point, value }): Valued[] => [[[point], value]])]);
+    const counted = counts.map(({ point, value }): Valued[] => [[[point], value]]);
+    this.#open(this.statement.weights, this.#weights, uses, own("weight"), beforeWeights);
+    this.#open(hints, this.#hints, 1, [...own("hint"), ...counted], beforeHints);
   }
 
   #node(number: number): Node {
@@ -127,12 +157,16 @@ class Walk {
 
   // --- 2. what becomes claims ---
 
-  /** Claims on all that is looked up in one table; return the claim on how often. */
-  #lookUp(table: Listed["table"]): Claim {
+  /** What is looked up in one table. */
+  #looked(table: Listed["table"]): Looked {
     const key = JSON.stringify(table);
     const entries = this.#plan.listed.filter((entry) => JSON.stringify(entry.table) === key);
-    const shapes = entries.map(({ nodes }) => this.#shape(nodes[0] as number));
-    const [columns, counts] = checkLookups(this.verifier, shapes, this.#table(table));
+    return { entries, shapes: entries.map(({ nodes }) => this.#shape(nodes[0] as number)), table: this.#table(table) };
+  }
+
+  /** Claims on all that is looked up in one table; return the claim on how often. */
+  #lookUp({ entries, shapes, table }: Looked, work: number): Claim {
+    const [columns, counts] = checkLookups(this.verifier, shapes, table, work);
     entries.forEach(({ nodes }, index) => {
       nodes.forEach((node, part) => {
         const claim = columns[index]?.[part];
@@ -151,7 +185,7 @@ class Walk {
     let row: K[] = verifier.challenges("rows", bits);
     let along: K[] = [];
     verifier.soundness.rounds(bits);
-    let value = ZERO;
+    let value: Value = ZERO;
     for (let layer = 0; layer < (logs(shape)[axis] as number); layer++) {
       const [point, low, high] = checkProduct(verifier, value, [...row, ...along]);
       const half = verifier.challenge("half");
@@ -176,7 +210,7 @@ class Walk {
     }
   }
 
-  #claim(node: number, axes: Axes, value: K): void {
+  #claim(node: number, axes: Axes, value: Value): void {
     this.#claims[node]?.push([axes, value]);
   }
 
@@ -225,20 +259,20 @@ class Walk {
   }
 
   /** A public array has a value. */
-  #compare(node: NodeOf<"known">, axes: Axes, value: K): void {
+  #compare(node: NodeOf<"known">, axes: Axes, value: Value): void {
     const array = this.#known(this.#plan.results[node.operation] as number);
     const size = node.shape.at(-1) ?? 1;
     const own =
       node.role === "result" ? publicValue(array, axes) : maskValue(array, axes, size, node.role === "before");
-    require(own.equals(value), "public");
+    this.#requireZero(value.minus(own), "public");
   }
 
   /** The value is that of the terms, which the prover says. */
-  #combination(node: NodeOf<"combination">, axes: Axes, value: K): void {
+  #combination(node: NodeOf<"combination">, axes: Axes, value: Value): void {
     const said = this.verifier.receiveElements("values", node.terms.length);
-    let total = K.of(node.constant).times(inside(node.shape, axes.flat()));
+    let total: Value = K.of(node.constant).times(inside(node.shape, axes.flat()));
     node.terms.forEach(([term, factor], index) => {
-      const one = said[index] as K;
+      const one = said[index] as Value;
       const shape = this.#shape(term);
       total = total.plus(
         K.of(factor)
@@ -247,11 +281,11 @@ class Walk {
       );
       this.#claim(term, restricted(axes, shape), one);
     });
-    require(total.equals(value.times(K.of(1n << BigInt(node.shift)))), "combination");
+    this.#requireZero(total.minus(value.times(K.of(1n << BigInt(node.shift)))), "combination");
   }
 
   /** A sum-check over all elements; a factor that is broadcast is so over the padding, too. */
-  #product(node: Two, axes: Axes, value: K): void {
+  #product(node: Two, axes: Axes, value: Value): void {
     const [point, a, b] = checkProduct(this.verifier, value, axes.flat());
     const own = byAxis(point, node.shape);
     this.#claim(node.a, restricted(own, this.#shape(node.a)), a);
@@ -259,7 +293,7 @@ class Walk {
   }
 
   /** A sum-check over the inner axis, and over axes of the batch that both operands have. */
-  #matrices(node: Two, axes: Axes, value: K): void {
+  #matrices(node: Two, axes: Axes, value: Value): void {
     const [left, right] = [this.#shape(node.a), this.#shape(node.b)];
     const outer = axes.length - 2;
     const has = (shape: Shape, axis: number) => (shape[axis - axes.length + shape.length] ?? 1) > 1;
@@ -277,7 +311,7 @@ class Walk {
   }
 
   /** The sum along an axis is 2^n times the value in the middle. */
-  #total(node: NodeOf<"total">, axes: Axes, value: K): void {
+  #total(node: NodeOf<"total">, axes: Axes, value: Value): void {
     const middle = Array.from({ length: ceilLog(this.#shape(node.a)[node.axis] as number) }, () => HALF);
     const own = axes.map((axis, at) => (at === node.axis ? middle : axis));
     this.#claim(
@@ -288,33 +322,43 @@ class Walk {
   }
 
   /** A sum-check over the axis, against the public places. */
-  #taken(node: NodeOf<"taken">, axes: Axes, value: K): void {
+  #taken(node: NodeOf<"taken">, axes: Axes, value: Value): void {
     const { axis } = node;
     const size = this.#shape(node.a)[axis] as number;
     const indices = this.#known(node.indices);
     const end = axis + indices.shape.length;
     const weights: Words = scattered(indices, axes.slice(axis, end), size);
     const [point, taken, one] = checkProduct(this.verifier, value, unweighted(ceilLog(size)));
-    require(taken.equals(evaluate(weights, point, 4)), "public");
+    this.#requireZero(taken.minus(evaluate(weights, point, 4)), "public");
     this.#claim(node.a, [...axes.slice(0, axis), point, ...axes.slice(end)], one);
   }
 
   // --- 4. what is committed ---
 
   /** Open what is behind a root, with some claims on each of its arrays, which are claims on blocks. */
-  #open(root: Uint8Array, layout: Layout, claims: readonly (readonly Valued[])[]): void {
+  #open(root: Uint8Array, layout: Layout, uses: number, claims: readonly (readonly Valued[])[], work: number): void {
     const placed: Claim[] = [];
     layout.blocks.forEach((blocks, index) => {
       for (const [axes, value] of claims[index] ?? []) {
         const parts = blocks.map((block) => partOf(block, axes));
         const said = blocks.length > 1 ? this.verifier.receiveElements("blocks", blocks.length) : [value];
-        require(sum(parts.map(([weight], at) => weight.times(said[at] as K))).equals(value), "blocks");
+        const whole = sum(parts.map(([weight], at) => weight.times(said[at] as Value)));
+        this.#requireZero(whole.minus(value), "blocks");
         parts.forEach(([, point], at) => {
-          placed.push({ point, value: said[at] as K, offset: blocks[at]?.offset ?? 0 });
+          placed.push({ point, value: said[at] as Value, offset: blocks[at]?.offset ?? 0 });
         });
       }
     });
-    if (placed.length > 0) checkOpenings(this.verifier, root, layout.log, placed);
+    if (placed.length === 0) return;
+    const { verifier } = this;
+    if (verifier instanceof MaskedVerifier) checkMaskedOpenings(verifier, root, layout.log, uses, placed, work);
+    else checkOpenings(verifier, root, layout.log, placed, work);
+  }
+
+  /** Refuse what was said unless this is zero. */
+  #requireZero(value: Value, step: string): void {
+    const message = "values that the prover says do not fit together";
+    this.verifier.requireZero(value, "proof.equation-refuted", message, step);
   }
 }
 
@@ -326,11 +370,6 @@ function fitting(array: Ints | undefined, program: Program, operation: number): 
     refuse("proof.statement-invalid", "a public array has another shape or range than its program says");
   }
   return array;
-}
-
-/** Refuse unless this holds. */
-function require(holds: boolean, step: string): void {
-  if (!holds) refuse("proof.equation-refuted", "values that the prover says do not fit together", step);
 }
 
 function digest({ numbers }: Ints): Uint8Array {

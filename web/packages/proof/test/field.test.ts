@@ -120,9 +120,16 @@ describe("arrays", () => {
     );
   });
 
-  test.each([0, 1, 3, 5])("of 2^%i elements are encoded as polynomials", (log) => {
+  test.each([
+    [0, 1],
+    [1, 2],
+    [3, 8],
+    [3, 5],
+    [3, 21],
+    [5, 32],
+  ])("are encoded as polynomials, for a size of 2^%i %i of them", (log, count) => {
     const size = 2 ** log;
-    const [coefficients] = fc.sample(point(size), 1) as [K[]];
+    const [coefficients] = fc.sample(point(count), 1) as [K[]];
     const places = [...Array(4 * size).keys()];
     const reversed = (k: number) => places.slice(0, log).reduce((out, at) => 2 * out + ((k >> at) & 1), 0);
     const expected = places.map((place) => {
@@ -130,7 +137,9 @@ describe("arrays", () => {
       const x = K.of(power(generator(log + 2), BigInt(s)) * power(generator(log), BigInt(reversed(k))));
       return coefficients.reduceRight((out, one) => out.times(x).plus(one), ZERO);
     });
-    expect(elements(encodedAt(words(coefficients), places))).toEqual(expected);
+    expect(elements(encodedAt(words(coefficients), places, size))).toEqual(expected);
+    const some = places.filter((place) => place % 7 === 3);
+    expect(elements(encodedAt(words(coefficients), some, size))).toEqual(some.map((place) => expected[place]));
     expect(expected[0]).toEqual(sum(coefficients.map((one) => one.times(ONE))));
   });
 });
