@@ -2,6 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 ONLY ?=
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 export VENV
 NPM := PATH="$(abspath $(BIN)):$$PATH" MITAI_PYTHON="$(abspath $(BIN))/python" npm --prefix web
 
@@ -28,8 +29,8 @@ demo: $(VENV)/.run ## the whole story in simulation: seal, deploy, verify, chat,
 demo-train: $(VENV)/.train ## three owners, one model: train, serve, export with everybody's consent, prove, revoke
 	@$(BIN)/mitai demo-train
 
-test: $(VENV)/.dev web-test ## the default tests (under 15 minutes)
-	$(BIN)/pytest
+test: $(VENV)/.dev web-test ## the default tests (under 15 minutes), two files at a time
+	$(PYTEST)
 
 web: web/node_modules/.ready ## build the page for browsers into src/mitai/web/page
 	@$(NPM) run --silent build
@@ -47,11 +48,11 @@ e2e: web/node_modules/.ready ## the page in a real browser, against a platform i
 	@scripts/setup-browser && $(NPM) run --silent e2e
 
 coverage: $(VENV)/.dev ## branches of the security core that tests take: above 95 %
-	MITAI_CHANNEL=python $(BIN)/pytest -q tests/unit tests/property tests/vectors tests/interop $(addprefix --ignore=tests/unit/,serve train mpc demo_model) \
+	MITAI_CHANNEL=python $(PYTEST) -q tests/unit tests/property tests/vectors tests/interop $(addprefix --ignore=tests/unit/,serve train mpc demo_model) \
 	    $(addprefix --cov=mitai.,attest channel capsule broker ledger) --cov-branch --cov-fail-under 95 --cov-report term:skip-covered
 
 slow: $(VENV)/.dev ## the long tests, two files at a time
-	$(BIN)/pytest -m slow --timeout 1800 -n 2 --dist loadfile
+	$(PYTEST) -m slow --timeout 1800
 
 lint: $(VENV)/.dev ## format and lint, changing nothing
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
