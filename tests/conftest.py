@@ -1,4 +1,4 @@
-"""For every test: a PostgreSQL where one is installed; property tests must not fail because a machine is busy."""
+"""For every test: PostgreSQL where it is installed, names that stay, and no property that a busy machine breaks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from postgres_rig import Postgres, server
 
 settings.register_profile("mitai", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("mitai")
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case after its place where its bytes would do it: other ones in each process, where they are drawn."""
+    return argname if isinstance(val, bytes) else None
 
 
 @pytest.fixture(scope="session")
