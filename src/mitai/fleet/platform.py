@@ -98,7 +98,7 @@ class Platform:
     def restart(self, name: str) -> None:
         """Start a process again that has ended, with the same configuration; return when it answers, if it does."""
         old = self.processes[name]
-        old.popen.poll()
+        old.popen.wait(5.0)  # while it ends it has no command line any more, but is no zombie yet
         self.processes[name] = start_process(
             name, old.module, old.arguments, old.health, self.home.logs, secret=old.secret
         )
