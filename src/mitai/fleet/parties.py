@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 
 from mitai.fleet.home import Home
 from mitai.fleet.platform import Platform, Say
-from mitai.fleet.processes import start as start_process
 
 _LOOK_EVERY_S = 0.2
 
@@ -38,7 +37,7 @@ def start(home: Home, sides: Sequence[str], ready: Callable[[], bool], say: Say 
         for side in sides:
             say(f"starting {side} …")
             arguments = ["mpc", "party", str(home.parties / side)]
-            platform.processes[side] = start_process(side, "mitai.cli", arguments, "", home.logs)
+            platform.run(side, "mitai.cli", arguments, "")
         say("waiting until the parties have the model …")
         while not ready():
             for process in platform.processes.values():

@@ -20,7 +20,7 @@ import json
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ from mitai.capsule import MANIFEST_NAME, Manifest
 from mitai.client import Session
 from mitai.errors import ClientError, FleetError, MitaiError
 from mitai.fleet.home import Home, PlatformFile, Trust, write_private
-from mitai.fleet.processes import Process, alive, free_port, stop
+from mitai.fleet.processes import Process, alive, free_port, late_signals, stop
 from mitai.fleet.processes import start as start_process
 from mitai.fleet.releases import WORKLOADS, publish_installed
 from mitai.identity import MAX_ENVELOPE_BYTES, Envelope, Identity
@@ -88,6 +88,12 @@ class Platform:
             PlatformFile(self.gateway, *tokens, pids, simulated=self.trust != "proof", trust=self.trust)
         )
 
+    def run(self, name: str, module: str, arguments: Sequence[str], health: str, *, secret: bytes = b"") -> Process:
+        """Start a process, which is known before a signal can end this one: else it would outlive the platform."""
+        with late_signals():
+            self.processes[name] = start_process(name, module, arguments, health, self.home.logs, secret=secret)
+        return self.processes[name]
+
     def stop(self) -> None:
         """End every process, the gateway first."""
         stop([process.pid for process in reversed(self.processes.values())])
@@ -99,11 +105,9 @@ class Platform:
         """Start a process again that has ended, with the same configuration; return when it answers, if it does."""
         old = self.processes[name]
         old.popen.wait(5.0)  # while it ends it has no command line any more, but is no zombie yet
-        self.processes[name] = start_process(
-            name, old.module, old.arguments, old.health, self.home.logs, secret=old.secret
-        )
-        if old.health:
-            self.processes[name].wait_healthy()
+        new = self.run(name, old.module, old.arguments, old.health, secret=old.secret)
+        if new.health:
+            new.wait_healthy()
         self.record()
 
     def dead(self) -> list[Process]:
@@ -202,8 +206,7 @@ def _start_all(platform: Platform, settings: Settings, policy: Policy, port: int
 
     def run(name: str, module: str, arguments: list[str], health: str) -> None:
         say(f"starting {name} …")
-        platform.processes[name] = start_process(name, module, arguments, health, home.logs)
-        platform.processes[name].wait_healthy()
+        platform.run(name, module, arguments, health).wait_healthy()
 
     def run_witness() -> None:
         arguments = ["--state", str(root / "witness" / "state.db"), "--key", str(witness_key)]

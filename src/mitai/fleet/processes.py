@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -92,6 +93,25 @@ def _pipe(content: bytes) -> Iterator[int]:
         yield source
     finally:
         os.close(source)
+
+
+@contextlib.contextmanager
+def late_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM have their effect when this ends; in the main thread, as they interrupt no other."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    former = {
+        number: signal.signal(number, lambda it, _: came.append(it)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        for it in came:
+            signal.raise_signal(it)
 
 
 def stop(pids: Sequence[int], timeout_s: float = 10.0) -> None:

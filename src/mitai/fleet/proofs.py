@@ -21,7 +21,6 @@ from mitai.bodies import PLAIN, bounded
 from mitai.errors import FleetError
 from mitai.fleet.home import Home
 from mitai.fleet.platform import Platform, Say
-from mitai.fleet.processes import start as start_process
 from mitai.process import forbid_core_dumps
 from mitai.proof.service.config import ServiceConfig
 from mitai.proof.service.sealed import KEY_BYTES
@@ -55,7 +54,7 @@ def start(home: Home, config: Path, port: int, say: Say = lambda _: None) -> Pla
         ):
             say(f"starting {name} …")
             arguments = ["--config", str(config)]
-            platform.processes[name] = start_process(name, module, arguments, address, home.logs, secret=state_key)
+            platform.run(name, module, arguments, address, secret=state_key)
         platform.processes[SERVER].wait_healthy()
         platform.processes[PROVER].check()
     except BaseException:

@@ -8,6 +8,7 @@ import pytest
 
 from mitai.errors import FleetError
 from mitai.fleet import parties
+from mitai.fleet import platform as platforms
 from mitai.fleet.home import Home
 
 
@@ -22,12 +23,13 @@ def test_a_side_that_ends_while_starting_ends_all(tmp_path):
 def test_sides_are_recorded_once_they_are_ready(tmp_path, monkeypatch):
     home, said, checked = Home(tmp_path), [], []
 
-    def start(name, module, arguments, health, logs):
+    def start(name, module, arguments, health, logs, *, secret):
         assert (module, arguments, health) == ("mitai.cli", ["mpc", "party", str(home.parties / name)], "")
+        assert secret == b""
         return SimpleNamespace(pid=len(said), check=lambda: checked.append(name))
 
     answers = iter([False, False, True])
-    monkeypatch.setattr(parties, "start_process", start)
+    monkeypatch.setattr(platforms, "start_process", start)
     monkeypatch.setattr(parties, "_LOOK_EVERY_S", 0.0)
     platform = parties.start(home, ("p0", "p1"), lambda: next(answers), said.append)
     assert list(platform.processes) == ["p0", "p1"]

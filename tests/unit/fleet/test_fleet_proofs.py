@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from mitai.errors import FleetError
+from mitai.fleet import platform as platforms
 from mitai.fleet import proofs
 from mitai.fleet.caretaker import FIRST_PAUSE_S, Caretaker
 from mitai.fleet.home import Home
@@ -75,7 +76,7 @@ def test_both_processes_get_one_key_which_is_new_each_time(tmp_path, monkeypatch
         keys.append(secret)
         return Process(name, module, arguments, health, 0, logs, 0, popen, secret)
 
-    monkeypatch.setattr(proofs, "start_process", started)
+    monkeypatch.setattr(platforms, "start_process", started)
     for _ in range(2):
         proofs.start(home, config, 1, said.append)
         (tmp_path / "state").mkdir(exist_ok=True)
