@@ -21,7 +21,8 @@ def one_input(data: bytes) -> None:
 
 if __name__ == "__main__":
     import atheris
+    from instrument import instrument_ours
 
-    atheris.instrument_all()
+    instrument_ours()
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()
